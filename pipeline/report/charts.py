@@ -1,0 +1,296 @@
+"""Line charts, histograms, bars and stacked bars as SVG that follows the page's light or dark colours."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.report.markup import Markup, element, join
+from pipeline.report.page import Figure, colour
+
+WIDTH, HEIGHT, LOW_HEIGHT = 560.0, 360.0, 240.0
+LEFT, RIGHT, TOP, BOTTOM = 56.0, 12.0, 12.0, 44.0
+CHARACTER = 6.2
+"""Width of an average character of a label, in units of the drawing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A scale: values are drawn at position(value), between the positions of low and high."""
+
+    label: str
+    low: float
+    high: float
+    ticks: Sequence[tuple[float, str]]
+    position: Callable[[float], float] = float
+
+    def share(self, value: float) -> float:
+        """Where a value lies on the axis: 0 at its low end, 1 at its high end."""
+        start, end = self.position(self.low), self.position(self.high)
+        return (self.position(value) - start) / (end - start)
+
+
+def linear_axis(label: str, low: float, high: float, *, num_ticks: int = 6) -> Axis:
+    """An even axis from low to high, with about num_ticks ticks at round values."""
+    if not high > low:
+        low, high = low - 0.5, low + 0.5
+    rough = (high - low) / num_ticks
+    exponent = math.floor(math.log10(rough))
+    factor = next(factor for factor in (1, 2, 2.5, 5, 10) if factor * 10.0**exponent >= rough * 0.999)
+    step = factor * 10.0**exponent
+    decimals = max(0, {2.5: 1, 10: -1}.get(factor, 0) - exponent)
+    numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    return Axis(label, low, high, [(i * step, f"{i * step:,.{decimals}f}") for i in numbers])
+
+
+def log_axis(label: str, low: float, high: float) -> Axis:
+    """An axis on which equal ratios are equally long; 0 < low < high. Ticks at 1, 2, 5 or at powers of ten."""
+    factors = (1, 2, 5) if high < 1000 * low else (1,)
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    values = (factor * 10.0**exponent for exponent in exponents for factor in factors)
+    return Axis(
+        label, low, high, [(value, f"{value:,g}") for value in values if low <= value <= high], math.log10
+    )
+
+
+def probit_axis(label: str, low: float, high: float) -> Axis:
+    """The axis of a DET plot: rates in (0, 1), shown in percent, on which a Gaussian detector is a line."""
+    rates = (0.00001, 0.0001, 0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.999)
+    ticks = [(rate, f"{100 * rate:g}") for rate in rates if low <= rate <= high]
+    return Axis(label, low, high, ticks, _probit)
+
+
+def _probit(rate: float) -> float:
+    return NormalDist().inv_cdf(min(max(rate, 1e-7), 1 - 1e-7))
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A curve through x and y, both [num_points]; colours count from 1."""
+
+    name: str
+    x: ArrayLike
+    y: ArrayLike
+    colour: int
+    is_filled: bool = False
+    """Fill the area down to the x axis."""
+    marks: Sequence[tuple[float, float, str]] = ()
+    """Points to set a dot on: (x, y, what to say on hover)."""
+
+
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    x: Axis,
+    y: Axis,
+    *,
+    has_diagonal: bool = False,
+    total_height: float = HEIGHT,
+) -> Figure:
+    """Curves over two axes; what lies outside of them is cut off."""
+    width, height = WIDTH - LEFT - RIGHT, total_height - TOP - BOTTOM
+    guide = [element("path", d=f"M0 {height}L{width} 0", class_="guide")] if has_diagonal else []
+    curves = [part for line in lines for part in _curve(line, x, y, width, height)]
+    # A nested drawing is cut at its borders, which spares every chart a clip path with an id of its own.
+    plot = element("svg", *guide, *curves, x=LEFT, y=TOP, width=width, height=height, overflow="hidden")
+    svg = _svg(title, total_height, [*_axes(x, y, width, height), plot])
+    return Figure(title, svg, [(line.name, line.colour) for line in lines])
+
+
+def _curve(line: Line, x: Axis, y: Axis, width: float, height: float) -> Iterator[Markup]:
+    points = [
+        (width * x.share(float(u)), height * (1 - y.share(float(v))))
+        for u, v in zip(np.asarray(line.x), np.asarray(line.y), strict=True)
+    ]
+    path = "M" + "L".join(f"{u:.1f} {v:.1f}" for u, v in points)
+    shade = colour(line.colour)
+    if line.is_filled:
+        area = f"{path}L{points[-1][0]:.1f} {height}L{points[0][0]:.1f} {height}Z"
+        yield element("path", d=area, style=f"fill: {shade}; opacity: .22")
+    stroke = f"fill: none; stroke: {shade}; stroke-width: 1.8; stroke-linejoin: round"
+    yield element("path", element("title", line.name), d=path, style=stroke)
+    for u, v, words in line.marks:
+        dot = f"fill: {shade}; stroke: var(--surface); stroke-width: 1.5"
+        u, v = width * x.share(u), height * (1 - y.share(v))
+        yield element("circle", element("title", words), cx=u, cy=v, r=4, style=dot)
+
+
+def _axes(x: Axis, y: Axis, width: float, height: float) -> list[Markup]:
+    parts: list[Markup] = []
+    for value, words in x.ticks:
+        u = LEFT + width * x.share(value)
+        parts.append(element("path", d=f"M{u:.1f} {TOP}V{TOP + height}", class_="gridline"))
+        parts.append(element("text", words, x=u, y=TOP + height + 16, text_anchor="middle"))
+    for value, words in y.ticks:
+        v = TOP + height * (1 - y.share(value))
+        parts.append(element("path", d=f"M{LEFT} {v:.1f}H{LEFT + width}", class_="gridline"))
+        parts.append(element("text", words, x=LEFT - 7, y=v + 4, text_anchor="end"))
+    parts.append(element("path", d=f"M{LEFT} {TOP}V{TOP + height}H{LEFT + width}", class_="frame"))
+    parts.append(element("text", x.label, x=LEFT + width / 2, y=TOP + height + 36, text_anchor="middle"))
+    turned = f"translate(13 {TOP + height / 2:.1f}) rotate(-90)"
+    parts.append(element("text", y.label, transform=turned, text_anchor="middle"))
+    return parts
+
+
+def histogram(title: str, series: Sequence[tuple[str, ArrayLike, int]], x_label: str) -> Figure:
+    """Distributions of values over common bins, each scaled to an area of one: (name, values, colour)."""
+    arrays = [np.asarray(values, dtype=np.float64) for _, values, _ in series]
+    edges = _bin_edges(arrays)
+    densities = []
+    for values in arrays:
+        counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+        densities.append(counts / (max(values.size, 1) * np.diff(edges)))
+    steps = [(name, density, index) for (name, _, index), density in zip(series, densities, strict=True)]
+    x = linear_axis(x_label, float(edges[0]), float(edges[-1]))
+    return step_chart(title, edges, steps, x, "density")
+
+
+def step_chart(
+    title: str, edges: ArrayLike, series: Sequence[tuple[str, ArrayLike, int]], x: Axis, y_label: str
+) -> Figure:
+    """Filled steps over bins between edges [num_bins + 1]: (name, heights [num_bins], colour)."""
+    steps_x = np.repeat(np.asarray(edges, dtype=np.float64), 2)
+    lines = [
+        Line(name, steps_x, np.concatenate(([0.0], np.repeat(heights, 2), [0.0])), index, is_filled=True)
+        for name, heights, index in series
+    ]
+    highest = max((float(np.max(np.asarray(line.y))) for line in lines), default=1.0)
+    y = linear_axis(y_label, 0.0, highest * 1.06, num_ticks=3)
+    return line_chart(title, lines, x, y, total_height=LOW_HEIGHT)
+
+
+def _bin_edges(arrays: Sequence[NDArray[np.float64]], num_bins: int = 60) -> NDArray[np.float64]:
+    values = np.concatenate(arrays)
+    # A handful of far values would squeeze all others into one bin; they are counted in the outermost bins.
+    low, high = np.quantile(values, (0.001, 0.999)) if values.size else (0.0, 1.0)
+    margin = 0.02 * (high - low) or 0.5
+    return np.linspace(low - margin, high + margin, num_bins + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar of a bar chart, with an optional interval drawn as a whisker; the words stand at its end."""
+
+    value: float
+    words: str
+    interval: tuple[float, float] | None = None
+
+
+def bar_chart(
+    title: str, labels: Sequence[str], series: Sequence[tuple[str, Sequence[Bar | None]]], axis: Axis
+) -> Figure:
+    """Horizontal bars: for each label one bar of each series (name, [num_labels] bars or None); grows with rows."""
+    thick, gap = (16.0, 14.0) if len(series) == 1 else (12.0, 16.0)
+    rows = _Rows(labels, gap + len(series) * (thick + 2), gap, axis)
+    parts = rows.frame()
+    for row, label in enumerate(labels):
+        for index, (name, bars) in enumerate(series):
+            bar = bars[row]
+            if bar is not None:
+                top = rows.top(row) + index * (thick + 2)
+                parts += _bar(bar, f"{label} · {name}", axis, index + 1, rows.left, top, rows.width, thick)
+    svg = _svg(title, rows.bottom + BOTTOM, parts)
+    return Figure(title, svg, [(name, index + 1) for index, (name, _) in enumerate(series)])
+
+
+def stacked_chart(
+    title: str,
+    labels: Sequence[str],
+    series: Sequence[tuple[str, Sequence[Bar], int]],
+    axis: Axis,
+    ends: Sequence[str],
+) -> Figure:
+    """Horizontal bars of pieces that add up.
+
+    Args:
+        title: above the chart.
+        labels: [num_labels] one bar each.
+        series: (name, [num_labels] pieces, colour), from left to right; a piece's words show on hover.
+        axis: from 0.
+        ends: [num_labels] what to write at the end of each bar.
+    """
+    thick, gap = 15.0, 9.0
+    rows = _Rows(labels, gap + thick, gap, axis)
+    parts = rows.frame()
+    for row, (label, words) in enumerate(zip(labels, ends, strict=True)):
+        value, end = 0.0, rows.left
+        for name, pieces, index in series:
+            piece = pieces[row]
+            value += piece.value
+            start, end = end, rows.left + rows.width * min(1.0, axis.share(value))
+            if piece.value > 0:
+                hover = element("title", f"{label} · {name}: {piece.words}")
+                place = {"x": start, "y": rows.top(row), "width": max(end - start, 0.5), "height": thick}
+                parts.append(element("rect", hover, **place, style=f"fill: {colour(index)}"))
+        parts.append(element("text", words, x=end + 7, y=rows.top(row) + thick / 2 + 4, class_="value"))
+    return Figure(
+        title, _svg(title, rows.bottom + BOTTOM, parts), [(name, index) for name, _, index in series]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Labels on the left, one below the other, and room for bars beside them."""
+
+    labels: Sequence[str]
+    room: float
+    """Height of a row, with the gap to the next."""
+    gap: float
+    axis: Axis
+
+    @property
+    def left(self) -> float:
+        return min(190.0, 16 + CHARACTER * max((len(label) for label in self.labels), default=0))
+
+    @property
+    def width(self) -> float:
+        return WIDTH - self.left - 92
+
+    @property
+    def bottom(self) -> float:
+        return TOP + self.room * len(self.labels)
+
+    def top(self, row: int) -> float:
+        """Where the bars of a row begin."""
+        return TOP + row * self.room + self.gap / 2
+
+    def frame(self) -> list[Markup]:
+        """Labels, axis and grid."""
+        left, bottom = self.left, self.bottom
+        parts: list[Markup] = []
+        for value, words in self.axis.ticks:
+            u = left + self.width * self.axis.share(value)
+            parts.append(element("path", d=f"M{u:.1f} {TOP}V{bottom:.1f}", class_="gridline"))
+            parts.append(element("text", words, x=u, y=bottom + 16, text_anchor="middle"))
+        for row, label in enumerate(self.labels):
+            short = label if len(label) * CHARACTER < left else label[: int(left / CHARACTER) - 2] + "…"
+            place = {"x": left - 8, "y": self.top(row) + (self.room - self.gap) / 2 + 4}
+            hover = element("title", label)
+            parts.append(element("text", short, hover, **place, text_anchor="end", class_="value"))
+        parts.append(element("path", d=f"M{left} {TOP}V{bottom:.1f}", class_="frame"))
+        middle = left + self.width / 2
+        parts.append(element("text", self.axis.label, x=middle, y=bottom + 34, text_anchor="middle"))
+        return parts
+
+
+def _bar(
+    bar: Bar, name: str, axis: Axis, index: int, left: float, top: float, width: float, thick: float
+) -> Iterator[Markup]:
+    end = left + width * min(1.0, axis.share(bar.value))
+    hover = element("title", f"{name}: {bar.words}")
+    style = f"fill: {colour(index)}"
+    yield element("rect", hover, x=left, y=top, width=max(end - left, 1.0), height=thick, rx=2, style=style)
+    if bar.interval is not None:
+        low, high = (left + width * min(1.0, axis.share(value)) for value in bar.interval)
+        middle = top + thick / 2
+        ends = f"M{low:.1f} {middle - 3}v6M{high:.1f} {middle - 3}v6"
+        yield element("path", d=f"M{low:.1f} {middle}H{high:.1f}{ends}", class_="whisker")
+        end = max(end, high)
+    yield element("text", bar.words, x=end + 7, y=top + thick / 2 + 4, class_="value")
+
+
+def _svg(title: str, height: float, parts: Sequence[Markup]) -> Markup:
+    return element("svg", join(*parts), viewBox=f"0 0 {WIDTH:g} {height:g}", role="img", aria_label=title)

@@ -1,0 +1,28 @@
+"""Runs, metrics, lineage and registered detectors in MLflow; the work goes on when its server does not.
+
+    with tracking.run(uri, "bonafide", job="train", name="train xlsr_300m", config=to_dict(config)) as tracked:
+        tracked.log_metrics({"train/loss": 0.7}, step=10)
+
+The only package that imports MLflow, and only where it talks to a server: importing this one costs nothing.
+"""
+
+from pipeline.tracking.registry import Version, check_name, download, find_model, find_version, register
+from pipeline.tracking.runs import Run, find_run, run
+from pipeline.tracking.server import absolute_uri
+from pipeline.tracking.texts import environment, flatten, without_credentials
+
+__all__ = [
+    "Run",
+    "Version",
+    "absolute_uri",
+    "check_name",
+    "download",
+    "environment",
+    "find_model",
+    "find_run",
+    "find_version",
+    "flatten",
+    "register",
+    "run",
+    "without_credentials",
+]

@@ -1,0 +1,149 @@
+"""A folder that one process at a time works in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.lease import held
+from pipeline.storage import Folder
+
+WORK = """
+import sys, time
+from pipeline.lease import held
+from pipeline.storage import Folder
+with held(Folder(sys.argv[1])):
+    print(flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    if request.param == "local":
+        return Folder(str(tmp_path / "root"))
+    return Folder(f"{request.getfixturevalue('bucket')}/root")
+
+
+def claims(folder: Folder) -> dict[str, dict[str, object]]:
+    names = [info.name for info in folder.find("lease") if info.name.endswith(".json")]
+    return {name: json.loads(folder.read(name)) for name in names}
+
+
+def write_foreign_claim(folder: Folder, number: int, **facts: object) -> None:
+    """The claim of a process on another machine."""
+    claim = {
+        "host": "elsewhere",
+        "pid": 17,
+        "machine": "another",
+        "started": "1",
+        "heartbeat": "2026-01-01T00:00:00+00:00",
+        "num_beats": 0,
+        "lifetime_s": 0.5,
+    }
+    folder.commit(f"lease/{number:08d}.json", json.dumps(claim | facts).encode())
+
+
+def test_a_second_one_is_told_who_works_there(folder: Folder):
+    told = pytest.raises(InputError, match=f"process {os.getpid()} on .* works in .*root .*UTC")
+    with held(folder), told, held(folder):
+        pass
+
+
+def test_a_folder_is_free_after_the_work_and_after_an_exception(folder: Folder):
+    with pytest.raises(RuntimeError, match="midway"), held(folder):
+        raise RuntimeError("midway")
+    for number in (2, 3):
+        with held(folder) as lease:
+            assert lease.fence.number == number
+            lease.fence.check()
+    assert list(claims(folder)) == ["lease/00000003.json"]
+
+
+def test_a_killed_owner_on_this_machine_is_replaced_at_once(folder: Folder):
+    owner = subprocess.Popen([sys.executable, "-c", WORK, folder.uri], stdout=subprocess.PIPE)
+    with owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        with pytest.raises(InputError, match=f"process {owner.pid} on"), held(folder):
+            pass
+        owner.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, owner.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet cleared away
+        with held(folder) as lease:
+            assert lease.fence.number == 2
+
+
+def test_an_owner_elsewhere_that_gives_no_sign_of_life_is_replaced(folder: Folder):
+    write_foreign_claim(folder, 4)
+    said: list[str] = []
+    with held(folder, say=said.append) as lease:
+        assert lease.fence.number == 5
+    assert len(said) == 1
+    assert "belonged to process 17 on elsewhere" in said[0]
+
+
+def test_an_owner_elsewhere_that_gives_signs_of_life_is_left_alone(folder: Folder):
+    ended = threading.Event()
+
+    def live() -> None:
+        for num_beats in range(1, 1000):
+            write_foreign_claim(folder, 4, lifetime_s=1.2, num_beats=num_beats)
+            if ended.wait(0.05):
+                return
+
+    write_foreign_claim(folder, 4, lifetime_s=1.2)
+    owner = threading.Thread(target=live)
+    owner.start()
+    try:
+        with pytest.raises(InputError, match="process 17 on elsewhere works"), held(folder, say=print):
+            pass
+    finally:
+        ended.set()
+        owner.join()
+
+
+def test_one_that_was_replaced_writes_nothing_more(folder: Folder):
+    with held(folder) as lease:
+        write_foreign_claim(folder, 2)
+        before = claims(folder)
+        with pytest.raises(InputError, match="taken over by process 17 on elsewhere"):
+            lease.fence.check()
+    assert claims(folder) == before
+
+
+def test_the_owner_gives_signs_of_life(folder: Folder):
+    with held(folder, lifetime_s=0.3):
+        while claims(folder)["lease/00000001.json"]["num_beats"] == 0:
+            pass
+    assert claims(folder)["lease/00000001.json"]["is_released"]
+
+
+def test_of_many_at_once_one_gets_it(folder: Folder):
+    everybody_tried = threading.Barrier(6)
+
+    def attempt(_: int) -> bool:
+        try:
+            with held(folder):
+                everybody_tried.wait()
+                return True
+        except InputError:
+            everybody_tried.wait()
+            return False
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(attempt, range(6))) == 1
+
+
+def test_what_is_no_lease_is_named(folder: Folder):
+    folder.commit("lease/00000001.json", b"half")
+    with pytest.raises(InputError, match=r"00000001.json is no lease"), held(folder):
+        pass

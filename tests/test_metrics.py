@@ -1,0 +1,286 @@
+"""The laws of the metrics, and their agreement with slow definitions and with scikit-learn."""
+
+import time
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn import metrics as sklearn_metrics
+
+from pipeline.errors import InputError
+from pipeline.metrics import (
+    DEFINITIONS,
+    Definition,
+    act_dcf,
+    cllr,
+    decisions,
+    det_curve,
+    eer_interval,
+    equal_error_rate,
+    min_dcf,
+    operating_points,
+    roc_auc,
+    summarise,
+)
+
+Scores = NDArray[np.float64]
+
+
+def gaussian_scores(seed: int, num_bonafide: int = 61, num_spoof: int = 143) -> tuple[Scores, Scores]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(1.5, 1, num_bonafide), rng.normal(0, 1.4, num_spoof)
+
+
+def tied_scores(seed: int) -> tuple[Scores, Scores]:
+    bonafide, spoof = gaussian_scores(seed)
+    return np.round(bonafide), np.round(spoof)
+
+
+def slow_eer(bonafide: Scores, spoof: Scores) -> float:
+    """The definition, one threshold at a time."""
+    rates = [((bonafide <= t).mean(), (spoof > t).mean()) for t in np.unique((*bonafide, *spoof))]
+    miss, false_alarm = min(rates, key=lambda rate: round(abs(rate[0] - rate[1]), 12))
+    return float(miss + false_alarm) / 2
+
+
+def slow_arena_eer(bonafide: Scores, spoof: Scores) -> float:
+    last = (0.0, 1.0)
+    for t in np.unique((*bonafide, *spoof)):
+        miss, false_alarm = float((bonafide < t).mean()), float((spoof >= t).mean())
+        if miss >= false_alarm:
+            gap, last_gap = miss - false_alarm, last[1] - last[0]
+            return last[0] + last_gap / (last_gap + gap) * (miss - last[0])
+        last = (miss, false_alarm)
+    return sum(last) / 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("scores", [gaussian_scores, tied_scores])
+def test_eer_is_what_a_loop_over_all_thresholds_finds(scores, seed):
+    bonafide, spoof = scores(seed)
+    assert equal_error_rate(bonafide, spoof).eer == pytest.approx(slow_eer(bonafide, spoof), abs=1e-12)
+    assert equal_error_rate(bonafide, spoof, "arena").eer == pytest.approx(
+        slow_arena_eer(bonafide, spoof), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_roc_definition_is_the_false_alarm_rate_of_the_best_point_of_the_roc_curve(seed):
+    bonafide, spoof = tied_scores(seed)
+    labels = np.repeat((1, 0), (bonafide.size, spoof.size))
+    false_alarm, recall, _ = sklearn_metrics.roc_curve(
+        labels, np.concatenate((bonafide, spoof)), drop_intermediate=False
+    )
+    best = np.argmin(np.abs(1 - recall - false_alarm))
+    assert equal_error_rate(bonafide, spoof, "roc").eer == pytest.approx(false_alarm[best], abs=1e-12)
+
+
+def test_constant_scores_tell_nothing():
+    assert equal_error_rate(np.ones(3), np.ones(5)) == (0.5, 1.0)
+    assert equal_error_rate(np.ones(3), np.ones(5), "arena").eer == 0.5
+
+
+def test_definitions_that_cut_between_equal_scores_or_beyond_them_show_it_on_constant_scores():
+    assert equal_error_rate(np.ones(3), np.ones(5), "asvspoof").eer == 1.0
+    assert equal_error_rate(np.ones(3), np.ones(5), "roc").eer == 0.0
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_perfect_separation_is_zero_and_the_reverse_is_one(definition: Definition):
+    high, low = np.array([2.0, 3.0, 4.0]), np.array([-1.0, 0.5])
+    assert equal_error_rate(high, low, definition).eer == 0.0
+    assert equal_error_rate(low, high, definition).eer == 1.0
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+@pytest.mark.parametrize("seed", range(10))
+def test_order_of_utterances_does_not_matter(definition: Definition, seed: int):
+    bonafide, spoof = tied_scores(seed)
+    rng = np.random.default_rng(seed)
+    shuffled = equal_error_rate(rng.permutation(bonafide), rng.permutation(spoof), definition)
+    assert shuffled == equal_error_rate(bonafide, spoof, definition)
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_only_the_order_of_scores_matters(definition: Definition):
+    bonafide, spoof = gaussian_scores(3)
+    stretched = equal_error_rate(np.exp(bonafide), np.exp(spoof), definition)
+    assert stretched.eer == equal_error_rate(bonafide, spoof, definition).eer
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_higher_scores_mean_more_bona_fide(definition: Definition):
+    bonafide, spoof = gaussian_scores(5, 200, 200)
+    right, wrong = (
+        equal_error_rate(bonafide, spoof, definition),
+        equal_error_rate(-bonafide, -spoof, definition),
+    )
+    assert right.eer < 0.4
+    assert wrong.eer == pytest.approx(1 - right.eer, abs=1 / 200)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_definitions_agree_where_there_are_no_ties(seed):
+    bonafide, spoof = gaussian_scores(seed)
+    rates = [equal_error_rate(bonafide, spoof, definition).eer for definition in DEFINITIONS]
+    assert max(rates) - min(rates) <= 1 / min(bonafide.size, spoof.size)
+    assert rates[0] == rates[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_threshold_of_the_eer_gives_the_eer(seed):
+    bonafide, spoof = tied_scores(seed)
+    eer, threshold = equal_error_rate(bonafide, spoof)
+    assert ((bonafide <= threshold).mean() + (spoof > threshold).mean()) / 2 == pytest.approx(eer, abs=1e-12)
+
+
+def test_one_utterance_of_each_class_is_enough():
+    assert equal_error_rate([1.0], [0.0]).eer == 0.0
+    assert equal_error_rate(np.zeros(1, np.float32), np.ones(1, np.float32)).eer == 1.0
+
+
+@pytest.mark.parametrize(
+    ("bonafide", "spoof", "words"),
+    [
+        ([], [1.0], "no bona fide scores"),
+        ([1.0], [], "no spoof scores"),
+        (
+            [1.0, np.nan, np.inf],
+            [1.0],
+            "2 of 3 bona fide scores are not finite, the first is nan at position 1",
+        ),
+        ([1.0], [-np.inf], "1 of 1 spoof scores are not finite"),
+    ],
+)
+@pytest.mark.parametrize(
+    "metric",
+    [equal_error_rate, min_dcf, act_dcf, cllr, roc_auc, decisions, eer_interval, summarise, det_curve],
+)
+def test_scores_that_mean_nothing_are_named(metric, bonafide, spoof, words):
+    with pytest.raises(InputError, match=words):
+        metric(bonafide, spoof)
+
+
+def test_an_unknown_definition_is_named():
+    with pytest.raises(InputError, match=r"'mine'.*bonafide, asvspoof, arena, roc"):
+        equal_error_rate([1.0], [0.0], "mine")  # type: ignore[arg-type]
+
+
+def test_a_million_scores_take_about_a_second():
+    rng = np.random.default_rng(0)
+    bonafide, spoof = rng.normal(1, 1, 300_000), rng.normal(-1, 1, 700_000)
+    started = time.perf_counter()
+    eer = equal_error_rate(bonafide, spoof).eer
+    assert (
+        time.perf_counter() - started < 5
+    )  # generous: the machine may be busy; a quadratic loop takes hours
+    assert eer == pytest.approx(0.1587, abs=0.002)  # half of two unit Gaussians two apart
+
+
+@pytest.mark.parametrize("scores", [gaussian_scores, tied_scores])
+def test_roc_auc_agrees_with_scikit_learn(scores):
+    bonafide, spoof = scores(1)
+    labels = np.repeat((1, 0), (bonafide.size, spoof.size))
+    expected = sklearn_metrics.roc_auc_score(labels, np.concatenate((bonafide, spoof)))
+    assert roc_auc(bonafide, spoof) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, 100.0])
+def test_decisions_agree_with_scikit_learn(threshold):
+    bonafide, spoof = tied_scores(2)
+    truth = np.repeat((1, 0), (bonafide.size, spoof.size))
+    called = np.concatenate((bonafide, spoof)) >= threshold
+    rates = decisions(bonafide, spoof, threshold)
+    assert rates.accuracy == pytest.approx(sklearn_metrics.accuracy_score(truth, called))
+    assert rates.precision == pytest.approx(sklearn_metrics.precision_score(truth, called, zero_division=0))
+    assert rates.recall == pytest.approx(sklearn_metrics.recall_score(truth, called))
+    assert rates.f1 == pytest.approx(sklearn_metrics.f1_score(truth, called))
+    assert rates.miss == pytest.approx((bonafide < threshold).mean())
+    assert rates.false_alarm == pytest.approx((spoof >= threshold).mean())
+
+
+def test_min_dcf_is_the_lowest_cost_a_loop_finds():
+    bonafide, spoof = tied_scores(4)
+    thresholds = (-np.inf, *bonafide, *spoof)
+    costs = [(0.95 * (bonafide <= t).mean() + 0.5 * (spoof > t).mean()) / 0.5 for t in thresholds]
+    assert min_dcf(bonafide, spoof) == pytest.approx(min(costs))
+
+
+def test_min_dcf_never_exceeds_a_detector_that_does_not_listen():
+    assert min_dcf(np.ones(3), np.ones(4)) == pytest.approx(1.0)
+    assert min_dcf(*gaussian_scores(0)[::-1]) == pytest.approx(1.0, abs=0.05)
+
+
+def test_act_dcf_decides_at_the_bayes_threshold():
+    bonafide, spoof = np.array([-0.7, -0.6, 3.0]), np.array([-2.0, -0.65, -0.63])
+    assert -np.log(1.9) == pytest.approx(-0.642, abs=1e-3)
+    assert act_dcf(bonafide, spoof) == pytest.approx((0.95 / 3 + 0.5 / 3) / 0.5)
+
+
+def test_act_dcf_and_cllr_mind_a_shift_that_the_eer_does_not_see():
+    bonafide, spoof = gaussian_scores(6)
+    assert act_dcf(bonafide - 5, spoof - 5) > act_dcf(bonafide, spoof) + 0.1
+    assert cllr(bonafide - 5, spoof - 5) > cllr(bonafide, spoof) + 0.1
+    assert min_dcf(bonafide - 5, spoof - 5) == min_dcf(bonafide, spoof)
+
+
+def test_cllr_is_one_bit_for_scores_of_zero_and_stays_finite_for_huge_ones():
+    assert cllr(np.zeros(3), np.zeros(4)) == pytest.approx(1.0)
+    assert cllr([1e4], [-1e4]) == pytest.approx(0.0)
+    assert cllr([-1e4], [1e4]) == pytest.approx(1e4 / np.log(2))
+
+
+def test_interval_is_the_same_for_the_same_seed_and_holds_the_eer():
+    bonafide, spoof = gaussian_scores(7)
+    interval = eer_interval(bonafide, spoof, seed=3)
+    assert interval == eer_interval(bonafide, spoof, seed=3)
+    assert interval != eer_interval(bonafide, spoof, seed=4)
+    assert interval.low < equal_error_rate(bonafide, spoof).eer < interval.high
+
+
+def test_interval_agrees_with_resampling_utterances_one_by_one():
+    bonafide, spoof = tied_scores(8)
+    rng = np.random.default_rng(0)
+    resampled = [
+        equal_error_rate(rng.choice(bonafide, bonafide.size), rng.choice(spoof, spoof.size)).eer
+        for _ in range(2000)
+    ]
+    expected = np.quantile(resampled, (0.025, 0.975))
+    assert eer_interval(bonafide, spoof, num_resamples=20_000) == pytest.approx(expected, abs=0.01)
+
+
+def test_interval_of_a_perfect_detector_is_a_point_and_narrows_with_more_utterances():
+    assert eer_interval([3.0, 4.0], [1.0, 2.0]) == (0.0, 0.0)
+    few, many = gaussian_scores(9, 50, 50), gaussian_scores(9, 5000, 5000)
+    assert np.ptp(eer_interval(*many)) < np.ptp(eer_interval(*few)) / 5
+
+
+def test_det_curve_is_thinned_and_keeps_both_ends_and_the_crossing():
+    bonafide, spoof = gaussian_scores(10, 20_000, 30_000)
+    false_alarm, miss = det_curve(bonafide, spoof, max_points=200)
+    assert miss.size <= 200
+    assert (false_alarm[0], miss[0], false_alarm[-1], miss[-1]) == (1.0, 0.0, 0.0, 1.0)
+    assert np.all(np.diff(miss) >= 0) and np.all(np.diff(false_alarm) <= 0)
+    crossing = np.argmin(np.abs(miss - false_alarm))
+    middle = (miss[crossing] + false_alarm[crossing]) / 2
+    assert middle == pytest.approx(equal_error_rate(bonafide, spoof).eer, abs=0.01)
+
+
+def test_operating_points_run_from_accepting_everything_to_rejecting_everything():
+    points = operating_points([1.0, 1.0, 2.0], [0.0, 1.0])
+    assert points.thresholds.tolist() == [-np.inf, 0.0, 1.0, 2.0]
+    assert points.misses.tolist() == [0, 0, 2, 3]
+    assert points.false_alarms.tolist() == [2, 1, 0, 0]
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_summary_holds_what_the_functions_say(definition: Definition):
+    bonafide, spoof = tied_scores(11)
+    summary = summarise(bonafide, spoof, definition)
+    assert (summary["eer"], summary["eer_threshold"]) == equal_error_rate(bonafide, spoof, definition)
+    assert summary["min_dcf"] == min_dcf(bonafide, spoof)
+    assert summary["act_dcf"] == act_dcf(bonafide, spoof)
+    assert summary["cllr"] == cllr(bonafide, spoof)
+    assert summary["roc_auc"] == roc_auc(bonafide, spoof)
+    assert (summary["eer_low"], summary["eer_high"]) == eer_interval(bonafide, spoof)
+    assert summary["f1"] == decisions(bonafide, spoof).f1

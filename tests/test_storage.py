@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.storage import Folder
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    if request.param == "local":
+        return Folder(str(tmp_path / "root"))
+    return Folder(f"{request.getfixturevalue('bucket')}/root")
+
+
+def test_a_committed_file_reads_back_whole_and_in_parts(folder: Folder):
+    folder.commit("a/b.bin", b"0123456789")
+    assert folder.read("a/b.bin") == b"0123456789"
+    assert folder.read("a/b.bin", 2, 5) == b"234"
+    with folder.open("a/b.bin") as file:
+        file.seek(8)
+        assert file.read() == b"89"
+
+
+def test_a_listing_is_in_the_order_of_full_names(folder: Folder):
+    names = ["a.wav", "a/b.wav", "a-1/c.wav", "b.wav"]
+    for name in names:
+        folder.commit(name, b"x")
+    found = list(folder.find())
+    assert [info.name for info in found] == sorted(names)
+    assert all(info.size == 1 and info.version for info in found)
+    assert [info.name for info in folder.find("a")] == ["a/b.wav"]
+
+
+def test_overwriting_changes_the_version(folder: Folder):
+    folder.commit("a.bin", b"old")
+    before = next(folder.find()).version
+    folder.commit("a.bin", b"new")
+    assert next(folder.find()).version != before
+    assert folder.read("a.bin") == b"new"
+
+
+def test_a_writer_that_fails_leaves_nothing(folder: Folder):
+    folder.commit("other.bin", b"x")
+    with pytest.raises(RuntimeError, match="midway"), folder.staged("a.bin") as file:
+        file.write(b"half")
+        raise RuntimeError("midway")
+    assert not folder.exists("a.bin")
+    assert [info.name for info in folder.find()] == ["other.bin"]
+
+
+def test_large_files_go_up_whole(folder: Folder):
+    data = os.urandom(60 << 20)  # beyond one part of a multipart upload
+    folder.commit("large.bin", data)
+    assert folder.read("large.bin") == data
+
+
+def test_only_the_first_creates_a_file(folder: Folder):
+    assert folder.create("lock.json", b"first")
+    assert not folder.create("lock.json", b"second")
+    assert folder.read("lock.json") == b"first"
+
+
+def test_deleting_twice_is_no_error(folder: Folder):
+    folder.commit("a.bin", b"x")
+    folder.delete("a.bin")
+    folder.delete("a.bin")
+    assert not folder.exists("a.bin")
+
+
+def test_a_missing_file_is_said_to_be_missing(folder: Folder):
+    folder.commit("a.bin", b"x")
+    with pytest.raises(FileNotFoundError):
+        folder.read("b.bin")
+
+
+@pytest.mark.parametrize("name", ["../secret", "a/../../secret", "/etc/passwd", "a\\..\\b", "a\0b"])
+def test_no_name_leaves_the_folder(folder: Folder, name: str):
+    with pytest.raises(InputError, match="leave"):
+        folder.read(name)
+
+
+def test_a_folder_travels_to_another_process(folder: Folder):
+    folder.commit("a.bin", b"x")
+    assert pickle.loads(pickle.dumps(folder)).read("a.bin") == b"x"  # noqa: S301
+
+
+def test_links_are_followed_but_never_in_circles(tmp_path: Path):
+    (tmp_path / "corpus" / "a").mkdir(parents=True)
+    (tmp_path / "corpus" / "a" / "x.wav").write_bytes(b"x")
+    (tmp_path / "corpus" / "a" / "loop").symlink_to(tmp_path / "corpus")
+    (tmp_path / "corpus" / "dangling.wav").symlink_to(tmp_path / "nowhere.wav")
+    names = [info.name for info in Folder(str(tmp_path / "corpus")).find()]
+    assert names == ["a/x.wav", "dangling.wav"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_line(tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"file/store/a\.bin: a file stands where a folder should be"):
+        Folder(str(tmp_path / "file" / "store")).commit("a.bin", b"x")
+
+
+def test_a_pipe_is_no_file_and_stops_nobody(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "link.wav").symlink_to(tmp_path / "pipe.wav")
+    assert list(Folder(str(tmp_path)).find()) == []
+
+
+def test_other_protocols_are_refused():
+    with pytest.raises(InputError, match="only local paths and s3://"):
+        Folder("http://example.org/x")
+
+
+def test_an_endpoint_where_nobody_listens_is_one_clear_line(
+    s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(
+            InputError, match=r"^s3://nowhere/x: Could not connect .*; check .*AWS_ENDPOINT_URL$"
+        ):
+            Folder("s3://nowhere").read("x")
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()

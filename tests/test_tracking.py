@@ -1,0 +1,246 @@
+"""Runs and lineage against a real MLflow on SQLite, and against a server that is not there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from pipeline import tracking
+from pipeline.errors import InputError
+from pipeline.tracking import sender
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning:mlflow")
+
+
+@pytest.fixture(scope="module")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/deep/mlflow.db"
+
+
+def dead_server() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"http://user:hunter2@127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_parent_and_child_share_the_digest_of_the_data(tracking_uri: str) -> None:
+    digest = "0123456789abcdef"
+    tags = {"bonafide.snapshot": digest}
+    with tracking.run(tracking_uri, "lineage", job="ingest", name="snapshot 1", tags=tags) as ingest:
+        ingest.log_dataset("snapshot 000001", digest, "s3://key:secret@bucket/store", "ingest")
+    parent = tracking.find_run(tracking_uri, "lineage", tags)
+    assert parent == ingest.run_id
+    with tracking.run(tracking_uri, "lineage", job="train", name="t", parent_run_id=parent) as train:
+        train.log_dataset("snapshot 000001", digest, "/store", "training")
+
+    client = MlflowClient(tracking_uri)
+    stored = [client.get_run(str(run.run_id)) for run in (ingest, train)]
+    assert [run.info.status for run in stored] == ["FINISHED", "FINISHED"]
+    assert stored[1].data.tags["mlflow.parentRunId"] == ingest.run_id
+    datasets = [run.inputs.dataset_inputs[0].dataset for run in stored if run.inputs is not None]
+    assert [dataset.digest for dataset in datasets] == [digest, digest]
+    assert "secret" not in datasets[0].source
+
+
+def test_a_run_tells_its_config_and_code_and_no_credentials(tracking_uri: str, tmp_path: Path) -> None:
+    config: dict[str, object] = {
+        "store": "s3://key:hunter2@bucket/x",
+        "batch": {"max_seconds": 100.0},
+        "corpora": ("a", "b"),
+        "long": "x" * 9000,
+    }
+    config |= {f"extra_{number}": number for number in range(150)}
+    note = tmp_path / "note.txt"
+    note.write_text("kept")
+    with tracking.run(tracking_uri, "params", job="train", name="t", config=config) as run:
+        run.log_text("uri = 'postgresql://me:hunter2@host/db'", "config.toml")
+        run.log_artifact(note, "notes")
+        run.set_tags({"bonafide.best_step": 7, "bonafide.nothing": None})
+    client = MlflowClient(tracking_uri)
+    stored = client.get_run(str(run.run_id))
+    assert stored.data.params["batch.max_seconds"] == "100.0"
+    assert stored.data.params["corpora"] == "a, b"
+    assert stored.data.params["store"] == "s3://bucket/x"
+    assert len(stored.data.params) == 4 + 150
+    assert stored.data.tags["bonafide.job"] == "train"
+    assert stored.data.tags["bonafide.best_step"] == "7"
+    assert "bonafide.nothing" not in stored.data.tags
+    assert "torch 2." in stored.data.tags["bonafide.versions"]
+    assert stored.data.tags["mlflow.user"]
+    text = Path(client.download_artifacts(str(run.run_id), "config.toml", str(tmp_path))).read_text()
+    assert text == "uri = 'postgresql://host/db'"
+    assert [found.path for found in client.list_artifacts(str(run.run_id), "notes")] == ["notes/note.txt"]
+
+
+def test_a_resumed_run_is_the_same_run_and_keeps_its_first_params(tracking_uri: str) -> None:
+    before = {"steps": 5, "rank": 0}
+    with (
+        pytest.raises(RuntimeError, match="lost"),
+        tracking.run(tracking_uri, "resume", job="train", name="t", config=before) as first,
+    ):
+        first.log_metrics({"loss": 0.5}, step=1)
+        raise RuntimeError("lost")
+    client = MlflowClient(tracking_uri)
+    assert client.get_run(str(first.run_id)).info.status == "FAILED"
+    with tracking.run(
+        tracking_uri,
+        "resume",
+        job="train",
+        name="t",
+        run_id=first.run_id,
+        config={"steps": 9, "rank": 0, "new": 1},
+    ) as second:
+        second.log_metrics({"loss": 0.25}, step=2)
+    stored = client.get_run(str(first.run_id))
+    assert second.run_id == first.run_id
+    assert stored.info.status == "FINISHED"
+    assert stored.data.params == {"steps": "5", "rank": "0", "new": "1"}
+    assert json.loads(stored.data.tags["bonafide.resumed_with"]) == {"steps": "9"}
+    assert [(point.step, point.value) for point in client.get_metric_history(str(first.run_id), "loss")] == [
+        (1, 0.5),
+        (2, 0.25),
+    ]
+
+
+def test_steps_that_a_resumed_run_does_again_have_one_value_each(tracking_uri: str, tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    with (
+        pytest.raises(RuntimeError, match="lost"),
+        tracking.run(tracking_uri, "again", job="train", name="t", metrics_file=file) as first,
+    ):
+        for step in range(1, 6):
+            first.log_metrics({"train/loss": 1 / step}, step=step)
+        first.log_metrics({"validation/eer": 0.4}, step=3)
+        raise RuntimeError("lost")
+    with tracking.run(
+        tracking_uri, "again", job="train", name="t", run_id=first.run_id, metrics_file=file
+    ) as second:
+        for step in range(4, 8):
+            second.log_metrics({"train/loss": 10 / step}, step=step)
+        second.log_metrics({"validation/eer": 0.3}, step=6)
+    client = MlflowClient(tracking_uri)
+    history = client.get_metric_history(str(first.run_id), "train/loss")
+    assert [(point.step, point.value) for point in history] == [
+        *((step, 1 / step) for step in range(1, 6)),
+        *((step, 10 / step) for step in range(6, 8)),
+    ]
+    history = client.get_metric_history(str(first.run_id), "validation/eer")
+    assert [(point.step, point.value) for point in history] == [(3, 0.4), (6, 0.3)]
+    steps = [json.loads(line)["step"] for line in file.read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 3, 4, 5, 6, 7, 6]
+
+
+def test_what_a_crash_kept_from_the_server_is_sent_when_the_run_goes_on(
+    tracking_uri: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "metrics.jsonl"
+    with tracking.run(tracking_uri, "missing", job="train", name="t", metrics_file=file) as first:
+        first.log_metrics({"train/loss": 0.5, "validation/eer": 0.4}, step=1)
+        first.write_metrics({"validation/eer": 0.9}, step=2)  # done again, so it does not count
+        first.write_metrics({"train/loss": 0.25, "validation/eer": 0.3}, step=2)
+        first.send_metrics({"train/loss": 0.25}, step=2)
+        first.write_metrics({"train/loss": 0.1, "validation/eer": 0.2}, step=3)  # of no checkpoint
+    with tracking.run(
+        tracking_uri, "missing", job="train", name="t", run_id=first.run_id, metrics_file=file
+    ) as second:
+        second.send_missing(2)
+        second.log_metrics({"train/loss": 0.125, "validation/eer": 0.25}, step=3)
+    client = MlflowClient(tracking_uri)
+    for name, values in {"train/loss": [0.5, 0.25, 0.125], "validation/eer": [0.4, 0.3, 0.25]}.items():
+        history = client.get_metric_history(str(first.run_id), name)
+        assert [(point.step, point.value) for point in history] == list(enumerate(values, start=1))
+
+
+def test_an_interrupt_ends_the_run_killed(tracking_uri: str) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        tracking.run(tracking_uri, "killed", job="train", name="t") as run,
+    ):
+        raise KeyboardInterrupt
+    assert MlflowClient(tracking_uri).get_run(str(run.run_id)).info.status == "KILLED"
+
+
+def test_a_run_id_that_the_server_lost_becomes_a_new_run(tracking_uri: str) -> None:
+    with tracking.run(tracking_uri, "lost", job="train", name="t", run_id="f" * 32) as run:
+        pass
+    assert run.run_id not in (None, "f" * 32)
+
+
+def test_a_dead_server_costs_one_warning_and_no_metric(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "metrics.jsonl"
+    started = time.monotonic()
+    with tracking.run(dead_server(), "dead", job="train", name="t", metrics_file=file) as run:
+        for step in range(100):
+            run.log_metrics({"loss": 1.0 / (step + 1)}, step=step)
+        run.set_tags({"a": "b"})
+    assert run.run_id is None
+    assert time.monotonic() - started < 60
+    warnings = [
+        record
+        for record in caplog.records
+        if record.levelno >= logging.WARNING and record.name.startswith("pipeline.tracking")
+    ]
+    assert len(warnings) == 1
+    assert "hunter2" not in warnings[0].getMessage()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(100))
+
+
+def test_metrics_of_an_outage_arrive_when_the_server_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sender, "RETRY_S", 0.05)
+    database = tmp_path / "mlflow.db"
+    uri = f"sqlite:///{database}"
+    with tracking.run(uri, "outage", job="train", name="t") as run:
+        with sqlite3.connect(database) as connection:
+            connection.execute("ALTER TABLE metrics RENAME TO away")
+        started = time.monotonic()
+        for step in range(2500):
+            run.log_metrics({"loss": float(step)}, step=step)
+        assert time.monotonic() - started < 1.0  # logging never waits for the server
+        until = time.monotonic() + 20
+        while not any("does not answer" in record.getMessage() for record in caplog.records):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        with sqlite3.connect(database) as connection:
+            connection.execute("ALTER TABLE away RENAME TO metrics")
+    history = MlflowClient(uri).get_metric_history(str(run.run_id), "loss")
+    assert sorted(point.step for point in history) == list(range(2500))
+
+
+def test_without_a_uri_nothing_is_tracked_but_the_file_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "sub" / "metrics.jsonl"
+    with tracking.run("", "none", job="train", name="t", metrics_file=file) as run:
+        run.log_metrics({"eer": 0.5}, step=3)
+        run.log_text("x", "x.txt")
+        run.log_dataset("d", "1", "/store", "training")
+        run.log_artifact(file)
+    assert run.run_id is None
+    assert json.loads(file.read_text())["eer"] == 0.5
+    assert tracking.find_run("", "none", {}) is None
+
+
+def test_a_uri_that_mlflow_does_not_know_is_the_users_to_mend() -> None:
+    with (
+        pytest.raises(InputError, match="tracking URI"),
+        tracking.run("gopher://nowhere", "x", job="train", name="t"),
+    ):
+        pass
+
+
+def test_credentials_leave_every_uri_of_a_text() -> None:
+    text = "a s3://id:pw@bucket/k?X-Amz-Signature=abc&part=1 b http://host/x sqlite:////p/m.db"
+    assert (
+        tracking.without_credentials(text)
+        == "a s3://bucket/k?X-Amz-Signature=…&part=1 b http://host/x sqlite:////p/m.db"
+    )
