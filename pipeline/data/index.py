@@ -1,0 +1,180 @@
+"""Where every training utterance lies: a struct of arrays with one row per utterance, 31 bytes each."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLUMNS = {
+    "shard": np.int32,
+    "offset": np.int64,
+    "num_bytes": np.int32,
+    "seconds": np.float32,
+    "label": np.int8,
+    "corpus": np.int16,
+    "uid": np.uint64,
+}
+"""The arrays of an index and their types."""
+
+Part = dict[str, NDArray[Any]]
+"""Some rows of each column."""
+
+KEPT_S = 14 * 24 * 3600
+"""How long a shared index stays after its last use."""
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Rows sorted by (shard, offset); read only, never copied by those who plan with it.
+
+    Raises:
+        ValueError: a column has the wrong type or length, points outside its table, or is not sorted.
+    """
+
+    shards: tuple[str, ...]
+    """Tar names relative to the store."""
+    corpora: tuple[str, ...]
+    shard: NDArray[np.int32]
+    """[N] Position in `shards`."""
+    offset: NDArray[np.int64]
+    """[N] First byte of the FLAC inside the tar."""
+    num_bytes: NDArray[np.int32]
+    """[N] Length of the FLAC."""
+    seconds: NDArray[np.float32]
+    """[N] Duration of the FLAC, exact: number of samples / 16 000."""
+    label: NDArray[np.int8]
+    """[N] Position in `utterance.LABELS`: 0 spoof, 1 bona fide."""
+    corpus: NDArray[np.int16]
+    """[N] Position in `corpora`."""
+    uid: NDArray[np.uint64]
+    """[N] The uid as a number."""
+    folder: Path | None = field(default=None, compare=False)
+    """Where the arrays are mapped from, if they are; such an index is pickled as its path."""
+
+    def __post_init__(self) -> None:
+        for name, dtype in COLUMNS.items():
+            column = getattr(self, name)
+            if column.dtype != dtype or column.shape != self.shard.shape or column.ndim != 1:
+                raise ValueError(
+                    f"index column {name} is {column.dtype}{list(column.shape)}, "
+                    f"not {np.dtype(dtype)}{list(self.shard.shape)}"
+                )
+        if not len(self):
+            return
+        _check_range("label", self.label, 2)
+        _check_range("corpus", self.corpus, len(self.corpora))
+        _check_range("shard", self.shard, len(self.shards))
+        before, after = self.shard[:-1], self.shard[1:]
+        later = self.offset[1:] > self.offset[:-1]
+        later &= after == before
+        later |= after > before
+        if not later.all():
+            row = int(np.argmin(later)) + 1
+            raise ValueError(f"index row {row} is not behind row {row - 1}: rows are sorted by shard, offset")
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def __reduce__(self) -> tuple[Callable[..., Index], tuple[object, ...]]:
+        if self.folder is not None:
+            return map_index, (self.folder,)
+        return Index, (self.shards, self.corpora, *(getattr(self, name) for name in COLUMNS))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(getattr(self, name).nbytes for name in COLUMNS)
+
+    def select(self, rows: NDArray[np.bool_] | NDArray[np.integer]) -> Index:
+        """A copy with only some rows: a mask [N], or increasing row numbers; the tables stay as they are."""
+        return Index(self.shards, self.corpora, **{name: getattr(self, name)[rows] for name in COLUMNS})
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays for `map_index`."""
+        write_index(folder, self.shards, self.corpora, [{name: getattr(self, name) for name in COLUMNS}])
+
+
+def join_index(shards: tuple[str, ...], corpora: tuple[str, ...], parts: Iterable[Part]) -> Index:
+    """An index in memory from parts that follow each other."""
+    empty = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
+    joined = [empty, *parts]
+    columns: dict[str, Any] = {name: np.concatenate([part[name] for part in joined]) for name in COLUMNS}
+    return Index(shards, corpora, **columns)
+
+
+def write_index(
+    folder: Path, shards: tuple[str, ...], corpora: tuple[str, ...], parts: Iterable[Part]
+) -> None:
+    """Write an index for `map_index`, one part in memory at a time; it appears whole, in place of an old one."""
+    aside = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
+    aside.mkdir(parents=True)
+    num_rows = 0
+    with contextlib.ExitStack() as stack:
+        files = {name: cast("BinaryIO", stack.enter_context((aside / name).open("xb"))) for name in COLUMNS}
+        for part in parts:
+            for name, dtype in COLUMNS.items():
+                assert part[name].dtype == dtype
+                files[name].write(np.ascontiguousarray(part[name]).data)
+            num_rows += len(part["uid"])
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    tables = {"num_rows": num_rows, "shards": shards, "corpora": corpora}
+    (aside / "tables.json").write_text(json.dumps(tables))
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def map_index(folder: Path) -> Index:
+    """Map a written index into memory: processes of one machine share its pages."""
+    tables = json.loads((folder / "tables.json").read_text())
+    num_rows = tables["num_rows"]
+    columns: dict[str, Any] = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
+    if num_rows:  # no file of no bytes can be mapped
+        for name, dtype in COLUMNS.items():
+            columns[name] = np.memmap(folder / name, dtype, "r", shape=num_rows).view(np.ndarray)
+    return Index(tuple(tables["shards"]), tuple(tables["corpora"]), **columns, folder=folder)
+
+
+def node_folder() -> Path:
+    """Where the processes of a user share indexes on this machine: below TMPDIR."""
+    return Path(tempfile.gettempdir()) / f"bonafide-{os.getuid()}" / "indexes"
+
+
+def shared_index(folder: Path, write: Callable[[Path], None]) -> Index:
+    """The index of a folder, mapped; the first process of the machine that asks writes it and the others wait.
+
+    Its neighbours in the folder above that nobody has asked for in two weeks make room.
+    """
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel takes it back from a process that dies
+        for other in folder.parent.iterdir():
+            is_old = other.is_dir() and time.time() - other.stat().st_mtime > KEPT_S
+            # A name with a dot is what a killed writer left: nobody else writes under the lock.
+            if other != folder and (is_old or other.name.startswith(".")):
+                shutil.rmtree(other)
+        if not folder.exists():
+            write(folder)
+        os.utime(folder)
+        return map_index(folder)
+
+
+def _check_range(name: str, column: NDArray[np.integer], limit: int) -> None:
+    if column.min() < 0 or column.max() >= limit:
+        raise ValueError(
+            f"index column {name} runs from {column.min()} to {column.max()}, not within 0 … {limit - 1}"
+        )
