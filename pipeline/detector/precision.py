@@ -1,0 +1,37 @@
+"""In which numbers a detector computes: autocast, and whether float32 products may be rounded to TF32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from pipeline.detector.schedule import Precision
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The precisions with a narrow type of their own; weights, gradients and optimiser are float32 in all of them."""
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """Compute matrix products and convolutions in half precision, where that is asked for."""
+    if precision not in HALF:
+        return nullcontext()
+    return torch.autocast(device.type, HALF[precision])
+
+
+@contextmanager
+def numerics(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Let a GPU round float32 products to TF32 except for `fp32`: torch's default does so in convolutions."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    convolution = torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32 = convolution

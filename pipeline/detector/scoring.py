@@ -1,0 +1,156 @@
+"""Waveforms to logits in padded batches, equal to scoring each waveform alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.detector.network import Detector, normalise
+from pipeline.detector.precision import autocast, numerics
+from pipeline.errors import InputError
+
+SAMPLE_RATE = 16_000
+
+Precision = Literal["fp32", "tf32", "bf16"]
+Combination = Literal["first", "mean", "max"]
+COMBINATIONS: tuple[Combination, ...] = ("first", "mean", "max")
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPolicy:
+    """Which part of an utterance the detector hears; a score without it is not a result.
+
+    Spelled `whole`, or `window:SECONDS:first|mean|max`. A window counts as an utterance of its own: it is
+    normalised by itself. Windows follow each other without overlap, but the last one ends with the utterance;
+    an utterance shorter than a window is one window.
+    """
+
+    window_s: float | None = None
+    """None: the whole utterance."""
+    combination: Combination = "mean"
+    """`first`: only the first window; `mean`: of the logits; `max`: the logits of the window that sounds most
+    bona fide."""
+
+    @classmethod
+    def parse(cls, text: str) -> WindowPolicy:
+        """Read a policy as `str()` spells it."""
+        if text == "whole":
+            return cls()
+        remedy = f"unknown window policy {text!r}; known: whole, window:SECONDS:first|mean|max"
+        kind, _, rest = text.partition(":")
+        seconds, _, combination = rest.partition(":")
+        try:
+            window_s = float(seconds)
+        except ValueError as error:
+            raise InputError(remedy) from error
+        # One frame needs 25 ms.
+        if kind != "window" or not 0.025 <= window_s < float("inf"):
+            raise InputError(remedy)
+        for known in COMBINATIONS:
+            if combination == known:
+                return cls(window_s, known)
+        raise InputError(remedy)
+
+    def __str__(self) -> str:
+        if self.window_s is None:
+            return "whole"
+        return f"window:{str(self.window_s).removesuffix('.0')}:{self.combination}"
+
+    def cut(self, waveform: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Cut a waveform [T] into the windows that are scored, without a copy."""
+        if self.window_s is None:
+            return [waveform]
+        num_samples = round(self.window_s * SAMPLE_RATE)
+        last = len(waveform) - num_samples
+        if last <= 0 or self.combination == "first":
+            return [waveform[:num_samples]]
+        starts = [*range(0, last, num_samples), last]
+        return [waveform[start : start + num_samples] for start in starts]
+
+    def combine(self, logits_W2: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Make the logits [W, 2] of the windows of an utterance into its logits [2]."""
+        if self.combination == "max":
+            chosen_2: NDArray[np.float32] = logits_W2[np.argmax(logits_W2[:, 1] - logits_W2[:, 0])]
+            return chosen_2
+        assert len(logits_W2) == 1 or self.combination == "mean"
+        mean_2: NDArray[np.float32] = logits_W2.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return mean_2
+
+
+def plan_batches(num_samples: Sequence[int], max_samples: int) -> list[list[int]]:
+    """Group indices by length, longest first, so that a padded batch has at most `max_samples`.
+
+    A waveform that is longer than that is a batch of its own.
+    """
+    order = sorted(range(len(num_samples)), key=lambda index: -num_samples[index])
+    batches: list[list[int]] = []
+    while order:
+        size = max(1, max_samples // max(1, num_samples[order[0]]))
+        batches.append(order[:size])
+        order = order[size:]
+    return batches
+
+
+class Scorer:
+    """A detector on a device that scores lists of waveforms."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+        max_seconds: float = 100.0,
+        policy: WindowPolicy | None = None,
+    ) -> None:
+        """`max_seconds` bounds the audio in a batch, padding included; only an utterance may be longer."""
+        if precision not in ("fp32", "tf32", "bf16"):
+            raise InputError(f"unknown precision {precision!r}; known: fp32, tf32, bf16")
+        if not max_seconds > 0:
+            raise InputError(f"max_seconds is {max_seconds}; it must be positive")
+        self.device = torch.device(device)
+        self.detector = detector.to(self.device).eval()
+        self.precision = precision
+        self.max_samples = int(max_seconds * SAMPLE_RATE)
+        self.policy = policy or WindowPolicy()
+
+    def score(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Score waveforms [T] at 16 kHz, not normalised: logits [N, 2] of (spoof, bonafide), in their order.
+
+        Raises ValueError for a waveform that is empty, not one-dimensional, or whose logits are not finite.
+        """
+        for index, waveform in enumerate(waveforms):
+            if waveform.ndim != 1 or not len(waveform):
+                raise ValueError(f"waveform {index} has shape {waveform.shape}; mono samples are expected")
+        cut = [self.policy.cut(waveform) for waveform in waveforms]
+        windows = [window for parts in cut for window in parts]
+        logits_W2 = np.empty((len(windows), 2), np.float32)
+        batches = plan_batches([len(window) for window in windows], self.max_samples)
+        # One copy to the host at the end: the device never waits for it between batches.
+        scored = [self._score_batch([windows[index] for index in batch]) for batch in batches]
+        for batch, logits_B2 in zip(batches, scored, strict=True):
+            logits_W2[batch] = logits_B2.cpu().numpy()
+        ends = np.cumsum([len(parts) for parts in cut], dtype=np.int64)
+        logits_N2 = np.empty((len(waveforms), 2), np.float32)
+        for index, (parts, end) in enumerate(zip(cut, ends, strict=True)):
+            logits_N2[index] = self.policy.combine(logits_W2[end - len(parts) : end])
+        broken = np.flatnonzero(~np.isfinite(logits_N2).all(axis=1)).tolist()
+        if broken:
+            raise ValueError(f"the logits of waveforms {broken} are not finite")
+        return logits_N2
+
+    def _score_batch(self, windows: Sequence[NDArray[np.float32]]) -> Tensor:
+        num_samples_B = torch.tensor([len(window) for window in windows])
+        padded_BT = np.zeros((len(windows), int(num_samples_B.max())), np.float32)
+        for row_T, window in zip(padded_BT, windows, strict=True):
+            row_T[: len(window)] = window
+        with torch.inference_mode(), numerics(self.device, self.precision):
+            waveform_BT = normalise(torch.from_numpy(padded_BT).to(self.device), num_samples_B)
+            with autocast(self.device, self.precision):
+                logits_B2: Tensor = self.detector(waveform_BT, num_samples_B)
+        return logits_B2.float()

@@ -1,0 +1,200 @@
+"""What one rank of a training holds: detector, loss, optimiser and data; takes steps, gives and takes states."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import AdamW
+
+from pipeline.detector import parallel
+from pipeline.detector.batch import Batch
+from pipeline.detector.losses import Loss, make_loss
+from pipeline.detector.meter import Meter, StepFacts, Wishes
+from pipeline.detector.network import Detector
+from pipeline.detector.precision import autocast, numerics
+from pipeline.detector.schedule import OptimiserConfig, TrainingConfig, learning_rate
+from pipeline.detector.state import NonFiniteError, Progress, State
+from pipeline.detector.stream import Batches, Stream
+from pipeline.detector.validation import Validation, validate
+
+# B: utterances, T: samples at 16 kHz, C: channels, 2: the logits of (spoof, bonafide).
+
+
+class Trainer:
+    """Detector, loss, optimiser and data stream of one rank."""
+
+    def __init__(self, detector: Detector, batches: Batches, config: TrainingConfig) -> None:
+        self.config = config
+        self.detector = detector
+        self.device = detector.proj_fc.weight.device
+        self.rank, self.world = parallel.rank_and_world()
+        self.loss = make_loss(config, detector)
+        prepare(detector, config, self.loss)
+        _seed(config.seed, 0, self.rank)
+        self.model: nn.Module = detector
+        self.judge: nn.Module = self.loss
+        if self.world > 1 and config.strategy == "fsdp":
+            parallel.shard(detector, self.loss, config.precision)
+        elif self.world > 1:
+            self.model, self.judge = parallel.replicate(detector, self.loss)
+        named = {name: weight for name, weight in detector.named_parameters() if weight.requires_grad}
+        named |= {f"loss.{name}": weight for name, weight in self.loss.named_parameters()}
+        self.names, self.weights = list(named), list(named.values())
+        self.optimiser = make_optimiser(self.weights, config.optimiser)
+        self.scaler = GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.stream = Stream(batches, 0, 0, self.world)
+
+    def step(self, progress: Progress, meter: Meter, wishes: Wishes) -> tuple[Progress, Wishes]:
+        """Take one optimiser step, or skip it on all ranks when it is not finite on one.
+
+        The wishes of this rank go in, those of all ranks together come out.
+        """
+        rate = learning_rate(progress.step + 1, self.config.optimiser)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.detector.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        facts = StepFacts(self.detector.config)
+        with numerics(self.device, self.config.precision):
+            for position in range(self.config.num_accumulated):
+                is_last = position == self.config.num_accumulated - 1
+                facts.add(*self._backward(is_last))
+        self.scaler.unscale_(self.optimiser)
+        norm = parallel.whole(gradient_norm(self.weights))
+        loss, is_finite, wishes = facts.share(norm, self.device, wishes)
+        progress = replace(
+            progress,
+            step=progress.step + 1,
+            epoch=self.stream.epoch,
+            batch=self.stream.batch,
+            world=self.world,
+        )
+        is_calibrating = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        if is_finite:
+            clip(self.weights, norm, self.config.optimiser.clip_norm)
+            self.scaler.step(self.optimiser)
+        elif not (is_calibrating and math.isfinite(loss)):  # fp16 finds its scale by overflowing
+            progress = self._count_skipped(progress, facts)
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        meter.add(facts, loss, float(norm), rate)
+        return progress, wishes
+
+    def _backward(self, is_last: bool) -> tuple[Tensor, Batch, float]:
+        started = time.perf_counter()
+        batch = self.stream.take()
+        wait_s = time.perf_counter() - started
+        waveform_BT = batch.waveform.to(self.device, non_blocking=True)
+        label_B = batch.label.to(self.device, non_blocking=True)
+        with parallel.gradients_shared((self.model, self.judge), is_last):
+            with autocast(self.device, self.config.precision):
+                # Lengths stay on the CPU, where it costs nothing to see that none of them is padded.
+                logits_B2, embedding_BC = self.model(waveform_BT, batch.num_samples, with_embedding=True)
+            loss: Tensor = self.judge(logits_B2, embedding_BC, label_B)
+            torch.autograd.backward(self.scaler.scale(loss / self.config.num_accumulated))
+        return loss.detach(), batch, wait_s
+
+    def _count_skipped(self, progress: Progress, facts: StepFacts) -> Progress:
+        uids = tuple(sorted(parallel.gather(facts.bad_uids))) or tuple(sorted(parallel.gather(facts.uids)))
+        progress = replace(
+            progress,
+            num_skipped=progress.num_skipped + 1,
+            skipped_uids=tuple(dict.fromkeys((*progress.skipped_uids, *uids))),
+        )
+        if progress.num_skipped > self.config.max_skipped_steps:
+            raise NonFiniteError(
+                f"step {progress.step}: {progress.num_skipped} steps had a loss or gradient that is not finite; "
+                f"their utterances: {', '.join(progress.skipped_uids)}"
+            )
+        return progress
+
+    def validate(self, batches: Iterable[Batch], corpus_of: Mapping[str, str] | None) -> Validation:
+        """Measure the detector on the held-out batches of all ranks together."""
+        with numerics(self.device, self.config.precision):
+            return validate(self.detector, batches, self.device, corpus_of, precision=self.config.precision)
+
+    def state(self, progress: Progress) -> State:
+        """Collect what a checkpoint holds, from all ranks."""
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "detector": parallel.collect(self.detector.state_dict()),
+            "loss": parallel.collect(self.loss.state_dict()),
+            "optimiser": parallel.collect_moments(self.optimiser, self.names),
+            "scaler": self.scaler.state_dict(),
+            "rng": parallel.gather([rng]),
+            "progress": asdict(progress),
+        }
+
+    def restore(self, state: State | None) -> Progress:
+        """Go back to rank 0's checkpoint, if it has one; with another number of ranks the same epoch goes on."""
+        small = {name: state[name] for name in ("scaler", "rng", "progress")} if state else None
+        small = parallel.from_rank_0(small)
+        if small is None:
+            return Progress(world=self.world)
+        state = state or {}
+        parallel.spread(state.get("detector", {}), self.detector.state_dict(), "detector")
+        parallel.spread(state.get("loss", {}), self.loss.state_dict(), "loss")
+        parallel.spread_moments(state.get("optimiser", {}), self.optimiser, self.names)
+        self.scaler.load_state_dict(small["scaler"])
+        progress = Progress(**{**small["progress"], "skipped_uids": tuple(small["progress"]["skipped_uids"])})
+        if self.world == progress.world:
+            rng = small["rng"][self.rank]
+            torch.set_rng_state(rng["cpu"])
+            if self.device.type == "cuda" and "cuda" in rng:
+                torch.cuda.set_rng_state(rng["cuda"], self.device)
+        else:
+            _seed(self.config.seed, progress.step, self.rank)
+        self.stream = Stream(self.stream.batches, progress.epoch, progress.batch, self.world)
+        return replace(progress, world=self.world, is_interrupted=False)
+
+
+def prepare(detector: Detector, config: TrainingConfig, loss: Loss) -> None:
+    """Set a detector up for a training, in place; its weights and their names stay as they are."""
+    detector.is_head_probe = loss.is_head_probe
+    detector.encoder.activation_checkpointing = config.activation_checkpointing
+    detector.encoder.spell_attention_out(config.attention == "explicit")
+    if config.compile:
+        compile_layers(detector)
+
+
+def compile_layers(detector: Detector, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile each layer where it stands; layers of equal shape share their graphs, and so do all lengths."""
+    for layer in detector.encoder.layers:
+        layer.compile(dynamic=True, backend=backend)
+
+
+def make_optimiser(weights: Sequence[Tensor], config: OptimiserConfig) -> AdamW:
+    """AdamW over float32 weights, in the implementation that is asked for."""
+    return AdamW(
+        weights,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        eps=config.epsilon,
+        fused=config.implementation in ("auto", "fused"),
+        foreach=config.implementation == "foreach",
+    )
+
+
+def gradient_norm(weights: Sequence[Tensor]) -> Tensor:
+    """The L2 norm of all gradients together."""
+    return nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+
+
+def clip(weights: Sequence[Tensor], norm: Tensor, at_most: float) -> None:
+    """Scale gradients down to a norm. `clip_grad_norm_` would multiply those below it by one, all of them."""
+    if float(norm) > at_most:
+        nn.utils.clip_grads_with_norm_(weights, at_most, norm)
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Give each rank its own stream of dropout masks."""
+    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + rank)

@@ -1,0 +1,135 @@
+"""Score held-out batches during training and measure the EER over all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+
+from pipeline.detector.batch import Batch
+from pipeline.detector.precision import autocast
+from pipeline.detector.schedule import Precision
+from pipeline.detector.variants import MIN_NUM_SAMPLES
+from pipeline.errors import InputError
+from pipeline.metrics import equal_error_rate
+
+Scored = dict[str, tuple[float, int]]
+"""uid → (score, label)"""
+
+
+class Scores(NamedTuple):
+    """Scores by class, each as long as the class has utterances; higher is more bona fide."""
+
+    bonafide: NDArray[np.float64]
+    spoof: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Equal error rates as fractions, over everything and by corpus."""
+
+    eer: float
+    num_utterances: int
+    eer_by_corpus: Mapping[str, float]
+    """Only corpora with both classes."""
+    scores: Scores
+    """Of all utterances, for a DET curve."""
+    scores_by_corpus: Mapping[str, Scores]
+    """Of every corpus; empty where nothing says which corpus an utterance is of."""
+
+    def metrics(self) -> dict[str, float]:
+        """The rates by name: `validation_eer`, `validation_eer/<corpus>`."""
+        by_corpus = {f"validation_eer/{corpus}": eer for corpus, eer in self.eer_by_corpus.items()}
+        return {"validation_eer": self.eer, **by_corpus}
+
+
+def validate(
+    detector: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    corpus_of: Mapping[str, str] | None = None,
+    *,
+    precision: Precision = "fp32",
+) -> Validation:
+    """Measure the detector on the batches of all ranks together; every rank gets the same answer.
+
+    An utterance that several ranks scored counts once. Draws nothing from torch's generator. The detector
+    computes in float32, but a sharded one in the precision in which its layers are fetched.
+    Raises InputError when one of the classes is missing.
+    """
+    scored = _union(score_batches(detector, batches, device, precision))
+    uids = sorted(scored)  # the order in which ranks finish must not reach the result
+    values = np.array([scored[uid][0] for uid in uids])
+    labels = np.array([scored[uid][1] for uid in uids])
+    scores = Scores(values[labels == 1], values[labels == 0])
+    if not (scores.bonafide.size and scores.spoof.size):
+        raise InputError("the validation data lack bona fide or spoof utterances; an EER needs both")
+    by_corpus: dict[str, Scores] = {}
+    if corpus_of is not None:
+        corpora = np.array([corpus_of[uid] for uid in uids])
+        for corpus in sorted(set(corpora.tolist())):
+            is_in = corpora == corpus
+            by_corpus[corpus] = Scores(values[is_in & (labels == 1)], values[is_in & (labels == 0)])
+    eers = {name: _eer(part) for name, part in by_corpus.items() if part.bonafide.size and part.spoof.size}
+    return Validation(_eer(scores), len(uids), eers, scores, by_corpus)
+
+
+def score_batches(
+    detector: nn.Module, batches: Iterable[Batch], device: torch.device, precision: Precision = "fp32"
+) -> Scored:
+    """Score this rank's batches; the score is logit bona fide − logit spoof."""
+    scored: Scored = {}
+    was_training = detector.training
+    is_sharded = isinstance(detector, FSDPModule)
+    detector.eval()
+    # A loader draws its base seed from torch's generator, which belongs to the training.
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.no_grad(),
+        autocast(device, precision if is_sharded else "fp32"),
+    ):
+        for batch in _in_step(batches, device) if is_sharded else batches:
+            if batch is None:
+                detector(torch.zeros(1, MIN_NUM_SAMPLES, device=device))
+                continue
+            logits_B2 = detector(batch.waveform.to(device), batch.num_samples)
+            scores_B = (logits_B2[:, 1].double() - logits_B2[:, 0].double()).tolist()
+            scored |= dict(zip(batch.uid, zip(scores_B, batch.label.tolist(), strict=True), strict=True))
+    if isinstance(detector, FSDPModule):
+        detector.reshard()  # what the root fetched stays until a backward pass, and a checkpoint may come first
+    detector.train(was_training)
+    return scored
+
+
+def _in_step(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch | None]:
+    """This rank's batches, then None for as long as another rank has some: layers are fetched by all together."""
+    iterator = iter(batches)
+    while True:
+        batch = next(iterator, None)
+        is_left = torch.tensor(float(batch is not None), device=device)
+        dist.all_reduce(is_left, dist.ReduceOp.MAX)
+        if not is_left:
+            return
+        yield batch
+
+
+def _union(scored: Scored) -> Scored:
+    if not dist.is_initialized():
+        return scored
+    parts: list[Scored] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, scored)
+    union: Scored = {}
+    for part in parts:
+        union |= part
+    return union
+
+
+def _eer(scores: Scores) -> float:
+    return equal_error_rate(scores.bonafide, scores.spoof).eer

@@ -1,0 +1,81 @@
+"""The shapes of the published front ends; needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
+"""Kernel and stride of each layer that turns samples into frames; together they step by 320 samples."""
+
+MIN_NUM_SAMPLES = 400
+"""What one frame sees (25 ms); a shorter clip is padded with zeros to this length."""
+
+NORM_EPSILON = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """The shape of a front end, and the noise that training adds to it."""
+
+    num_layers: int
+    width: int
+    """Channels of a frame in the transformer, and of the pooled embedding."""
+    ffn_width: int
+    num_heads: int
+    conv_width: int = 512
+    """Channels of the convolutions that turn samples into frames."""
+    conv_norm: Literal["layer", "group"] = "layer"
+    """`layer`: over channels, after each convolution; `group`: over time, after the first one only."""
+    conv_bias: bool = True
+    pre_norm: bool = True
+    """Whether a transformer layer normalises its input (XLS-R) or its output (wav2vec 2.0 base)."""
+    position_kernel: int = 128
+    position_groups: int = 16
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    input_dropout: float = 0.0
+    layer_drop: float = 0.0
+    conv_gradient_scale: float = 1.0
+    """Factor on the gradient that reaches the convolutions."""
+
+    def __post_init__(self) -> None:
+        if self.conv_norm not in ("layer", "group"):
+            raise ValueError(f"conv_norm is {self.conv_norm!r}; known: layer, group")
+        for name, divisor in (("num_heads", self.num_heads), ("position_groups", self.position_groups)):
+            if self.width % divisor:
+                raise ValueError(f"width {self.width} is not a multiple of {name} {divisor}")
+
+
+_LARGE = EncoderConfig(num_layers=24, width=1024, ffn_width=4096, num_heads=16)
+_1B = EncoderConfig(num_layers=48, width=1280, ffn_width=5120, num_heads=16, input_dropout=0.1)
+_TINY = EncoderConfig(
+    num_layers=2, width=64, ffn_width=128, num_heads=4, conv_width=32, position_kernel=16, position_groups=4
+)
+
+VARIANTS: dict[str, EncoderConfig] = {
+    "w2v_small": EncoderConfig(
+        num_layers=12,
+        width=768,
+        ffn_width=3072,
+        num_heads=12,
+        conv_norm="group",
+        conv_bias=False,
+        pre_norm=False,
+        dropout=0.1,
+        attention_dropout=0.1,
+        input_dropout=0.1,
+        layer_drop=0.05,
+        conv_gradient_scale=0.1,
+    ),
+    "w2v_large": _LARGE,
+    "mms_300m": _LARGE,
+    "xlsr_300m": _LARGE,
+    "mms_1b": _1B,
+    "xlsr_1b": _1B,
+    "xlsr_2b": EncoderConfig(num_layers=48, width=1920, ffn_width=7680, num_heads=16, input_dropout=0.1),
+    "hubert_xl": EncoderConfig(num_layers=48, width=1280, ffn_width=5120, num_heads=16, conv_bias=False),
+    "tiny": _TINY,
+    "tiny_group": replace(_TINY, conv_norm="group", conv_bias=False, pre_norm=False),
+}
+"""Published shapes, and two small ones for tests and the demo."""

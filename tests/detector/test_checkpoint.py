@@ -1,0 +1,367 @@
+"""Checkpoints: every format loads whole or not at all, and none of them runs code."""
+
+import argparse
+import json
+import logging
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    AutoModelForAudioClassification,
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2ForPreTraining,
+    Wav2Vec2ForSequenceClassification,
+    Wav2Vec2Model,
+)
+
+from pipeline.detector.checkpoint import load_detector, load_weights, save_detector, weights_digest
+from pipeline.detector.huggingface import export_transformers
+from pipeline.detector.network import PREFIX, VARIANTS, Detector, EncoderConfig, normalise
+from pipeline.errors import InputError
+
+logging.getLogger("transformers").setLevel(logging.ERROR)
+
+FAMILIES = ("tiny", "tiny_group")
+CARRIED = {PREFIX + "mask_emb": torch.ones(64), PREFIX + "quantizer.vars": torch.ones(1, 4, 2)}
+
+
+def make_detector(config: EncoderConfig = VARIANTS["tiny"]) -> Detector:
+    torch.manual_seed(1)
+    detector = Detector(config)
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return detector.eval()
+
+
+def make_waveforms() -> Tensor:
+    return normalise(torch.randn(2, 6_789, generator=torch.Generator().manual_seed(3)))
+
+
+def transformers_settings(config: EncoderConfig) -> dict[str, object]:
+    return {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.ffn_width,
+        "conv_dim": [config.conv_width] * 7,
+        "num_conv_pos_embeddings": config.position_kernel,
+        "num_conv_pos_embedding_groups": config.position_groups,
+        "feat_extract_norm": config.conv_norm,
+        "conv_bias": config.conv_bias,
+        "do_stable_layer_norm": config.pre_norm,
+        "codevector_dim": 8,
+        "proj_codevector_dim": 8,
+    }
+
+
+def shake(model: torch.nn.Module) -> Any:
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model.eval()
+
+
+ORACLES = [
+    (Wav2Vec2Config, Wav2Vec2Model, VARIANTS["tiny"]),
+    (Wav2Vec2Config, Wav2Vec2Model, VARIANTS["tiny_group"]),
+    (HubertConfig, HubertModel, replace(VARIANTS["tiny"], conv_bias=False)),
+    (HubertConfig, HubertModel, VARIANTS["tiny_group"]),
+    (Wav2Vec2Config, Wav2Vec2Model, replace(VARIANTS["xlsr_300m"], num_layers=1)),
+    (Wav2Vec2Config, Wav2Vec2Model, replace(VARIANTS["w2v_small"], num_layers=1)),
+]
+
+
+@pytest.mark.parametrize(("settings_class", "model_class", "config"), ORACLES)
+def test_logits_are_those_of_an_independent_encoder(tmp_path, settings_class, model_class, config):
+    oracle = shake(model_class(settings_class(**transformers_settings(config))))
+    oracle.save_pretrained(tmp_path)
+    detector = load_detector(tmp_path, accept_front_end=True).detector
+    waveforms = make_waveforms()
+    with torch.inference_mode():
+        frames = oracle(waveforms).last_hidden_state
+        ours, _ = detector.m_ssl["model"](waveforms, None)
+        logits = detector(waveforms)
+        expected = detector.proj_fc(frames.mean(dim=1))
+    assert frames.std() > 0.1
+    torch.testing.assert_close(ours, frames, atol=2e-4, rtol=0)
+    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_saved_comes_back_with_its_story(tmp_path, family):
+    detector = make_detector(VARIANTS[family])
+    detector.carried = dict(CARRIED)
+    digest = save_detector(detector, tmp_path / "x.anything", {"step": "12", "variant": "mine"})
+    loaded = load_detector(tmp_path / "x.anything")
+    assert loaded.digest == digest == weights_digest(detector.state_dict())
+    assert (loaded.variant, loaded.metadata["step"]) == ("mine", "12")
+    assert loaded.detector.config == detector.config
+    assert loaded.detector.carried.keys() == CARRIED.keys()
+    assert "2 of pre-training carried along" in loaded.coverage
+    assert torch.equal(loaded.detector(make_waveforms()), detector(make_waveforms()))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.anything"]
+
+
+def test_our_files_have_the_released_layout(tmp_path):
+    save_detector(make_detector(), tmp_path / "x.safetensors", {})
+    with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
+        names = set(file.keys())
+    assert {"proj_fc.weight", "proj_fc.bias"} <= names
+    for name in (
+        "feature_extractor.conv_layers.6.0.weight",
+        "feature_extractor.conv_layers.6.2.1.bias",
+        "post_extract_proj.weight",
+        "layer_norm.weight",
+        "encoder.pos_conv.0.weight_g",
+        "encoder.layers.1.self_attn.q_proj.weight",
+        "encoder.layers.1.self_attn_layer_norm.weight",
+        "encoder.layers.1.fc1.weight",
+        "encoder.layers.1.final_layer_norm.weight",
+    ):
+        assert PREFIX + name in names
+    assert {name.split(".")[0] for name in names} == {"m_ssl", "proj_fc"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["ckpt", "safetensors", "legacy"])
+def test_a_released_detector_loads_without_being_told_its_variant(tmp_path, family, kind):
+    detector = make_detector(VARIANTS[family])
+    path = tmp_path / "released"
+    tensors = {**detector.state_dict(), **CARRIED}
+    if kind == "safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=kind == "ckpt")
+    loaded = load_detector(path)
+    assert loaded.variant == family
+    assert loaded.detector.carried.keys() == CARRIED.keys()
+    assert loaded.digest == weights_digest(detector.state_dict())
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_fairseq_file_fills_a_front_end_though_it_holds_foreign_objects(tmp_path, is_zip):
+    detector = make_detector()
+    weights = {
+        name.removeprefix(PREFIX): t for name, t in detector.state_dict().items() if name.startswith(PREFIX)
+    }
+    content = {
+        "args": argparse.Namespace(arch="wav2vec2", path=Path("/data")),
+        "model": {**weights, "mask_emb": torch.ones(64), "final_proj.weight": torch.ones(3, 3)},
+        "extra_state": {"best": frozenset({1.0})},
+    }
+    path = tmp_path / "xlsr.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(InputError, match=r"2 missing: proj_fc.bias, proj_fc.weight; it has no head"):
+        load_detector(path)
+    torch.manual_seed(7)
+    loaded = load_detector(path, accept_front_end=True)
+    torch.manual_seed(7)
+    head = Detector(VARIANTS["tiny"]).proj_fc.weight
+    assert torch.equal(loaded.detector.proj_fc.weight, head)
+    assert "fairseq format, the head left as it was initialised, 2 of pre-training" in loaded.coverage
+    for name, tensor in weights.items():
+        assert torch.equal(loaded.detector.state_dict()[PREFIX + name], tensor)
+
+
+def test_weights_fill_a_detector_that_stands_already(tmp_path):
+    detector = make_detector()
+    save_detector(detector, tmp_path / "x", {})
+    torch.manual_seed(2)
+    other = Detector(replace(VARIANTS["tiny"], dropout=0.1))
+    assert "71 of 71 tensors" in load_weights(other, tmp_path / "x")
+    assert weights_digest(other.state_dict()) == weights_digest(detector.state_dict())
+    with pytest.raises(InputError, match="holds EncoderConfig"):
+        load_weights(Detector(VARIANTS["tiny_group"]), tmp_path / "x")
+
+
+@pytest.mark.parametrize("spelling", ["weight_{}", "parametrizations.weight.original{}"])
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_both_spellings_of_weight_norm_load_from_transformers(tmp_path, spelling, file):
+    oracle = shake(Wav2Vec2Model(Wav2Vec2Config(**transformers_settings(VARIANTS["tiny"]))))
+    oracle.config.save_pretrained(tmp_path)
+    weights = oracle.state_dict()
+    for index, letter in enumerate("gv"):
+        tensor = weights.pop(f"encoder.pos_conv_embed.conv.parametrizations.weight.original{index}")
+        spelled = spelling.format(letter if "original" not in spelling else index)
+        weights[f"encoder.pos_conv_embed.conv.{spelled}"] = tensor
+    save = save_file if file.endswith("safetensors") else torch.save
+    save(weights, tmp_path / file)
+    loaded = load_detector(tmp_path, accept_front_end=True)
+    waveforms = make_waveforms()
+    with torch.inference_mode():
+        expected = oracle(waveforms).last_hidden_state.mean(dim=1)
+        torch.testing.assert_close(loaded.detector.embed(waveforms), expected, atol=2e-4, rtol=0)
+
+
+def test_pre_training_tensors_of_transformers_are_carried_under_their_fairseq_names(tmp_path):
+    Wav2Vec2ForPreTraining(Wav2Vec2Config(**transformers_settings(VARIANTS["tiny"]))).save_pretrained(
+        tmp_path
+    )
+    carried = load_detector(tmp_path, accept_front_end=True).detector.carried
+    names = ["mask_emb", "quantizer.vars", "quantizer.weight_proj.weight", "quantizer.weight_proj.bias"]
+    names += ["project_q.weight", "project_q.bias", "final_proj.weight", "final_proj.bias"]
+    assert carried.keys() == {PREFIX + name for name in names}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_export_gives_transformers_the_same_logits_and_comes_back_whole(tmp_path, family):
+    detector = make_detector(VARIANTS[family])
+    export_transformers(detector, tmp_path / "export")
+    theirs, report = AutoModelForAudioClassification.from_pretrained(
+        tmp_path / "export", output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert theirs.config.id2label == {0: "spoof", 1: "bonafide"}
+    waveforms = make_waveforms()
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs.eval()(waveforms).logits, detector(waveforms), atol=1e-5, rtol=0)
+    theirs.save_pretrained(tmp_path / "again")
+    for folder in ("export", "again"):
+        loaded = load_detector(tmp_path / folder)
+        assert (loaded.variant, loaded.digest) == (family, weights_digest(detector.state_dict()))
+
+
+def test_a_classifier_of_transformers_becomes_one_head_in_our_order(tmp_path):
+    settings = Wav2Vec2Config(**transformers_settings(VARIANTS["tiny"]), classifier_proj_size=16)
+    settings.id2label = {0: "bonafide", 1: "spoof"}
+    theirs = shake(Wav2Vec2ForSequenceClassification(settings))
+    theirs.save_pretrained(tmp_path)
+    ours = load_detector(tmp_path).detector
+    waveforms = make_waveforms()
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(waveforms), theirs(waveforms).logits.flip(1), atol=2e-4, rtol=0)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content["id2label"] = {"0": "LABEL_0", "1": "LABEL_1"}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"labels \['LABEL_0', 'LABEL_1'\]"):
+        load_detector(tmp_path)
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    path = tmp_path / "x.safetensors"
+    tensors = make_detector().state_dict()
+    missing = PREFIX + "encoder.layers.1.fc2.bias"
+    save_file({name: t for name, t in tensors.items() if name != missing}, path)
+    with pytest.raises(InputError, match=f"1 missing: {missing}$"):
+        load_detector(path)
+    save_file({**tensors, PREFIX + "surprise": torch.ones(1)}, path)
+    with pytest.raises(InputError, match=f"1 left over: {PREFIX}surprise$"):
+        load_detector(path)
+    name = PREFIX + "encoder.layers.0.fc1.weight"
+    save_file({**tensors, name: torch.ones(3, 2)}, path)
+    with pytest.raises(InputError, match=rf"1 of wrong shape: {name} \[3, 2\] for \[128, 64\]$"):
+        load_detector(path)
+    save_file(tensors, path)
+    with pytest.raises(InputError, match=r"2 missing: .*; 21 left over: .* and 16 more$"):
+        load_detector(path, "tiny_group")
+
+
+def test_a_failed_load_leaves_the_detector_as_it_was(tmp_path):
+    detector = make_detector()
+    digest = weights_digest(detector.state_dict())
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in detector.state_dict().items()}
+    del tensors["proj_fc.bias"]
+    save_file(tensors, tmp_path / "x")
+    with pytest.raises(InputError, match=r"proj_fc\.bias"):
+        load_weights(detector, tmp_path / "x")
+    assert weights_digest(detector.state_dict()) == digest
+
+
+def test_a_shape_that_nobody_published_asks_for_its_variant(tmp_path):
+    torch.save(Detector(replace(VARIANTS["tiny"], num_layers=3)).state_dict(), tmp_path / "x")
+    with pytest.raises(InputError, match=r"no known variant.*'num_layers': 3, 'width': 64"):
+        load_detector(tmp_path / "x")
+    with pytest.raises(InputError, match=r"16 left over: m_ssl\.model\.encoder\.layers\.2"):
+        load_detector(tmp_path / "x", "tiny")
+    with pytest.raises(InputError, match="unknown variant 'huge'; known: w2v_small"):
+        load_detector(tmp_path / "x", "huge")
+
+
+def test_weights_changed_after_saving_are_noticed(tmp_path):
+    save_detector(make_detector(), tmp_path / "x", {})
+    content = bytearray((tmp_path / "x").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(InputError, match="digest differs"):
+        load_detector(tmp_path / "x")
+
+
+def test_the_digest_tells_names_and_values_apart_but_not_their_order():
+    one = {"a": torch.tensor([1.0]), "b": torch.tensor([2.0])}
+    assert weights_digest(one) == weights_digest({"b": one["b"], "a": one["a"]})
+    assert weights_digest(one) != weights_digest({"a": one["b"], "b": one["a"]})
+    assert weights_digest(one) != weights_digest({"a": one["a"], "c": one["b"]})
+
+
+class Hostile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_hostile_pickle_does_not_run(tmp_path, is_zip):
+    trap = tmp_path / "trap"
+    tensors = make_detector().state_dict()
+    torch.save(
+        {"model": tensors, "args": Hostile(trap)}, tmp_path / "x", _use_new_zipfile_serialization=is_zip
+    )
+    assert "71 of 71" in load_detector(tmp_path / "x").coverage
+    assert not trap.exists()
+    (tmp_path / "bare").write_bytes(pickle.dumps(Hostile(trap)))
+    with pytest.raises(InputError, match=r"damaged, or not a file of torch\.save"):
+        load_detector(tmp_path / "bare")
+    assert not trap.exists()
+    torch.load(tmp_path / "x", weights_only=False)
+    assert trap.exists(), "the trap was never set"
+
+
+def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path):
+    (tmp_path / "text").write_text("weights, honestly")
+    (tmp_path / "cut").write_bytes((8).to_bytes(8, "little") + b"{")
+    (tmp_path / "zip").write_bytes(b"PK\x03\x04 and nothing more")
+    (tmp_path / "folder").mkdir()
+    torch.save({"a": torch.ones(2)}, tmp_path / "other")
+    torch.save([1, 2], tmp_path / "list")
+    reasons = {
+        "nowhere": "there is no such checkpoint",
+        "text": "neither safetensors nor a torch file nor a transformers folder",
+        "cut": "damaged safetensors",
+        "zip": "damaged, or not a file of torch.save",
+        "folder": "not a transformers folder: it has no config.json",
+        "other": r"holds no wav2vec 2.0 or HuBERT weights of a known layout \(some of its tensors: a\)",
+        "list": "holds a list, not named tensors",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(InputError, match=reason):
+            load_detector(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore:.*TorchScript:UserWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_a_torchscript_program_is_refused(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "x.pt")
+    with pytest.raises(InputError, match=r"Cannot use .*weights_only.* with TorchScript"):
+        load_detector(tmp_path / "x.pt")
+
+
+def test_half_precision_files_become_float32(tmp_path):
+    tensors = {name: tensor.half() for name, tensor in make_detector().state_dict().items()}
+    save_file(tensors, tmp_path / "x")
+    loaded = load_detector(tmp_path / "x")
+    assert {parameter.dtype for parameter in loaded.detector.parameters()} == {torch.float32}
+    assert load_file(tmp_path / "x")["proj_fc.bias"].dtype == torch.float16

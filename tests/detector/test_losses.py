@@ -1,0 +1,163 @@
+"""The losses, against their papers' formulas spelled out, and in the loop."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from pipeline.detector.checkpoint import load_detector, save_detector
+from pipeline.detector.losses import CrossEntropy, OneClassSoftmax, SupervisedContrastive, make_loss
+from pipeline.detector.schedule import LossConfig, LossName, TrainingConfig
+from pipeline.errors import InputError
+from tests.detector.test_training import (
+    assert_same_weights,
+    run,
+    toy_batch,
+    toy_config,
+    toy_detector,
+    toy_validation,
+)
+
+LABEL = torch.tensor([0, 1, 1, 0, 1])
+LOSSES: tuple[LossName, ...] = ("cross_entropy", "oc_softmax", "supervised_contrastive")
+
+
+def settings(name: LossName, **changes: Any) -> TrainingConfig:
+    return toy_config(loss=LossConfig(name=name), **changes)
+
+
+def embeddings(num: int = 5) -> Tensor:
+    return torch.randn(num, 64, generator=torch.Generator().manual_seed(5)).requires_grad_()
+
+
+def test_one_class_softmax_is_the_papers() -> None:
+    loss, embedding = OneClassSoftmax(settings("oc_softmax"), toy_detector().proj_fc), embeddings()
+    expected = 0.0
+    for row, label in zip(embedding.detach(), LABEL.tolist(), strict=True):
+        cosine = float(F.cosine_similarity(row, loss.centre.detach(), dim=0))
+        sign, margin = (1, 0.9) if label else (-1, 0.2)
+        expected += math.log1p(math.exp(20 * (margin - cosine) * sign)) / len(LABEL)
+    found = float(loss.of_embedding(embedding, LABEL).detach())
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_class_softmax_draws_bona_fide_speech_to_the_centre_and_pushes_spoofs_away() -> None:
+    loss, embedding = OneClassSoftmax(settings("oc_softmax"), toy_detector().proj_fc), embeddings()
+    torch.autograd.backward(loss.of_embedding(embedding, LABEL))
+    assert embedding.grad is not None
+    moved = F.cosine_similarity(embedding - 0.1 * embedding.grad, loss.centre[None])
+    is_nearer = moved > F.cosine_similarity(embedding, loss.centre[None])
+    assert torch.equal(is_nearer, LABEL == 1)
+
+
+def test_the_length_of_an_embedding_means_nothing_to_one_class_softmax() -> None:
+    loss = OneClassSoftmax(settings("oc_softmax"), toy_detector().proj_fc)
+    short, long = (loss.of_embedding(embeddings() * length, LABEL) for length in (0.1, 10.0))
+    torch.testing.assert_close(short, long)
+
+
+def test_the_class_weights_reach_both_parts_of_one_class_softmax() -> None:
+    head, embedding = toy_detector().proj_fc, embeddings()
+    only_bonafide = OneClassSoftmax(settings("oc_softmax", spoof_weight=0.0), head)
+    alone = OneClassSoftmax(settings("oc_softmax"), head)
+    is_bonafide = LABEL == 1
+    torch.testing.assert_close(
+        only_bonafide(head(embedding), embedding, LABEL),
+        alone(head(embedding)[is_bonafide], embedding[is_bonafide], LABEL[is_bonafide]),
+    )
+
+
+def test_the_head_reads_embeddings_of_one_class_softmax_without_moving_them() -> None:
+    detector, batch = toy_detector(), toy_batch(0, 0)
+    detector.is_head_probe = True
+    logits, embedding = detector(batch.waveform, batch.num_samples, with_embedding=True)
+    F.cross_entropy(logits, batch.label).backward()
+    assert detector.proj_fc.weight.grad is not None
+    assert all(weight.grad is None for weight in detector.m_ssl.parameters())
+    assert embedding.requires_grad
+
+
+def test_supervised_contrast_is_the_papers() -> None:
+    loss, embedding = SupervisedContrastive(settings("supervised_contrastive")), embeddings()
+    unit = F.normalize(embedding.detach(), dim=1).double()
+    anchors = []
+    for i in range(5):
+        others = [j for j in range(5) if j != i]
+        total = sum(math.exp(float(unit[i] @ unit[j]) / 0.1) for j in others)
+        same = [j for j in others if LABEL[j] == LABEL[i]]
+        shares = [math.exp(float(unit[i] @ unit[j]) / 0.1) / total for j in same]
+        anchors.append(-sum(map(math.log, shares)) / len(same))
+    found = float(loss.of_embedding(embedding, LABEL).detach())
+    assert found == pytest.approx(sum(anchors) / 5, rel=1e-5)
+
+
+def test_an_utterance_without_company_has_nothing_to_be_drawn_to() -> None:
+    loss, embedding = SupervisedContrastive(settings("supervised_contrastive")), embeddings()
+    label = torch.tensor([0, 1, 1, 1, 1])
+    lonely = loss.of_embedding(embedding, label)
+    torch.autograd.backward(lonely)
+    assert torch.isfinite(lonely)
+    assert embedding.grad is not None
+    assert torch.isfinite(embedding.grad).all()
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_a_batch_without_any_company_adds_nothing(num: int) -> None:
+    loss, embedding = SupervisedContrastive(settings("supervised_contrastive")), embeddings(num)
+    nothing = loss.of_embedding(embedding, torch.arange(num))
+    torch.autograd.backward(nothing)
+    assert nothing == 0.0
+    assert embedding.grad is not None
+    assert torch.all(embedding.grad == 0.0)
+
+
+def test_cross_entropy_asks_nothing_of_embeddings() -> None:
+    logits = torch.randn(5, 2)
+    loss = CrossEntropy(settings("cross_entropy", spoof_weight=3.0))
+    expected = F.cross_entropy(logits, LABEL, torch.tensor([3.0, 1.0]))
+    assert torch.equal(loss(logits, embeddings(), LABEL), expected)
+    assert not list(loss.parameters())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_teaches_the_detector_that_higher_is_bona_fide(name: LossName, tmp_path: Any) -> None:
+    detector, log, _ = run(toy_config(40, loss=LossConfig(name=name)), validation=toy_validation)
+    assert log.metrics[40]["validation_eer"] < 0.15
+    save_detector(detector, tmp_path / "detector.safetensors", {})
+    loaded = load_detector(tmp_path / "detector.safetensors").detector
+    assert loaded.state_dict().keys() == toy_detector().state_dict().keys()
+    assert_same_weights(loaded.state_dict(), detector.state_dict())
+
+
+@pytest.mark.parametrize("name", LOSSES[1:])
+def test_a_training_with_another_loss_resumes_in_the_same_bits(name: LossName) -> None:
+    whole, log, _ = run(settings(name), validation=toy_validation)
+    resumed, later, _ = run(settings(name), validation=toy_validation, state=log.states[5])
+    assert_same_weights(whole.state_dict(), resumed.state_dict())
+    assert later.losses == {step: loss for step, loss in log.losses.items() if step > 5}
+
+
+def test_the_centre_is_learnt_and_kept() -> None:
+    _, log, _ = run(settings("oc_softmax"))
+    start = make_loss(settings("oc_softmax"), toy_detector()).state_dict()
+    assert start.keys() == log.states[5]["loss"].keys() == {"centre"}
+    assert not torch.equal(start["centre"], log.states[5]["loss"]["centre"])
+    assert set(log.states[5]["optimiser"]["loss.centre"]) == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_a_checkpoint_of_another_loss_is_refused() -> None:
+    _, log, _ = run(settings("oc_softmax"))
+    with pytest.raises(InputError, match="another loss than the training has: they differ in centre"):
+        run(settings("cross_entropy"), state=log.states[5])
+
+
+def test_impossible_margins_are_named() -> None:
+    with pytest.raises(InputError, match=r"spoof_margin is 0\.95"):
+        LossConfig(spoof_margin=0.95)
+    with pytest.raises(InputError, match="temperature is 0"):
+        LossConfig(temperature=0.0)

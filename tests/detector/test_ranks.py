@@ -1,0 +1,134 @@
+"""The training loop on three ranks of a gloo group: one launch, from which each test reads its part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+from pipeline.detector.schedule import TrainingConfig
+from pipeline.detector.training import Progress, State, train
+from tests.detector.test_training import (
+    NUM_BATCHES,
+    Log,
+    ToyBatch,
+    assert_same_weights,
+    toy_batch,
+    toy_config,
+    toy_detector,
+)
+
+WORLD = 3
+Results = dict[str, Any]
+
+
+def rank_batches(epoch: int, first: int) -> Iterator[ToyBatch]:
+    for batch in range(first + dist.get_rank(), NUM_BATCHES // WORLD * WORLD, WORLD):
+        yield toy_batch(epoch, batch)
+
+
+def rank_validation() -> Iterator[ToyBatch]:
+    for batch in range(dist.get_rank(), 4, WORLD):  # unequal shares
+        yield toy_batch(99, batch)
+
+
+def poisoned_on_rank_1(epoch: int, first: int) -> Iterator[ToyBatch]:
+    for batch in rank_batches(epoch, first):
+        if dist.get_rank() == 1 and epoch == 0 and first == 0 and batch.uid[0] == "0-1-0":
+            batch.waveform[0, 0] = math.nan
+        yield batch
+
+
+def run(
+    config: TrainingConfig, batches: Any = rank_batches, state: State | None = None, stop_after: int = 99
+) -> Results:
+    detector, log = toy_detector(), Log()
+    asked = iter(range(1, 100))
+    progress: Progress = train(
+        detector,
+        batches,
+        config,
+        log,
+        validation=rank_validation,
+        state=state,
+        say=log_line,
+        should_stop=lambda: next(asked) >= stop_after,
+    )
+    return {
+        "weights": detector.state_dict(),
+        "losses": log.losses,
+        "eer": log.metrics[progress.step].get("validation_eer"),
+        "states": log.states,
+        "position": (progress.epoch, progress.batch, progress.world),
+        "skipped": (progress.num_skipped, progress.skipped_uids),
+        "interrupted_at": progress.step if progress.is_interrupted else None,
+    }
+
+
+def log_line(line: str) -> None:
+    assert dist.get_rank() == 0, f"rank {dist.get_rank()} speaks: {line}"
+
+
+def one_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=WORLD)
+    config = toy_config(10)
+    whole = run(config)
+    results = {
+        "whole": whole,
+        "resumed": run(config, state=whole["states"][5]),
+        "poisoned": run(config, poisoned_on_rank_1),
+        "interrupted": run(config, stop_after=3 if rank == 1 else 99),
+        "accumulated": run(replace(config, num_accumulated=2)),
+    }
+    torch.save(results, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Mapping[str, Results]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    spawn(one_rank, (str(folder),), nprocs=WORLD)
+    return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+def test_all_ranks_end_with_the_same_weights(ranks: list[Mapping[str, Results]]) -> None:
+    for name in ranks[0]:
+        for other in ranks[1:]:
+            assert_same_weights(ranks[0][name]["weights"], other[name]["weights"])
+
+
+def test_three_ranks_resume_in_the_same_bits(ranks: list[Mapping[str, Results]]) -> None:
+    whole, resumed = ranks[0]["whole"], ranks[0]["resumed"]
+    assert_same_weights(whole["weights"], resumed["weights"])
+    assert resumed["losses"] == {step: loss for step, loss in whole["losses"].items() if step > 5}
+    assert whole["position"] == resumed["position"] == (4, 6, WORLD)
+
+
+def test_the_eer_is_that_of_all_ranks_together(ranks: list[Mapping[str, Results]]) -> None:
+    assert len({rank["whole"]["eer"] for rank in ranks}) == 1
+    assert {rank["whole"]["losses"][10] for rank in ranks} == {ranks[0]["whole"]["losses"][10]}
+
+
+def test_what_is_not_finite_on_one_rank_is_skipped_on_all(ranks: list[Mapping[str, Results]]) -> None:
+    bad = tuple(f"0-1-{row}" for row in range(8))
+    for rank in ranks:
+        assert rank["poisoned"]["skipped"] == (1, bad)
+        assert all(torch.isfinite(weight).all() for weight in rank["poisoned"]["weights"].values())
+
+
+def test_one_rank_that_is_told_to_stop_stops_all(ranks: list[Mapping[str, Results]]) -> None:
+    assert [rank["interrupted"]["interrupted_at"] for rank in ranks] == [3] * WORLD
+    assert 3 in ranks[0]["interrupted"]["states"]
+
+
+def test_accumulated_steps_take_twice_the_batches(ranks: list[Mapping[str, Results]]) -> None:
+    assert ranks[0]["accumulated"]["position"] == (9, 6, WORLD)
+    assert ranks[0]["accumulated"]["losses"] != ranks[0]["whole"]["losses"]

@@ -1,0 +1,132 @@
+"""Scoring in batches is scoring one by one."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pipeline.detector.network import VARIANTS, Detector
+from pipeline.detector.scoring import Scorer, WindowPolicy, plan_batches
+from pipeline.errors import InputError
+
+POLICIES = ("whole", "window:0.5:first", "window:0.5:mean", "window:0.5:max")
+LENGTHS = (16_000, 9_000, 300, 40_000, 16_000, 8_001, 1)
+
+
+def make_detector(family: str = "tiny") -> Detector:
+    torch.manual_seed(1)
+    detector = Detector(VARIANTS[family])
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return detector
+
+
+def make_waveforms() -> list[NDArray[np.float32]]:
+    rng = np.random.default_rng(0)
+    return [(rng.standard_normal(length) * 0.1 + 0.2).astype(np.float32) for length in LENGTHS]
+
+
+@pytest.mark.parametrize("family", ["tiny", "tiny_group"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_list_is_scored_as_each_waveform_alone(family, policy):
+    scorer = Scorer(make_detector(family), max_seconds=3, policy=WindowPolicy.parse(policy))
+    waveforms = make_waveforms()
+    together = scorer.score(waveforms)
+    alone = np.concatenate([scorer.score([waveform]) for waveform in waveforms])
+    assert together.shape == (len(LENGTHS), 2)
+    assert together.dtype == np.float32
+    assert np.ptp(alone[:, 1]) > 1e-2, "waveforms that score alike would prove nothing"
+    np.testing.assert_allclose(together, alone, atol=1e-5, rtol=0)
+
+
+def test_the_level_and_offset_of_a_recording_do_not_matter():
+    scorer = Scorer(make_detector())
+    waveforms = make_waveforms()[:3]
+    louder = [waveform * 2.0 - 0.1 for waveform in waveforms]
+    np.testing.assert_allclose(scorer.score(louder), scorer.score(waveforms), atol=2e-3)
+
+
+def test_combinations_are_of_the_windows_scored_alone():
+    waveform = make_waveforms()[3]
+    detector = make_detector()
+    windows = WindowPolicy.parse("window:1:mean").cut(waveform)
+    logits = Scorer(detector).score(windows)
+    assert np.ptp(logits[:, 1] - logits[:, 0]) > 1e-3
+    expected = {
+        "first": logits[0],
+        "mean": logits.mean(axis=0),
+        "max": logits[np.argmax(logits[:, 1] - logits[:, 0])],
+    }
+    for combination, logits_2 in expected.items():
+        scored = Scorer(detector, policy=WindowPolicy.parse(f"window:1:{combination}")).score([waveform])
+        np.testing.assert_allclose(scored[0], logits_2, atol=1e-5)
+
+
+def test_windows_cover_the_utterance_and_none_is_short():
+    policy = WindowPolicy.parse("window:1:mean")
+    ramp = np.arange(40_000, dtype=np.float32)
+    windows = policy.cut(ramp)
+    assert [int(window[0]) for window in windows] == [0, 16_000, 24_000]
+    assert {len(window) for window in windows} == {16_000}
+    assert [len(window) for window in policy.cut(ramp[:32_000])] == [16_000, 16_000]
+    assert [len(window) for window in policy.cut(ramp[:5_000])] == [5_000]
+    first = WindowPolicy.parse("window:1:first").cut(ramp)
+    assert [len(window) for window in first] == [16_000]
+
+
+@pytest.mark.parametrize("text", ["whole", "window:4:first", "window:0.5:mean", "window:13.25:max"])
+def test_a_policy_is_spelled_back_as_it_was_read(text):
+    assert str(WindowPolicy.parse(text)) == text
+    assert WindowPolicy.parse(str(WindowPolicy.parse(text))) == WindowPolicy.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "all", "window", "window:4", "window:x:mean", "window:4:min", "window:-1:mean", "window:nan:max"],
+)
+def test_an_unknown_policy_is_an_error_that_says_what_is_known(text):
+    with pytest.raises(InputError, match=r"known: whole, window:SECONDS:first\|mean\|max"):
+        WindowPolicy.parse(text)
+
+
+def test_batches_hold_everything_once_within_the_budget_longest_first():
+    num_samples = [int(n) for n in np.random.default_rng(0).integers(1, 5_000, 500)]
+    batches = plan_batches(num_samples, 16_000)
+    assert sorted(index for batch in batches for index in batch) == list(range(500))
+    assert all(len(batch) * max(num_samples[index] for index in batch) <= 16_000 for batch in batches)
+    lengths = [num_samples[index] for batch in batches for index in batch]
+    assert lengths == sorted(lengths, reverse=True)
+    assert sum(len(b) * max(num_samples[i] for i in b) for b in batches) <= 1.1 * sum(num_samples)
+    assert plan_batches([100_000, 5], 16_000) == [[0], [1]]
+    assert plan_batches([], 16_000) == []
+
+
+def test_no_waveforms_have_no_scores():
+    assert Scorer(make_detector()).score([]).shape == (0, 2)
+
+
+def test_a_waveform_that_cannot_be_scored_is_named():
+    scorer = Scorer(make_detector())
+    good = make_waveforms()[0]
+    with pytest.raises(ValueError, match=r"waveform 1 has shape \(0,\)"):
+        scorer.score([good, good[:0]])
+    with pytest.raises(ValueError, match=r"waveform 0 has shape \(2, 8000\)"):
+        scorer.score([good.reshape(2, -1)])
+    with pytest.raises(ValueError, match=r"logits of waveforms \[1\] are not finite"):
+        scorer.score([good, good * np.float32(np.nan)])
+
+
+def test_bfloat16_is_near_float32():
+    detector = make_detector()
+    exact = Scorer(detector).score(make_waveforms())
+    rounded = Scorer(detector, precision="bf16").score(make_waveforms())
+    assert not np.array_equal(exact, rounded)
+    np.testing.assert_allclose(rounded, exact, atol=0.1)
+
+
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(InputError, match="unknown precision 'fp8'"):
+        Scorer(make_detector(), precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="max_seconds is 0"):
+        Scorer(make_detector(), max_seconds=0)
