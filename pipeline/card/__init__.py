@@ -1,0 +1,1 @@
+"""The corpus card: what a snapshot holds, how its labels could be guessed without listening, what was left out."""

@@ -1,0 +1,1 @@
+"""From scores to a report: read score folders, measure, and show what was found."""

@@ -1,0 +1,1 @@
+"""Small corpora of synthetic speech, written to disk in the layouts of public ones."""

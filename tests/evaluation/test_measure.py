@@ -1,0 +1,244 @@
+"""Score folders in, measurements out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.evaluation.measure import MEAN, POOLED, Results, Settings, evaluate, to_table
+from pipeline.evaluation.page import eer_table, to_page
+from pipeline.evaluation.scores import NOT_STATED, load_scores, with_own_names
+from pipeline.metrics import equal_error_rate
+from pipeline.storage import Folder
+
+Row = tuple[str, str | None, float, str | None, str | None]  # corpus, label, score, attack, language
+
+ROWS: list[Row] = [
+    ("alpha", "bonafide", 3.0, None, "en"),
+    ("alpha", "bonafide", 1.0, None, "de"),
+    ("alpha", "spoof", -2.0, "A01", "en"),
+    ("alpha", "spoof", 2.0, "A02", "en"),
+    ("alpha", "spoof", -1.0, None, "fr"),
+    ("beta", "bonafide", 1.0, None, None),
+    ("beta", "spoof", -1.0, "A01", None),
+]
+
+
+def write_scores(folder: Path, rows: list[Row] = ROWS, **changes: object) -> Folder:
+    corpus, label, score, attack, language = zip(*rows, strict=True)
+    uid = [f"{position:016x}" for position in range(len(rows))]
+    table = pa.table(
+        {
+            "uid": uid,
+            "id": uid,
+            "corpus": pa.array(corpus, pa.string()),
+            "path": uid,
+            "label": pa.array(label, pa.string()),
+            "artifact": pa.array([None if each != "spoof" else "tts" for each in label], pa.string()),
+            "attack": pa.array(attack, pa.string()),
+            "language": pa.array(language, pa.string()),
+            "score": pa.array(score, pa.float32()),
+        }
+    )
+    (folder / "scores").mkdir(parents=True)
+    for part, start in enumerate(range(0, len(rows), 4)):
+        pq.write_table(table.slice(start, 4), folder / "scores" / f"part-{part}.parquet")
+    record = {
+        "system": "tiny",
+        "checkpoint": "model.safetensors",
+        "snapshot": "000001",
+        "policy": "whole",
+        "num_utterances": len(rows),
+        "num_rejected": 0,
+        "tracking": {"run_id": "abc", "uri": ""},
+    }
+    (folder / "scores.json").write_text(json.dumps({**record, **changes}))
+    return Folder(str(folder))
+
+
+def results_of(*folders: Folder, num_bootstrap: int = 50) -> Results:
+    return evaluate(
+        with_own_names([load_scores(folder) for folder in folders]), Settings(num_bootstrap=num_bootstrap)
+    )
+
+
+def test_each_corpus_is_measured_on_its_own_utterances(tmp_path):
+    found = results_of(write_scores(tmp_path)).measurements
+    alpha = found["tiny", "alpha", "all", "all"]
+    assert (alpha.num_bonafide, alpha.num_spoof) == (2, 3)
+    assert alpha.metrics["eer"] == equal_error_rate([3.0, 1.0], [-2.0, 2.0, -1.0]).eer
+    assert found["tiny", "beta", "all", "all"].metrics["eer"] == 0.0
+
+
+def test_mean_is_over_corpora_and_pool_over_utterances(tmp_path):
+    found = results_of(write_scores(tmp_path)).measurements
+    alpha, beta, mean, pooled = (
+        found["tiny", name, "all", "all"] for name in ("alpha", "beta", MEAN, POOLED)
+    )
+    rates = [each.metrics["eer"] for each in (alpha, beta)]
+    assert mean.metrics["eer"] == pytest.approx(sum(rate for rate in rates if rate is not None) / 2)
+    assert mean.metrics["eer_low"] is None
+    expected = equal_error_rate([3.0, 1.0, 1.0], [-2.0, 2.0, -1.0, -1.0]).eer
+    assert pooled.metrics["eer"] == pytest.approx(expected)
+
+
+def test_an_attack_stands_against_all_bona_fide_speech_of_its_corpus(tmp_path):
+    results = results_of(write_scores(tmp_path))
+    assert results.keys("alpha", "attack") == [NOT_STATED, "A01", "A02"]
+    easy, hard = (results.measurements["tiny", "alpha", "attack", key] for key in ("A01", "A02"))
+    assert (easy.num_bonafide, easy.num_spoof, easy.metrics["eer"]) == (2, 1, 0.0)
+    assert (hard.num_bonafide, hard.num_spoof) == (2, 1)
+    assert hard.metrics["eer"] == equal_error_rate([3.0, 1.0], [2.0]).eer
+
+
+def test_a_language_stands_against_itself_and_says_when_a_class_is_missing(tmp_path):
+    results = results_of(write_scores(tmp_path))
+    english, german, french = (
+        results.measurements["tiny", "alpha", "language", key] for key in ("en", "de", "fr")
+    )
+    assert english.metrics["eer"] == equal_error_rate([3.0], [-2.0, 2.0]).eer
+    assert (german.num_bonafide, german.num_spoof, german.metrics["eer"]) == (1, 0, None)
+    assert german.metrics["miss"] == 0.0
+    assert (french.num_bonafide, french.num_spoof, french.metrics["eer"]) == (0, 1, None)
+    assert french.metrics["false_alarm"] == 0.0
+    html = to_page(results).to_html()
+    assert "no spoof, 0.00 % misses" in html
+    assert "no bona fide, 0.00 % false alarms" in html
+
+
+def test_unlabelled_and_rejected_utterances_are_left_out_and_counted(tmp_path):
+    rows: list[Row] = [*ROWS, ("alpha", None, 0.0, None, None)]
+    results = results_of(write_scores(tmp_path, rows, num_rejected=2))
+    assert results.measurements["tiny", "alpha", "all", "all"].num_spoof == 3
+    assert any("1 utterances have no label" in warning for warning in results.warnings)
+    assert any("2 utterances could not be scored" in warning for warning in results.warnings)
+
+
+def test_a_corpus_of_one_class_has_no_eer_but_a_place_in_the_table(tmp_path):
+    results = results_of(write_scores(tmp_path, [*ROWS, ("gamma", "bonafide", -1.0, None, None)]))
+    gamma = results.measurements["tiny", "gamma", "all", "all"]
+    assert (gamma.metrics["eer"], gamma.metrics["miss"]) == (None, 1.0)
+    mean = results.measurements["tiny", MEAN, "all", "all"]
+    alpha = results.measurements["tiny", "alpha", "all", "all"]
+    assert alpha.metrics["eer"] is not None
+    assert mean.metrics["eer"] == pytest.approx(alpha.metrics["eer"] / 2)
+    assert "–" in eer_table(results)
+    assert "no spoof, 100.00 % misses" in to_page(results).to_html()
+
+
+def test_systems_that_scored_different_utterances_or_otherwise_are_told_apart(tmp_path):
+    one = write_scores(tmp_path / "a", system="one")
+    two = write_scores(tmp_path / "b", ROWS[:-1], system="two", policy="window(4)")
+    warnings = results_of(one, two).warnings
+    assert any("different utterances: beta (2 and 1, 1 shared)" in warning for warning in warnings)
+    assert any("differ in policy: whole and window(4)" in warning for warning in warnings)
+    assert results_of(one).warnings == []
+
+
+def test_systems_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    folders = [write_scores(tmp_path / name) for name in ("first", "second")]
+    assert results_of(*folders).systems == ["tiny (first)", "tiny (second)"]
+    with pytest.raises(InputError, match="two score folders are both tiny"):
+        results_of(folders[0], folders[0])
+
+
+def test_table_in_long_form_keeps_absent_values_as_nulls(tmp_path):
+    table = to_table(results_of(write_scores(tmp_path)).measurements.values())
+    rows = {(row["corpus"], row["group"], row["key"], row["metric"]): row for row in table.to_pylist()}
+    assert len(rows) == table.num_rows
+    assert rows["alpha", "language", "fr", "eer"]["value"] is None
+    assert rows["alpha", "language", "fr", "eer"]["num_spoof"] == 1
+    assert rows["beta", "all", "all", "eer"]["value"] == 0.0
+
+
+def test_eer_table_has_corpora_down_and_systems_across(tmp_path):
+    one, two = (write_scores(tmp_path / name, system=name) for name in ("one", "a-longer-name"))
+    lines = eer_table(results_of(one, two)).splitlines()
+    assert lines[0].split() == ["EER", "(%)", "one", "a-longer-name"]
+    assert [line.split()[0] for line in lines[1:]] == ["alpha", "beta", "mean", "pooled"]
+    assert lines[2].split()[1:] == ["0.00", "0.00"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_one_corpus_needs_no_mean(tmp_path):
+    results = results_of(write_scores(tmp_path, ROWS[:5]))
+    assert len(eer_table(results).splitlines()) == 2
+    assert "pooled" not in to_page(results).to_html()
+
+
+def test_hostile_names_do_not_reach_the_page_as_markup(tmp_path):
+    name = "<script>alert(1)</script>"
+    rows: list[Row] = [(name, label, score, name, name) for _, label, score, _, _ in ROWS]
+    html = to_page(results_of(write_scores(tmp_path, rows, system=name, checkpoint=name))).to_html()
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") > 10
+
+
+def test_an_empty_or_unfinished_folder_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nothing.*no scores here; bonafide score"):
+        load_scores(Folder(str(tmp_path / "nothing")))
+    folder = write_scores(tmp_path / "killed")
+    (tmp_path / "killed" / "scores.json").unlink()
+    with pytest.raises(InputError, match=r"killed.*did not finish"):
+        load_scores(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"system": "tiny"}', '{"system": "x", "num_utterances": null}']
+)
+def test_a_damaged_record_is_named(tmp_path, text):
+    folder = write_scores(tmp_path)
+    (tmp_path / "scores.json").write_text(text)
+    with pytest.raises(InputError, match=r"scores\.json: not the record"):
+        load_scores(folder)
+
+
+def test_lost_score_files_are_noticed(tmp_path):
+    folder = write_scores(tmp_path)
+    (tmp_path / "scores" / "part-1.parquet").unlink()
+    with pytest.raises(InputError, match="promises 7 utterances, the Parquet files hold 4"):
+        load_scores(folder)
+
+
+def test_truncated_score_files_are_named(tmp_path):
+    folder = write_scores(tmp_path)
+    part = tmp_path / "scores" / "part-1.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"part-1\.parquet: not a Parquet file of scores"):
+        load_scores(folder)
+
+
+def test_missing_columns_are_named(tmp_path):
+    folder = write_scores(tmp_path)
+    part = tmp_path / "scores" / "part-0.parquet"
+    pq.write_table(pq.read_table(part).drop_columns(["score", "label"]), part)
+    with pytest.raises(InputError, match="columns label, score are missing"):
+        load_scores(folder)
+
+
+def test_an_utterance_scored_twice_is_named(tmp_path):
+    folder = write_scores(tmp_path)
+    first, second = (tmp_path / "scores" / f"part-{part}.parquet" for part in (0, 1))
+    pq.write_table(pq.read_table(first).slice(0, 3), second)
+    with pytest.raises(
+        InputError, match="3 utterances are scored more than once, the first is 0000000000000000"
+    ):
+        load_scores(folder)
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf, None])
+def test_scores_that_are_no_numbers_are_named(tmp_path, score):
+    folder = write_scores(tmp_path, [*ROWS, ("alpha", "spoof", score, None, None)])
+    with pytest.raises(InputError, match="1 scores are not finite, the first is that of 0000000000000007"):
+        load_scores(folder)
+
+
+def test_unknown_and_absent_labels_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"unknown labels \['real'\]; known: bonafide, spoof"):
+        load_scores(write_scores(tmp_path / "a", [*ROWS, ("alpha", "real", 1.0, None, None)]))
+    with pytest.raises(InputError, match="none of 1 utterances has a label"):
+        load_scores(write_scores(tmp_path / "b", [("alpha", None, 1.0, None, None)]))
