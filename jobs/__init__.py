@@ -1,0 +1,1 @@
+"""Entry points: one module is one job, and the only place that knows Ray."""

@@ -1,0 +1,1 @@
+"""What `bonafide benchmark` measures: one module a subject."""

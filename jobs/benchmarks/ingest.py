@@ -1,0 +1,263 @@
+"""Ingest against the bare loop, one worker against two, Ray Data's own way, memory, and planning."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import io
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs import engine
+from jobs.benchmarks.table import Measured, say, timed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class IngestBenchmark:
+    """How much to ingest."""
+
+    num_files: int = 12_000
+    """Source files: 48 kHz mono FLAC."""
+    num_distinct: int = 1000
+    """Of them made; the others are hard links to these."""
+    file_s: float = 6.0
+    """Seconds of each."""
+    shard_mib: float = 64.0
+    """Size of the shards of the run, MiB."""
+    plan_rows: int = 10_000_000
+    """Utterances to plan."""
+    peak_shard_mib: float = 256.0
+    """Size of the shard whose peak memory is measured, MiB; 0 leaves it out."""
+
+
+def measure(config: IngestBenchmark, folder: Path) -> Iterator[Measured]:
+    """The bare loop, the shard writer, the job with one and two workers, Ray Data's own way, and planning."""
+    audio_s = make_corpus(config, folder / "data")
+    paths = sorted((folder / "data").rglob("*.flac"))
+    say(f"{len(paths)} files, {audio_s / 3600:.2f} h")
+
+    bare = {}
+    for num_processes in (1, 2):
+        say(f"bare loop: decode, resample, encode; {num_processes} processes")
+        bare[num_processes] = bare_speed(paths, num_processes, config.file_s)
+        yield Measured(f"bare loop, {num_processes} processes", f"{bare[num_processes]:.0f} × real time")
+
+    say("one shard after the other in one process")
+    plain = audio_s / write_shards(str(folder), config.shard_mib)
+    yield Measured(
+        "shards, one process", f"{plain:.0f} × real time", f"{plain / bare[1]:.2f} of the bare loop"
+    )
+
+    speeds = {}
+    for num_cpus in (1, 2):
+        say(f"bonafide ingest, {num_cpus} workers")
+        speeds[num_cpus] = job_speed(folder, config, num_cpus)
+        against = f"{speeds[num_cpus] / bare[num_cpus]:.2f} of as many bare loops"
+        yield Measured(f"ingest, {num_cpus} workers", f"{speeds[num_cpus]:.0f} × real time", against)
+    yield Measured(
+        "from 1 to 2 workers", f"{speeds[2] / speeds[1]:.2f} ×", f"the bare loop: {bare[2] / bare[1]:.2f} ×"
+    )
+
+    say("Ray Data: read_audio + write_webdataset")
+    peer = audio_s / time_ray_data(folder, 2)
+    yield Measured(
+        "Ray Data, 2 workers", f"{peer:.0f} × real time", f"ingest is {speeds[2] / peer:.1f} × as fast"
+    )
+
+    if config.peak_shard_mib:
+        say(f"peak memory of a worker at {config.peak_shard_mib:.0f} MiB a shard")
+        yield Measured("peak memory of a worker", f"{peak_memory_mib(folder, config):.0f} MiB")
+    for rows in (config.plan_rows // 100, config.plan_rows // 10, config.plan_rows):
+        say(f"planning {rows:,} utterances")
+        seconds, mib = time_planning(rows)
+        yield Measured(
+            f"plan of {rows:,}", f"{seconds:.1f} s, {mib:.0f} MiB", f"{seconds / rows * 1e6:.1f} µs each"
+        )
+
+
+def make_corpus(config: IngestBenchmark, data: Path) -> float:
+    """Shaped noise as 48 kHz FLAC, in the layout of CN-Celeb2; returns seconds of audio."""
+    import numpy as np
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    num_samples = int(config.file_s * 48_000)
+    envelope = np.abs(np.sin(np.arange(num_samples) * 2 * np.pi * 3 / 48_000)).astype(np.float32)
+    folder = data / "CNCeleb2" / "CN-Celeb2_flac" / "data"
+    paths = [
+        folder / f"id{number % 40:05d}" / f"speech-01-{number:06d}.flac" for number in range(config.num_files)
+    ]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if number >= config.num_distinct:
+            path.hardlink_to(paths[number % config.num_distinct])
+            continue
+        noise = np.cumsum(rng.standard_normal(num_samples, np.float32))
+        noise -= np.linspace(noise[0], noise[-1], num_samples, dtype=np.float32)
+        soundfile.write(path, 0.3 * envelope * noise / np.abs(noise).max(), 48_000)
+    return config.num_files * config.file_s
+
+
+def bare_speed(paths: list[Path], num_processes: int, file_s: float) -> float:
+    """Audio seconds per second of the bare loop over the same files, shared by processes that have started."""
+    shares = [paths[part::num_processes] for part in range(num_processes)]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(num_processes, context) as pool:
+        list(pool.map(bare_loop, [share[:20] for share in shares]))
+        seconds = timed(lambda: list(pool.map(bare_loop, shares)))
+    return len(paths) * file_s / seconds
+
+
+def bare_loop(paths: list[Path]) -> None:
+    """What cannot be done without: read, decode, resample, encode."""
+    import soundfile
+    import soxr
+
+    for path in paths:
+        samples, rate = soundfile.read(io.BytesIO(path.read_bytes()), dtype="float32")
+        pcm = (soxr.resample(samples, rate, 16_000, "HQ") * 32767).astype("int16")
+        soundfile.write(io.BytesIO(), pcm, 16_000, format="FLAC", subtype="PCM_16")
+
+
+def write_shards(folder: str, shard_mib: float) -> float:
+    """Catalog, plan and shards in this process, without Ray; returns seconds."""
+    from pipeline.data import catalog as catalogs
+    from pipeline.data import shards
+    from pipeline.data.corpus import read_files
+    from pipeline.data.manifest import choose_manifests
+    from pipeline.data.plan import plan_shards
+    from pipeline.data.recipe import Recipe
+    from pipeline.storage import Folder
+
+    manifest = choose_manifests(["cnceleb2"])["cnceleb2"]
+    root, store = Folder(f"{folder}/data/{manifest.folder}"), Folder(f"{folder}/plain-{shard_mib:.0f}")
+    started = time.perf_counter()
+    found = catalogs.rows(read_files(manifest, root), manifest.name, Recipe())
+    catalog = catalogs.table(list(catalogs.probe_rows(found, root, manifest, None)))
+    recipe = shards.recipe("soxr_hq", manifest.licence)
+    planned, plans = plan_shards(catalog, None, recipe=recipe, target_bytes=int(shard_mib * 2**20))
+    for plan in plans:
+        members = planned.slice(plan.first_row, plan.num_rows).to_pylist()
+        shards.build_shard(plan.name, members, root, store, licence=manifest.licence, resampler="soxr_hq")
+    return time.perf_counter() - started
+
+
+def job_speed(folder: Path, config: IngestBenchmark, num_cpus: int) -> float:
+    """Audio seconds per second of the building stage of `bonafide ingest`, as the job itself reports it."""
+    store = folder / f"store-{num_cpus}"
+    words = [sys.executable, "-m", "jobs.ingest", "--root", str(folder / "data"), "--store", str(store)]
+    words += ["--corpora", "cnceleb2", "--shard-mib", str(config.shard_mib)]
+    with ray_with(num_cpus) as environment:
+        done = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)  # noqa: S603
+    speeds = re.findall(r"^building .* (\d+)× real time", done.stderr, re.MULTILINE)
+    return float(speeds[-1])
+
+
+def time_ray_data(folder: Path, num_cpus: int) -> float:
+    """Seconds of the same work by the readers and writers of Ray Data."""
+    import ray
+
+    with ray_with(num_cpus):
+        target = folder / "ray-data"
+        started = time.perf_counter()
+        dataset = ray.data.read_audio(str(folder / "data"), file_extensions=["flac"], include_paths=True)
+        dataset.map(as_webdataset).write_webdataset(str(target))
+        return time.perf_counter() - started
+
+
+def as_webdataset(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `read_audio` as a member of a tar, at 16 kHz."""
+    import numpy as np
+    import soundfile
+    import soxr
+
+    samples = np.asarray(row["amplitude"], np.float32).reshape(-1)
+    file = io.BytesIO()
+    pcm = (soxr.resample(samples, int(row["sample_rate"]), 16_000, "HQ") * 32767).astype("int16")
+    soundfile.write(file, pcm, 16_000, format="FLAC", subtype="PCM_16")
+    return {"__key__": Path(row["path"]).stem, "flac": file.getvalue()}
+
+
+@contextlib.contextmanager
+def ray_with(num_cpus: int) -> Iterator[dict[str, str]]:
+    """A local Ray of some cores, and the environment that lets a process join it."""
+    import ray
+
+    with engine.connected(num_cpus=num_cpus):
+        yield os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
+def peak_memory_mib(folder: Path, config: IngestBenchmark) -> float:
+    """Peak resident memory of a fresh process that writes shards of a size."""
+    program = (
+        "import sys, jobs.benchmarks.ingest as b; b.write_shards(sys.argv[1], float(sys.argv[2])); "
+        "print(b.peak_mib())"
+    )
+    words = [sys.executable, "-c", program, str(folder), str(config.peak_shard_mib)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)  # noqa: S603 - words of ours
+    return float(done.stdout)
+
+
+def time_planning(num_rows: int) -> tuple[float, float]:
+    """Seconds and peak MiB of planning in a fresh process, a table of that many utterances included."""
+    program = "import sys, jobs.benchmarks.ingest as b; b.plan_rows(int(sys.argv[1]))"
+    words = [sys.executable, "-c", program, str(num_rows)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)  # noqa: S603 - words of ours
+    seconds, mib = done.stdout.split()
+    return float(seconds), float(mib)
+
+
+def plan_rows(num_rows: int) -> None:
+    """Plan a table of made-up utterances; print seconds and peak memory in MiB."""
+    import pyarrow as pa
+
+    from pipeline.data.plan import plan_shards
+
+    step = 100_000
+    catalog = pa.concat_tables(
+        [made_up(first, min(step, num_rows - first)) for first in range(0, num_rows, step)]
+    )
+    started = time.perf_counter()
+    plan_shards(catalog, None, recipe="benchmark", target_bytes=256 << 20)
+    print(time.perf_counter() - started, peak_mib())
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process; getrusage would count that of the process which started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def made_up(first: int, num_rows: int) -> pa.Table:
+    """Catalog rows as those of a large corpus of read speech."""
+    import numpy as np
+    import pyarrow as pa
+
+    from pipeline.data import catalog as catalogs
+
+    numbers = [f"{number:012d}" for number in range(first, first + num_rows)]
+    known = {
+        "uid": numbers,
+        "id": [f"MLS-EN-{number}" for number in numbers],
+        "corpus": ["mls"] * num_rows,
+        "path": [f"mls_english/train/audio/{number[:4]}/{number[4:8]}/{number}.flac" for number in numbers],
+        "label": ["bonafide"] * num_rows,
+        "fingerprint": numbers,
+        "seconds": np.random.default_rng(first).uniform(10, 20, num_rows),
+    }
+    columns = [
+        pa.array(known[field.name], field.type) if field.name in known else pa.nulls(num_rows, field.type)
+        for field in catalogs.CATALOG
+    ]
+    return pa.table(columns, schema=catalogs.CATALOG)

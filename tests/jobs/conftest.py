@@ -1,0 +1,33 @@
+"""What the tests of jobs share: one Ray on two cores, started once, and one training that nobody disturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs import engine, train
+from tests.jobs.trainings import config, write_store
+
+
+@pytest.fixture(scope="session")
+def cluster(s3_endpoint: str) -> Iterator[None]:
+    """A local Ray whose workers know the S3 endpoint; jobs called in this process use it."""
+    with engine.connected(num_cpus=2):
+        yield
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
+    """A folder with a store of sixty clips, for trainings beside it."""
+    place = tmp_path_factory.mktemp("trainings")
+    write_store(place)
+    return place
+
+
+@pytest.fixture(scope="session")
+def whole(place: Path) -> str:
+    """An uninterrupted training."""
+    train.main(config(place, "whole"))
+    return "whole"

@@ -1,0 +1,206 @@
+"""The evaluate job: from score folders to files, a table and a tracked run."""
+
+import json
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.evaluate import EvaluateConfig, main
+from pipeline import tracking
+from pipeline.config import Names, parse, run
+from pipeline.errors import InputError
+from pipeline.storage import Folder
+
+
+def write_scores(folder: Path, system: str, skill: float, run_id: str | None = None) -> str:
+    rng = np.random.default_rng(7)
+    num = 40
+    label = ["bonafide"] * num + ["spoof"] * num
+    score = np.concatenate((rng.normal(skill, 1, num), rng.normal(-skill, 1, num))).astype(np.float32)
+    for corpus in ("in_the_wild", "mlaad"):
+        uid = [f"{corpus}{position:03d}" for position in range(2 * num)]
+        table = pa.table(
+            {
+                "uid": uid,
+                "corpus": [corpus] * (2 * num),
+                "label": label,
+                "artifact": pa.array([None] * num + ["tts"] * num, pa.string()),
+                "attack": pa.array([None] * num + ["bark", "vits"] * (num // 2), pa.string()),
+                "language": ["en", "de"] * num,
+                "score": score,
+            }
+        )
+        path = folder / "scores" / f"{corpus}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+    record = {
+        "system": system,
+        "checkpoint": f"runs/{system}/model.safetensors",
+        "weights_digest": "0123456789ab",
+        "snapshot": "000001",
+        "policy": "whole",
+        "num_utterances": 4 * num,
+        "num_rejected": 0,
+        "tracking": {"run_id": run_id, "uri": ""},
+    }
+    (folder / "scores.json").write_text(json.dumps(record))
+    return str(folder)
+
+
+def two_systems(folder: Path) -> Names:
+    return Names((write_scores(folder / "u", "untrained", 0.0), write_scores(folder / "t", "trained", 2.0)))
+
+
+def test_report_has_table_files_and_identities(tmp_path, capsys):
+    config = EvaluateConfig(two_systems(tmp_path), str(tmp_path / "report"), num_bootstrap=20)
+    main(config)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["EER", "(%)", "untrained", "trained"]
+    assert [line.split()[0] for line in lines[1:5]] == ["in_the_wild", "mlaad", "mean", "pooled"]
+    assert f"report: {tmp_path}/report/report.html" in lines
+
+    report = json.loads((tmp_path / "report" / "metrics.json").read_bytes())
+    trained = report["metrics"]["trained"]["in_the_wild"]["all"]["all"]
+    assert trained["eer"] < 0.1 < report["metrics"]["untrained"]["in_the_wild"]["all"]["all"]["eer"]
+    assert trained["num_bonafide"] == 40
+    assert lines[1].split()[2] == f"{100 * trained['eer']:.2f}"
+    assert report["systems"]["trained"]["weights_digest"] == "0123456789ab"
+
+    table = pq.read_table(tmp_path / "report" / "metrics.parquet")
+    names = ["system", "corpus", "group", "key", "metric", "value", "num_bonafide", "num_spoof"]
+    assert table.column_names == names
+    html = (tmp_path / "report" / "report.html").read_text()
+    for words in ("untrained", "bark", "0123456789ab", "runs/trained/model.safetensors", "DET: mlaad"):
+        assert words in html
+
+
+def test_saved_config_is_the_one_that_ran(tmp_path):
+    config = EvaluateConfig(two_systems(tmp_path), str(tmp_path / "report"), "arena", num_bootstrap=20)
+    main(config)
+    saved = str(tmp_path / "report" / "config.toml")
+    assert parse(EvaluateConfig, ["--config", saved], command="evaluate") == config
+
+
+def test_the_same_scores_give_the_same_bytes(tmp_path):
+    scores = two_systems(tmp_path)
+    for name in ("one", "two"):
+        main(EvaluateConfig(scores, str(tmp_path / name), num_bootstrap=20))
+    for name in ("metrics.json", "metrics.parquet", "report.html"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_scores_and_reports_may_live_on_s3(tmp_path, bucket):
+    local = Path(write_scores(tmp_path / "t", "trained", 2.0))
+    remote = Folder(f"{bucket}/scores")
+    for path in local.rglob("*.*"):
+        remote.commit(path.relative_to(local).as_posix(), path.read_bytes())
+    main(EvaluateConfig(Names((remote.uri,)), f"{bucket}/report", num_bootstrap=20))
+    table = pq.read_table(BytesIO(Folder(f"{bucket}/report").read("metrics.parquet")))
+    assert set(table["system"].to_pylist()) == {"trained"}
+
+
+def test_what_the_user_got_wrong_is_one_line(tmp_path, capsys):
+    assert run(main, ["--scores", str(tmp_path / "nowhere"), "--out", str(tmp_path / "report")]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "nowhere" in message and "bonafide score" in message
+    assert not (tmp_path / "report").exists()
+    assert run(main, ["--scores", "", "--out", str(tmp_path / "report")]) == 2
+    assert run(main, ["--scores", "x", "--out", "y", "--definition", "mine"]) == 2
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning:mlflow")
+def test_each_system_has_a_run_below_the_one_that_made_its_scores(tmp_path):
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    parents = {"untrained": "0" * 32, "xlsr (300m)": "1" * 32}
+    scores = Names(
+        write_scores(tmp_path / str(number), system, 2.0 * number, run_id=parent)
+        for number, (system, parent) in enumerate(parents.items())
+    )
+    main(EvaluateConfig(scores, str(tmp_path / "report"), num_bootstrap=20, tracking_uri=uri))
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("bonafide")
+    found = {run.data.tags["bonafide.system"]: run for run in client.search_runs([experiment.experiment_id])}
+    assert {system: run.data.tags["mlflow.parentRunId"] for system, run in found.items()} == parents
+    tracked = found["xlsr (300m)"]
+    assert tracked.info.status == "FINISHED"
+    assert tracked.data.tags["bonafide.weights"] == "0123456789ab"
+    assert tracked.data.tags["bonafide.compared_with"] == "untrained"
+    assert tracked.data.metrics["eer/in_the_wild"] < 0.1 < found["untrained"].data.metrics["eer/in_the_wild"]
+    assert found["untrained"].data.metrics.keys() == tracked.data.metrics.keys()
+    assert "| in_the_wild | " in tracked.data.tags["mlflow.note.content"]
+    names = {artifact.path for artifact in client.list_artifacts(tracked.info.run_id)}
+    assert {"report.html", "metrics.json", "metrics.parquet", "config.toml"} <= names
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning:mlflow")
+def test_error_rates_reach_the_table_of_models(tmp_path):
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with tracking.run(uri, "bonafide", job="train", name="t") as training:
+        pass
+    tags = {"weights": "0123456789ab", "eer": 0.1, "validation": "v"}
+    tracking.register(uri, "tiny", "s3://bucket/x", run_id=str(training.run_id), tags=tags, description="")
+    scores = Names([write_scores(tmp_path / "t", "trained", 2.0)])
+    main(EvaluateConfig(scores, str(tmp_path / "report"), num_bootstrap=20, tracking_uri=uri))
+    client = MlflowClient(uri)
+    (model,) = client.search_logged_models([client.get_run(str(training.run_id)).info.experiment_id])
+    assert model.status == "READY"
+    measured = {metric.key: metric.value for metric in model.metrics}
+    assert measured["eer/mlaad"] < 0.1
+    assert "eer_low/mlaad" not in measured
+
+
+def test_scores_of_a_bare_folder_have_nothing_to_compare_with(tmp_path):
+    scores = write_scores(tmp_path / "s", "trained", 1.0)
+    record = tmp_path / "s" / "scores.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"audio": "/calls"}))
+    with pytest.raises(InputError, match="has no labels; to measure errors, write a manifest"):
+        main(EvaluateConfig(Names([scores]), str(tmp_path / "report")))
+
+
+def test_help_needs_no_heavy_library():
+    code = (
+        "import sys, jobs.evaluate; "
+        "print([name for name in ('torch', 'ray', 'mlflow', 'matplotlib', 'scipy') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_a_recipe_changes_what_counts_as_spoof_without_scoring_again(tmp_path: Path):
+    scores = write_scores(tmp_path / "scores", "trained", 2.0)
+    for path in (tmp_path / "scores" / "scores").glob("*.parquet"):
+        table = pq.read_table(path)
+        artifact = [
+            "vocoder" if attack == "bark" else each
+            for attack, each in zip(table["attack"].to_pylist(), table["artifact"].to_pylist(), strict=True)
+        ]
+        column = table.column_names.index("artifact")
+        pq.write_table(table.set_column(column, "artifact", pa.array(artifact, pa.string())), path)
+    reports = {}
+    for recipe in ("", "copy_synthesis_bonafide"):
+        out = tmp_path / f"report {recipe}"
+        main(EvaluateConfig(Names([scores]), str(out), recipe=recipe, num_bootstrap=2))
+        reports[recipe] = json.loads((out / "metrics.json").read_bytes())
+    counts = {
+        recipe: [
+            report["metrics"]["trained"]["mlaad"]["all"]["all"][f"num_{label}"]
+            for label in ("bonafide", "spoof")
+        ]
+        for recipe, report in reports.items()
+    }
+    assert counts == {"": [40, 40], "copy_synthesis_bonafide": [60, 20]}
+    assert set(reports["copy_synthesis_bonafide"]["metrics"]["trained"]["mlaad"]["attack"]) == {"vits"}
+    assert any(
+        "vocoder, codec count as bona fide" in line for line in reports["copy_synthesis_bonafide"]["warnings"]
+    )

@@ -1,0 +1,261 @@
+"""Ingest gives the same bytes whatever happens on the way, and loses nothing; kills are real."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ray
+import soundfile
+
+from jobs import gc, ingest, verify
+from pipeline import tables
+from pipeline.config import Names
+from pipeline.data.shards import build_shard, done_shards
+from pipeline.data.snapshot import latest_snapshot, load_snapshot
+from pipeline.errors import InputError
+from pipeline.storage import Folder
+from tests.corpora import write_asvspoof2019_la, write_in_the_wild
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
+    """Two corpora; Ray is running."""
+    place = tmp_path_factory.mktemp("ingest") / "data"
+    write_asvspoof2019_la(place)
+    write_in_the_wild(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def reference(data: Path) -> dict[str, bytes]:
+    """The tars of an ingest that nothing disturbed."""
+    store = data.parent / "reference"
+    run_ingest(data, store)
+    return tars(store)
+
+
+def run_ingest(data: Path | str, store: Path | str, *corpora: str, shard_mib: float = 0.5) -> None:
+    ingest.main(ingest.IngestConfig(str(data), str(store), Names(corpora), shard_mib=shard_mib))
+
+
+def command(data: Path, store: Path, *corpora: str) -> subprocess.Popen[str]:
+    """The same as a process of its own, on the Ray of the test."""
+    words = [
+        sys.executable,
+        "-m",
+        "jobs.ingest",
+        "--root",
+        str(data),
+        "--store",
+        str(store),
+        "--shard-mib",
+        "0.5",
+    ]
+    words += ["--corpora", ",".join(corpora)] if corpora else []
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    return subprocess.Popen(
+        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def tars(store: Path | str) -> dict[str, bytes]:
+    folder = Folder(str(store))
+    return {info.name: folder.read(info.name) for info in folder.find("shards") if info.name.endswith(".tar")}
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def building_workers() -> list[int]:
+    """Processes of Ray that are building a shard right now."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                title = (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if title.startswith(b"ray::MapBatches(build_batch)"):
+                found.append(int(process.name))
+    return found
+
+
+def test_bytes_survive_the_death_of_workers(data: Path, reference: dict[str, bytes], tmp_path: Path):
+    store = tmp_path / "store"
+    killed: list[int] = []
+
+    def kill() -> None:
+        while len(killed) < 3 and not (store / "snapshots").exists():
+            # A marker says that a worker is between its first and its last byte.
+            if list((store / "attempts").glob("*/*")):
+                for worker in building_workers()[:1]:
+                    os.kill(worker, signal.SIGKILL)
+                    killed.append(worker)
+                time.sleep(0.3)
+            time.sleep(0.005)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    run_ingest(data, store)
+    killer.join()
+    assert killed
+    assert tars(store) == reference
+    assert not list((store / "attempts").glob("*/*"))
+
+
+def test_bytes_survive_the_death_of_the_driver(data: Path, reference: dict[str, bytes], tmp_path: Path):
+    store = tmp_path / "store"
+    driver = command(data, store)
+    wait_for(lambda: list((store / "index").glob("*/*.parquet")) or driver.poll() is not None)
+    driver.kill()
+    driver.wait()
+    assert not (store / "snapshots").exists(), "it ended before it was killed"
+    run_ingest(data, store)
+    assert tars(store) == reference
+
+
+def test_one_plain_loop_gives_the_same_bytes_as_a_cluster(
+    data: Path, reference: dict[str, bytes], tmp_path: Path
+):
+    planned = Folder(str(data.parent / "reference"))
+    snapshot = load_snapshot(planned)
+    store = Folder(str(tmp_path / "store"))
+    for name, corpus in snapshot.corpora.items():
+        root = Folder(str(data)).folder(
+            {"asvspoof2019_la": "ASVspoof2019-LA", "in_the_wild": "In-the-Wild"}[name]
+        )
+        table = tables.read_table(planned, corpus.catalog)
+        for shard in corpus.shards:
+            members = [row for row in table.to_pylist() if row["shard"] == shard.name]
+            build_shard(shard.name, members, root, store, licence=corpus.licence, resampler="soxr_hq")
+    assert tars(tmp_path / "store") == reference
+
+
+def test_s3_gives_the_same_bytes_as_a_disk(data: Path, reference: dict[str, bytes], bucket: str):
+    corpora = Folder(f"{bucket}/data")
+    for info in Folder(str(data)).find():
+        corpora.commit(info.name, (data / info.name).read_bytes())
+    run_ingest(f"{bucket}/data", f"{bucket}/store")
+    assert tars(f"{bucket}/store") == reference
+    local, remote = (
+        load_snapshot(Folder(str(data.parent / "reference"))),
+        load_snapshot(Folder(f"{bucket}/store")),
+    )
+    assert local.digest == remote.digest
+
+
+def test_a_new_corpus_and_new_files_build_only_new_shards(data: Path, tmp_path: Path):
+    grown, store = tmp_path / "data", tmp_path / "store"
+    shutil.copytree(data, grown)
+    run_ingest(grown, store, "in_the_wild")
+    first = tars(store)
+    run_ingest(grown, store, "asvspoof2019_la")
+    second = tars(store)
+    assert first.items() < second.items()
+    assert set(load_snapshot(Folder(str(store))).corpora) == {"asvspoof2019_la", "in_the_wild"}
+    write_in_the_wild(grown, count=10, first=30)
+    run_ingest(grown, store)
+    third = tars(store)
+    assert second.items() < third.items()
+    assert latest_snapshot(Folder(str(store))).corpora["in_the_wild"].written == 40
+
+
+def test_a_changed_label_builds_only_the_shard_that_holds_it(data: Path, tmp_path: Path):
+    changed, store = tmp_path / "data", tmp_path / "store"
+    shutil.copytree(data, changed)
+    run_ingest(changed, store)
+    before = named(store)
+    table = changed / "In-the-Wild" / "release_in_the_wild" / "meta.csv"
+    table.write_text(table.read_text().replace("\n7.wav,Somebody 3,bona-fide", "\n7.wav,Somebody 3,spoof"))
+    run_ingest(changed, store)
+    assert len(named(store) - before) == 1
+    assert len(before - named(store)) == 1
+
+
+def named(store: Path) -> set[str]:
+    corpora = load_snapshot(Folder(str(store))).corpora.values()
+    return {shard.name for corpus in corpora for shard in corpus.shards}
+
+
+def test_two_ingests_at_once_both_count(data: Path, tmp_path: Path):
+    store = tmp_path / "store"
+    drivers = [command(data, store, "asvspoof2019_la"), command(data, store, "in_the_wild")]
+    outputs = [driver.communicate(timeout=300)[0] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], outputs
+    snapshot = load_snapshot(Folder(str(store)))
+    assert set(snapshot.corpora) == {"asvspoof2019_la", "in_the_wild"}
+    assert snapshot.number == 2
+
+
+def test_verify_finds_what_was_damaged(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    store = tmp_path / "store"
+    run_ingest(data, store, "in_the_wild")
+    verify.main(verify.VerifyConfig(str(store)))
+    assert "as they were written" in capsys.readouterr().out
+    damaged, lost = sorted((store / "shards" / "in_the_wild").iterdir())[:2]
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 255
+    damaged.write_bytes(content)
+    lost.unlink()
+    with pytest.raises(SystemExit) as end:
+        verify.main(verify.VerifyConfig(str(store)))
+    assert end.value.code == 1
+    said = capsys.readouterr().out
+    assert f"{damaged.stem}: the bytes of its tar have changed" in said
+    assert f"{lost.stem}: its tar is missing" in said
+
+
+def test_duplicates_across_corpora_are_recorded(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    copied, store = tmp_path / "data", tmp_path / "store"
+    shutil.copytree(data, copied)
+    english = copied / "DECRO" / "petrichorwq-DECRO-dataset-6fc9884"
+    (english / "en_train").mkdir(parents=True)
+    audio, _ = soundfile.read(
+        copied / "ASVspoof2019-LA/LA/ASVspoof2019_LA_dev/flac/LA_D_1000000.flac", dtype="int16"
+    )
+    soundfile.write(english / "en_train" / "LA_D_1000000.wav", audio, 16_000)
+    (english / "en_train.txt").write_text("LA_0000 LA_D_1000000 - asv19 bonafide\n")
+    run_ingest(copied, store, "asvspoof2019_la", "decro")
+    verify.main(verify.VerifyConfig(str(store)))
+    assert "1 duplicates: asvspoof2019_la/validation + decro/train" in capsys.readouterr().out
+
+
+def test_gc_sweeps_only_what_no_snapshot_names(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    store = tmp_path / "store"
+    run_ingest(data, store, "in_the_wild")
+    before = tars(store)
+    orphan = store / "shards" / "in_the_wild" / "in_the_wild-0000000000000000.tar"
+    orphan.write_bytes(b"left by a killed run")
+    gc.main(gc.GcConfig(str(store)))
+    assert "0 files" in capsys.readouterr().out, "a young file may belong to a run"
+    gc.main(gc.GcConfig(str(store), older_than_hours=0.0))
+    assert orphan.exists()
+    gc.main(gc.GcConfig(str(store), delete=True, older_than_hours=0.0))
+    assert not orphan.exists()
+    assert tars(store) == before
+    assert done_shards(Folder(str(store)), "in_the_wild")
+
+
+def test_a_corpus_without_its_protocol_is_one_line(cluster: None, tmp_path: Path):
+    (tmp_path / "data" / "ASVspoof2019-LA").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"asvspoof2019_la: no protocol in .*ASVspoof2019-LA"):
+        run_ingest(tmp_path / "data", tmp_path / "store", "asvspoof2019_la")

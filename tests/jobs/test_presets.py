@@ -1,0 +1,60 @@
+"""The presets are what the paper says, as far as it says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs import train
+from pipeline.config import parse
+from pipeline.data.recipe import load_recipe
+from pipeline.detector.variants import VARIANTS
+
+PRESETS = sorted((Path(train.__file__).parent / "presets").glob("*.toml"))
+POST_TRAINING = [path for path in PRESETS if path.stem in VARIANTS]
+
+
+def read(preset: Path, *words: str) -> train.TrainConfig:
+    required = ["--config", str(preset), "--store", "store", "--out", "out"]
+    return parse(train.TrainConfig, [*required, *words], command="bonafide train")
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_is_a_config(preset: Path):
+    config = read(preset)
+    assert config.variant in VARIANTS
+    if config.recipe:
+        load_recipe(config.recipe)
+
+
+def test_every_published_variant_has_its_preset():
+    published = {variant for variant in VARIANTS if not variant.startswith("tiny")}
+    assert {path.stem for path in POST_TRAINING} == published
+
+
+@pytest.mark.parametrize("preset", POST_TRAINING, ids=lambda path: path.stem)
+def test_post_training_is_as_in_the_paper(preset: Path):
+    config = read(preset)
+    assert config.variant == preset.stem
+    optimiser = config.training.optimiser
+    assert optimiser.learning_rate == (5e-6 if preset.stem == "hubert_xl" else 1e-7)
+    assert (optimiser.weight_decay, optimiser.epsilon, optimiser.clip_norm) == (0.01, 1e-6, 100.0)
+    assert (optimiser.num_warmup_steps, optimiser.num_steps, optimiser.final_fraction) == (
+        80_000,
+        800_000,
+        0.01,
+    )
+    assert config.batch.max_seconds == (50.0 if preset.stem == "xlsr_2b" else 100.0)
+    assert (config.batch.num_buckets, config.batch.crop_min_s, config.batch.crop_max_s) == (20, 10.0, 13.0)
+    assert (config.training.validate_every, config.training.seed) == (100_000, 1234)
+    assert not config.augment
+
+
+@pytest.mark.parametrize("seconds", [4, 10, 13, 30, 50])
+def test_fine_tuning_takes_the_pieces_of_the_paper(seconds: float):
+    preset = next(path for path in PRESETS if path.stem == "deepfake_eval_2024")
+    config = train.with_chunks(read(preset, "--chunk-s", str(seconds)))
+    assert (config.batch.crop_min_s, config.batch.crop_max_s) == (seconds, seconds)
+    assert config.training.optimiser.learning_rate == 1e-6
+    assert config.training.validate_every == config.training.optimiser.num_steps

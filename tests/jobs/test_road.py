@@ -1,0 +1,173 @@
+"""The whole road on small corpora, through real Ray and real MLflow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from mlflow.tracking import MlflowClient
+
+from jobs import evaluate, ingest, score, train
+from pipeline.config import Names
+from pipeline.data.audio import decode_flac
+from pipeline.data.buckets import BatchConfig
+from pipeline.data.snapshot import load_snapshot, load_utterances
+from pipeline.detector.schedule import OptimiserConfig, TrainingConfig
+from pipeline.errors import InputError
+from pipeline.storage import Folder
+from pipeline.synthetic.corpora import write_demo_corpora
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
+
+EVALUATION = Names(("fakeorreal", "in_the_wild"))
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
+    """A folder in which all four jobs have run."""
+    place = tmp_path_factory.mktemp("road")
+    write_demo_corpora(place / "data", minutes=2.5, num_workers=2)
+    ingest.main(ingest_config(place))
+    train.main(
+        train.TrainConfig(
+            store=str(place / "store"),
+            out=str(place / "training"),
+            variant="tiny",
+            batch=BatchConfig(max_seconds=8.0, num_buckets=2, crop_min_s=1.0, crop_max_s=2.0),
+            training=TrainingConfig(
+                OptimiserConfig(learning_rate=1e-3, num_warmup_steps=2, num_steps=6),
+                precision="fp32",
+                validate_every=3,
+                checkpoint_every=3,
+            ),
+            tracking_uri=uri(place),
+        )
+    )
+    for system, file in (("untrained", "initial"), ("trained", "detector")):
+        score.main(score_config(place, system, file))
+    evaluate.main(
+        evaluate.EvaluateConfig(
+            scores=Names(str(place / "scores" / system) for system in ("untrained", "trained")),
+            out=str(place / "report"),
+            tracking_uri=uri(place),
+        )
+    )
+    return place
+
+
+def uri(place: Path) -> str:
+    return f"sqlite:///{place}/mlflow.db"
+
+
+def ingest_config(place: Path) -> ingest.IngestConfig:
+    return ingest.IngestConfig(
+        root=str(place / "data"), store=str(place / "store"), shard_mib=1.0, tracking_uri=uri(place)
+    )
+
+
+def score_config(place: Path, system: str, file: str) -> score.ScoreConfig:
+    return score.ScoreConfig(
+        store=str(place / "store"),
+        checkpoint=str(place / "training" / f"{file}.safetensors"),
+        out=str(place / "scores" / system),
+        corpora=EVALUATION,
+        system=system,
+        part_seconds=20.0,
+        num_workers=1,
+        tracking_uri=uri(place),
+    )
+
+
+def test_every_recording_is_written_or_rejected(road: Path):
+    snapshot = load_snapshot(Folder(str(road / "store")))
+    assert len(snapshot.corpora) == 5
+    for corpus in snapshot.corpora.values():
+        assert corpus.written > 0
+        assert corpus.found == corpus.written + sum(corpus.rejected.values())
+    num_files = sum(1 for file in (road / "data").rglob("*") if file.suffix in (".wav", ".flac", ".mp3"))
+    assert sum(corpus.found for corpus in snapshot.corpora.values()) == num_files
+
+
+def test_tars_open_as_webdataset_and_agree_with_their_index(road: Path):
+    store = Folder(str(road / "store"))
+    snapshot = load_snapshot(store)
+    rows = {row["uid"]: row for row in load_utterances(store, snapshot).to_pylist()}
+    seen = set()
+    for tar in (road / "store" / "shards").rglob("*.tar"):
+        for sample in webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False):
+            row = rows[sample["__key__"]]
+            facts = json.loads(sample["json"])
+            assert (facts["id"], facts["label"]) == (row["id"], row["label"])
+            assert len(decode_flac(sample["flac"])) == round(row["seconds"] * 16_000)
+            assert sample["flac"] == tar.read_bytes()[row["offset"] : row["offset"] + row["num_bytes"]]
+            seen.add(sample["__key__"])
+    assert seen == set(rows)
+
+
+def test_a_second_ingest_builds_nothing(road: Path, capsys: pytest.CaptureFixture[str]):
+    before = {path: path.stat().st_mtime_ns for path in (road / "store").rglob("*.tar")}
+    snapshots = sorted((road / "store" / "snapshots").iterdir())
+    ingest.main(ingest_config(road))
+    assert "0 to build" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (road / "store").rglob("*.tar")} == before
+    assert sorted((road / "store" / "snapshots").iterdir()) == snapshots
+
+
+def test_every_evaluation_utterance_has_one_score(road: Path):
+    snapshot = load_snapshot(Folder(str(road / "store")))
+    expected = sum(snapshot.corpora[name].written for name in EVALUATION)
+    for system in ("untrained", "trained"):
+        scores = pq.read_table(road / "scores" / system / "scores")
+        assert len(scores) == len(set(scores["uid"].to_pylist())) == expected
+        assert len(list((road / "scores" / system / "scores").iterdir())) > 1
+        difference = scores["logit_bonafide"].to_numpy() - scores["logit_spoof"].to_numpy()
+        assert (difference == scores["score"].to_numpy()).all()
+
+
+def test_scoring_goes_on_where_it_was_killed(road: Path, capsys: pytest.CaptureFixture[str]):
+    place = road / "scores" / "trained"
+    lost = sorted((place / "scores").iterdir())[0]
+    whole = lost.read_bytes()
+    lost.unlink()
+    (place / "scores.json").unlink()
+    score.main(score_config(road, "trained", "detector"))
+    assert "1 to score" in capsys.readouterr().out
+    assert lost.read_bytes() == whole
+    assert (place / "scores.json").exists()
+
+
+def test_scores_of_another_detector_are_not_mixed_in(road: Path):
+    with pytest.raises(InputError, match="another weights_digest; choose another --out"):
+        score.main(score_config(road, "trained", "initial"))
+
+
+def test_the_report_shows_both_detectors(road: Path):
+    metrics = json.loads((road / "report" / "metrics.json").read_text())
+    page = (road / "report" / "report.html").read_text()
+    assert "untrained" in page
+    assert "trained" in page
+    assert metrics
+
+
+def test_the_four_jobs_are_one_lineage_in_mlflow(road: Path):
+    client = MlflowClient(uri(road))
+    experiment = client.get_experiment_by_name("bonafide")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    by_id = {run.info.run_id: run for run in runs}
+    jobs = {run.info.run_id: run.data.tags["bonafide.job"] for run in runs}
+    digest = load_snapshot(Folder(str(road / "store"))).digest
+
+    run_id = next(run_id for run_id, job in jobs.items() if job == "evaluate")
+    chain = []
+    while run_id in jobs:
+        chain.append(jobs[run_id])
+        run_id = by_id[run_id].data.tags.get("mlflow.parentRunId", "")
+    assert chain == ["evaluate", "score", "train", "ingest"]
+    for run in runs:
+        if jobs[run.info.run_id] in ("ingest", "train", "score"):
+            assert digest in {each.dataset.digest for each in run.inputs.dataset_inputs}
+        assert run.info.status == "FINISHED"

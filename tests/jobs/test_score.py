@@ -1,0 +1,292 @@
+"""Scoring a bare folder of audio files, through real Ray."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from mlflow.tracking import MlflowClient
+from numpy.typing import NDArray
+
+from jobs import score
+from jobs.inputs import FILE_SCORES, plan_folder
+from jobs.parts import plan_parts
+from pipeline import tables, tracking
+from pipeline.config import Names
+from pipeline.data.audio import load_waveform
+from pipeline.detector.checkpoint import load_detector, save_detector
+from pipeline.detector.network import VARIANTS, Detector
+from pipeline.detector.scoring import Scorer
+from pipeline.errors import InputError
+from pipeline.storage import Folder
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
+
+UNDECODABLE = {
+    "deep/empty.wav": "empty",
+    "notes.txt": "not_audio",
+    "cut.flac": "truncated",
+    "still.wav": "silent",
+}
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny detector whose scores differ from file to file."""
+    torch.manual_seed(1)
+    detector = Detector(VARIANTS["tiny"])
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    path = tmp_path_factory.mktemp("detector") / "detector.safetensors"
+    save_detector(detector, path, {"training": "feedbeef", "step": "7"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of every kind of decoder in nested folders, and some that are no audio."""
+    root = tmp_path_factory.mktemp("data") / "calls"
+    rng = np.random.default_rng(3)
+
+    def speech(seconds: float, sample_rate: int, num_channels: int = 1) -> NDArray[np.float32]:
+        time_s = np.arange(int(seconds * sample_rate)) / sample_rate
+        voice = 0.2 * np.sin(2 * np.pi * rng.uniform(80, 300) * time_s) * (1 + np.sin(7 * time_s))
+        noise = 0.02 * rng.standard_normal((time_s.size, num_channels))
+        return (voice[:, None] + noise).astype(np.float32)
+
+    (root / "deep" / "er").mkdir(parents=True)
+    for number, name in enumerate(
+        ("a.wav", "a.flac", "b.mp3", "c.ogg", "deep/d.opus", "deep/er/e.name.flac")
+    ):
+        form = {"mp3": "MP3", "ogg": "OGG", "opus": "OGG", "wav": "WAV", "flac": "FLAC"}[
+            name.rpartition(".")[2]
+        ]
+        subtype = "OPUS" if name.endswith("opus") else None
+        rate, channels = ((16_000, 1), (44_100, 2), (48_000, 1))[number % 3]
+        rate = 48_000 if subtype else rate
+        data = speech(0.4 + 0.3 * number, rate, channels)
+        soundfile.write(root / name, data, rate, format=form, subtype=subtype)
+    write_m4a(root / "deep" / "f.m4a", speech(1.0, 44_100))
+    (root / "deep" / "empty.wav").touch()
+    (root / "notes.txt").write_text("what was said, and by whom")
+    (root / "cut.flac").write_bytes((root / "a.flac").read_bytes()[:9000])
+    soundfile.write(root / "still.wav", np.zeros(16_000), 16_000)
+    return root
+
+
+def write_m4a(path: Path, samples: NDArray[np.float32]) -> None:
+    with av.open(path, "w", format="ipod") as output:
+        stream = output.add_stream("aac", rate=44_100, layout="mono")
+        assert isinstance(stream, av.AudioStream)
+        pcm = np.round(samples * 32767).astype(np.int16).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 44_100, 0, Fraction(1, 44_100)
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            output.mux(packet)
+
+
+def config(audio: Path | str, detector: Path | str, out: Path | str) -> score.ScoreConfig:
+    return score.ScoreConfig(
+        audio=str(audio), checkpoint=str(detector), out=str(out), part_seconds=2.0, num_workers=1
+    )
+
+
+@pytest.fixture(scope="module")
+def scored(audio: Path, detector: Path, tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
+    out = tmp_path_factory.mktemp("scored") / "scores"
+    score.main(config(audio, detector, out))
+    return out
+
+
+def alone(audio: Path, detector: Path) -> dict[str, NDArray[np.float32]]:
+    """The logits of each file, scored by itself."""
+    scorer = Scorer(load_detector(detector).detector)
+    paths = [path for path in audio.rglob("*") if path.is_file()]
+    names = {path.relative_to(audio).as_posix(): path for path in paths}
+    return {
+        name: scorer.score([load_waveform(path.read_bytes(), name)])[0]
+        for name, path in names.items()
+        if name not in UNDECODABLE
+    }
+
+
+@pytest.mark.ray
+def test_each_file_is_scored_as_if_it_were_alone(scored: Path, audio: Path, detector: Path) -> None:
+    table = pq.read_table(scored / "scores")
+    assert table.schema.names == FILE_SCORES.names == ["id", "path", "logit_spoof", "logit_bonafide", "score"]
+    assert {str(table.schema.field(name).type) for name in table.schema.names[2:]} == {"float"}
+    expected = alone(audio, detector)
+    rows = {row["path"]: row for row in table.to_pylist()}
+    assert rows.keys() == expected.keys()
+    assert len(table) == len(rows)
+    assert np.ptp([logits[1] for logits in expected.values()]) > 1e-2, (
+        "files that score alike would prove nothing"
+    )
+    for path, logits in expected.items():
+        found = [rows[path]["logit_spoof"], rows[path]["logit_bonafide"]]
+        np.testing.assert_allclose(found, logits, atol=1e-5, rtol=0)
+        assert rows[path]["score"] == np.float32(found[1]) - np.float32(found[0])
+    assert len(list((scored / "scores").iterdir())) > 1
+
+
+@pytest.mark.ray
+def test_files_that_are_no_audio_are_counted_and_listed(scored: Path, audio: Path) -> None:
+    rejects = {row["path"]: row for row in pq.read_table(scored / "rejects.parquet").to_pylist()}
+    assert {path: row["reason"] for path, row in rejects.items()} == UNDECODABLE
+    assert all(row["detail"] for row in rejects.values())
+    record = json.loads((scored / "scores.json").read_text())
+    num_files = sum(1 for path in audio.rglob("*") if path.is_file())
+    assert record["num_utterances"] + record["num_rejected"] == num_files
+    assert record["num_rejected"] == len(UNDECODABLE)
+    assert record["rejected"] == dict.fromkeys(UNDECODABLE.values(), 1)
+    assert record["system"] == "detector (step 7)"
+    assert "libsndfile" in record["decoder"]
+
+
+@pytest.mark.ray
+def test_a_killed_scoring_goes_on_where_it_was(
+    scored: Path, audio: Path, detector: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    parts = sorted((scored / "scores").iterdir())
+    before = {path.name: path.read_bytes() for path in parts}
+    parts[0].unlink()
+    (scored / "scores.json").unlink()
+    score.main(config(audio, detector, scored))
+    said = capfd.readouterr()
+    assert f"{len(parts)} parts planned, {len(parts) - 1} there, 1 to score" in said.out
+    assert "4 rejected" not in said.err and "utterances" in said.err
+    assert {path.name: path.read_bytes() for path in (scored / "scores").iterdir()} == before
+    assert json.loads((scored / "scores.json").read_text())["num_rejected"] == len(UNDECODABLE)
+
+
+@pytest.mark.ray
+def test_a_folder_that_has_changed_is_another_scoring(
+    scored: Path, audio: Path, detector: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.wav").write_bytes((audio / "a.wav").read_bytes())
+    with pytest.raises(InputError, match="another audio, files; choose another --out"):
+        score.main(config(other, detector, scored))
+
+
+@pytest.mark.ray
+def test_folders_and_checkpoints_may_lie_on_s3_in_the_released_layout(
+    scored: Path, audio: Path, detector: Path, bucket: str, tmp_path: Path
+) -> None:
+    released = tmp_path / "released.ckpt"
+    torch.save({"state_dict": load_detector(detector).detector.state_dict()}, released)
+    remote = Folder(bucket)
+    remote.commit("models/released.ckpt", released.read_bytes())
+    for name in ("a.wav", "deep/f.m4a", "notes.txt"):
+        remote.commit(f"calls/{name}", (audio / name).read_bytes())
+    s3 = config(f"{bucket}/calls", f"{bucket}/models/released.ckpt", f"{bucket}/scores")
+    score.main(replace(s3, variant="tiny"))
+    found = Folder(f"{bucket}/scores")
+    names = [info.name for info in found.find("scores")]
+    rows = {row["id"]: row for name in names for row in tables.read_table(found, name).to_pylist()}
+    local = {row["path"]: row for row in pq.read_table(scored / "scores").to_pylist()}
+    assert rows.keys() == {"a", "deep/f"}
+    for name, path in (("a", "a.wav"), ("deep/f", "deep/f.m4a")):
+        assert rows[name]["score"] == pytest.approx(local[path]["score"], abs=1e-5)
+    assert tables.read_table(found, "rejects.parquet")["reason"].to_pylist() == ["not_audio"]
+
+
+@pytest.mark.ray
+def test_a_registered_detector_scores_below_the_run_that_made_it(
+    scored: Path, audio: Path, detector: Path, tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tags = {"bonafide.training": "feedbeef"}
+    with tracking.run(uri, "bonafide", job="train", name="train", tags=tags) as training:
+        pass
+    facts = {"weights": "d", "eer": 0.1, "validation": "v"}
+    registered = tracking.register(
+        uri, "calls", str(detector), run_id=str(training.run_id), tags=facts, description=""
+    )
+    assert registered is not None
+    out = tmp_path / "scores"
+    one = tmp_path / "one"
+    one.mkdir()
+    (one / "a.wav").write_bytes((audio / "a.wav").read_bytes())
+    for _ in range(2):
+        score.main(replace(config(one, "models:/calls@best", out), tracking_uri=uri))
+    record = json.loads((out / "scores.json").read_text())
+    assert record["checkpoint"] == "models:/calls/1"
+    assert record["system"] == "calls v1 (step 7)"
+    (row,) = pq.read_table(out / "scores").to_pylist()
+    (before,) = (row for row in pq.read_table(scored / "scores").to_pylist() if row["path"] == "a.wav")
+    assert row["score"] == pytest.approx(before["score"], abs=1e-5)
+    client = MlflowClient(uri)
+    (run,) = client.search_runs(
+        [client.get_run(str(training.run_id)).info.experiment_id], "tags.`bonafide.job` = 'score'"
+    )
+    assert run.info.run_id == record["tracking"]["run_id"]
+    assert run.data.tags["mlflow.parentRunId"] == training.run_id
+    assert run.data.metrics["scored/utterances"] == 1
+
+
+@pytest.mark.ray
+def test_a_machine_without_gpus_says_so(audio: Path, detector: Path, tmp_path: Path, cluster: None) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(InputError, match="--device cuda needs a GPU"):
+        score.main(replace(config(audio, detector, tmp_path / "scores"), device="cuda"))
+
+
+def test_ids_are_paths_without_their_endings_where_that_is_enough(tmp_path: Path) -> None:
+    root = tmp_path / "calls"
+    for name in ("a.wav", "a.flac", "b.wav", "b", "deep/a.wav", "c.x.ogg"):
+        Folder(str(root)).commit(name, b"x")
+    rows = plan_folder(Folder(str(root)), Folder(str(tmp_path / "out"))).rows
+    assert dict(zip(rows["path"].to_pylist(), rows["id"].to_pylist(), strict=True)) == {
+        "a.flac": "a.flac",
+        "a.wav": "a.wav",
+        "b": "b",
+        "b.wav": "b.wav",
+        "c.x.ogg": "c.x",
+        "deep/a.wav": "deep/a",
+    }
+
+
+def test_a_name_that_is_no_text_is_a_reject(tmp_path: Path) -> None:
+    root = tmp_path / "calls"
+    Folder(str(root)).commit("a.wav", b"x")
+    (root / "caf\udce9.wav").write_bytes(b"x")
+    planned = plan_folder(Folder(str(root)), Folder(str(tmp_path / "out")))
+    assert planned.rows["path"].to_pylist() == ["a.wav"]
+    assert [(reject["path"], reject["reason"]) for reject in planned.rejects] == [
+        ("caf\\udce9.wav", "name_not_text")
+    ]
+
+
+def test_what_cannot_be_scored_is_one_line(tmp_path: Path) -> None:
+    for folder, message in (("nowhere", "no such folder"), ("empty", "no files there")):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(InputError, match=message):
+            plan_folder(Folder(str(tmp_path / folder)), Folder(str(tmp_path / "out")))
+    with pytest.raises(InputError, match="choose an --out outside"):
+        plan_folder(Folder(str(tmp_path)), Folder(str(tmp_path / "scores")))
+    for store, audio in (("", ""), ("s", "a")):
+        with pytest.raises(InputError, match=r"either --store, .* or --audio"):
+            score.ScoreConfig(checkpoint="c", out="o", store=store, audio=audio)
+    with pytest.raises(InputError, match="are of a store"):
+        score.ScoreConfig(checkpoint="c", out="o", audio="a", corpora=Names(["x"]))
+    with pytest.raises(InputError, match=r"gpus_per_worker is 1\.5"):
+        score.ScoreConfig(checkpoint="c", out="o", audio="a", gpus_per_worker=1.5)
+
+
+def test_parts_hold_about_as_much_audio_as_asked_for() -> None:
+    assert plan_parts(np.array([1.0, 1.0, 1.0, 5.0, 1.0]), 2.0) == [2, 2, 1]
