@@ -129,11 +129,12 @@ def held(
 
 
 def _take(folder: Folder, lifetime_s: float, say: Callable[[str], None]) -> tuple[int, Claim]:
+    silent: dict[int, Claim] = {}  # claims that were watched for their lifetime, as they stood all the while
     while True:
-        newest = _newest(folder)
-        if newest is not None:
-            _await_end(folder, newest, say)
-        number = (newest or 0) + 1
+        numbers = _numbers(folder)
+        for number in numbers:
+            _await_end(folder, number, silent, say)
+        number = max(numbers, default=0) + 1
         claim = Claim(
             socket.gethostname(), os.getpid(), _machine(), _started(os.getpid()), _now(), 0, lifetime_s
         )
@@ -143,7 +144,9 @@ def _take(folder: Folder, lifetime_s: float, say: Callable[[str], None]) -> tupl
         # have created their files, at least one sees the other.
         numbers = _numbers(folder)
         others = [other for other in numbers if other < number]
-        if numbers[-1:] != [number] or any(_is_held(folder, other) for other in others):
+        if numbers[-1:] != [number] or any(
+            _is_held(_read(folder, other), silent.get(other)) for other in others
+        ):
             folder.delete(_name(number))
             continue
         for old in others:
@@ -151,16 +154,18 @@ def _take(folder: Folder, lifetime_s: float, say: Callable[[str], None]) -> tupl
         return number, claim
 
 
-def _is_held(folder: Folder, number: int) -> bool:
-    """Whether a claim was made by somebody of whom we do not know that it has ended."""
-    claim = _read(folder, number)
-    return claim is not None and not claim.is_released and claim.is_running() is not False
+def _is_held(claim: Claim | None, silent: Claim | None) -> bool:
+    """Whether a claim is that of somebody of whom we do not know that it has ended.
+
+    silent: the claim of that number that gave no sign of life for its lifetime, if we have watched one.
+    """
+    return claim is not None and claim != silent and not claim.is_released and claim.is_running() is not False
 
 
-def _await_end(folder: Folder, number: int, say: Callable[[str], None]) -> None:
+def _await_end(folder: Folder, number: int, silent: dict[int, Claim], say: Callable[[str], None]) -> None:
     """Return once the claim of that number has ended; InputError as soon as its owner is seen alive."""
     first = _read(folder, number)
-    if first is None or first.is_released or first.is_running() is False:
+    if first is None or not _is_held(first, silent.get(number)):
         return
     if first.is_running():
         raise _refusal(folder, first)
@@ -175,6 +180,7 @@ def _await_end(folder: Folder, number: int, say: Callable[[str], None]) -> None:
             return
         if now != first:
             raise _refusal(folder, now)
+    silent[number] = first
 
 
 def _refusal(folder: Folder, claim: Claim) -> InputError:

@@ -91,6 +91,16 @@ def test_an_owner_elsewhere_that_gives_no_sign_of_life_is_replaced(folder: Folde
     assert "belonged to process 17 on elsewhere" in said[0]
 
 
+def test_every_silent_owner_that_left_a_claim_is_replaced(folder: Folder):
+    for number in (3, 4):  # the later one died before it had cleared the earlier one away
+        write_foreign_claim(folder, number)
+    said: list[str] = []
+    with held(folder, say=said.append) as lease:
+        assert lease.fence.number == 5
+    assert len(said) == 2
+    assert list(claims(folder)) == ["lease/00000005.json"]
+
+
 def test_an_owner_elsewhere_that_gives_signs_of_life_is_left_alone(folder: Folder):
     ended = threading.Event()
 
