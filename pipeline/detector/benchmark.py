@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product, repeat
 from pathlib import Path
@@ -23,11 +23,11 @@ from typing import Any, cast, get_args
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from pipeline.detector.flops import peak_tflops, training_flops
 from pipeline.detector.meter import Meter, Wishes
 from pipeline.detector.network import Detector
+from pipeline.detector.ranks import run_ranks
 from pipeline.detector.schedule import Precision, Strategy, TrainingConfig
 from pipeline.detector.state import Progress
 from pipeline.detector.trainer import Trainer
@@ -118,24 +118,14 @@ def measure(
 
 def measure_ranks(case: Case, device: torch.device, num_steps: int) -> Speed:
     """Measure real steps, with what ranks tell each other, in as many processes as there are ranks."""
-    with tempfile.TemporaryDirectory(prefix="bonafide-ranks-") as folder:
-        work: Callable[..., None] = _run_rank
-        cast("Any", spawn)(work, (folder, case, device.type, num_steps), nprocs=case.num_ranks)
-        return Speed(**json.loads(Path(folder, "speed.json").read_text(encoding="utf-8")))
+    with tempfile.TemporaryDirectory(prefix="bonafide-speed-") as folder:
+        path = Path(folder, "speed.json")
+        run_ranks(_time_rank, (path, case, device.type, num_steps), case.num_ranks, device.type)
+        return Speed(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def _run_rank(rank: int, folder: str, case: Case, kind: str, num_steps: int) -> None:
-    device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
-    if kind == "cuda":
-        torch.cuda.set_device(device)
-    else:
-        torch.set_num_threads(max(1, torch.get_num_threads() // case.num_ranks))
-    dist.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
-        init_method=f"file://{folder}/group",
-        rank=rank,
-        world_size=case.num_ranks,
-    )
+def _time_rank(path: Path, case: Case, kind: str, num_steps: int) -> None:
+    device = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
     torch.manual_seed(0)
     batch = make_noise(case.num_utterances, case.seconds, device)
     config = case.training()
@@ -147,10 +137,9 @@ def _run_rank(rank: int, folder: str, case: Case, kind: str, num_steps: int) -> 
         trainer.step(Progress(), meter, Wishes())  # it ends with a sum over ranks that the host waits for
         times[-1] += time.perf_counter()
         worked[-1] += time.process_time()
-    if rank == 0:
+    if dist.get_rank() == 0:
         speed = _speed(case, device, batch, min(times[NUM_WARM:]), min(worked[NUM_WARM:]), {})
-        Path(folder, "speed.json").write_text(json.dumps(asdict(speed)), encoding="utf-8")
-    dist.destroy_process_group()
+        path.write_text(json.dumps(asdict(speed)), encoding="utf-8")
 
 
 def _detector(case: Case, device: torch.device) -> Detector:

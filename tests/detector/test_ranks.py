@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
+from pipeline.detector.ranks import run_ranks
 from pipeline.detector.schedule import TrainingConfig
 from pipeline.detector.training import Progress, State, train
 from tests.detector.test_training import (
@@ -76,9 +76,8 @@ def log_line(line: str) -> None:
     assert dist.get_rank() == 0, f"rank {dist.get_rank()} speaks: {line}"
 
 
-def one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=WORLD)
+def one_rank(folder: Path) -> None:
+    rank = dist.get_rank()
     config = toy_config(10)
     whole = run(config)
     results = {
@@ -88,15 +87,14 @@ def one_rank(rank: int, folder: str) -> None:
         "interrupted": run(config, stop_after=3 if rank == 1 else 99),
         "accumulated": run(replace(config, num_accumulated=2)),
     }
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+    torch.save(results, folder / f"rank{rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Mapping[str, Results]]:
     folder = tmp_path_factory.mktemp("ranks")
-    spawn(one_rank, (str(folder),), nprocs=WORLD)
-    return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    run_ranks(one_rank, (folder,), WORLD)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
 def test_all_ranks_end_with_the_same_weights(ranks: list[Mapping[str, Results]]) -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing.spawn import spawn
 
+from pipeline.detector.ranks import run_ranks
 from pipeline.detector.schedule import LossConfig, TrainingConfig
 from pipeline.detector.training import State, train
 from tests.detector.test_training import (
@@ -71,10 +71,9 @@ def settings(**changes: Any) -> TrainingConfig:
     return replace(toy_config(NUM_STEPS, validate_every=MIDDLE, checkpoint_every=MIDDLE), **changes)
 
 
-def one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=WORLD)
-    alone = torch.load(f"{folder}/alone.pt", weights_only=True) if rank == 0 else None
+def one_rank(folder: Path) -> None:
+    rank = dist.get_rank()
+    alone = torch.load(folder / "alone.pt", weights_only=True) if rank == 0 else None
     sharded = settings(strategy="fsdp")
     oc_softmax = replace(sharded, loss=LossConfig(name="oc_softmax"))
     ddp, fsdp, centred = run(settings()), run(sharded), run(oc_softmax)
@@ -99,8 +98,7 @@ def one_rank(rank: int, folder: str) -> None:
         "ddp bf16": run(settings(precision="bf16")),
         "fsdp fp16": run(replace(sharded, precision="fp16")),
     }
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+    torch.save(results, folder / f"rank{rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +111,8 @@ def alone() -> Results:
 def ranks(tmp_path_factory: pytest.TempPathFactory, alone: Results) -> list[Mapping[str, Results]]:
     folder = tmp_path_factory.mktemp("sharding")
     torch.save(alone["states"][MIDDLE], folder / "alone.pt")
-    spawn(one_rank, (str(folder),), nprocs=WORLD)
-    return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    run_ranks(one_rank, (folder,), WORLD)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
 def test_a_sharded_training_is_the_replicated_one(ranks: list[Mapping[str, Results]]) -> None:
