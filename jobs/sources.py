@@ -67,11 +67,12 @@ def find_sources(config: IngestConfig) -> dict[str, Source]:
         else:
             absent.append(manifest.folder)
     if not sources:
+        what = "no corpus there" if root.exists() else "no such folder"
         raise InputError(
-            f"{root.uri}: no corpus there; expected a folder named like one of: {', '.join(sorted(absent))}"
+            f"{root.uri}: {what}; expected a folder named like one of: {', '.join(sorted(set(absent)))}"
         )
     if absent and recipe.corpora:
-        print(f"recipe {recipe.name}: {root.uri} has no {', '.join(absent)}", flush=True)
+        print(f"recipe {recipe.name}: {root.uri} has no {', '.join(dict.fromkeys(absent))}", flush=True)
     return sources
 
 

@@ -13,7 +13,9 @@ import hashlib
 import inspect
 import itertools
 import json
+import os
 import re
+import select
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -130,6 +132,11 @@ def run(main: Callable[[Config], None], argv: Sequence[str] | None = None) -> in
             description=inspect.getdoc(module) or "",
         )
         main(config)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        return 141
     except InputError as error:
         print(f"bonafide {command}: {error}", file=sys.stderr)
         return 2
@@ -137,6 +144,16 @@ def run(main: Callable[[Config], None], argv: Sequence[str] | None = None) -> in
         print(f"bonafide {command}: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     return 0
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads what this process prints any more, as when `head` has enough; the rest then goes nowhere."""
+    ends = select.poll()
+    ends.register(sys.stdout, 0)
+    if not any(event & select.POLLERR for _, event in ends.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def config_class(main: Callable[[Config], None]) -> type[Config]:

@@ -123,6 +123,15 @@ def test_every_preset_is_toml():
         assert load_toml(preset)
 
 
+def test_a_reader_that_has_enough_is_no_error():
+    command = [sys.executable, "-m", "jobs", "corpora"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()  # long before the table is there
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 @pytest.mark.parametrize("command", ["corpora", "ingest", "train", "score", "evaluate", "demo"])
 def test_help_does_not_wait_for_the_heavy_libraries(command: str):
     program = (
