@@ -193,6 +193,15 @@ def test_downmix_is_the_mean_of_the_channels() -> None:
     np.testing.assert_allclose(waveform, samples.mean(axis=1), atol=1e-6)
 
 
+def test_downmix_depends_on_neither_processor_nor_block_size() -> None:
+    samples = tone(100_003, 16_000, num_channels=6)
+    summed = samples[:, 0].copy()
+    for channel in range(1, 6):
+        summed += samples[:, channel]
+    waveform = load_waveform(written(samples, 16_000, "WAV", "FLOAT"), "x.wav")
+    np.testing.assert_array_equal(waveform, summed * np.float32(1 / 6))
+
+
 @pytest.mark.parametrize("sample_rate", [8_000, 11_025, 16_000, 22_050, 24_000, 44_100, 48_000, 96_000])
 def test_every_rate_ends_at_16_khz_with_its_tone_in_place(sample_rate: int) -> None:
     time = np.arange(2 * sample_rate) / sample_rate
