@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class IngestBenchmark:
     """How much to ingest."""
 
-    num_files: int = 6_000
+    num_files: int = 12_000
     """Source files: 48 kHz mono FLAC."""
     num_distinct: int = 1000
     """Of them made; the others are hard links to these."""
@@ -37,8 +37,9 @@ class IngestBenchmark:
     """Seconds of each."""
     rounds: int = 2
     """Of all speeds, by turns; the best of each counts: whatever else runs on a machine can only slow one down."""
-    shard_mib: float = 32.0
-    """Size of the shards of the run, MiB: so many that the last one, built while others are idle, hardly counts."""
+    shard_mib: float = 64.0
+    """Size of the shards of the run, MiB: twenty of them, for one or two workers to share. Between two shards Ray
+    leaves a worker idle for a tenth of a second, which counts for more the smaller they are."""
     plan_rows: int = 10_000_000
     """Utterances to plan."""
     peak_shard_mib: float = 256.0
