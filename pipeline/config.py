@@ -136,6 +136,7 @@ def run(main: Callable[[Config], None], argv: Sequence[str] | None = None) -> in
     except BrokenPipeError:
         if not _is_unread():
             raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest of the output goes
         return 141
     except InputError as error:
         print(f"bonafide {command}: {error}", file=sys.stderr)
@@ -147,13 +148,10 @@ def run(main: Callable[[Config], None], argv: Sequence[str] | None = None) -> in
 
 
 def _is_unread() -> bool:
-    """Whether nobody reads what this process prints any more, as when `head` has enough; the rest then goes nowhere."""
+    """Whether nobody reads what this process prints any more, as when `head` has enough."""
     ends = select.poll()
     ends.register(sys.stdout, 0)
-    if not any(event & select.POLLERR for _, event in ends.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
+    return any(event & select.POLLERR for _, event in ends.poll(0))
 
 
 def config_class(main: Callable[[Config], None]) -> type[Config]:
