@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.config import Names, Pairs, run
-from pipeline.data.corpus import Problem, read_corpus
-from pipeline.data.manifest import ExpectedHours, Manifest, choose_manifests
+from pipeline.data.corpora.corpus import Problem, read_corpus
+from pipeline.data.corpora.manifest import ExpectedHours, Manifest, choose_manifests
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
-    from pipeline.data.snapshot import Snapshot
+    from pipeline.data.store.snapshot import Snapshot
 
 SHOWN_LANGUAGES = 4
 
@@ -83,7 +83,7 @@ def read_store(config: CorporaConfig) -> None:
     Raises:
         InputError: no store or no file to write to; the store lacks the snapshot or one of the corpora.
     """
-    from pipeline.data.snapshot import choose_corpora, load_snapshot
+    from pipeline.data.store.snapshot import choose_corpora, load_snapshot
 
     if not config.store or not (config.html or config.export_protocol):
         raise InputError("give --store STORE, and --html FILE for a card or --export-protocol FILE for a CSV")
@@ -100,7 +100,7 @@ def read_store(config: CorporaConfig) -> None:
 def write_card(file: str, store: Folder, snapshot: Snapshot, recipe: str) -> None:
     """Write the card of a snapshot, under a recipe if one is named."""
     from pipeline.card.page import corpus_card
-    from pipeline.data.recipe import load_recipe
+    from pipeline.data.corpora.recipe import load_recipe
 
     folder, name = _place(file)
     card = corpus_card(store, snapshot, load_recipe(recipe) if recipe else None)
@@ -110,7 +110,7 @@ def write_card(file: str, store: Folder, snapshot: Snapshot, recipe: str) -> Non
 
 def export_protocol(file: str, store: Folder, snapshot: Snapshot) -> None:
     """Write an AntiDeepfake protocol CSV; paths are those that the manifests expect below a data root."""
-    from pipeline.data.protocol_csv import write_protocol
+    from pipeline.data.corpora.protocol_csv import write_protocol
 
     folder, name = _place(file)
     folders = {manifest.name: manifest.folder for manifest in choose_manifests(()).values()}

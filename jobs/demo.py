@@ -14,8 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs import engine
 from jobs.__main__ import run_command
+from jobs.ray_session import ray_session
 from pipeline.config import run, to_toml
 
 PRESET = Path(__file__).parent / "presets" / "demo.toml"
@@ -48,7 +48,7 @@ def main(config: DemoConfig) -> None:
 
     title("1/5 corpora: espeak-ng speaks, artifact processes spoof")
     make_corpora(config, Path(data))
-    with engine.connected():
+    with ray_session():
         title("2/5 ingest: corpora → shards and a snapshot")
         corpora = f"{TRAINING},{EVALUATION}"
         job("ingest", "--root", data, "--store", store, "--corpora", corpora, "--shard-mib", "8", *tracking)
@@ -92,7 +92,7 @@ def make_corpora(config: DemoConfig, root: Path) -> None:
     write_demo_corpora(
         root, seed=config.seed, minutes=config.minutes, num_workers=os.cpu_count() or 1, on_progress=count
     )
-    progress.say()
+    progress.print_now()
 
 
 def job(name: str, *flags: str) -> None:

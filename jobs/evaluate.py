@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline import tracking
 from pipeline.config import Names, run, to_dict, to_toml
-from pipeline.data.recipe import Recipe, load_recipe
+from pipeline.data.corpora.recipe import Recipe, load_recipe
 from pipeline.errors import InputError
 from pipeline.evaluation.measure import METRICS, Results, Settings, evaluate, to_table
 from pipeline.evaluation.page import eer_table, identity, to_page

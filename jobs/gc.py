@@ -34,7 +34,7 @@ class GcConfig:
 
 def main(config: GcConfig) -> None:
     """List and remove."""
-    from pipeline.data.snapshot import all_snapshots, named_files
+    from pipeline.data.store.snapshot import all_snapshots, named_files
 
     store = Folder(config.store)
     named = {name for snapshot in all_snapshots(store) for name in named_files(snapshot)}

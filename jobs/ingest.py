@@ -20,19 +20,19 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from jobs import engine
-from jobs.cataloging import catalog_corpora, unchanged_corpora
-from jobs.sources import Source, find_sources
+from jobs.ingestion.cataloging import catalog_corpora, unchanged_corpora
+from jobs.ingestion.sources import Source, find_sources
+from jobs.ray_session import ray_session
 from pipeline import tables, tracking
 from pipeline.card.page import corpus_card
 from pipeline.config import Names, Pairs, run, to_dict, to_toml
-from pipeline.data import catalog as catalogs
-from pipeline.data import shards
-from pipeline.data.manifest import Manifest, manifest_digest
-from pipeline.data.plan import ShardPlan, missing, plan_shards
-from pipeline.data.recipe import EXCLUDED, load_recipe
-from pipeline.data.shards import ShardSummary
-from pipeline.data.snapshot import CorpusSnapshot, Snapshot, commit_snapshot, latest_snapshot
+from pipeline.data.corpora.manifest import Manifest, manifest_digest
+from pipeline.data.corpora.recipe import EXCLUDED, load_recipe
+from pipeline.data.store import catalog as catalogs
+from pipeline.data.store import shards
+from pipeline.data.store.plan import ShardPlan, missing, plan_shards
+from pipeline.data.store.shards import ShardSummary
+from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, commit_snapshot, latest_snapshot
 from pipeline.progress import Progress
 from pipeline.storage import Folder
 
@@ -88,7 +88,7 @@ def main(config: IngestConfig) -> None:
         before = latest_snapshot(store)
         cataloged = unchanged_corpora(sources, store, before, config)
         if cataloged is None:
-            stack.enter_context(engine.connected())
+            stack.enter_context(ray_session())
             cataloged = catalog_corpora(sources, store, before, config)
         planned = {
             # Taken out one by one: a catalog is most of what this process holds.
@@ -167,7 +167,7 @@ def plan_corpus(
     catalog, plans = plan_shards(
         table,
         previous,
-        recipe=shards.recipe(config.resampler, manifest.licence),
+        build_settings=shards.build_settings(config.resampler, manifest.licence),
         target_bytes=int(config.shard_mib * 2**20),
     )
     data = tables.to_parquet(catalog, [plan.num_rows for plan in plans])
@@ -201,7 +201,7 @@ def build_shards(
     print(f"{num_planned} shards planned, {num_planned - len(todo)} there, {len(todo)} to build", flush=True)
     if not todo:
         return summaries
-    with engine.connected():
+    with ray_session():
         import ray
 
         progress = Progress("building", len(todo), "shards")
@@ -214,7 +214,7 @@ def build_shards(
             summary = ShardSummary(**json.loads(row["summary"]))
             summaries[summary.name] = summary
             progress.add(audio_s=sum(summary.seconds.values()), num_rejected=sum(summary.rejected.values()))
-        progress.say()
+        progress.print_now()
     return summaries
 
 

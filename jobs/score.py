@@ -18,10 +18,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jobs import engine, weights
-from jobs.inputs import REJECTS, Planned, plan_folder, plan_store, reasons
-from jobs.parts import PLAN, Pool, num_scored, plan_parts, rejected, score_parts
-from jobs.weights import Checkpoint
+from jobs.ray_session import num_devices, ray_session
+from jobs.scoring import weights
+from jobs.scoring.inputs import REJECTS, Planned, plan_folder, plan_store, reasons
+from jobs.scoring.parts import PLAN, Pool, num_scored, plan_parts, rejected, score_parts
+from jobs.scoring.weights import Checkpoint
 from pipeline import tables, tracking
 from pipeline.config import Names, run, to_dict, to_toml
 from pipeline.errors import InputError
@@ -117,7 +118,7 @@ def main(config: ScoreConfig) -> None:
     parent = training_run(config, loaded.metadata)
     with (
         track(config, system, parent, identity | {"checkpoint": checkpoint.uri}) as tracked,
-        engine.connected(),
+        ray_session(),
     ):
         shared = weights.share(loaded.detector)
         audio_s = score_parts(planned, lengths, out, shared, choose_pool(config))
@@ -148,7 +149,7 @@ def choose_pool(config: ScoreConfig) -> Pool:
     Raises:
         InputError: GPUs are asked for, and this machine has none.
     """
-    num_cpus, num_gpus = engine.num_devices()
+    num_cpus, num_gpus = num_devices()
     device = config.device if config.device != "auto" else ("cuda" if num_gpus else "cpu")
     if device == "cuda" and not num_gpus and not os.environ.get("RAY_ADDRESS"):
         raise InputError("--device cuda needs a GPU, and Ray finds none on this machine; leave --device out")
@@ -203,7 +204,7 @@ def decoder(config: ScoreConfig) -> dict[str, str]:
     """What turned files into samples."""
     if config.store:
         return {"shards": "flac 16 kHz mono"}
-    from pipeline.data.audio import codec_versions
+    from pipeline.data.audio.load import codec_versions
 
     return codec_versions() | {"resampler": "soxr_hq"}
 

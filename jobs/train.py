@@ -22,17 +22,20 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs import batch_seconds, checkpoints, engine, rank, registration
-from jobs.attempts import train_to_the_end
-from jobs.interrupts import Interrupts
+from jobs.ray_session import ray_session
+from jobs.training import batch_size as batch_seconds
+from jobs.training import checkpoints, registration
+from jobs.training import worker as rank
+from jobs.training.driver import train_to_the_end
+from jobs.training.signals import Interrupts
 from pipeline import lease, tracking
 from pipeline.config import Bounds, Names, run, to_dict, to_toml
-from pipeline.data.buckets import BatchConfig
-from pipeline.data.manifest import load_manifests
-from pipeline.data.recipe import EXCLUDED, Recipe, Use, find_leakage, load_recipe
-from pipeline.data.snapshot import Snapshot, load_snapshot, load_utterances
-from pipeline.data.utterance import LABELS
-from pipeline.detector.schedule import TrainingConfig
+from pipeline.data.corpora.manifest import load_manifests
+from pipeline.data.corpora.recipe import EXCLUDED, Recipe, Use, find_leakage, load_recipe
+from pipeline.data.corpora.utterance import LABELS
+from pipeline.data.loading.buckets import BatchConfig
+from pipeline.data.store.snapshot import Snapshot, load_snapshot, load_utterances
+from pipeline.detector.config import TrainingConfig
 from pipeline.detector.variants import VARIANTS
 from pipeline.errors import InputError
 from pipeline.storage import Folder
@@ -149,7 +152,7 @@ def main(config: TrainConfig) -> None:
     with (
         Interrupts("train") as interrupts,
         lease.held(out) as owned,
-        engine.connected(num_cpus=max(needed, os.cpu_count() or 1)),
+        ray_session(num_cpus=max(needed, os.cpu_count() or 1)),
     ):
         interrupts.install()
         config = with_batch_seconds(config, load_begun(out))

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs import engine
+from jobs.ray_session import ray_session
 from pipeline import tables
 from pipeline.config import Names, run
 from pipeline.progress import Progress
@@ -41,7 +41,7 @@ def main(config: VerifyConfig) -> None:
     """Check every shard, one Ray task each."""
     import ray
 
-    from pipeline.data.snapshot import choose_corpora, load_snapshot
+    from pipeline.data.store.snapshot import choose_corpora, load_snapshot
 
     store = Folder(config.store)
     snapshot = choose_corpora(load_snapshot(store, config.snapshot), config.corpora)
@@ -57,7 +57,7 @@ def main(config: VerifyConfig) -> None:
     ]
     num_faults = 0
     progress = Progress("verifying", len(shards), "shards")
-    with engine.connected():
+    with ray_session():
         checked = ray.data.from_items(shards, override_num_blocks=max(1, len(shards))).map_batches(
             functools.partial(verify_batch, store=store, decode=config.decode), batch_size=1, num_cpus=1
         )
@@ -66,7 +66,7 @@ def main(config: VerifyConfig) -> None:
                 print(fault, flush=True)
                 num_faults += 1
             progress.add(audio_s=row["seconds"])
-    progress.say()
+    progress.print_now()
     list_duplicates(store, snapshot.duplicates)
     if num_faults:
         print(
@@ -79,7 +79,7 @@ def main(config: VerifyConfig) -> None:
 
 def verify_batch(batch: dict[str, Sequence[Any]], store: Folder, decode: bool) -> dict[str, list[Any]]:
     """What is wrong with the shards of a batch, in words."""
-    from pipeline.data.shards import read_index
+    from pipeline.data.store.shards import read_index
 
     faults, seconds = [], []
     for corpus, name, sha256, expected in zip(
@@ -103,8 +103,8 @@ def check_shard(
     store: Folder, corpus: str, name: str, sha256: str, index: Sequence[dict[str, Any]], decode: bool
 ) -> Iterator[str]:
     """The faults of one shard."""
-    from pipeline.data.audio import AudioError, decode_flac, pcm_digest, quantise
-    from pipeline.data.shards import tar_name
+    from pipeline.data.audio.load import AudioError, decode_flac, pcm_digest, quantise
+    from pipeline.data.store.shards import tar_name
 
     try:
         data = store.read(tar_name(corpus, name))
@@ -136,7 +136,7 @@ def check_shard(
 
 def list_duplicates(store: Folder, name: str | None) -> None:
     """Print what the snapshot knows of exact duplicates."""
-    from pipeline.data.duplicates import count_overlaps
+    from pipeline.data.store.duplicates import count_overlaps
 
     if name is None:
         print("no exact duplicates")

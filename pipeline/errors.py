@@ -9,5 +9,5 @@ class InputError(ValueError):
     """
 
 
-class AwayError(InputError):
+class UnavailableError(InputError):
     """A server does not answer, or says that it cannot now: to try again later may help, and nothing else will."""

@@ -32,9 +32,9 @@ class Progress:
         self.audio_s += audio_s
         self.num_rejected += num_rejected
         if time.monotonic() - self._printed >= self.every_s:
-            self.say()
+            self.print_now()
 
-    def say(self) -> None:
+    def print_now(self) -> None:
         """Print the line now."""
         self._printed = time.monotonic()
         print(self.line(self._printed - self._start), file=self.stream, flush=True)

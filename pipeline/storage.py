@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 import fsspec
 from fsspec.core import split_protocol
 
-from pipeline.errors import AwayError, InputError
+from pipeline.errors import InputError, UnavailableError
 
 PROBE_BLOCK_BYTES = 64 * 1024
 """How much `Folder.open` fetches at a time from S3: a header, not a file."""
@@ -276,7 +276,7 @@ class Folder:
                 raise
             cure = "; the server is overloaded or down: run it again later" if status >= 500 else ""
             cure = cure or ("" if code else "; check the AWS credentials and AWS_ENDPOINT_URL")
-            kind = AwayError if status >= 500 or not code else InputError
+            kind = UnavailableError if status >= 500 or not code else InputError
             raise kind(f"{where}: {line.rstrip('.')}{cure}") from error
 
 

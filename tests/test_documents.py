@@ -17,12 +17,12 @@ import pytest
 from jobs.__main__ import COMMANDS
 from pipeline import tables
 from pipeline.config import Names, run
-from pipeline.data import catalog as catalogs
-from pipeline.data import shards
-from pipeline.data.corpus import read_files
-from pipeline.data.manifest import choose_manifests
-from pipeline.data.plan import plan_shards
-from pipeline.data.recipe import Recipe
+from pipeline.data.corpora.corpus import read_files
+from pipeline.data.corpora.manifest import choose_manifests
+from pipeline.data.corpora.recipe import Recipe
+from pipeline.data.store import catalog as catalogs
+from pipeline.data.store import shards
+from pipeline.data.store.plan import plan_shards
 from pipeline.detector.checkpoint import save_detector
 from pipeline.detector.network import VARIANTS, Detector
 from pipeline.storage import Folder
@@ -122,7 +122,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, store = Folder(str(place / "DATA" / manifest.folder)), Folder(str(place / "STORE"))
     listed = catalogs.rows(read_files(manifest, root), manifest.name, Recipe())
     found = catalogs.table(list(catalogs.probe_rows(listed, root, manifest, None)))
-    catalog, plans = plan_shards(found, None, recipe=shards.recipe("soxr_hq", ""), target_bytes=2**20)
+    catalog, plans = plan_shards(
+        found, None, build_settings=shards.build_settings("soxr_hq", ""), target_bytes=2**20
+    )
     for plan in plans:
         members = catalog.filter(pc.equal(catalog["shard"], plan.name)).to_pylist()
         shards.build_shard(plan.name, members, root, store, licence=manifest.licence, resampler="soxr_hq")

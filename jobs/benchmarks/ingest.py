@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import engine
 from jobs.benchmarks.table import Measured, say, timed
+from jobs.ray_session import ray_session
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -140,12 +140,12 @@ def plain_speed(folder: Path, config: IngestBenchmark, audio_s: float) -> float:
 
 def write_shards(folder: str, shard_mib: float) -> float:
     """Catalog, plan and shards in this process, without Ray; returns seconds."""
-    from pipeline.data import catalog as catalogs
-    from pipeline.data import shards
-    from pipeline.data.corpus import read_files
-    from pipeline.data.manifest import choose_manifests
-    from pipeline.data.plan import plan_shards
-    from pipeline.data.recipe import Recipe
+    from pipeline.data.corpora.corpus import read_files
+    from pipeline.data.corpora.manifest import choose_manifests
+    from pipeline.data.corpora.recipe import Recipe
+    from pipeline.data.store import catalog as catalogs
+    from pipeline.data.store import shards
+    from pipeline.data.store.plan import plan_shards
     from pipeline.storage import Folder
 
     manifest = choose_manifests(["cnceleb2"])["cnceleb2"]
@@ -153,8 +153,8 @@ def write_shards(folder: str, shard_mib: float) -> float:
     started = time.perf_counter()
     found = catalogs.rows(read_files(manifest, root), manifest.name, Recipe())
     catalog = catalogs.table(list(catalogs.probe_rows(found, root, manifest, None)))
-    recipe = shards.recipe("soxr_hq", manifest.licence)
-    planned, plans = plan_shards(catalog, None, recipe=recipe, target_bytes=int(shard_mib * 2**20))
+    recipe = shards.build_settings("soxr_hq", manifest.licence)
+    planned, plans = plan_shards(catalog, None, build_settings=recipe, target_bytes=int(shard_mib * 2**20))
     for plan in plans:
         members = planned.slice(plan.first_row, plan.num_rows).to_pylist()
         shards.build_shard(plan.name, members, root, store, licence=manifest.licence, resampler="soxr_hq")
@@ -201,7 +201,7 @@ def ray_with(num_cpus: int) -> Iterator[dict[str, str]]:
     """A local Ray of some cores, and the environment that lets a process join it."""
     import ray
 
-    with engine.connected(num_cpus=num_cpus):
+    with ray_session(num_cpus=num_cpus):
         yield os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
@@ -229,14 +229,14 @@ def plan_rows(num_rows: int) -> None:
     """Plan a table of made-up utterances; print seconds and peak memory in MiB."""
     import pyarrow as pa
 
-    from pipeline.data.plan import plan_shards
+    from pipeline.data.store.plan import plan_shards
 
     step = 100_000
     catalog = pa.concat_tables(
         [made_up(first, min(step, num_rows - first)) for first in range(0, num_rows, step)]
     )
     started = time.perf_counter()
-    plan_shards(catalog, None, recipe="benchmark", target_bytes=256 << 20)
+    plan_shards(catalog, None, build_settings="benchmark", target_bytes=256 << 20)
     print(time.perf_counter() - started, peak_mib())
 
 
@@ -251,7 +251,7 @@ def made_up(first: int, num_rows: int) -> pa.Table:
     import numpy as np
     import pyarrow as pa
 
-    from pipeline.data import catalog as catalogs
+    from pipeline.data.store import catalog as catalogs
 
     numbers = [f"{number:012d}" for number in range(first, first + num_rows)]
     known = {

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.data.batches import TrainingBatches
-    from pipeline.data.index import Index
+    from pipeline.data.loading.batches import TrainingBatches
+    from pipeline.data.store.index import Index
     from pipeline.storage import Folder
 
 SETTLED = 8
@@ -72,10 +72,10 @@ def make_store(config: LoaderBenchmark, folder: Path) -> tuple[Folder, Index]:
     """Noise with the rhythm and the level of speech as loose FLAC, and as shards made of it."""
     import numpy as np
 
-    from pipeline.data import shards
-    from pipeline.data.audio import encode_flac, quantise
-    from pipeline.data.recipe import Recipe
-    from pipeline.data.snapshot import CorpusSnapshot, Snapshot, load_index
+    from pipeline.data.audio.load import encode_flac, quantise
+    from pipeline.data.corpora.recipe import Recipe
+    from pipeline.data.store import shards
+    from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_index
     from pipeline.storage import Folder
 
     rng = np.random.default_rng(0)
@@ -129,8 +129,8 @@ def speech_like(rng: np.random.Generator, num_samples: int) -> NDArray[np.float3
 
 def our_loader(store: Folder, index: Index, num_workers: int) -> TrainingBatches:
     """The loader of a training on one rank, as it comes."""
-    from pipeline.data.batches import TrainingBatches
-    from pipeline.data.buckets import BatchConfig
+    from pipeline.data.loading.batches import TrainingBatches
+    from pipeline.data.loading.buckets import BatchConfig
 
     return TrainingBatches(store, index, BatchConfig(), num_workers=num_workers)
 
@@ -195,7 +195,7 @@ def bare_loop(store: str, folder: str) -> None:
     """Do what cannot be done without, read and decode; print audio seconds per second of processor and of clock."""
     import soundfile
 
-    from pipeline.data.index import map_index
+    from pipeline.data.store.index import map_index
 
     index = map_index(Path(folder))
     files = [os.open(f"{store}/{name}", os.O_RDONLY) for name in index.shards]
@@ -330,7 +330,7 @@ def write_plan(num: str, folder: str) -> None:
     """Write an index of made-up utterances, shards of 256 MiB, without ever holding it."""
     import numpy as np
 
-    from pipeline.data.index import Part, write_index
+    from pipeline.data.store.index import Part, write_index
 
     num_rows, per_shard = int(num), 3700
 
@@ -354,9 +354,9 @@ def write_plan(num: str, folder: str) -> None:
 
 def plan(folder: str) -> None:
     """Plan an epoch; print seconds, peak and own GiB, ms to a batch and the share of padding."""
-    from pipeline.data.buckets import BatchConfig
-    from pipeline.data.epoch import EpochPlan
-    from pipeline.data.index import map_index
+    from pipeline.data.loading.buckets import BatchConfig
+    from pipeline.data.loading.epoch import EpochPlan
+    from pipeline.data.store.index import map_index
 
     started = time.perf_counter()
     epoch = EpochPlan(map_index(Path(folder)), BatchConfig())
@@ -372,8 +372,8 @@ def measure_augmentations(config: LoaderBenchmark, store: Folder, index: Index) 
     """Each augmentation on the same utterances."""
     import numpy as np
 
-    from pipeline.data.audio import decode_flac
-    from pipeline.data.augment import AUGMENTATIONS
+    from pipeline.data.audio.load import decode_flac
+    from pipeline.data.loading.augment import AUGMENTATIONS
 
     waveforms = []
     for row in range(min(len(index), 50)):

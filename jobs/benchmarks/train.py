@@ -63,13 +63,13 @@ def measure(config: TrainBenchmark) -> Iterator[Measured]:
 
 
 def run(config: TrainBenchmark, variant: str, precision: str, *words: str) -> list[dict[str, Any]]:
-    """What `python -m pipeline.detector.benchmark` measures in a process of its own, one result a case.
+    """What `python -m jobs.benchmarks.detector` measures in a process of its own, one result a case.
 
     Raises:
         InputError: it refused, with its reason.
     """
     words = (
-        *("-m", "pipeline.detector.benchmark", "--json", "--device", config.device, "--variants", variant),
+        *("-m", "jobs.benchmarks.detector", "--json", "--device", config.device, "--variants", variant),
         *("--precision", precision, "--utterances", str(config.num_utterances)),
         *("--seconds", str(config.seconds), "--steps", str(config.num_steps), "--compile", "off"),
         *("--activation-checkpointing", "off", "--threads", str(config.num_threads), *words),

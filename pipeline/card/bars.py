@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from pipeline.card.words import COLOURS, LABELS_SHOWN, TITLES, by_size, hours_words, percent_words
+from pipeline.card.formatting import COLOURS, LABELS_SHOWN, TITLES, by_size, hours_words, percent_words
 from pipeline.report import Figure
 from pipeline.report.charts import Bar, linear_axis, stacked_chart
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from pipeline.card.shortcut import SIGNAL_CHAIN
-from pipeline.card.tally import Cells, Key, Tally
-from pipeline.card.words import (
+from pipeline.card.formatting import (
     LABELS_SHOWN,
     TITLES,
     by_role,
@@ -15,7 +13,9 @@ from pipeline.card.words import (
     value_words,
     with_hours,
 )
-from pipeline.data.snapshot import Snapshot
+from pipeline.card.shortcut import SIGNAL_CHAIN
+from pipeline.card.tally import Cells, Key, Tally
+from pipeline.data.store.snapshot import Snapshot
 from pipeline.report import Block, Table, Text, Value
 
 NUM_CHAINS = 40

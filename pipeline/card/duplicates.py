@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline import tables
-from pipeline.card.words import NOT_STATED, hours_words
-from pipeline.data.snapshot import Snapshot
+from pipeline.card.formatting import NOT_STATED, hours_words
+from pipeline.data.store.snapshot import Snapshot
 from pipeline.report import Block, Facts, Section, Table, Text, Value
 from pipeline.storage import Folder
 

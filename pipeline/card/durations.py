@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from pipeline.card.formatting import COLOURS, LABELS_SHOWN, TITLES, by_role, seconds_words
 from pipeline.card.tally import DURATION_CLASSES_PER_OCTAVE, Tally, duration_edge
-from pipeline.card.words import COLOURS, LABELS_SHOWN, TITLES, by_role, seconds_words
-from pipeline.data.snapshot import Snapshot
+from pipeline.data.store.snapshot import Snapshot
 from pipeline.report import Cell, Figure, Section, Table, Text, Value
 from pipeline.report.charts import log_axis, step_chart
 

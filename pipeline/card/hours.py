@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from pipeline.card.bars import LABEL_SERIES, Amounts, Series, hours_chart, shares_chart, totals_of
-from pipeline.card.tally import Tally
-from pipeline.card.words import (
+from pipeline.card.formatting import (
     LABELS_SHOWN,
     NOT_STATED,
     TITLES,
@@ -16,8 +15,9 @@ from pipeline.card.words import (
     percent_words,
     with_hours,
 )
-from pipeline.data.snapshot import Snapshot
-from pipeline.data.utterance import ARTIFACTS, SPLITS
+from pipeline.card.tally import Tally
+from pipeline.data.corpora.utterance import ARTIFACTS, SPLITS
+from pipeline.data.store.snapshot import Snapshot
 from pipeline.report import Block, Cell, Section, Table, Value
 
 NUM_LANGUAGES = 20

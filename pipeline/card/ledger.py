@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from pipeline.card.words import LABELS_SHOWN, TITLES, by_role, listed, with_hours
-from pipeline.data.snapshot import HOURS_TOLERANCE, CorpusSnapshot, Snapshot
+from pipeline.card.formatting import LABELS_SHOWN, TITLES, by_role, listed, with_hours
+from pipeline.data.store.snapshot import HOURS_TOLERANCE, CorpusSnapshot, Snapshot
 from pipeline.report import Block, Cell, Section, Table, Text, Value
 
 TITLE = "Found and written"

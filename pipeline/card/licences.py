@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pipeline.card.bars import LABEL_SERIES, hours_chart
-from pipeline.card.words import LABELS_SHOWN, by_role, listed, percent_words, with_hours
-from pipeline.data.manifest import UNKNOWN
-from pipeline.data.snapshot import Snapshot
+from pipeline.card.formatting import LABELS_SHOWN, by_role, listed, percent_words, with_hours
+from pipeline.data.corpora.manifest import UNKNOWN
+from pipeline.data.store.snapshot import Snapshot
 from pipeline.report import Block, Cell, Section, Table, Text, Value
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pipeline.card.duplicates import TITLE as DUPLICATES_TITLE
 from pipeline.card.duplicates import Copies, duplicate_warnings, duplicates_section, read_copies
 from pipeline.card.durations import durations_section
+from pipeline.card.formatting import LABELS_SHOWN, hours_words, listed, percent_words
 from pipeline.card.hours import hours_section
 from pipeline.card.ledger import TITLE as LEDGER_TITLE
 from pipeline.card.ledger import ledger_section, unbalanced, unexpected
 from pipeline.card.licences import licences_section
+from pipeline.card.recipe_section import recipe_section
 from pipeline.card.rejects import find_examples, rejects_section
 from pipeline.card.shortcut import Shortcut, find_shortcuts
 from pipeline.card.signal import TITLE as SIGNAL_TITLE
 from pipeline.card.signal import signal_section, telling_groups
 from pipeline.card.tally import Tally, tally
-from pipeline.card.uses import recipe_section
-from pipeline.card.words import LABELS_SHOWN, hours_words, listed, percent_words
-from pipeline.data.recipe import Recipe
-from pipeline.data.snapshot import Snapshot
+from pipeline.data.corpora.recipe import Recipe
+from pipeline.data.store.snapshot import Snapshot
 from pipeline.report import Block, Facts, Page, Section, Text
 from pipeline.storage import Folder
 

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import tables
-from pipeline.card.words import percent_words
-from pipeline.data.shards import rejects_name
-from pipeline.data.snapshot import CorpusSnapshot, Snapshot
+from pipeline.card.formatting import percent_words
+from pipeline.data.store.shards import rejects_name
+from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.report import Block, Cell, Figure, Section, Table, Text, Value
 from pipeline.report.charts import Bar, linear_axis, stacked_chart
 from pipeline.storage import Folder

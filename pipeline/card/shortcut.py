@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.card.tally import Key, Tally
-from pipeline.data.snapshot import Snapshot
+from pipeline.data.store.snapshot import Snapshot
 
 ALMOST_A_LABEL = 0.1
 """An EER up to which a trait is warned of."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.card.chains import chain_tables, formats_table
+from pipeline.card.formatting import TITLES, by_role, key_words, listed, percent_words
 from pipeline.card.shortcut import (
     ALMOST_A_LABEL,
     CORPUS,
@@ -15,8 +16,7 @@ from pipeline.card.shortcut import (
     together,
 )
 from pipeline.card.tally import Key, Tally
-from pipeline.card.words import TITLES, by_role, key_words, listed, percent_words
-from pipeline.data.snapshot import Snapshot
+from pipeline.data.store.snapshot import Snapshot
 from pipeline.report import Block, Cell, Figure, Section, Table, Text, Value
 from pipeline.report.charts import Bar, bar_chart, linear_axis
 

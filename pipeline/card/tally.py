@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.data.audio import SAMPLE_RATE
-from pipeline.data.shards import INDEX, read_index
-from pipeline.data.snapshot import READERS, Snapshot
+from pipeline.data.audio.load import SAMPLE_RATE
+from pipeline.data.store.shards import INDEX, read_index
+from pipeline.data.store.snapshot import READERS, Snapshot
 from pipeline.storage import Folder
 
 CONTENT = ("corpus", "label", "artifact", "language", "split")

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
+from pipeline.detector.config import TrainingConfig
+from pipeline.detector.dry_run import make_noise, prepare_dry_run
 from pipeline.detector.network import Detector
-from pipeline.detector.schedule import TrainingConfig
-from pipeline.detector.trial import make_noise, try_detector
 from pipeline.errors import InputError
 
 SAFETY = 0.9
@@ -71,7 +71,7 @@ def _search(
     detector: Detector, config: TrainingConfig, utterance_s: float, at_most: int, say: Callable[[str], None]
 ) -> int:
     """Try batches of more and more utterances; what a trial took is free again when this returns."""
-    trial = try_detector(detector, config)
+    trial = prepare_dry_run(detector, config)
 
     def fits(num_utterances: int) -> bool:
         is_fitting = True

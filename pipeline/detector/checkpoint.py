@@ -49,7 +49,7 @@ def save_detector(detector: Detector, path: Path, metadata: Mapping[str, str]) -
     assert not reserved, f"metadata may not set {sorted(reserved)}"
     header = {"variant": _name_variant(detector.config), **metadata}
     header |= {"encoder": encoder_to_json(detector.config), "digest": digest}
-    write_safetensors({**detector.carried, **weights}, path, header)
+    write_safetensors({**detector.pretraining_tensors, **weights}, path, header)
     return digest
 
 
@@ -94,8 +94,8 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 def _fill(detector: Detector, contents: Contents, path: Path, accept_front_end: bool) -> str:
     expected = detector.state_dict()
-    weights = {name: tensor for name, tensor in contents.tensors.items() if not _is_carried(name)}
-    carried = {name: tensor for name, tensor in contents.tensors.items() if _is_carried(name)}
+    weights = {name: tensor for name, tensor in contents.tensors.items() if not _is_pretraining(name)}
+    pretraining_tensors = {name: tensor for name, tensor in contents.tensors.items() if _is_pretraining(name)}
     num_filled = len(weights)
     is_headless = not any(name in weights for name in HEAD)
     if is_headless and accept_front_end:
@@ -106,15 +106,15 @@ def _fill(detector: Detector, contents: Contents, path: Path, accept_front_end: 
         raise InputError(f"{path} ({contents.format}): {'; '.join(problems)}{hint}")
     is_meta = any(tensor.is_meta for tensor in expected.values())
     detector.load_state_dict(weights, strict=True, assign=is_meta)
-    detector.carried = carried
+    detector.pretraining_tensors = pretraining_tensors
     num_weights = sum(tensor.numel() for tensor in weights.values())
     line = f"{path}: {num_filled} of {len(expected)} tensors ({num_weights / 1e6:.1f} M weights)"
     line += f" filled from a checkpoint in {contents.format} format"
     line += ", the head left as it was initialised" if num_filled < len(expected) else ""
-    return line + (f", {len(carried)} of pre-training carried along" if carried else "")
+    return line + (f", {len(pretraining_tensors)} pre-training tensors kept" if pretraining_tensors else "")
 
 
-def _is_carried(name: str) -> bool:
+def _is_pretraining(name: str) -> bool:
     return name.removeprefix(PREFIX).startswith(PRE_TRAINING_ONLY)
 
 

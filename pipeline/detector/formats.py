@@ -20,7 +20,7 @@ from pipeline.detector.variants import EncoderConfig
 from pipeline.errors import InputError
 
 PRE_TRAINING_ONLY = ("mask_emb", "quantizer.", "project_q.", "final_proj.", "label_embs_concat")
-"""Beginnings of the tensors that pre-training needs and a detector does not: never built, always carried."""
+"""Beginnings of the tensors that pre-training needs and a detector does not: never built, always kept for saving."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ _TO_TRANSFORMERS = (
     (r"^(encoder\.layers\.\d+)\.fc2\.", r"\1.feed_forward.output_dense."),
 )
 
-_CARRIED_FROM_TRANSFORMERS = {
+_PRETRAINING_FROM_TRANSFORMERS = {
     "masked_spec_embed": "mask_emb",
     "quantizer.codevectors": "quantizer.vars",
     "quantizer.weight_proj.weight": "quantizer.weight_proj.weight",
@@ -73,7 +73,9 @@ def read_transformers(folder: Path) -> tuple[dict[str, Tensor], EncoderConfig]:
         raise InputError(f"{folder}: has a config.json but no model.safetensors")
     with torch.device("meta"):
         front_end = Detector(config).m_ssl["model"]
-    ours = {_transformers_name(name): name for name in front_end.state_dict()} | _CARRIED_FROM_TRANSFORMERS
+    ours = {
+        _transformers_name(name): name for name in front_end.state_dict()
+    } | _PRETRAINING_FROM_TRANSFORMERS
     weight_norm = "encoder.pos_conv_embed.conv."
     ours[weight_norm + "weight_g"] = "encoder.pos_conv.0.weight_g"
     ours[weight_norm + "weight_v"] = "encoder.pos_conv.0.weight_v"

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from pipeline.detector.config import LossConfig, TrainingConfig
 from pipeline.detector.network import Detector
-from pipeline.detector.schedule import LossConfig, TrainingConfig
 
 # B: utterances of one batch on one rank, C: channels, 2: the classes (spoof, bonafide).
 

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.detector.batch import Batch
+from pipeline.detector.config import TrainingConfig
 from pipeline.detector.flops import peak_tflops, training_flops
-from pipeline.detector.schedule import TrainingConfig
 from pipeline.detector.variants import EncoderConfig
 
 SAMPLE_RATE = 16_000
@@ -20,14 +20,14 @@ PROGRESS_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class StepRequests:
     """What a rank wants after a step; what one rank wants, all do."""
 
     stop: bool = False
     checkpoint: bool = False
 
 
-class StepFacts:
+class StepStats:
     """What one rank, and after `share` all ranks, saw in one step."""
 
     def __init__(self, encoder: EncoderConfig) -> None:
@@ -47,7 +47,9 @@ class StepFacts:
         self._losses.append(loss)
         self._batches.append(batch)
 
-    def share(self, norm: Tensor, device: torch.device, wishes: Wishes) -> tuple[float, bool, Wishes]:
+    def share(
+        self, norm: Tensor, device: torch.device, wishes: StepRequests
+    ) -> tuple[float, bool, StepRequests]:
         """Sum over ranks; return the mean loss, whether loss and gradient are finite everywhere, and all wishes.
 
         One reduction carries everything, so that no question costs a step another wait.
@@ -66,7 +68,7 @@ class StepFacts:
         is_finite = torch.isfinite(losses).tolist() if num_bad else [True] * len(self._batches)
         for batch, is_good in zip(self._batches, is_finite, strict=True):
             self.bad_uids += [] if is_good else batch.uid
-        return loss / world, num_bad == 0, Wishes(wished[0] > 0, wished[1] > 0)
+        return loss / world, num_bad == 0, StepRequests(wished[0] > 0, wished[1] > 0)
 
 
 class Meter:
@@ -92,7 +94,7 @@ class Meter:
         self._loss = self._norm = self._rate = 0.0
         self._wait_s = self._valid_s = self._padded_s = self._flops = 0.0
 
-    def add(self, facts: StepFacts, loss: float, norm: float, rate: float) -> None:
+    def add(self, facts: StepStats, loss: float, norm: float, rate: float) -> None:
         """Add one step; the loss of a step that is not finite would drown the others."""
         self._num_steps += 1
         self._rate = rate

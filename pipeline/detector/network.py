@@ -47,14 +47,14 @@ def normalise(waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tenso
 class Detector(nn.Module):
     """Waveforms in, two logits out: index 0 spoof, index 1 bonafide.
 
-    Weights start random; seed them by `torch.manual_seed` before the call. `carried` are the tensors of
+    Weights start random; seed them by `torch.manual_seed` before the call. `pretraining_tensors` are the tensors of
     pre-training that a checkpoint brought along, by their full names: not part of the network, kept for saving.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.carried: dict[str, Tensor] = {}
+        self.pretraining_tensors: dict[str, Tensor] = {}
         self.is_head_probe = False
         """Whether the gradient of the head ends at the embedding."""
         self.m_ssl = nn.ModuleDict({"model": FrontEnd(config)})

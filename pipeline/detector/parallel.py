@@ -20,10 +20,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from pipeline.detector.config import Precision
 from pipeline.detector.losses import Loss
 from pipeline.detector.network import Detector
-from pipeline.detector.precision import HALF
-from pipeline.detector.schedule import Precision
+from pipeline.detector.precision import HALF_DTYPES
 from pipeline.errors import InputError
 
 Anything = TypeVar("Anything")
@@ -63,8 +63,8 @@ def shard(detector: Detector, loss: Loss, precision: Precision) -> None:
     device = detector.proj_fc.weight.device
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy()
-    if precision in HALF:
-        half = HALF[precision]
+    if precision in HALF_DTYPES:
+        half = HALF_DTYPES[precision]
         policy = MixedPrecisionPolicy(half, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in detector.encoder.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
@@ -74,7 +74,7 @@ def shard(detector: Detector, loss: Loss, precision: Precision) -> None:
 
 
 @contextmanager
-def gradients_shared(modules: Sequence[nn.Module], is_shared: bool) -> Iterator[None]:
+def gradient_sync(modules: Sequence[nn.Module], is_shared: bool) -> Iterator[None]:
     """Sum the gradients of backward passes over ranks, or leave that to a later one."""
     with ExitStack() as stack:
         for module in modules:
@@ -85,37 +85,37 @@ def gradients_shared(modules: Sequence[nn.Module], is_shared: bool) -> Iterator[
         yield
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """Put a sharded tensor together, on every rank; a tensor that is whole already stays itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def collect(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gather_to_rank_0(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Whole tensors on the CPU of rank 0, nothing elsewhere; for all ranks to call together."""
     rank, _ = rank_and_world()
     collected = {}
     for name, tensor in tensors.items():
-        together = whole(tensor.detach())
+        together = full_tensor(tensor.detach())
         if rank == 0:
             collected[name] = together.cpu()
     return collected
 
 
-def collect_moments(optimiser: Optimizer, names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+def gather_moments_to_rank_0(optimiser: Optimizer, names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
     """What an optimiser remembers of each weight, by the names of its weights, as `collect` does."""
     moments = {}
     for name, weight in zip(names, _weights(optimiser), strict=True):
         if weight in optimiser.state:
-            moments[name] = collect(optimiser.state[weight])
+            moments[name] = gather_to_rank_0(optimiser.state[weight])
     return {name: parts for name, parts in moments.items() if parts}
 
 
-def spread(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor], what: str) -> None:
+def broadcast(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor], what: str) -> None:
     """Fill the targets of every rank, whole or sharded, with rank 0's tensors.
 
     Raises InputError when the names or shapes are others.
     """
-    found = from_rank_0({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    found = broadcast_object({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     expected = {name: tuple(target.shape) for name, target in targets.items()}
     if found != expected:
         odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
@@ -124,14 +124,14 @@ def spread(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor], what: s
         )
     with torch.no_grad():
         for name, target in targets.items():
-            target.copy_(_spread_one(tensors.get(name), target.shape, target.dtype, target))
+            target.copy_(_broadcast_tensor(tensors.get(name), target.shape, target.dtype, target))
 
 
-def spread_moments(
+def broadcast_moments(
     moments: Mapping[str, Mapping[str, Tensor]], optimiser: Optimizer, names: Sequence[str]
 ) -> None:
     """Give the optimiser of every rank what rank 0's checkpoint remembers; strangers' names are an InputError."""
-    layout = from_rank_0(
+    layout = broadcast_object(
         {
             name: {key: (tensor.shape, tensor.dtype) for key, tensor in parts.items()}
             for name, parts in moments.items()
@@ -143,13 +143,13 @@ def spread_moments(
     state: dict[int, dict[str, Tensor]] = {}
     for index, (name, weight) in enumerate(zip(names, _weights(optimiser), strict=True)):
         for key, (shape, dtype) in layout.get(name, {}).items():
-            tensor = _spread_one(moments.get(name, {}).get(key), shape, dtype, weight)
+            tensor = _broadcast_tensor(moments.get(name, {}).get(key), shape, dtype, weight)
             state.setdefault(index, {})[key] = tensor
     # This puts step counts on the device where the chosen implementation wants them.
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def from_rank_0(thing: Anything) -> Anything:
+def broadcast_object(thing: Anything) -> Anything:
     """What rank 0 has, on every rank."""
     if not dist.is_initialized():
         return thing
@@ -158,7 +158,7 @@ def from_rank_0(thing: Anything) -> Anything:
     return things[0]
 
 
-def gather(items: list[Any]) -> list[Any]:
+def gather_lists(items: list[Any]) -> list[Any]:
     """Join the lists of all ranks, in the order of the ranks."""
     if not dist.is_initialized():
         return items
@@ -171,7 +171,7 @@ def _weights(optimiser: Optimizer) -> list[Tensor]:
     return [weight for group in optimiser.param_groups for weight in group["params"]]
 
 
-def _spread_one(tensor: Tensor | None, shape: torch.Size, dtype: torch.dtype, like: Tensor) -> Tensor:
+def _broadcast_tensor(tensor: Tensor | None, shape: torch.Size, dtype: torch.dtype, like: Tensor) -> Tensor:
     """Send rank 0's tensor to the device of a weight on every rank; where the weight is sharded, cut it alike."""
     rank, world = rank_and_world()
     if rank == 0:

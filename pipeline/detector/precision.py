@@ -8,21 +8,21 @@ from typing import Any
 
 import torch
 
-from pipeline.detector.schedule import Precision
+from pipeline.detector.config import Precision
 
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """The precisions with a narrow type of their own; weights, gradients and optimiser are float32 in all of them."""
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     """Compute matrix products and convolutions in half precision, where that is asked for."""
-    if precision not in HALF:
+    if precision not in HALF_DTYPES:
         return nullcontext()
-    return torch.autocast(device.type, HALF[precision])
+    return torch.autocast(device.type, HALF_DTYPES[precision])
 
 
 @contextmanager
-def numerics(device: torch.device, precision: Precision) -> Iterator[None]:
+def tf32_policy(device: torch.device, precision: Precision) -> Iterator[None]:
     """Let a GPU round float32 products to TF32 except for `fp32`: torch's default does so in convolutions."""
     if device.type != "cuda":
         yield

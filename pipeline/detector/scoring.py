@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.detector.network import Detector, normalise
-from pipeline.detector.precision import autocast, numerics
+from pipeline.detector.precision import autocast, tf32_policy
 from pipeline.errors import InputError
 
 SAMPLE_RATE = 16_000
@@ -149,7 +149,7 @@ class Scorer:
         padded_BT = np.zeros((len(windows), int(num_samples_B.max())), np.float32)
         for row_T, window in zip(padded_BT, windows, strict=True):
             row_T[: len(window)] = window
-        with torch.inference_mode(), numerics(self.device, self.precision):
+        with torch.inference_mode(), tf32_policy(self.device, self.precision):
             waveform_BT = normalise(torch.from_numpy(padded_BT).to(self.device), num_samples_B)
             with autocast(self.device, self.precision):
                 logits_B2: Tensor = self.detector(waveform_BT, num_samples_B)

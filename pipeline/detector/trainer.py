@@ -15,11 +15,11 @@ from torch.optim import AdamW
 
 from pipeline.detector import parallel
 from pipeline.detector.batch import Batch
+from pipeline.detector.config import OptimiserConfig, TrainingConfig, learning_rate
 from pipeline.detector.losses import Loss, make_loss
-from pipeline.detector.meter import Meter, StepFacts, Wishes
+from pipeline.detector.meter import Meter, StepRequests, StepStats
 from pipeline.detector.network import Detector
-from pipeline.detector.precision import autocast, numerics
-from pipeline.detector.schedule import OptimiserConfig, TrainingConfig, learning_rate
+from pipeline.detector.precision import autocast, tf32_policy
 from pipeline.detector.state import NonFiniteError, Progress, State
 from pipeline.detector.stream import Batches, Stream
 from pipeline.detector.validation import Validation, validate
@@ -51,7 +51,7 @@ class Trainer:
         self.scaler = GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.stream = Stream(batches, 0, 0, self.world)
 
-    def step(self, progress: Progress, meter: Meter, wishes: Wishes) -> tuple[Progress, Wishes]:
+    def step(self, progress: Progress, meter: Meter, wishes: StepRequests) -> tuple[Progress, StepRequests]:
         """Take one optimiser step, or skip it on all ranks when it is not finite on one.
 
         The wishes of this rank go in, those of all ranks together come out.
@@ -61,13 +61,13 @@ class Trainer:
             group["lr"] = rate
         self.detector.train()
         self.optimiser.zero_grad(set_to_none=True)
-        facts = StepFacts(self.detector.config)
-        with numerics(self.device, self.config.precision):
+        facts = StepStats(self.detector.config)
+        with tf32_policy(self.device, self.config.precision):
             for position in range(self.config.num_accumulated):
                 is_last = position == self.config.num_accumulated - 1
                 facts.add(*self._backward(is_last))
         self.scaler.unscale_(self.optimiser)
-        norm = parallel.whole(gradient_norm(self.weights))
+        norm = parallel.full_tensor(gradient_norm(self.weights))
         loss, is_finite, wishes = facts.share(norm, self.device, wishes)
         progress = replace(
             progress,
@@ -93,7 +93,7 @@ class Trainer:
         wait_s = time.perf_counter() - started
         waveform_BT = batch.waveform.to(self.device, non_blocking=True)
         label_B = batch.label.to(self.device, non_blocking=True)
-        with parallel.gradients_shared((self.model, self.judge), is_last):
+        with parallel.gradient_sync((self.model, self.judge), is_last):
             with autocast(self.device, self.config.precision):
                 # Lengths stay on the CPU, where it costs nothing to see that none of them is padded.
                 logits_B2, embedding_BC = self.model(waveform_BT, batch.num_samples, with_embedding=True)
@@ -101,8 +101,10 @@ class Trainer:
             torch.autograd.backward(self.scaler.scale(loss / self.config.num_accumulated))
         return loss.detach(), batch, wait_s
 
-    def _count_skipped(self, progress: Progress, facts: StepFacts) -> Progress:
-        uids = tuple(sorted(parallel.gather(facts.bad_uids))) or tuple(sorted(parallel.gather(facts.uids)))
+    def _count_skipped(self, progress: Progress, facts: StepStats) -> Progress:
+        uids = tuple(sorted(parallel.gather_lists(facts.bad_uids))) or tuple(
+            sorted(parallel.gather_lists(facts.uids))
+        )
         progress = replace(
             progress,
             num_skipped=progress.num_skipped + 1,
@@ -117,7 +119,7 @@ class Trainer:
 
     def validate(self, batches: Iterable[Batch], corpus_of: Mapping[str, str] | None) -> Validation:
         """Measure the detector on the held-out batches of all ranks together."""
-        with numerics(self.device, self.config.precision):
+        with tf32_policy(self.device, self.config.precision):
             return validate(self.detector, batches, self.device, corpus_of, precision=self.config.precision)
 
     def state(self, progress: Progress) -> State:
@@ -126,24 +128,24 @@ class Trainer:
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
-            "detector": parallel.collect(self.detector.state_dict()),
-            "loss": parallel.collect(self.loss.state_dict()),
-            "optimiser": parallel.collect_moments(self.optimiser, self.names),
+            "detector": parallel.gather_to_rank_0(self.detector.state_dict()),
+            "loss": parallel.gather_to_rank_0(self.loss.state_dict()),
+            "optimiser": parallel.gather_moments_to_rank_0(self.optimiser, self.names),
             "scaler": self.scaler.state_dict(),
-            "rng": parallel.gather([rng]),
+            "rng": parallel.gather_lists([rng]),
             "progress": asdict(progress),
         }
 
     def restore(self, state: State | None) -> Progress:
         """Go back to rank 0's checkpoint, if it has one; with another number of ranks the same epoch goes on."""
         small = {name: state[name] for name in ("scaler", "rng", "progress")} if state else None
-        small = parallel.from_rank_0(small)
+        small = parallel.broadcast_object(small)
         if small is None:
             return Progress(world=self.world)
         state = state or {}
-        parallel.spread(state.get("detector", {}), self.detector.state_dict(), "detector")
-        parallel.spread(state.get("loss", {}), self.loss.state_dict(), "loss")
-        parallel.spread_moments(state.get("optimiser", {}), self.optimiser, self.names)
+        parallel.broadcast(state.get("detector", {}), self.detector.state_dict(), "detector")
+        parallel.broadcast(state.get("loss", {}), self.loss.state_dict(), "loss")
+        parallel.broadcast_moments(state.get("optimiser", {}), self.optimiser, self.names)
         self.scaler.load_state_dict(small["scaler"])
         progress = Progress(**{**small["progress"], "skipped_uids": tuple(small["progress"]["skipped_uids"])})
         if self.world == progress.world:
@@ -161,7 +163,7 @@ def prepare(detector: Detector, config: TrainingConfig, loss: Loss) -> None:
     """Set a detector up for a training, in place; its weights and their names stay as they are."""
     detector.is_head_probe = loss.is_head_probe
     detector.encoder.activation_checkpointing = config.activation_checkpointing
-    detector.encoder.spell_attention_out(config.attention == "explicit")
+    detector.encoder.use_explicit_attention(config.attention == "explicit")
     if config.compile:
         compile_layers(detector)
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.detector.batch import Batch
-from pipeline.detector.meter import Meter, Wishes
+from pipeline.detector.config import TrainingConfig
+from pipeline.detector.meter import Meter, StepRequests
 from pipeline.detector.network import Detector
-from pipeline.detector.schedule import TrainingConfig
 from pipeline.detector.state import NonFiniteError, Progress, Report, State
 from pipeline.detector.stream import Batches
 from pipeline.detector.trainer import Trainer
@@ -46,13 +46,13 @@ def train(
     """
     trainer = Trainer(detector, batches, config)
     progress = trainer.restore(state)
-    meter, wishes = Meter(trainer.world, trainer.device, config), Wishes()
+    meter, wishes = Meter(trainer.world, trainer.device, config), StepRequests()
     saved = time.monotonic()
     while not (progress.is_over(config.optimiser.num_steps) or progress.is_interrupted):
         if not progress.is_validation_due:
             is_time = 0 < config.checkpoint_minutes * 60 <= time.monotonic() - saved
             progress, wishes = trainer.step(
-                progress, meter, Wishes(should_stop(), is_time and trainer.rank == 0)
+                progress, meter, StepRequests(should_stop(), is_time and trainer.rank == 0)
             )
             if trainer.rank == 0 and meter.is_time_to_speak():
                 say(meter.line(progress.step, config.optimiser.num_steps))
@@ -89,11 +89,13 @@ class _Todo:
     is_report: bool
 
 
-def _plan(progress: Progress, config: TrainingConfig, wishes: Wishes, *, has_validation: bool) -> _Todo:
+def _plan(progress: Progress, config: TrainingConfig, wishes: StepRequests, *, has_validation: bool) -> _Todo:
     step = progress.step
     is_last = step == config.optimiser.num_steps
     is_validation = has_validation and (is_last or step % config.validate_every == 0)
-    is_checkpoint = is_validation or is_last or wishes != Wishes() or step % config.checkpoint_every == 0
+    is_checkpoint = (
+        is_validation or is_last or wishes != StepRequests() or step % config.checkpoint_every == 0
+    )
     return _Todo(is_last, is_validation, is_checkpoint, is_checkpoint or step % config.log_every == 0)
 
 

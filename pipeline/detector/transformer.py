@@ -42,7 +42,7 @@ class Transformer(nn.Module):
             frames_BFC = self._run(layer, frames_BFC, mask_B11F)
         return self.layer_norm(frames_BFC) if self.pre_norm else frames_BFC
 
-    def spell_attention_out(self, is_explicit: bool) -> None:
+    def use_explicit_attention(self, is_explicit: bool) -> None:
         """Leave attention to fused kernels, or not."""
         for layer in self.layers:
             assert isinstance(layer, Layer)

@@ -14,8 +14,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from pipeline.detector.batch import Batch
+from pipeline.detector.config import Precision
 from pipeline.detector.precision import autocast
-from pipeline.detector.schedule import Precision
 from pipeline.detector.variants import MIN_NUM_SAMPLES
 from pipeline.errors import InputError
 from pipeline.metrics import equal_error_rate
@@ -60,7 +60,7 @@ def validate(
 ) -> Validation:
     """Measure the detector on the batches of all ranks together; every rank gets the same answer.
 
-    An utterance that several ranks scored counts once. Draws nothing from torch's generator. The detector
+    An utterance that several ranks scored counts once. DrawnRows nothing from torch's generator. The detector
     computes in float32, but a sharded one in the precision in which its layers are fetched.
     Raises InputError when one of the classes is missing.
     """

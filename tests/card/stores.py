@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from pipeline import tables
 from pipeline.card.page import corpus_card
-from pipeline.data import catalog as catalogs
-from pipeline.data.recipe import Recipe
-from pipeline.data.shards import INDEX, REJECTS, ShardSummary, index_name, rejects_name
-from pipeline.data.snapshot import CorpusSnapshot, Snapshot
+from pipeline.data.corpora.recipe import Recipe
+from pipeline.data.store import catalog as catalogs
+from pipeline.data.store.shards import INDEX, REJECTS, ShardSummary, index_name, rejects_name
+from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.storage import Folder
 
 FLAC = {"codec": "flac", "encoding": "FLAC", "sample_rate": 16000, "num_channels": 1, "bit_depth": 16}

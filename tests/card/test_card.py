@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.card.formatting import hours_words, with_hours
 from pipeline.card.page import corpus_card
 from pipeline.card.rejects import NUM_EXAMPLES, find_examples
 from pipeline.card.shortcut import find_shortcuts
 from pipeline.card.signal import NUM_TELLING
 from pipeline.card.tally import SHARDS_AT_ONCE, duration_edge, tally
-from pipeline.card.words import hours_words, with_hours
-from pipeline.data.shards import REJECTS
-from pipeline.data.snapshot import choose_corpora, commit_snapshot
+from pipeline.data.store.shards import REJECTS
+from pipeline.data.store.snapshot import choose_corpora, commit_snapshot
 from pipeline.report import Cell
 from pipeline.storage import Folder
 from tests.card.stores import FLAC, MP3, Row, problems, snapshot_of, utterances, words_of, write_corpus

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.detector.batch_size import SAFETY, find_batch_seconds, largest
-from pipeline.detector.schedule import TrainingConfig
+from pipeline.detector.config import TrainingConfig
 from pipeline.errors import InputError
 from tests.detector.test_training import assert_same_weights, toy_detector
 

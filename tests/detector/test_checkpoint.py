@@ -102,14 +102,14 @@ def test_logits_are_those_of_an_independent_encoder(tmp_path, settings_class, mo
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_saved_comes_back_with_its_story(tmp_path, family):
     detector = make_detector(VARIANTS[family])
-    detector.carried = dict(CARRIED)
+    detector.pretraining_tensors = dict(CARRIED)
     digest = save_detector(detector, tmp_path / "x.anything", {"step": "12", "variant": "mine"})
     loaded = load_detector(tmp_path / "x.anything")
     assert loaded.digest == digest == weights_digest(detector.state_dict())
     assert (loaded.variant, loaded.metadata["step"]) == ("mine", "12")
     assert loaded.detector.config == detector.config
-    assert loaded.detector.carried.keys() == CARRIED.keys()
-    assert "2 of pre-training carried along" in loaded.coverage
+    assert loaded.detector.pretraining_tensors.keys() == CARRIED.keys()
+    assert "2 pre-training tensors kept" in loaded.coverage
     assert torch.equal(loaded.detector(make_waveforms()), detector(make_waveforms()))
     assert [path.name for path in tmp_path.iterdir()] == ["x.anything"]
 
@@ -146,7 +146,7 @@ def test_a_released_detector_loads_without_being_told_its_variant(tmp_path, fami
         torch.save(tensors, path, _use_new_zipfile_serialization=kind == "ckpt")
     loaded = load_detector(path)
     assert loaded.variant == family
-    assert loaded.detector.carried.keys() == CARRIED.keys()
+    assert loaded.detector.pretraining_tensors.keys() == CARRIED.keys()
     assert loaded.digest == weights_digest(detector.state_dict())
 
 
@@ -170,7 +170,7 @@ def test_a_fairseq_file_fills_a_front_end_though_it_holds_foreign_objects(tmp_pa
     torch.manual_seed(7)
     head = Detector(VARIANTS["tiny"]).proj_fc.weight
     assert torch.equal(loaded.detector.proj_fc.weight, head)
-    assert "fairseq format, the head left as it was initialised, 2 of pre-training" in loaded.coverage
+    assert "fairseq format, the head left as it was initialised, 2 pre-training tensors kept" in loaded.coverage
     for name, tensor in weights.items():
         assert torch.equal(loaded.detector.state_dict()[PREFIX + name], tensor)
 
@@ -209,10 +209,10 @@ def test_pre_training_tensors_of_transformers_are_carried_under_their_fairseq_na
     Wav2Vec2ForPreTraining(Wav2Vec2Config(**transformers_settings(VARIANTS["tiny"]))).save_pretrained(
         tmp_path
     )
-    carried = load_detector(tmp_path, accept_front_end=True).detector.carried
+    pretraining_tensors = load_detector(tmp_path, accept_front_end=True).detector.pretraining_tensors
     names = ["mask_emb", "quantizer.vars", "quantizer.weight_proj.weight", "quantizer.weight_proj.bias"]
     names += ["project_q.weight", "project_q.bias", "final_proj.weight", "final_proj.bias"]
-    assert carried.keys() == {PREFIX + name for name in names}
+    assert pretraining_tensors.keys() == {PREFIX + name for name in names}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.detector.schedule import TrainingConfig
+from pipeline.detector.config import TrainingConfig
 from pipeline.detector.training import Progress
 from pipeline.detector.validation import Validation
 from pipeline.errors import InputError

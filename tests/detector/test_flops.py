@@ -23,7 +23,7 @@ SHAPES = (
 def count(config: EncoderConfig, lengths: tuple[int, ...], *, backward: bool = False) -> int:
     """What torch counts; its counter does not know the fused attention of a CPU."""
     detector = Detector(config)
-    detector.encoder.spell_attention_out(True)
+    detector.encoder.use_explicit_attention(True)
     counter = FlopCounterMode(display=False)
     with counter:
         for length in lengths:

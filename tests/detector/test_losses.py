@@ -11,8 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from pipeline.detector.checkpoint import load_detector, save_detector
+from pipeline.detector.config import LossConfig, LossName, TrainingConfig
 from pipeline.detector.losses import CrossEntropy, OneClassSoftmax, SupervisedContrastive, make_loss
-from pipeline.detector.schedule import LossConfig, LossName, TrainingConfig
 from pipeline.errors import InputError
 from tests.detector.test_training import (
     assert_same_weights,

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from pipeline.detector.config import TrainingConfig
 from pipeline.detector.ranks import run_ranks
-from pipeline.detector.schedule import TrainingConfig
 from pipeline.detector.training import Progress, State, train
 from tests.detector.test_training import (
     NUM_BATCHES,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from pipeline.detector.config import Implementation
 from pipeline.detector.network import VARIANTS, Detector
-from pipeline.detector.schedule import Implementation
 from pipeline.detector.trainer import compile_layers
 from tests.detector.test_network import FAMILIES
 from tests.detector.test_training import assert_same_weights, run, toy_batch, toy_config, toy_validation
@@ -49,7 +49,7 @@ def test_activation_checkpointing_changes_no_bit_in_half_precision() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_explicit_attention_is_what_the_fused_kernels_compute(family: str) -> None:
     fused, explicit = two_detectors(family)
-    explicit.encoder.spell_attention_out(True)
+    explicit.encoder.use_explicit_attention(True)
     for one, other in zip(gradients(fused), gradients(explicit), strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-3)
 

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from pipeline.detector.config import LossConfig, TrainingConfig
 from pipeline.detector.ranks import run_ranks
-from pipeline.detector.schedule import LossConfig, TrainingConfig
 from pipeline.detector.training import State, train
 from tests.detector.test_training import (
     NUM_BATCHES,

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.detector.config import OptimiserConfig, TrainingConfig, learning_rate
 from pipeline.detector.network import VARIANTS, Detector, normalise
-from pipeline.detector.schedule import OptimiserConfig, TrainingConfig, learning_rate
 from pipeline.detector.training import NonFiniteError, Progress, State, train
 from pipeline.errors import InputError
 

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs import engine, train
-from tests.jobs.trainings import config, write_store
+from jobs import train
+from jobs.ray_session import ray_session
+from tests.jobs.training.trainings import config, write_store
 
 
 @pytest.fixture(scope="session")
 def cluster(s3_endpoint: str) -> Iterator[None]:
     """A local Ray whose workers know the S3 endpoint; jobs called in this process use it."""
-    with engine.connected(num_cpus=2):
+    with ray_session(num_cpus=2):
         yield
 
 

@@ -11,8 +11,8 @@ from jobs import ingest
 from jobs.corpora import CorporaConfig, main
 from pipeline.card.page import corpus_card
 from pipeline.config import Names
-from pipeline.data.recipe import load_recipe
-from pipeline.data.snapshot import commit_snapshot, load_snapshot
+from pipeline.data.corpora.recipe import load_recipe
+from pipeline.data.store.snapshot import commit_snapshot, load_snapshot
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 from tests.card.stores import utterances, write_corpus

@@ -19,8 +19,8 @@ import soundfile
 from jobs import gc, ingest, verify
 from pipeline import tables
 from pipeline.config import Names
-from pipeline.data.shards import build_shard, done_shards
-from pipeline.data.snapshot import latest_snapshot, load_snapshot
+from pipeline.data.store.shards import build_shard, done_shards
+from pipeline.data.store.snapshot import latest_snapshot, load_snapshot
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 from tests.corpora import write_asvspoof2019_la, write_in_the_wild

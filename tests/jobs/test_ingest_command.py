@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cataloging, ingest
-from jobs.sources import find_sources
-from pipeline.data.snapshot import load_snapshot
+from jobs import ingest
+from jobs.ingestion import cataloging
+from jobs.ingestion.sources import find_sources
+from pipeline.data.store.snapshot import load_snapshot
 from pipeline.storage import Folder
 from tests.corpora import write_in_the_wild
 from tests.s3 import Gate, gated_s3

@@ -8,7 +8,7 @@ import pytest
 
 from jobs import train
 from pipeline.config import parse
-from pipeline.data.recipe import load_recipe
+from pipeline.data.corpora.recipe import load_recipe
 from pipeline.detector.variants import VARIANTS
 
 PRESETS = sorted((Path(train.__file__).parent / "presets").glob("*.toml"))

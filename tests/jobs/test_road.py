@@ -12,10 +12,10 @@ from mlflow.tracking import MlflowClient
 
 from jobs import evaluate, ingest, score, train
 from pipeline.config import Names
-from pipeline.data.audio import decode_flac
-from pipeline.data.buckets import BatchConfig
-from pipeline.data.snapshot import load_snapshot, load_utterances
-from pipeline.detector.schedule import OptimiserConfig, TrainingConfig
+from pipeline.data.audio.load import decode_flac
+from pipeline.data.loading.buckets import BatchConfig
+from pipeline.data.store.snapshot import load_snapshot, load_utterances
+from pipeline.detector.config import OptimiserConfig, TrainingConfig
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 from pipeline.synthetic.corpora import write_demo_corpora

@@ -17,11 +17,11 @@ from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
 from jobs import score
-from jobs.inputs import FILE_SCORES, plan_folder
-from jobs.parts import plan_parts
+from jobs.scoring.inputs import FILE_SCORES, plan_folder
+from jobs.scoring.parts import plan_parts
 from pipeline import tables, tracking
 from pipeline.config import Names
-from pipeline.data.audio import load_waveform
+from pipeline.data.audio.load import load_waveform
 from pipeline.detector.checkpoint import load_detector, save_detector
 from pipeline.detector.network import VARIANTS, Detector
 from pipeline.detector.scoring import Scorer

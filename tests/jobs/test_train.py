@@ -10,15 +10,15 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from jobs import train
-from jobs.checkpoints import saved_states
+from jobs.training.checkpoints import saved_states
 from pipeline import lease
 from pipeline.config import Names
-from pipeline.data.buckets import BatchConfig
-from pipeline.data.recipe import Recipe, load_recipe
-from pipeline.data.snapshot import Snapshot, load_snapshot
+from pipeline.data.corpora.recipe import Recipe, load_recipe
+from pipeline.data.loading.buckets import BatchConfig
+from pipeline.data.store.snapshot import Snapshot, load_snapshot
 from pipeline.errors import InputError
 from pipeline.storage import Folder
-from tests.jobs.trainings import NUM_STEPS, config, done, folder, losses, tracking_uri
+from tests.jobs.training.trainings import NUM_STEPS, config, done, folder, losses, tracking_uri
 
 pytestmark = [
     pytest.mark.ray,

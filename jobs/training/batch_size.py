@@ -1,0 +1,44 @@
+"""How many seconds of audio fit into a batch, tried out on a GPU of the cluster."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from jobs.ray_session import num_devices
+
+if TYPE_CHECKING:
+    from jobs.train import TrainConfig
+    from pipeline.detector.config import TrainingConfig
+
+
+def find_on_cluster(config: TrainConfig) -> float:
+    """Find the largest `batch.max_seconds` where a rank of this training would run.
+
+    Raises:
+        InputError: there is no GPU, or not even one utterance fits.
+    """
+    import ray
+
+    _, num_gpus = num_devices()
+    has_gpu = config.device == "cuda" or (config.device == "auto" and num_gpus > 0)
+    longest = config.batch.crop_max_s if math.isfinite(config.batch.crop_max_s) else config.batch.max_seconds
+    task = ray.remote(find).options(
+        num_cpus=config.cpus_per_worker, num_gpus=1 if has_gpu else 0, max_retries=0
+    )
+    found: float = ray.get(task.remote(config.variant, config.training, longest))
+    print(f"batches of {found:.0f} s fit into memory: batch.max_seconds is {found:g}", flush=True)
+    return found
+
+
+def find(variant: str, training: TrainingConfig, utterance_s: float) -> float:
+    """Find it for a detector with random weights: memory does not depend on what they are."""
+    import torch
+
+    from pipeline.detector.batch_size import find_batch_seconds
+    from pipeline.detector.network import VARIANTS, Detector
+
+    detector = Detector(VARIANTS[variant])
+    if torch.cuda.is_available():
+        detector.cuda()
+    return find_batch_seconds(detector, training, utterance_s=utterance_s)

@@ -1,0 +1,1 @@
+"""A published folder and its manifest become labelled rows."""

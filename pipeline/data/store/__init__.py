@@ -1,0 +1,1 @@
+"""Labelled rows become a catalog, shards and a snapshot that readers trust."""

@@ -1,0 +1,193 @@
+"""Every manifest of the repository, and the strictness of their reader."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.corpora.manifest import MANIFESTS, load_manifest, load_manifests
+from pipeline.errors import InputError
+from tests.data.corpora.layouts import EVALUATION, LAYOUTS, TRAIN, put
+
+KNOWN_LICENCES = {
+    "aishell3": ("Apache-2.0", False),
+    "cfad": ("CC-BY-4.0", False),
+    "codecfake": ("CC-BY-NC-ND-4.0", True),
+    "codecfake_vctk": ("CC-BY-4.0", False),
+    "decro": ("CC-BY-4.0", False),
+    "deepfake_eval_2024": ("CC-BY-SA-4.0", False),
+    "diffssd": ("CC-BY-NC-ND-4.0", True),
+    "diffusion_deepfake": ("CC-BY-4.0", False),
+    "fleurs": ("CC-BY-4.0", False),
+    "in_the_wild": ("CC-BY-SA-4.0", False),
+    "libritts": ("CC-BY-4.0", False),
+    "libritts_r": ("CC-BY-4.0", False),
+    "ljspeech": ("public-domain", False),
+    "mlaad": ("CC-BY-NC-4.0", True),
+    "spoofceleb": ("CC-BY-4.0", False),
+}
+
+VALID = """\
+name = "toy"
+folder = "Toy"
+role = "train"
+id = "Toy-{utterance}"
+homepage = "https://example.org"
+licence = "unknown"
+languages = ["en"]
+sources = []
+audio = "{split}/{utterance}.wav"
+constants = { language = "en", artifact = "tts" }
+[protocol]
+files = "list.txt"
+columns = ["utterance", "label"]
+[translate]
+label = { real = "bonafide", fake = "spoof" }
+split = { train = "train" }
+"""
+
+
+def test_there_is_one_manifest_for_every_documented_corpus():
+    manifests = load_manifests()
+    documented = [*((one, "train") for one in TRAIN), *((one, "evaluation") for one in EVALUATION)]
+    assert len(TRAIN) == 30 and len(EVALUATION) == 6
+    for layout, role in documented:
+        manifest = manifests[layout.name]
+        assert (manifest.folder, manifest.role) == (layout.folder, role)
+
+
+def test_training_hours_add_up_to_the_published_rows():
+    manifests = load_manifests()
+    hours = [manifests[one.name].expected_hours for one in TRAIN]
+    assert math.isclose(sum(one.bonafide or 0 for one in hours), 56371.27, abs_tol=0.005)
+    assert math.isclose(sum(one.spoof or 0 for one in hours), 18282.06, abs_tol=0.005)
+    assert sum(one.total is None for one in hours) == 1  # WildSVDD
+
+
+def test_documented_licences_are_those_that_are_known_and_no_others():
+    manifests = load_manifests()
+    licences = {
+        one.name: (manifests[one.name].licence, manifests[one.name].non_commercial)
+        for one in LAYOUTS
+        if manifests[one.name].licence != "unknown"
+    }
+    assert licences == KNOWN_LICENCES
+
+
+def test_corpora_that_hold_the_same_recordings_name_a_common_source():
+    manifests = load_manifests()
+    pairs = [
+        ("asvspoof2019_la", "decro"),
+        ("aishell3", "cfad"),
+        ("fleurs", "fleurs_r"),
+        ("ljspeech", "wavefake"),
+        ("libritts", "libritts_vocoded"),
+        ("mls", "asvspoof5"),
+        ("voxceleb2", "voxceleb2_vocoded"),
+        ("wavefake", "decro"),
+        ("cfad", "decro"),
+        ("fakeorreal", "fakeorreal_norm"),
+    ]
+    for one, other in pairs:
+        assert set(manifests[one].sources) & set(manifests[other].sources), (one, other)
+
+
+def test_names_differ_by_more_than_case():
+    names = list(load_manifests())
+    assert len({name.lower() for name in names}) == len(names)
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
+
+
+def test_a_corpus_with_spoofed_hours_says_by_what_artifact():
+    for manifest in load_manifests().values():
+        if manifest.expected_hours.spoof:
+            assert manifest.artifacts, manifest.name
+
+
+def test_the_examples_of_the_readme_are_valid_manifests(tmp_path: Path):
+    text = (MANIFESTS / "README.md").read_text(encoding="utf-8").partition("## Recipes")[0]
+    examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 4
+    for text in examples:
+        name = re.search(r'^name = "(\w+)"', text, re.MULTILINE)
+        assert name
+        put(tmp_path / f"{name[1]}.toml", text)
+        assert load_manifest(tmp_path / f"{name[1]}.toml").name == name[1]
+
+
+def test_a_valid_manifest_is_read(tmp_path: Path):
+    put(tmp_path / "toy.toml", VALID)
+    manifest = load_manifest(tmp_path / "toy.toml")
+    assert manifest.key == ("utterance",)
+    assert manifest.non_commercial is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('role = "train"', 'role = "train"\nrolle = 1', "rolle: no such key"),
+        ('folder = "Toy"\n', "", "folder: is missing"),
+        ('folder = "Toy"', "folder = 3", "folder: must be a text"),
+        ('role = "train"', 'role = "training"', "role: 'training' is none of train, evaluation"),
+        ('name = "toy"', 'name = "toys"', "name: 'toys', but the file is toy.toml"),
+        ('languages = ["en"]', 'languages = "en"', "languages: must be a list of texts"),
+        ('licence = "unknown"', 'licence = "MIT"', "non_commercial: say it"),
+        ('licence = "unknown"', 'licence = "unknown"\nnon_commercial = true', "non_commercial: say it"),
+        ('licence = "unknown"', 'licence = "unknown"\nnon_commercial = 1', "non_commercial: must be true or"),
+        ("Toy-{utterance}", "Toy-{stem}", "id: no field 'stem'"),
+        ("Toy-{utterance}", "Toy-{utterance", "id: .* has a brace"),
+        ("{split}/{utterance}", "{split}/{utterance", "audio: .* has a brace"),
+        ("{split}/{utterance}", "{utterance}/{utterance}", "audio: .* captures a field twice"),
+        ("{split}/{utterance}", "{language}/{utterance}", "audio: language given twice"),
+        ("{split}/{utterance}", "{split}/{stem}", "protocol: shares no field"),
+        ('"{split}/{utterance}.wav"', "[]", "audio: is empty"),
+        (
+            '"{split}/{utterance}.wav"',
+            '["{split}/{utterance}.wav", "{split}.wav"]',
+            "audio: .* lacks utterance",
+        ),
+        ('"utterance", "label"', '"utterance", ""', "audio: nothing gives the label"),
+        ('columns = ["utterance", "label"]', "", "protocol.columns: give a list"),
+        (
+            'columns = ["ut',
+            'separator = "semicolon"\ncolumns = ["ut',
+            "protocol.separator: 'semicolon' is none",
+        ),
+        ('fake = "spoof"', 'fake = "fake"', "label: 'fake' is none of spoof, bonafide"),
+        ('fake = "spoof"', '"*" = "*"', r"label: '\*' is none of spoof, bonafide"),
+        ('train = "train" }', 'train = "dev" }', "split: 'dev' is none of train, validation, test"),
+        ('artifact = "tts"', 'artifact = "magic"', "artifact: 'magic' is none of tts"),
+        ("split = {", "spilt = {", "translate.spilt: there is no such field"),
+        ("[protocol]", 'parse = { stem = "{speaker}" }\n[protocol]', "parse.stem: no field of this name"),
+        ("[protocol]", 'parse = { split = "{label}" }\n[protocol]', "parse.split: label given twice"),
+        (
+            "[protocol]",
+            "expected_hours = { spoof = -1 }\n[protocol]",
+            "expected_hours.spoof: must be a number",
+        ),
+        ("[protocol]", "expected_hours = { fake = 1 }\n[protocol]", "expected_hours.fake: no such key"),
+        ("[protocol]", "chunks = { seconds = 4 }\n[protocol]", "chunks.choices: is missing"),
+        ("[protocol]", "[protocol", "not a TOML file"),
+    ],
+)
+def test_a_mistake_is_named_by_file_and_key(old: str, new: str, message: str, tmp_path: Path):
+    assert old in VALID
+    put(tmp_path / "toy.toml", VALID.replace(old, new))
+    with pytest.raises(InputError, match=rf"toy\.toml: {message}"):
+        load_manifest(tmp_path / "toy.toml")
+
+
+def test_a_manifest_lies_in_the_folder_of_its_role(tmp_path: Path):
+    put(tmp_path / "evaluation" / "toy.toml", VALID)
+    with pytest.raises(InputError, match="role = 'train', but it lies in evaluation/"):
+        load_manifests(tmp_path)
+
+
+def test_two_manifests_cannot_have_one_name(tmp_path: Path):
+    put(tmp_path / "evaluation" / "toy.toml", VALID.replace('role = "train"', 'role = "evaluation"'))
+    put(tmp_path / "train" / "toy.toml", VALID)
+    with pytest.raises(InputError, match="already a manifest named 'toy'"):
+        load_manifests(tmp_path)

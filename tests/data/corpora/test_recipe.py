@@ -1,0 +1,253 @@
+"""Recipes: which rule counts, what counts as spoof, and what the published ones keep apart."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.data.corpora.manifest import load_manifests
+from pipeline.data.corpora.recipe import EXCLUDED, RECIPES, Recipe, find_leakage, load_recipe, recipe_names
+from pipeline.data.corpora.utterance import SPLITS, Problem, Utterance
+from pipeline.data.store import catalog as catalogs
+from pipeline.data.store.shards import build_shard
+from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, commit_snapshot, load_index
+from pipeline.errors import InputError
+from pipeline.storage import FileInfo, Folder
+
+MANIFESTS = load_manifests()
+
+ANY_SPLIT = (*SPLITS, None)
+
+# The merge list of the reference, in its order.
+PAPER = (
+    *("aishell3", "asvspoof2019_la", "asvspoof2021_la", "asvspoof2021_df", "asvspoof5", "cfad", "cnceleb2"),
+    *("codecfake", "codecfake_vctk", "cvoicefake", "decro", "dfadd", "diffusion_deepfake", "diffssd", "dsd"),
+    *(
+        "fleurs",
+        "fleurs_r",
+        "habla",
+        "libritts",
+        "libritts_r",
+        "libritts_vocoded",
+        "ljspeech",
+        "mlaad",
+        "mls",
+    ),
+    *("spoofceleb", "voicemos", "voxceleb2", "voxceleb2_vocoded", "wavefake"),
+)
+
+VALID = """
+name = "toy"
+corpora = ["mls", "decro"]
+train = ["decro/validation"]
+validation = ["*/validation"]
+excluded = ["decro/test"]
+bonafide_artifacts = ["vocoder"]
+[weights]
+mls = 0.1
+"decro/spoof" = 2
+bonafide = 0.5
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "toy.toml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_trains_on_training_corpora_or_on_a_train_split(name: str):
+    recipe = load_recipe(name)
+    for corpus, split in itertools.product(recipe.corpora, ANY_SPLIT):
+        if MANIFESTS[corpus].role == "evaluation":
+            assert (recipe.use(corpus, split) == "train") == (split == "train")
+
+
+def test_the_example_of_the_readme_is_a_recipe(tmp_path: Path):
+    text = (RECIPES.parent / "README.md").read_text(encoding="utf-8").partition("## Recipes")[2]
+    example = text.partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "my_mix.toml").write_text(example)
+    recipe = load_recipe(str(tmp_path / "my_mix.toml"))
+    assert set(recipe.corpora) < set(MANIFESTS)
+    assert recipe.use("asvspoof2019_la", "validation") == "train"
+    assert recipe.use("libritts", "test") == "validation"
+
+
+def test_antideepfake_is_the_paper():
+    recipe = load_recipe("antideepfake")
+    assert recipe.corpora == PAPER
+    for corpus, split in itertools.product(PAPER, ANY_SPLIT):
+        assert recipe.use(corpus, split) == ("validation" if split == "validation" else "train")
+    assert not recipe.weights
+    assert not recipe.bonafide_artifacts
+
+
+def test_no_recipe_at_all_does_as_the_paper():
+    recipe = load_recipe("antideepfake")
+    for corpus, split in itertools.product(PAPER, ANY_SPLIT):
+        assert Recipe().use(corpus, split) == recipe.use(corpus, split)
+
+
+def test_leakage_free_shares_no_source_between_what_trains_and_what_validates():
+    recipe = load_recipe("leakage_free")
+    leakage = find_leakage(recipe, itertools.product(recipe.corpora, ANY_SPLIT), MANIFESTS)
+    assert not leakage.sources
+    assert not leakage.unknown
+
+
+def test_leakage_free_trains_and_validates_with_both_labels():
+    recipe = load_recipe("leakage_free")
+    for use in ("train", "validation"):
+        corpora = [
+            MANIFESTS[corpus]
+            for corpus, split in itertools.product(recipe.corpora, ANY_SPLIT)
+            if recipe.use(corpus, split) == use
+        ]
+        assert sum(manifest.expected_hours.bonafide or 0 for manifest in corpora) > 0
+        assert sum(manifest.expected_hours.spoof or 0 for manifest in corpora) > 0
+
+
+def test_leakage_of_the_paper_is_found():
+    recipe = load_recipe("antideepfake")
+    parts = [("asvspoof2019_la", "validation"), ("decro", "train"), ("fleurs", "train")]
+    assert find_leakage(recipe, parts, MANIFESTS).sources == ("vctk",)
+    assert find_leakage(recipe, [("my_recordings", "train")], MANIFESTS).unknown == ("my_recordings",)
+
+
+def test_copy_synthesis_is_bona_fide_only_where_a_recipe_says_so():
+    assert load_recipe("copy_synthesis_bonafide").bonafide_artifacts == ("vocoder", "codec")
+
+
+def test_the_narrowest_rule_counts(tmp_path: Path):
+    recipe = load_recipe(write(tmp_path, VALID))
+    assert recipe.use("decro", "validation") == "train"
+    assert recipe.use("decro", "test") == "excluded"
+    assert recipe.use("decro", None) == "train"
+    assert recipe.use("mls", "validation") == "validation"
+    corpus_goes_before_any = Recipe(validation=("*/test",), excluded=("mls",), train=("mls/train",))
+    uses = [corpus_goes_before_any.use("mls", split) for split in ANY_SPLIT]
+    assert uses == ["train", "excluded", "excluded", "excluded"]
+
+
+def test_weights_are_those_of_what_is_there(tmp_path: Path):
+    recipe = load_recipe(write(tmp_path, VALID))
+    assert recipe.weights_of(["decro"]) == {"decro/spoof": 2.0, "bonafide": 0.5}
+
+
+def test_rows_are_chosen_by_corpus_and_split(tmp_path: Path):
+    recipe = load_recipe(write(tmp_path, VALID))
+    parts = list(itertools.product(("mls", "decro"), ANY_SPLIT)) * 3
+    table = pa.table(
+        {"corpus": [corpus for corpus, _ in parts], "split": pa.array([s for _, s in parts], pa.string())}
+    )
+    for use in ("train", "validation", "excluded"):
+        expected = np.array([recipe.use(corpus, split) == use for corpus, split in parts])
+        assert expected.any()
+        np.testing.assert_array_equal(recipe.uses(table, use), expected)
+        np.testing.assert_array_equal(recipe.uses(table.slice(0, 0), use), expected[:0])
+
+
+def test_what_counts_as_bona_fide_has_neither_artifact_nor_attack(tmp_path: Path):
+    recipe = load_recipe(write(tmp_path, VALID))
+    table = pa.table(
+        {
+            "label": ["spoof", "spoof", "bonafide"],
+            "artifact": ["vocoder", "tts", None],
+            "attack": ["hifigan", "bark", None],
+        }
+    )
+    assert recipe.labelled(table).to_pylist() == [
+        {"label": "bonafide", "artifact": None, "attack": None},
+        {"label": "spoof", "artifact": "tts", "attack": "bark"},
+        {"label": "bonafide", "artifact": None, "attack": None},
+    ]
+    assert Recipe().labelled(table).equals(table)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "toy"', "", "name: is missing"),
+        ('name = "toy"', 'name = "other"', "name: 'other', but the file is"),
+        ('"mls", "decro"', '"mls", "mls"', "corpora: 'mls' is named twice"),
+        ('["*/validation"]', '["mls/dev"]', "validation: 'mls/dev': 'dev' is none of train"),
+        ('["*/validation"]', '["libritts"]', "validation: 'libritts': the recipe has no corpus"),
+        ('["*/validation"]', '["*"]', r"validation: '\*' says nothing"),
+        ('["*/validation"]', '"mls"', "validation: must be a list of texts"),
+        ('["*/validation"]', '["decro/validation"]', "validation: 'decro/validation' stands in train"),
+        ('["vocoder"]', '["vocoders"]', "bonafide_artifacts: 'vocoders' is none of tts"),
+        ("mls = 0.1", "mlss = 0.1", "weights.mlss: is no label"),
+        ('"decro/spoof" = 2', '"decro/fake" = 2', "weights.decro/fake: is no label"),
+        ("mls = 0.1", 'mls = "few"', "weights.mls: must be a number"),
+        ("[weights]", "[mixing]", "mixing: no such key"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_named_by_file_and_key(old: str, new: str, message: str, tmp_path: Path):
+    assert old in VALID
+    with pytest.raises(InputError, match=rf"toy\.toml: {message}"):
+        load_recipe(write(tmp_path, VALID.replace(old, new)))
+
+
+def test_a_recipe_that_does_not_exist_is_met_with_one_that_does():
+    with pytest.raises(InputError, match="did you mean antideepfake"):
+        load_recipe("antideepfakes")
+
+
+def utterance(name: str, split: str | None, artifact: str | None = None) -> Utterance:
+    label = "spoof" if artifact else "bonafide"
+    uid = f"{int(name):016x}"
+    return Utterance(uid, f"Toy-{name}", "toy", f"{name}.wav", label, artifact, None, None, None, split)
+
+
+def test_excluded_rows_are_neither_lost_nor_problems(tmp_path: Path):
+    (tmp_path / "any.wav").touch()
+    (file,) = Folder(str(tmp_path)).find()
+    found: list[tuple[FileInfo, Utterance | Problem]] = [
+        (file, utterance("1", "train")),
+        (file, utterance("2", None)),
+        (file, Problem("any.wav", "stray")),
+    ]
+    recipe = Recipe(name="toy", excluded=("toy/train", "toy/none"))
+    rows = list(catalogs.rows(found, "toy", recipe))
+    assert [row["problem"] for row in rows] == [f"{EXCLUDED}train", f"{EXCLUDED}none", "stray"]
+    assert [row["uid"] for row in rows] == [f"{1:016x}", f"{2:016x}", None]
+    assert [row["problem"] for row in catalogs.rows(found, "toy", Recipe())] == [None, None, "stray"]
+
+
+def test_one_store_serves_every_recipe(tmp_path: Path):
+    store, snapshot = tiny_store(tmp_path)
+    paper = load_index(store, snapshot, Recipe(), "train")
+    assert paper.label.tolist() == [1, 0, 0, 1]
+    copies = Recipe(validation=("toy/test",), bonafide_artifacts=("vocoder",))
+    assert sorted(load_index(store, snapshot, copies, "validation").uid.tolist()) == [4]
+    chosen = load_index(store, snapshot, copies, "train")
+    assert dict(zip(chosen.uid.tolist(), chosen.label.tolist(), strict=True)) == {1: 1, 2: 1, 3: 0, 5: 0}
+
+
+def tiny_store(folder: Path) -> tuple[Folder, Snapshot]:
+    """Five clips in one shard."""
+    import soundfile
+
+    utterances = [
+        utterance("1", "train"),
+        utterance("2", "train", "vocoder"),
+        utterance("3", None, "tts"),
+        utterance("4", "test"),
+        utterance("5", "validation", "tts"),
+    ]
+    for each in utterances:
+        soundfile.write(
+            folder / each.path, np.random.default_rng(0).standard_normal(8000).clip(-1, 1) * 0.1, 16000
+        )
+    root, store = Folder(str(folder)), Folder(str(folder / "store"))
+    files = {file.name: file for file in root.find()}
+    found = catalogs.rows([(files[each.path], each) for each in utterances], "toy", Recipe())
+    members = list(catalogs.probe_rows(found, root, MANIFESTS["mls"], None))
+    summary = build_shard("toy-1", members, root, store, licence="unknown", resampler="soxr_hq")
+    corpus = CorpusSnapshot("toy", "train", "unknown", None, "", "", 5, {}, {}, {}, (summary,))
+    return store, commit_snapshot(store, [corpus])

@@ -1,0 +1,220 @@
+"""Where utterances lie: the same arrays in memory, on disk, and for every process of a machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.data.corpora.recipe import Recipe
+from pipeline.data.store.index import (
+    COLUMNS,
+    KEPT_S,
+    Index,
+    Part,
+    join_index,
+    map_index,
+    shared_index,
+    write_index,
+)
+from pipeline.data.store.shards import write_shard
+from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, choose_corpora, commit_snapshot, load_index
+from pipeline.storage import Folder
+
+SPLITS = ("train", "validation", None)
+
+
+def make_index(num: int = 60) -> Index:
+    rows = np.arange(num)
+    return Index(
+        shards=tuple(f"shards/noise/{number}.tar" for number in range(3)),
+        corpora=("noise",),
+        shard=(rows // 25).astype(np.int32),
+        offset=rows.astype(np.int64) * 512,
+        num_bytes=np.full(num, 500, np.int32),
+        seconds=np.linspace(1, 2, num, dtype=np.float32),
+        label=(rows % 2).astype(np.int8),
+        corpus=np.zeros(num, np.int16),
+        uid=rows.astype(np.uint64),
+    )
+
+
+def assert_equal(one: Index, other: Index) -> None:
+    assert (one.shards, one.corpora) == (other.shards, other.corpora)
+    for name in COLUMNS:
+        assert np.array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, Snapshot]:
+    """Two corpora of two shards with three clips each."""
+    folder = tmp_path_factory.mktemp("index")
+    store = Folder(str(folder / "store"))
+    corpora = []
+    for number, corpus in enumerate(("aaa", "bbb")):
+        shards = []
+        for part in range(2):
+            members = [make_member(folder, corpus, 6 * number + 3 * part + clip) for clip in range(3)]
+            summary = write_shard(
+                f"{corpus}-{9 - part}", members, Folder(str(folder)), store, licence="", resampler="soxr_hq"
+            )
+            shards.append(summary)
+        corpora.append(CorpusSnapshot(corpus, "train", "", None, "", "", 6, {}, {}, {}, tuple(shards)))
+    return store, commit_snapshot(store, corpora)
+
+
+def make_member(folder: Path, corpus: str, number: int) -> dict[str, object]:
+    path = f"{number}.wav"
+    noise = np.random.default_rng(number).standard_normal(8_000 + 160 * number)
+    soundfile.write(folder / path, 0.1 * noise.clip(-3, 3), 16_000)
+    row = dict.fromkeys(("artifact", "attack", "speaker", "language", "start", "end"))
+    return row | {
+        "uid": f"{0xF000000000000000 + number:016x}",
+        "id": str(number),
+        "corpus": corpus,
+        "path": path,
+        "label": ("spoof", "bonafide")[number % 2],
+        "artifact": None if number % 2 else ("tts", "vocoder")[number % 4 // 2],
+        "split": SPLITS[number % 3],
+    }
+
+
+def test_an_index_holds_what_the_shards_say(store: tuple[Folder, Snapshot]) -> None:
+    folder, snapshot = store
+    index = load_index(folder, snapshot, Recipe(bonafide_artifacts=("vocoder",)), "train")
+    numbers = (index.uid - np.uint64(0xF000000000000000)).tolist()
+    assert numbers == [0, 2, 3, 5, 6, 8, 9, 11]  # the others validate
+    assert index.corpora == ("aaa", "bbb")
+    assert [index.corpora[corpus] for corpus in index.corpus] == ["aaa"] * 4 + ["bbb"] * 4
+    assert [index.shards[shard] for shard in index.shard[:3]] == [
+        "shards/aaa/aaa-9.tar",
+        "shards/aaa/aaa-9.tar",
+        "shards/aaa/aaa-8.tar",
+    ]
+    assert index.label.tolist() == [number % 2 or int(number % 4 == 2) for number in numbers]
+    assert np.rint(index.seconds * 16_000).tolist() == [8_000 + 160 * number for number in numbers]
+    for row, shard in enumerate(index.shard.tolist()):
+        begin = int(index.offset[row])
+        data = folder.read(index.shards[shard], begin, begin + int(index.num_bytes[row]))
+        assert data[:4] == b"fLaC"
+
+
+def test_a_shared_index_is_the_same_and_is_read_once(store: tuple[Folder, Snapshot], tmp_path: Path) -> None:
+    folder, snapshot = store
+    chosen = choose_corpora(snapshot, ["bbb"])
+    copies = Recipe(bonafide_artifacts=("vocoder",))
+    for recipe in (Recipe(), copies):
+        for part in (snapshot, chosen):
+            alone = load_index(folder, part, recipe, "train")
+            assert_equal(alone, load_index(folder, part, recipe, "train", tmp_path))
+            nowhere = Folder(str(tmp_path / "nowhere"))
+            assert_equal(alone, load_index(nowhere, part, recipe, "train", tmp_path))
+    assert len(load_index(folder, snapshot, Recipe(), "validation", tmp_path)) == 4
+    weighted = replace(copies, name="other", weights={"aaa": 2.0})
+    assert_equal(
+        load_index(nowhere, snapshot, weighted, "train", tmp_path), load_index(*store, copies, "train")
+    )
+
+
+def test_an_index_of_nothing_is_no_error(store: tuple[Folder, Snapshot], tmp_path: Path) -> None:
+    folder, snapshot = store
+    everything = Recipe(validation=("aaa", "bbb"))
+    for shared in (None, tmp_path):
+        index = load_index(folder, snapshot, everything, "train", shared)
+        assert len(index) == 0
+        assert index.corpora == ("aaa", "bbb")
+
+
+def write_and_tell(log: Path, folder: Path) -> None:
+    with log.open("a") as file:
+        file.write("written\n")
+    index = make_index()
+    parts = [{name: getattr(index, name)[rows] for name in COLUMNS} for rows in (slice(0, 7), slice(7, None))]
+    write_index(folder, index.shards, index.corpora, parts)
+
+
+def die_while_writing(folder: Path) -> None:
+    def parts() -> Iterator[Part]:
+        yield {name: getattr(make_index(), name) for name in COLUMNS}
+        os._exit(1)
+
+    write_index(folder, (), (), parts())
+
+
+def share(folder: Path, log: Path) -> int:
+    return int(shared_index(folder, partial(write_and_tell, log)).uid.sum())
+
+
+def test_of_many_processes_one_writes_and_all_read(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    folder = tmp_path / "indexes" / "index"
+    with multiprocessing.get_context("forkserver").Pool(4) as pool:
+        found: Sequence[int] = pool.starmap(share, [(folder, log)] * 12, chunksize=1)
+    assert set(found) == {sum(range(60))}
+    assert log.read_text() == "written\n"
+
+
+def test_a_writer_that_dies_leaves_nothing_that_counts(tmp_path: Path) -> None:
+    folder = tmp_path / "indexes" / "index"
+    writer = multiprocessing.get_context("forkserver").Process(
+        target=shared_index, args=(folder, die_while_writing)
+    )
+    writer.start()
+    writer.join()
+    assert writer.exitcode == 1
+    assert not folder.exists()
+    assert len(list(folder.parent.glob(".*"))) == 1
+    assert share(folder, tmp_path / "log") == sum(range(60))
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_an_index_that_nobody_asks_for_makes_room(tmp_path: Path) -> None:
+    old, used, new = (tmp_path / "indexes" / name for name in ("old", "used", "new"))
+    log = tmp_path / "log"
+    mapped = shared_index(old, partial(write_and_tell, log))
+    share(used, log)
+    long_ago = time.time() - KEPT_S - 1
+    for folder in (old, used):
+        os.utime(folder, (long_ago, long_ago))
+    share(used, log)
+    share(new, log)
+    assert used.exists()
+    assert new.exists()
+    assert not old.exists()
+    assert log.read_text() == "written\n" * 3
+    assert_equal(mapped, make_index())  # who has it keeps it
+
+
+def test_a_saved_index_is_mapped_and_pickled_as_its_path(tmp_path: Path) -> None:
+    index = make_index()
+    index.save(tmp_path / "index")
+    mapped = map_index(tmp_path / "index")
+    assert len(pickle.dumps(mapped)) < 1000
+    for copy in (mapped, pickle.loads(pickle.dumps(mapped)), pickle.loads(pickle.dumps(index))):  # noqa: S301
+        assert_equal(copy, index)
+    assert len(mapped.select(mapped.label == 1)) == 30
+
+
+def test_parts_that_follow_each_other_make_one_index() -> None:
+    index = make_index()
+    parts = [{name: getattr(index, name)[begin : begin + 9] for name in COLUMNS} for begin in range(0, 60, 9)]
+    assert_equal(join_index(index.shards, index.corpora, parts), index)
+
+
+def test_an_index_out_of_order_is_refused() -> None:
+    index = make_index()
+    with pytest.raises(ValueError, match="sorted"):
+        replace(index, offset=index.offset[::-1].copy())
+    with pytest.raises(ValueError, match="label"):
+        replace(index, label=index.label + np.int8(1))
+    with pytest.raises(ValueError, match="seconds"):
+        replace(index, seconds=index.seconds.astype(np.float64))

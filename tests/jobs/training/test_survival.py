@@ -1,0 +1,221 @@
+"""The train job under signals, kills and damage: nothing is lost, nothing is done twice, and some things end it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from jobs import train
+from jobs.training.checkpoints import load_state, saved_states
+from jobs.training.worker import RankData
+from pipeline.config import to_toml
+from pipeline.data.corpora.recipe import Recipe
+from pipeline.detector.config import OptimiserConfig
+from pipeline.errors import InputError
+from pipeline.storage import Folder
+from tests.jobs.training.trainings import (
+    NUM_STEPS,
+    TRAINING,
+    config,
+    done,
+    folder,
+    losses,
+    metrics,
+    tracking_uri,
+    wait_for_step,
+    workers_of,
+)
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
+
+
+@contextmanager
+def meanwhile(work: Callable[[], None]) -> Iterator[None]:
+    """Do something in a thread while the block runs."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def kill_worker(place: Path, out: str, step: int, number: int = 0) -> None:
+    wait_for_step(place, out, step)
+    os.kill(workers_of(os.getpid())[number], signal.SIGKILL)
+
+
+def stop_driver(place: Path, out: str, step: int, num_before: int) -> None:
+    wait_for_step(place, out, step, num_before)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def assert_same_training(place: Path, one: str, other: str) -> None:
+    assert losses(place, one) == losses(place, other)
+    assert sorted(losses(place, one)) == list(range(1, NUM_STEPS + 1))
+    weights = [
+        load_state(folder(place, out), saved_states(folder(place, out))[-1])["detector"]
+        for out in (one, other)
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    for fact in ("weights", "best_step", "best_eer", "initial_weights", "snapshot_digest"):
+        assert done(place, one)[fact] == done(place, other)[fact]
+
+
+@pytest.fixture(scope="module")
+def stopped(place: Path) -> int:
+    """The step at which SIGTERM stopped the training in `disturbed`, after a worker of it was killed."""
+
+    def disturb() -> None:
+        kill_worker(place, "disturbed", 25)
+        stop_driver(place, "disturbed", 40, len(metrics(place, "disturbed")) + 2)
+
+    with meanwhile(disturb), pytest.raises(SystemExit) as ended:
+        train.main(config(place, "disturbed"))
+    assert ended.value.code == 143
+    last_step = int(metrics(place, "disturbed")[-1]["step"])
+    assert saved_states(folder(place, "disturbed"))[-1].step == last_step < NUM_STEPS
+    shutil.copytree(place / "disturbed", place / "fewer")
+    return last_step
+
+
+def kill_driver(place: Path, out: str) -> None:
+    """Go on in a process of its own, and kill it after some steps; its workers live on for a moment."""
+    file = place / f"{out}.toml"
+    file.write_text(to_toml(config(place, out)))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "jobs.train", "--config", str(file)]
+    num_before = len(metrics(place, out))
+    with (place / "driver.log").open("w") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        try:
+            wait_for_step(place, out, 1, num_before)
+        finally:
+            driver.kill()
+            driver.wait()
+    (place / out / "checkpoints" / "checkpoint_manager_snapshot.json").write_text('{"cut')
+
+
+def test_kills_and_a_stop_change_no_bit(place: Path, whole: str, stopped: int) -> None:
+    kill_driver(place, "disturbed")
+    assert not (place / "disturbed" / "train.json").exists()
+    train.main(config(place, "disturbed"))
+    steps = [int(point["step"]) for point in metrics(place, "disturbed")]
+    returns = [after for before, after in itertools.pairwise(steps) if after <= before]
+    assert returns[0] % TRAINING.checkpoint_every == 1, "what was killed goes on behind a checkpoint"
+    assert steps.count(stopped) == 1, "the stop cost steps"
+    assert_same_training(place, whole, "disturbed")
+    client = MlflowClient(tracking_uri(place))
+    tag = f"tags.`bonafide.training` = '{done(place, 'disturbed')['id']}'"
+    experiment = client.get_experiment_by_name("bonafide")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], tag)
+    found = {int(point["step"]): point for point in metrics(place, "disturbed") if "train/loss" in point}
+    for name in ("train/loss", "validation/eer"):
+        history = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
+        assert history == [(step, point[name]) for step, point in sorted(found.items()) if name in point]
+
+
+def test_with_fewer_workers_the_same_epoch_goes_on(place: Path, stopped: int) -> None:
+    """One or two workers of two cores each: Ray Train finds room for one."""
+    before = load_state(folder(place, "fewer"), saved_states(folder(place, "fewer"))[-1])["progress"]
+    assert (before["step"], before["world"]) == (stopped, 2)
+    train.main(replace(config(place, "fewer", (1, 2)), cpus_per_worker=2))
+    after = load_state(folder(place, "fewer"), saved_states(folder(place, "fewer"))[-1])["progress"]
+    assert (after["step"], after["world"]) == (NUM_STEPS, 1)
+    assert sorted(losses(place, "fewer")) == list(range(1, NUM_STEPS + 1))
+
+
+def test_whoever_goes_on_takes_what_is_left_of_the_epoch(place: Path, whole: str) -> None:
+    begun = train.load_begun(Folder(str(place / whole)))
+    assert begun is not None
+
+    def taken(rank: int, world: int, first: int, num_batches: int | None = None) -> list[str]:
+        data = RankData(config(place, whole), begun, Recipe(), rank, world)
+        return [uid for batch in itertools.islice(data.batches(0, first), num_batches) for uid in batch.uid]
+
+    by_two = taken(0, 2, 0, 2) + taken(1, 2, 0, 2)
+    assert by_two
+    assert sorted(by_two + taken(0, 1, 4)) == sorted(set(taken(0, 1, 0)))
+
+
+def test_a_step_that_fails_three_times_ends_the_training_with_its_utterances(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long_steps = replace(TRAINING, num_accumulated=20)
+    alone = replace(config(place, "fatal", (1, 1)), training=long_steps)
+
+    def kill_each() -> None:
+        for attempt in range(3):
+            wait_for_step(place, "fatal", 1, num_before=attempt)
+            time.sleep(0.1)  # a third of a step: its first utterances are read
+            os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
+
+    uid = "[0-9a-f]{16}"
+    told = f"step 2 failed 3 times, .* because rank 0 died; its utterances: {uid}(, {uid})*$"
+    with meanwhile(kill_each), pytest.raises(InputError, match=told):
+        train.main(alone)
+    assert capsys.readouterr().out.count("rank 0 died in step 2; going on from step 0") == 2
+
+
+def test_losses_that_are_not_finite_end_the_training_at_once(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = OptimiserConfig(learning_rate=1e30, num_warmup_steps=0, num_steps=NUM_STEPS)
+    diverging = replace(TRAINING, optimiser=wild, max_skipped_steps=1)
+    with pytest.raises(
+        InputError, match="2 steps had a loss or gradient that is not finite; their utterances"
+    ):
+        train.main(replace(config(place, "diverging", (1, 1)), training=diverging))
+    assert "going on" not in capsys.readouterr().out
+
+
+def test_workers_of_a_driver_that_lost_its_lease_write_nothing_more(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = place / "lost"
+
+    def take_over() -> None:
+        wait_for_step(place, "lost", 25)
+        claim = json.loads((out / "lease" / "00000001.json").read_text())
+        (out / "lease" / "00000002.json").write_text(json.dumps(claim | {"host": "elsewhere", "pid": 17}))
+
+    with (
+        meanwhile(take_over),
+        pytest.raises(InputError, match="lost was taken over by process 17 on elsewhere"),
+    ):
+        train.main(config(place, "lost", (1, 1)))
+    assert "going on" not in capsys.readouterr().out
+    assert not (out / "train.json").exists()
+    assert [saved.step for saved in saved_states(folder(place, "lost"))] == [20]
+
+
+def test_a_machine_that_is_taken_away_costs_no_step(place: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-m", "tests.jobs.training.drained", str(place), "drained"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    told = re.search(r"a machine is about to be taken away; going on from step (\d+)", ended.stdout)
+    assert told is not None, ended.stdout
+    assert 5 < int(told[1]) < 50
+    assert [point["step"] for point in metrics(place, "drained")] == list(range(1, 51))
