@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from jobs.train import TrainConfig
+from jobs.training.config import TrainConfig
 from pipeline.config import parse
 
 ROOT = Path(__file__).parents[1]

@@ -30,7 +30,7 @@ from pipeline.detector.flops import peak_tflops, training_flops
 from pipeline.detector.meter import Meter, StepRequests
 from pipeline.detector.network import Detector
 from pipeline.detector.ranks import run_ranks
-from pipeline.detector.state import Progress
+from pipeline.detector.state import TrainingProgress
 from pipeline.detector.trainer import Trainer
 from pipeline.detector.variants import VARIANTS
 from pipeline.errors import InputError
@@ -135,7 +135,7 @@ def _time_rank(path: Path, case: Case, kind: str, num_steps: int) -> None:
         times.append(-time.perf_counter())
         worked.append(-time.process_time())
         trainer.step(
-            Progress(), meter, StepRequests()
+            TrainingProgress(), meter, StepRequests()
         )  # it ends with a sum over ranks that the host waits for
         times[-1] += time.perf_counter()
         worked[-1] += time.process_time()

@@ -1,4 +1,4 @@
-"""How many seconds of audio fit into a batch, tried out on a GPU of the cluster."""
+"""Finds how many seconds of audio fit into a batch, by trying on a GPU of the cluster."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 from typing import TYPE_CHECKING
 
 from jobs.ray_session import num_devices
+from jobs.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from jobs.train import TrainConfig
     from pipeline.detector.config import TrainingConfig
 
 
 def find_on_cluster(config: TrainConfig) -> float:
-    """Find the largest `batch.max_seconds` where a rank of this training would run.
+    """Find the largest `batch.max_seconds` on a machine where a worker of this training would run.
 
     Raises:
         InputError: there is no GPU, or not even one utterance fits.
@@ -22,21 +22,24 @@ def find_on_cluster(config: TrainConfig) -> float:
 
     _, num_gpus = num_devices()
     has_gpu = config.device == "cuda" or (config.device == "auto" and num_gpus > 0)
-    longest = config.batch.crop_max_s if math.isfinite(config.batch.crop_max_s) else config.batch.max_seconds
-    task = ray.remote(find).options(
+    longest_s = (
+        config.batch.crop_max_s if math.isfinite(config.batch.crop_max_s) else config.batch.max_seconds
+    )
+    task = ray.remote(_find).options(
         num_cpus=config.cpus_per_worker, num_gpus=1 if has_gpu else 0, max_retries=0
     )
-    found: float = ray.get(task.remote(config.variant, config.training, longest))
-    print(f"batches of {found:.0f} s fit into memory: batch.max_seconds is {found:g}", flush=True)
-    return found
+    max_seconds: float = ray.get(task.remote(config.variant, config.training, longest_s))
+    print(f"batches of {max_seconds:.0f} s fit into memory: batch.max_seconds is {max_seconds:g}", flush=True)
+    return max_seconds
 
 
-def find(variant: str, training: TrainingConfig, utterance_s: float) -> float:
-    """Find it for a detector with random weights: memory does not depend on what they are."""
+def _find(variant: str, training: TrainingConfig, utterance_s: float) -> float:
+    """Find it for a detector with random weights; memory does not depend on their values."""
     import torch
 
     from pipeline.detector.batch_size import find_batch_seconds
-    from pipeline.detector.network import VARIANTS, Detector
+    from pipeline.detector.network import Detector
+    from pipeline.detector.variants import VARIANTS
 
     detector = Detector(VARIANTS[variant])
     if torch.cuda.is_available():

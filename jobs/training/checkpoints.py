@@ -1,7 +1,7 @@
-"""Training checkpoints in a folder: `step_00000100-1a2b3c4d/` holds `state.pt`, then `committed.json`.
+"""Training checkpoints: written in two steps, so that one cut short is never read.
 
-A folder without its `committed.json`, or with a state of another size, was left by a worker that died: nobody
-reads it. A name is used once, so files of two attempts never mix.
+A checkpoint without its `committed.json`, or with a state of another size, was left by a worker that died; nothing
+reads it.
 """
 
 from __future__ import annotations
@@ -9,118 +9,116 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from jobs.training.folder import COMMITTED, STATE, WEIGHTS, checkpoint_of, weights_name
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
-    from pipeline.detector.training import State
+    from pipeline.detector.state import TrainingProgress, TrainingState
 
-STATE = "state.pt"
-MARKER = "committed.json"
+COPY_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class SavedState:
-    """A whole checkpoint and what its marker says."""
+class SavedCheckpoint:
+    """A complete checkpoint, as its `committed.json` describes it."""
 
     name: str
-    """Folder, below the folder of checkpoints."""
+    """Folder below the folder of checkpoints."""
     step: int
     best_step: int
     best_eer: float | None
 
 
-def new_name(step: int) -> str:
-    """A name for a checkpoint that no other attempt will take."""
-    return f"step_{step:08d}-{uuid.uuid4().hex[:8]}"
-
-
-def save_state(state: State, path: Path) -> None:
-    """Write a state to a local folder, from where it is committed."""
+def save_state(state: TrainingState, path: Path) -> None:
+    """Write a state to a local folder, from which it is committed."""
     import torch
 
     torch.save(state, path / STATE)
 
 
-def commit_state(folder: Folder, name: str, path: Path, facts: Mapping[str, object]) -> None:
-    """Copy a locally written state to `name`, then its marker with the facts of its progress."""
+def commit_state(folder: Folder, name: str, path: Path, progress: TrainingProgress) -> None:
+    """Copy a locally written state to checkpoint `name`, then commit it."""
     num_bytes = (path / STATE).stat().st_size
     with (path / STATE).open("rb") as source, folder.staged(f"{name}/{STATE}") as target:
-        shutil.copyfileobj(source, target, 16 * 2**20)
-    marker = {"num_bytes": num_bytes, **{key: facts[key] for key in ("step", "best_step", "best_eer")}}
-    folder.commit(f"{name}/{MARKER}", json.dumps(marker).encode())
+        shutil.copyfileobj(source, target, COPY_BYTES)
+    committed = {
+        "num_bytes": num_bytes,
+        "step": progress.step,
+        "best_step": progress.best_step,
+        "best_eer": progress.best_eer,
+    }
+    folder.commit(f"{name}/{COMMITTED}", json.dumps(committed).encode())
 
 
-def saved_states(folder: Folder) -> list[SavedState]:
-    """Every whole checkpoint, the newest last."""
+def saved_checkpoints(folder: Folder) -> list[SavedCheckpoint]:
+    """List every complete checkpoint, the newest last."""
     if not folder.exists():
         return []
     sizes = {info.name: info.size for info in folder.find()}
-    states = []
+    saved = []
     for file in sizes:
-        name, _, end = file.rpartition("/")
-        if end != MARKER:
+        name, _, base = file.rpartition("/")
+        if base != COMMITTED:
             continue
         try:
-            marker = json.loads(folder.read(file))
+            committed = json.loads(folder.read(file))
         except (FileNotFoundError, json.JSONDecodeError):
-            continue  # pruned meanwhile, or cut short on a file system without atomic renames
-        if sizes.get(f"{name}/{STATE}") == marker.pop("num_bytes"):
-            states.append(SavedState(name, **marker))
-    return sorted(states, key=_age)
+            continue  # pruned since it was listed, or cut short on a file system without atomic renames
+        if sizes.get(f"{name}/{STATE}") == committed.pop("num_bytes"):
+            saved.append(SavedCheckpoint(name, **committed))
+    return sorted(saved, key=_age)
 
 
 def newest_step(folder: Folder) -> int:
-    """Steps of the newest whole checkpoint, 0 without one."""
-    return max((saved.step for saved in saved_states(folder)), default=0)
+    """Return the step of the newest complete checkpoint; 0 without one."""
+    return max((saved.step for saved in saved_checkpoints(folder)), default=0)
 
 
-def load_state(folder: Folder, saved: SavedState) -> State:
-    """Read a state to the CPU; a file that would run code is refused."""
+def load_state(folder: Folder, saved: SavedCheckpoint) -> TrainingState:
+    """Load a state to the CPU; a file that would run code is refused."""
     import torch
 
     with folder.open(f"{saved.name}/{STATE}") as file:
         return cast("dict[str, Any]", torch.load(file, map_location="cpu", weights_only=True))
 
 
+def load_newest_state(folder: Folder) -> TrainingState | None:
+    """Load the state of the newest complete checkpoint; None without one."""
+    saved = saved_checkpoints(folder)
+    return load_state(folder, saved[-1]) if saved else None
+
+
 def prune(folder: Folder, num_kept: int) -> list[str]:
-    """Delete all but the newest whole checkpoints, and what dead workers left; only while nobody writes."""
-    kept = {saved.name for saved in saved_states(folder)[-num_kept:]}
+    """Delete all but the newest complete checkpoints, and incomplete ones; call it only while nothing is written."""
+    kept = {saved.name for saved in saved_checkpoints(folder)[-num_kept:]}
     files = [info.name for info in folder.find()] if folder.exists() else []
-    deleted = {file.partition("/")[0] for file in files if file.startswith("step_") and "/" in file} - kept
-    # A marker goes before its state, so that a prune cut short leaves nothing that looks whole.
-    for file in sorted(files, key=_markers_first):
-        if file.partition("/")[0] in deleted:
+    deleted = {name for file in files if (name := checkpoint_of(file)) is not None} - kept
+    # `committed.json` is deleted before its state, so that an interrupted prune leaves nothing that looks complete.
+    for file in sorted(files, key=_committed_first):
+        if checkpoint_of(file) in deleted:
             folder.delete(file)
     for name in deleted if folder.is_local else ():
-        with contextlib.suppress(
-            OSError
-        ):  # a rank that outlives its driver for a moment may still write there
+        # A worker that outlives its driver for a moment may still write into the folder.
+        with contextlib.suppress(OSError):
             Path(folder.location(name)).rmdir()
     return sorted(deleted)
 
 
-def weights_name(step: int) -> str:
-    """Where, beside the folder of checkpoints, the weights of the best step wait to be published."""
-    return f"weights/step_{step:08d}.safetensors"
-
-
 def prune_weights(out: Folder, folder: Folder) -> None:
-    """Delete weights that are the best of no checkpoint that is left; only while nobody writes."""
-    kept = {weights_name(saved.best_step) for saved in saved_states(folder)}
-    for info in list(out.find("weights")) if out.exists("weights") else []:
+    """Delete weights that no remaining checkpoint names as its best; call it only while nothing is written."""
+    kept = {weights_name(saved.best_step) for saved in saved_checkpoints(folder)}
+    for info in list(out.find(WEIGHTS)) if out.exists(WEIGHTS) else []:
         if info.name not in kept:
             out.delete(info.name)
 
 
-def _age(saved: SavedState) -> tuple[int, str]:
+def _age(saved: SavedCheckpoint) -> tuple[int, str]:
     return saved.step, saved.name
 
 
-def _markers_first(file: str) -> bool:
-    return not file.endswith(f"/{MARKER}")
+def _committed_first(file: str) -> bool:
+    return not file.endswith(f"/{COMMITTED}")

@@ -1,7 +1,7 @@
-"""Trains on the cluster until the training is over: attempts of Ray Train, each from the newest checkpoint.
+"""Runs attempts of Ray Train until a training is complete, each from the newest checkpoint.
 
-Ray Train could start lost workers again by itself. Here each attempt is a run of its own, because only then it is
-ours to say what is worth another one: lost machines are, what the user has to mend is not, and neither is a step
+Ray Train can restart failed workers itself. Here each attempt is a Ray Train run of its own, because then this
+driver decides what is retried: a lost machine is, an error that the user has to fix is not, and neither is a step
 that fails again and again.
 """
 
@@ -13,152 +13,152 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from jobs.training import checkpoints
-from jobs.training import monitor as board
-from jobs.training import worker as rank
-from jobs.training.monitor import Place, Posted
-from jobs.training.signals import Interrupts
+from jobs.training import checkpoints, monitor, worker
+from jobs.training.folder import CHECKPOINTS, RAY_CHECKPOINT_LIST
+from jobs.training.monitor import MonitorState, Position
+from jobs.training.signals import StopSignals
+from jobs.training.worker import AttemptResult, WorkerArguments
 from pipeline.errors import InputError, UnavailableError
-from pipeline.storage import Folder
 
-if TYPE_CHECKING:
-    from jobs.training.worker import Ended, RankArguments
-
-SAME_PLACE = 3
-"""Failures in one and the same place that end the training: a fourth would be no other."""
+MAX_FAILURES_PER_POSITION = 3
+"""Give up after this many failures at the same step; retrying would fail there again."""
 
 POLL_S = "0.5"
-"""How often Ray Train looks after its workers; its own two seconds are long where everything else is quick."""
-
+"""How often Ray Train checks its workers; its default of 2 s is long for short trainings."""
 
 PAUSE_S = 15.0
-"""Wait before trying a storage again that was away; each time in a row twice as long."""
+"""Wait before retrying a storage that was unavailable; doubled for each failure in a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attempt that failed, and might not do so another time."""
+    """An attempt that failed for a reason that may pass."""
 
-    words: str
-    """Which rank failed and how, in a few words."""
-    place: Place | None
-    """Where the rank was; None before it began, or where the place is not to blame."""
+    summary: str
+    """Which rank failed, and how."""
+    position: Position | None
+    """Where the rank was; None before its first step, or if the position is not to blame."""
     error: Exception
     details: str = ""
-    """What else is known of it: a traceback, or how a process ended."""
+    """A traceback, or how a process ended."""
 
 
 @dataclass
-class Patience:
-    """Counts failures until it makes no sense to try again; a driver begins with fresh patience."""
+class RetryPolicy:
+    """Counts failures and decides about retries; a new driver starts counting from zero."""
 
     max_failures: int
     num_in_row: int = 0
-    at: Counter[str] = field(default_factory=Counter)
+    num_at: Counter[str] = field(default_factory=Counter)
+    """Failures at each position."""
 
-    def spend(self, failure: Failure, *, is_further: bool) -> float:
-        """Return after how many seconds another attempt is worth while.
+    def delay_s(self, failure: Failure, *, has_progressed: bool) -> float:
+        """Return how many seconds to wait before the next attempt.
 
-        is_further: the attempt left a newer checkpoint than there was before.
-        Raises InputError when one place has failed too often, and what happened when there were too many failures
-        in a row without any progress.
+        Args:
+            failure: of the attempt.
+            has_progressed: whether the attempt wrote a checkpoint.
+
+        Raises:
+            InputError: the same position failed too often.
+            Exception: the error of the failure, after too many failures in a row without a checkpoint.
         """
-        self.num_in_row = 1 if is_further else self.num_in_row + 1
-        if failure.place is not None:
-            self.at[failure.place.name] += 1
-            if self.at[failure.place.name] == SAME_PLACE:
-                uids = ", ".join(failure.place.uids) or "those it was about to read"
+        self.num_in_row = 1 if has_progressed else self.num_in_row + 1
+        if failure.position is not None:
+            self.num_at[failure.position.name] += 1
+            if self.num_at[failure.position.name] == MAX_FAILURES_PER_POSITION:
+                uids = ", ".join(failure.position.uids) or "not read yet"
                 raise InputError(
-                    f"{failure.place.name} failed {SAME_PLACE} times, the last time because {failure.words}; "
-                    f"its utterances: {uids}"
+                    f"{failure.position.name} failed {MAX_FAILURES_PER_POSITION} times, "
+                    f"the last time because {failure.summary}; its utterances: {uids}"
                 ) from failure.error
         if self.num_in_row > self.max_failures:
             raise failure.error
-        is_away = isinstance(failure.error, UnavailableError)
-        return PAUSE_S * 2 ** (self.num_in_row - 1) if is_away else 0.0
+        is_unavailable = isinstance(failure.error, UnavailableError)
+        return PAUSE_S * 2 ** (self.num_in_row - 1) if is_unavailable else 0.0
 
 
-def train_to_the_end(arguments: RankArguments, interrupts: Interrupts) -> None:
-    """Attempt until the training is over.
+def run_until_complete(arguments: WorkerArguments, signals: StopSignals) -> None:
+    """Run attempts until the training is complete.
 
     Raises:
-        InputError: what the workers need is not there, or what they met is the user's to mend.
-        SystemExit: a signal came; the training stands at a checkpoint.
+        InputError: this machine is too small for the workers, or a worker met an error that the user has to fix.
+        SystemExit: a signal was received; the training has stopped at a checkpoint.
     """
     import ray
 
-    config = arguments.config
+    config = arguments.training.config
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     use_gpu = config.device == "cuda" or (config.device == "auto" and resources.get("GPU", 0) > 0)
     check_resources(config.num_workers, config.cpus_per_worker, resources, use_gpu)
-    folder = Folder(config.out).folder("checkpoints")
-    patience = Patience(config.max_failures)
+    folder = arguments.training.out.folder(CHECKPOINTS)
+    retry_policy = RetryPolicy(config.max_failures)
     while True:
-        before = checkpoints.newest_step(folder)
-        ended = attempt(arguments, use_gpu, interrupts)
-        newest = checkpoints.newest_step(folder)
-        if isinstance(ended, Failure):
-            print(ended.details, file=sys.stderr)
-            pause_s = patience.spend(ended, is_further=newest > before)
-            where = f" in {ended.place.name}" if ended.place else ""
-            print(f"{ended.words}{where}; going on from step {newest}", flush=True)
+        step_before = checkpoints.newest_step(folder)
+        result = run_attempt(arguments, use_gpu, signals)
+        step = checkpoints.newest_step(folder)
+        if isinstance(result, Failure):
+            print(result.details, file=sys.stderr)
+            pause_s = retry_policy.delay_s(result, has_progressed=step > step_before)
+            where = f" in {result.position.name}" if result.position else ""
+            print(f"{result.summary}{where}; resuming from step {step}", flush=True)
             time.sleep(pause_s)
-        elif ended.is_over:
+        elif result.is_complete:
             return
-        elif interrupts.is_asked:
-            interrupts.leave(f"at step {ended.step}")
+        elif signals.is_received:
+            signals.exit_resumable(f"at step {result.step}")
         else:
-            print(f"a machine is about to be taken away; going on from step {newest}", flush=True)
+            print(f"a machine is about to be preempted; resuming from step {step}", flush=True)
 
 
-def attempt(arguments: RankArguments, use_gpu: bool, interrupts: Interrupts) -> Ended | Failure:
-    """Train with the workers that there are, until the end, a pause, or a failure."""
+def run_attempt(arguments: WorkerArguments, use_gpu: bool, signals: StopSignals) -> AttemptResult | Failure:
+    """Train with the available workers until the training is complete, is stopped, or fails."""
     import ray
     from ray.train import TrainingFailedError
 
-    folder = Folder(arguments.config.out).folder("checkpoints")
-    checkpoints.prune(folder, arguments.config.keep_checkpoints)
-    # Ray overwrites its own list in place, and does not start with one that was cut short. Markers replace it.
-    folder.delete("checkpoint_manager_snapshot.json")
+    folder = arguments.training.out.folder(CHECKPOINTS)
+    checkpoints.prune(folder, arguments.training.config.keep_checkpoints)
+    # Ray overwrites this list in place and cannot start from one that was cut short. `committed.json` replaces it.
+    folder.delete(RAY_CHECKPOINT_LIST)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
-    with board.opened() as posts:
+    with monitor.start_monitor() as actor:
 
-        def pause() -> None:
-            if not ray.get(posts.stop.remote()):
-                interrupts.leave("before its first step")
+        def stop_workers() -> None:
+            if not ray.get(actor.stop.remote()):
+                signals.exit_resumable("before its first step")
 
-        run = trainer(arguments, posts, use_gpu).fit
+        fit = build_trainer(arguments, actor, use_gpu).fit
         try:
-            return cast("Ended", interrupts.call(run, pause).return_value)
+            return cast("AttemptResult", signals.call(fit, stop_workers).return_value)
         except TrainingFailedError as error:
-            failures = getattr(error, "worker_failures", {})
-            raise_for_user(failures)
-            return describe(error, failures, board.read(posts))
+            errors = getattr(error, "worker_failures", {})
+            raise_user_error(errors)
+            return find_cause(error, errors, monitor.read_state(actor))
         except ray.exceptions.RayActorError as error:
             return Failure("Ray Train's controller died", None, error, str(error))
 
 
-def trainer(arguments: RankArguments, posts: Any, use_gpu: bool) -> Any:
-    """Ray Train, set up for one attempt; Any: its trainer takes a function of None."""
+def build_trainer(arguments: WorkerArguments, actor: Any, use_gpu: bool) -> Any:
+    """Set Ray Train up for one attempt; untyped, since its trainer expects a function that returns None."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    config = arguments.config
-    least, most = config.num_workers
+    config = arguments.training.config
+    smallest, largest = config.num_workers
     return TorchTrainer(
-        cast("Callable[[dict[Any, Any]], None]", rank.train_rank),  # its value is passed on
-        train_loop_config={"arguments": arguments, "board": posts},
+        cast("Callable[[dict[Any, Any]], None]", worker.train_worker),
+        train_loop_config={"arguments": arguments, "monitor": actor},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=cast("int", most if least == most else (least, most)),  # its types know no pair
+            num_workers=cast("int", largest if smallest == largest else (smallest, largest)),
             use_gpu=use_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
         ),
         run_config=RunConfig(  # type: ignore[call-arg]
-            name="checkpoints",
-            storage_path=Folder(config.out).location(),
+            name=CHECKPOINTS,
+            storage_path=config.out,
             failure_config=FailureConfig(max_failures=0),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -168,45 +168,45 @@ def trainer(arguments: RankArguments, posts: Any, use_gpu: bool) -> Any:
 def check_resources(
     num_workers: tuple[int, int], cpus_per_worker: int, resources: Mapping[str, float], use_gpu: bool
 ) -> None:
-    """Ray would wait for ever for what a machine does not have; a cluster may still grow."""
+    """Refuse more workers than this machine can hold, for which Ray would wait forever; a cluster may still grow."""
     if os.environ.get("RAY_ADDRESS"):
         return
-    least, _ = num_workers
-    wanted = {"CPU": least * cpus_per_worker, "GPU": least if use_gpu else 0}
-    for name, number in wanted.items():
-        there = int(resources.get(name, 0))
-        if number > there:
+    smallest, _ = num_workers
+    needed = {"CPU": smallest * cpus_per_worker, "GPU": smallest if use_gpu else 0}
+    for name, number in needed.items():
+        available = int(resources.get(name, 0))
+        if number > available:
             raise InputError(
-                f"{least} workers need {number} {name}s and this machine has {there}; "
+                f"{smallest} workers need {number} {name}s and this machine has {available}; "
                 "lower --num-workers, or name a cluster in RAY_ADDRESS"
             )
 
 
-def raise_for_user(failures: Mapping[int, BaseException]) -> None:
-    """Raise, as an InputError, what a rank met that another attempt would meet again."""
-    from pipeline.detector.training import NonFiniteError
+def raise_user_error(errors: Mapping[int, BaseException]) -> None:
+    """Raise an InputError for an error of a rank that would occur again in the next attempt."""
+    from pipeline.detector.state import NonFiniteError
 
-    for error in failures.values():
+    for error in errors.values():
         if isinstance(error, (InputError, NonFiniteError)) and not isinstance(error, UnavailableError):
             raise InputError(str(error)) from error
 
 
-def describe(error: Exception, failures: Mapping[int, BaseException], posted: Posted) -> Failure:
-    """Find the rank that failed first: when one goes, the others fail for want of it.
+def find_cause(error: Exception, errors: Mapping[int, BaseException], state: MonitorState) -> Failure:
+    """Find the rank that failed first: when one fails, the others fail because they lose it.
 
-    A rank that died had no time to say so; otherwise the first that gave up is the one.
+    A rank that died could not report its failure. If none died, the first that reported one is the cause.
     """
-    for number, met in failures.items():
-        if isinstance(met, UnavailableError):
-            return Failure(f"rank {number} could not go on: {met}", None, met)
-    died = [number for number in failures if number not in posted.gave_up]
-    suspects = [*died, *posted.gave_up]
+    for rank, rank_error in errors.items():
+        if isinstance(rank_error, UnavailableError):
+            return Failure(f"rank {rank} cannot continue: {rank_error}", None, rank_error)
+    dead_ranks = [rank for rank in errors if rank not in state.failed_ranks]
+    suspects = [*dead_ranks, *state.failed_ranks]
     if not suspects:
         return Failure(str(error).splitlines()[0], None, error, str(error))
     first = suspects[0]
-    text = str(failures.get(first, "")).strip().splitlines() or [""]
-    if first in died:
-        # The last line of many says how the process ended.
-        return Failure(f"rank {first} died", posted.places.get(first), error, text[-1])
-    words = f"rank {first} met {type(failures.get(first)).__name__}: {text[-1]}"
-    return Failure(words, posted.places.get(first), error, str(error))
+    lines = str(errors.get(first, "")).strip().splitlines() or [""]
+    if first in dead_ranks:
+        # The last of many lines says how the process ended.
+        return Failure(f"rank {first} died", state.positions.get(first), error, lines[-1])
+    summary = f"rank {first} raised {type(errors.get(first)).__name__}: {lines[-1]}"
+    return Failure(summary, state.positions.get(first), error, str(error))

@@ -1,7 +1,7 @@
-"""Where the ranks of a training post what they are at, and read whether they shall stop.
+"""An actor to which workers report their positions, and from which they learn that they should stop.
 
-The board is a Ray actor beside the driver: it outlives a rank that dies, so that the driver can tell what the rank
-was doing, and dies with the driver, so that ranks without one stop.
+The actor runs beside the driver. It outlives a worker that dies, so the driver can tell what that worker was doing,
+and it dies with the driver, so workers without a driver stop.
 """
 
 from __future__ import annotations
@@ -14,141 +14,141 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.data.loading.batches import Batch
 
-STEPS_PER_QUESTION = 10
-"""Steps between two times that the ranks ask together whether a machine of theirs is about to be taken away."""
+STEPS_PER_PREEMPTION_CHECK = 10
+"""Steps between two checks, by all workers at once, whether a machine of theirs is about to be preempted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What a rank is at."""
+class Position:
+    """What a worker is doing."""
 
     name: str
     """`step 12`, or `the validation after step 12`."""
     uids: tuple[str, ...] = ()
-    """The utterances of its batch, once they are read."""
+    """Utterances of its batch, once they are read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Posted:
-    """What ranks left on a board."""
+class MonitorState:
+    """What workers have reported."""
 
-    places: dict[int, Place]
-    """Where each rank was last."""
-    gave_up: list[int]
-    """The ranks that an exception ended, the first one first."""
+    positions: dict[int, Position]
+    """Last position of each rank."""
+    failed_ranks: list[int]
+    """Ranks that raised an exception, the first one first."""
 
 
-class Board:
+class Monitor:
     """The actor."""
 
     def __init__(self) -> None:
-        self._posted = Posted({}, [])
+        self._state = MonitorState({}, [])
         self._is_stopping = False
 
-    def post(self, rank: int, place: Place) -> bool:
-        """Take down where a rank is; returns whether it shall stop."""
-        self._posted.places[rank] = place
+    def update(self, rank: int, position: Position) -> bool:
+        """Record the position of a rank; returns whether it should stop."""
+        self._state.positions[rank] = position
         return self._is_stopping
 
-    def give_up(self, rank: int) -> None:
-        """Take down that an exception ended a rank."""
-        self._posted.gave_up.append(rank)
+    def record_failure(self, rank: int) -> None:
+        """Record that a rank raised an exception."""
+        self._state.failed_ranks.append(rank)
 
     def stop(self) -> bool:
-        """Have all ranks stop; returns whether there is one to hear it."""
+        """Ask all ranks to stop; returns whether any rank has started."""
         self._is_stopping = True
-        return bool(self._posted.places)
+        return bool(self._state.positions)
 
-    def read(self) -> Posted:
-        """All that was posted."""
-        return self._posted
+    def state(self) -> MonitorState:
+        """Return everything that was reported."""
+        return self._state
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[Any]:
-    """A board on the driver's machine, as a handle that travels to ranks."""
+def start_monitor() -> Iterator[Any]:
+    """Run a monitor on the driver's machine; yields a handle that can be sent to workers."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    monitor: Any = ray.remote(Monitor).options(num_cpus=0, scheduling_strategy=this_node).remote()
     try:
-        yield board
+        yield monitor
     finally:
-        ray.kill(board)
+        ray.kill(monitor)
 
 
-def read(board: Any) -> Posted:
-    """What was posted on a board, as far as it is there still."""
+def read_state(monitor: Any) -> MonitorState:
+    """Return what a monitor knows; nothing if it has died."""
     import ray
 
     try:
-        posted: Posted = ray.get(board.read.remote())
+        state: MonitorState = ray.get(monitor.state.remote())
     except ray.exceptions.RayActorError:
-        return Posted({}, [])
-    return posted
+        return MonitorState({}, [])
+    return state
 
 
-class Watched:
-    """One rank's side of a board: posts without waiting, and sees what was answered the next time."""
+class MonitorClient:
+    """The worker's side: reports without waiting, and reads the answer the next time."""
 
-    def __init__(self, board: Any, rank: int, step: int) -> None:
-        self._board = board
+    def __init__(self, monitor: Any, rank: int, step: int) -> None:
+        self._monitor = monitor
         self._rank = rank
         self._step = step
         self._answer: Any = None
         self._is_stopping = False
 
     def should_stop(self) -> bool:
-        """Called before each step on every rank: whether the driver or the cluster wants the training to pause."""
+        """Whether the driver or the cluster wants the training to stop; called before each step on every rank."""
         self._step += 1
-        self._post(Place(f"step {self._step}"))
-        return self._is_stopping or self._is_leaving()
+        self._report(Position(f"step {self._step}"))
+        return self._is_stopping or self._is_preempted()
 
-    def batches(
+    def report_batches(
         self, batches: Callable[[int, int], Iterator[Batch]]
     ) -> Callable[[int, int], Iterator[Batch]]:
-        """The same batches, each posted when it is read."""
+        """Wrap the training batches: each is reported when it has been read."""
 
-        def watched(epoch: int, first_batch: int) -> Iterator[Batch]:
+        def reported(epoch: int, first_batch: int) -> Iterator[Batch]:
             for batch in batches(epoch, first_batch):
-                self._post(Place(f"step {self._step}", tuple(batch.uid)))
+                self._report(Position(f"step {self._step}", tuple(batch.uid)))
                 yield batch
 
-        return watched
+        return reported
 
-    def validation(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The same held-out batches, each posted when it is read."""
+    def report_validation(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Wrap the validation batches: each is reported when it has been read."""
         name = f"the validation after step {self._step}"
-        self._post(Place(name))
+        self._report(Position(name))
         for batch in batches:
-            self._post(Place(name, tuple(batch.uid)))
+            self._report(Position(name, tuple(batch.uid)))
             yield batch
 
-    def _post(self, place: Place) -> None:
-        import ray
-
-        answer = self._board.post.remote(self._rank, place)
-        if self._answer is None:
-            self._answer = answer
-        elif ray.wait([self._answer], timeout=0)[0]:
-            # With the driver the board is gone, and this raises: nobody would hear of what the rank does.
-            self._is_stopping |= ray.get(self._answer)
-            self._answer = None
-
-    def _is_leaving(self) -> bool:
-        """Whether Ray knows of a machine of this training that is about to be taken away; all ranks ask at once."""
-        import ray.train
-
-        if self._step % STEPS_PER_QUESTION:
-            return False
-        return ray.train.get_preemption_info() is not None
-
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
-        """Post that an exception ended the rank, if one does."""
+    def report_failure(self) -> Iterator[None]:
+        """Report an exception that ends the block."""
         try:
             yield
         except Exception:
-            self._board.give_up.remote(self._rank)
+            self._monitor.record_failure.remote(self._rank)
             raise
+
+    def _report(self, position: Position) -> None:
+        import ray
+
+        answer = self._monitor.update.remote(self._rank, position)
+        if self._answer is None:
+            self._answer = answer
+        elif ray.wait([self._answer], timeout=0)[0]:
+            # The monitor dies with the driver. Then this raises, and a worker without a driver ends.
+            self._is_stopping |= ray.get(self._answer)
+            self._answer = None
+
+    def _is_preempted(self) -> bool:
+        """Whether Ray knows that a machine of this training is about to be preempted; all ranks ask at once."""
+        import ray.train
+
+        if self._step % STEPS_PER_PREEMPTION_CHECK:
+            return False
+        return ray.train.get_preemption_info() is not None

@@ -1,15 +1,17 @@
-"""What the training loop reports, on its way to MLflow and to checkpoints; rank 0 writes, if it still may."""
+"""Sends the reports of the training loop to MLflow and to checkpoints; only rank 0 writes, while the lease holds."""
 
 from __future__ import annotations
 
 import tempfile
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.training import checkpoints
+from jobs.training.folder import CHECKPOINTS, METRICS, new_checkpoint_name, weights_name
 from jobs.training.validation_log import ValidationLog
 from pipeline import tracking
 from pipeline.lease import Fence
@@ -19,150 +21,154 @@ if TYPE_CHECKING:
     from ray.train import Checkpoint
 
     from pipeline.detector.network import Detector
-    from pipeline.detector.training import Progress, State
+    from pipeline.detector.state import TrainingProgress, TrainingState
     from pipeline.detector.validation import Validation
 
-METRICS = "metrics.jsonl"
-JUDGED = "validation/"
-"""What only a whole checkpoint makes true: MLflow hears of it then, and so never of two values for a step."""
-
-LEARNING = ("loss", "gradient_norm", "learning_rate", "epoch", "skipped_steps")
-"""Metrics of what is learnt; all others of a step are of how fast."""
+VALIDATION_PREFIX = "validation/"
+"""Prefix of metrics that are sent to MLflow only after their checkpoint is committed, so that a repeated step is never
+logged twice."""
 
 
-def named(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of the loop in three sections: train, speed, and validation with an EER for each corpus."""
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """What is written once a checkpoint is committed."""
 
-    def name(key: str) -> str:
-        if key.startswith("validation_"):
-            return key.replace("_", "/", 1)
-        return f"train/{key}" if key in LEARNING else f"speed/{key}"
-
-    return {name(key): value for key, value in metrics.items()}
+    progress: TrainingProgress
+    validation_metrics: Mapping[str, float]
+    validation: Validation | None
 
 
 class Reporter:
-    """Takes the reports of one rank; one checkpoint is on its way at most."""
+    """Receives the reports of one rank; at most one checkpoint is uploading."""
 
     def __init__(
         self,
         out: Folder,
         fence: Fence,
         detector: Detector,
-        facts: Mapping[str, str],
+        metadata: Mapping[str, str],
         tracked: tracking.Run,
         rank: int,
         num_kept: int,
     ) -> None:
-        """facts: what the header of saved weights says; num_kept: checkpoints that are."""
+        """Prepare for a training.
+
+        Args:
+            out: folder of the training.
+            fence: tells whether the driver still holds the lease.
+            detector: before the training.
+            metadata: for the saved weights; `variant` and `training` among it.
+            tracked: MLflow run.
+            rank: of this worker.
+            num_kept: how many checkpoints to keep.
+        """
         self._out = out
         self._fence = fence
-        self._config, self._carried = detector.config, detector.pretraining_tensors
-        self._facts = facts
+        self._detector_config, self._pretraining_tensors = detector.config, detector.pretraining_tensors
+        self._metadata = metadata
         self._tracked = tracked
         self._rank = rank
         self._num_kept = num_kept
-        self._progress: dict[str, Any] = {}
-        self._judged: dict[str, float] = {}
-        self._found: Validation | None = None
-        self._validations = ValidationLog(out, tracked, f"Training of {facts['variant']} {facts['training']}")
+        title = f"Training of {metadata['variant']} {metadata['training']}"
+        self._validation_log = ValidationLog(out, tracked, title)
         self._is_uploaded = threading.Event()
         self._is_uploaded.set()
 
-    def __call__(self, progress: Progress, metrics: Mapping[str, float], state: State | None) -> None:
-        """Log the metrics; hand a checkpoint over to be copied while the training goes on."""
-        if self._rank == 0 and self._out.is_local:  # elsewhere metrics are published with a checkpoint
+    def __call__(
+        self,
+        progress: TrainingProgress,
+        metrics: Mapping[str, float],
+        state: TrainingState | None,
+        validation: Validation | None,
+    ) -> None:
+        """Log the metrics, and start the upload of a checkpoint while the training continues."""
+        if self._rank == 0 and self._out.is_local:  # elsewhere metrics are written with a checkpoint
             self._fence.check()
-        metrics = named(metrics)
-        judged = {name: value for name, value in metrics.items() if name.startswith(JUDGED)}
         self._tracked.write_metrics(metrics, progress.step)
+        validation_metrics = {
+            name: value for name, value in metrics.items() if name.startswith(VALIDATION_PREFIX)
+        }
         self._tracked.send_metrics(
-            {name: value for name, value in metrics.items() if name not in judged}, progress.step
+            {name: value for name, value in metrics.items() if name not in validation_metrics}, progress.step
         )
-        if state is None:
-            return
+        if state is not None:
+            self._is_uploaded.wait()
+            self._report_checkpoint(_Pending(progress, validation_metrics, validation), state)
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is uploaded."""
+        self._is_uploaded.wait()
+        if self._rank == 0:
+            self._fence.check()
+            self._publish_metrics()
+
+    def _report_checkpoint(self, pending: _Pending, state: TrainingState) -> None:
         import ray.train
         from ray.train import Checkpoint, CheckpointUploadMode
 
-        self._is_uploaded.wait()
-        checkpoint = None
+        progress, checkpoint = pending.progress, None
         if self._rank == 0:
             if progress.best_step == progress.step:
                 self._save_weights(progress, state)
             folder = Path(tempfile.mkdtemp(prefix="bonafide-checkpoint-"))
             checkpoints.save_state(state, folder)
-            self._progress, self._judged = asdict(progress), judged
             self._is_uploaded.clear()
             checkpoint = Checkpoint.from_directory(str(folder))
         ray.train.report(
             {"step": progress.step},
             checkpoint=checkpoint,
-            checkpoint_dir_name=checkpoints.new_name(progress.step),
+            checkpoint_dir_name=new_checkpoint_name(progress.step),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=True,
-            checkpoint_upload_fn=self._upload,
+            checkpoint_upload_fn=partial(self._upload, pending),
         )
 
-    def keep(self, found: Validation) -> None:
-        """Keep the scores of a validation until the checkpoint of its step is whole."""
-        if self._rank == 0:
-            self._is_uploaded.wait()
-            self._found = found
-
-    def _upload(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
-        """Commit a checkpoint, the marker last, and delete what it replaces; Ray's own copy has no order."""
+    def _upload(self, pending: _Pending, checkpoint: Checkpoint, name: str) -> Checkpoint:
+        """Commit a checkpoint and prune older ones. Ray's own upload copies files in any order."""
         import ray.train
         from ray.train import Checkpoint
 
-        folder = self._out.folder("checkpoints")
+        folder = self._out.folder(CHECKPOINTS)
         try:
             self._fence.check()
-            checkpoints.commit_state(folder, name, Path(checkpoint.path), self._progress)
+            checkpoints.commit_state(folder, name, Path(checkpoint.path), pending.progress)
             checkpoints.prune(folder, self._num_kept)
             checkpoints.prune_weights(self._out, folder)
-            self._tell(folder.location(name))
+            self._log_committed(pending, folder.location(name))
             self._publish_metrics()
         finally:
             self._is_uploaded.set()
         storage = ray.train.get_context().get_storage()
         return Checkpoint(storage.build_checkpoint_path_from_name(name), storage.storage_filesystem)
 
-    def _tell(self, checkpoint: str) -> None:
-        """Say what became true with a checkpoint."""
-        step = int(self._progress["step"])
-        self._tracked.send_metrics(self._judged, step)
+    def _log_committed(self, pending: _Pending, checkpoint: str) -> None:
+        """Log what had to wait for the checkpoint."""
+        step = pending.progress.step
+        self._tracked.send_metrics(pending.validation_metrics, step)
         self._tracked.set_tags({"bonafide.checkpoint": checkpoint})
-        if self._found is not None:
-            self._validations.add(step, self._found.scores_by_corpus, int(self._progress["best_step"]))
-            self._found = None
-
-    def finish(self) -> None:
-        """Wait for the checkpoint that is on its way."""
-        self._is_uploaded.wait()
-        if self._rank == 0:
-            self._fence.check()
-            self._publish_metrics()
+        if pending.validation is not None:
+            self._validation_log.add(step, pending.validation.scores_by_corpus, pending.progress.best_step)
 
     def _publish_metrics(self) -> None:
+        """Copy the metrics file to a remote folder; a local one already contains it."""
         file = self._tracked.metrics_file
         if not self._out.is_local and file is not None and file.exists():
             self._out.commit(METRICS, file.read_bytes())
 
-    def _save_weights(self, progress: Progress, state: State) -> None:
+    def _save_weights(self, progress: TrainingProgress, state: TrainingState) -> None:
         import torch
 
         from pipeline.detector.checkpoint import save_detector
         from pipeline.detector.network import Detector
 
-        with torch.device(
-            "meta"
-        ):  # the detector that trains may lie in shares on many ranks; the state is whole
-            detector = Detector(self._config)
+        # The detector in training may be sharded over many ranks; the state holds its full weights.
+        with torch.device("meta"):
+            detector = Detector(self._detector_config)
         detector.load_state_dict(state["detector"], assign=True)
-        detector.pretraining_tensors = self._carried
-        facts = {**self._facts, "step": str(progress.step), "eer": str(progress.best_eer)}
+        detector.pretraining_tensors = self._pretraining_tensors
+        metadata = {**self._metadata, "step": str(progress.step), "eer": str(progress.best_eer)}
         self._fence.check()
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / "weights.safetensors"
-            save_detector(detector, path, facts)
-            self._out.commit(checkpoints.weights_name(progress.step), path.read_bytes())
+            save_detector(detector, path, metadata)
+            self._out.commit(weights_name(progress.step), path.read_bytes())

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the first asks a running training to pause, the second ends the process now."""
+"""SIGTERM and Ctrl-C: the first asks a training to stop at a checkpoint, the second ends the process at once."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 T = TypeVar("T")
 
 
-class Interrupts:
-    """A block in which signals end the process through its exceptions; `call` lets a training pause first.
+class StopSignals:
+    """A block in which signals end the process through its exceptions; `call` lets the work stop cleanly first.
 
-    The exit status is the shell's: 128 and the number of the signal.
+    The exit status is that of a shell: 128 plus the number of the signal.
     """
 
     def __init__(self, command: str) -> None:
         self._command = command
-        self._asked: signal.Signals | None = None
+        self._received: signal.Signals | None = None
         self._is_calling = False
-        self._woken = threading.Event()
-        self._before: dict[signal.Signals, object] = {}
+        self._wake = threading.Event()
+        self._previous: dict[signal.Signals, object] = {}
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> StopSignals:
         self.install()
         return self
 
     def install(self) -> None:
-        """Take the signals, from Ray too, which takes SIGTERM when it starts. Only a main thread can."""
+        """Install the handlers, also over those that Ray installs when it starts. Only a main thread can."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                before = signal.signal(number, self._take)
-                self._before.setdefault(number, before)
+                previous = signal.signal(number, self._receive)
+                self._previous.setdefault(number, previous)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)  # type: ignore[arg-type]
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)  # type: ignore[arg-type]
 
     @property
-    def is_asked(self) -> bool:
-        """Whether the first signal has come."""
-        return self._asked is not None
+    def is_received(self) -> bool:
+        """Whether a signal has been received."""
+        return self._received is not None
 
-    def call(self, work: Callable[[], T], on_interrupt: Callable[[], None]) -> T:
-        """Do some long work in a thread, so that a signal is heard at once; the first one calls `on_interrupt`."""
+    def call(self, work: Callable[[], T], on_signal: Callable[[], None]) -> T:
+        """Run long work in a thread, so that signals are handled at once; the first one calls `on_signal`."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -59,30 +59,30 @@ class Interrupts:
                 future.set_result(work())
             except BaseException as error:
                 future.set_exception(error)
-            self._woken.set()
+            self._wake.set()
 
-        self._woken.clear()
+        self._wake.clear()
         self._is_calling = True
         try:
             threading.Thread(target=run, name=self._command, daemon=True).start()
-            self._woken.wait()
-            if self.is_asked and not future.done():
-                on_interrupt()
+            self._wake.wait()
+            if self.is_received and not future.done():
+                on_signal()
             return future.result()
         finally:
             self._is_calling = False
 
-    def leave(self, where: str) -> NoReturn:
-        """End the process as the signal wants, and say how to go on."""
-        assert self._asked is not None
-        words = f"stopped by {self._asked.name} {where}; run the same command again to go on from there"
-        os.write(2, f"bonafide {self._command}: {words}\n".encode())
-        raise SystemExit(128 + self._asked)
+    def exit_resumable(self, where: str) -> NoReturn:
+        """End the process as the signal asks, and print how to resume."""
+        assert self._received is not None
+        line = f"stopped by {self._received.name} {where}; run the same command again to resume"
+        os.write(2, f"bonafide {self._command}: {line}\n".encode())
+        raise SystemExit(128 + self._received)
 
-    def _take(self, number: int, _frame: FrameType | None) -> None:
-        is_first = self._asked is None
-        self._asked = signal.Signals(number)
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        is_first = self._received is None
+        self._received = signal.Signals(number)
         if is_first and self._is_calling:
-            self._woken.set()
+            self._wake.set()
         else:
-            self.leave("at once")
+            self.exit_resumable("at once")

@@ -1,4 +1,4 @@
-"""What one rank of a training does inside Ray Train: read, train, and report for all of them."""
+"""One worker of a training inside Ray Train: reads, trains and reports as one rank of the process group."""
 
 from __future__ import annotations
 
@@ -10,224 +10,141 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.training import checkpoints
-from jobs.training.monitor import Watched
-from jobs.training.reporter import METRICS, Reporter
+from jobs.training.checkpoints import load_newest_state
+from jobs.training.data import WorkerData
+from jobs.training.folder import CHECKPOINTS, INITIAL, METRICS
+from jobs.training.lifecycle import local_copy
+from jobs.training.monitor import MonitorClient
+from jobs.training.record import TrainingRecord
+from jobs.training.reporter import Reporter
+from jobs.training.resolve import ResolvedTraining
 from pipeline import tracking
-from pipeline.data.store.snapshot import Snapshot, choose_corpora, load_index, load_snapshot
 from pipeline.lease import Fence
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
-    from jobs.train import Begun, TrainConfig
-    from pipeline.data.corpora.recipe import Recipe
-    from pipeline.data.loading.batches import Batch
-    from pipeline.data.store.index import Index
     from pipeline.detector.network import Detector
-    from pipeline.detector.training import State
-
-INITIAL = "initial.safetensors"
+    from pipeline.detector.state import TrainingState
 
 
 @dataclass(frozen=True)
-class RankArguments:
-    """What every rank of every attempt gets."""
+class WorkerArguments:
+    """What every worker of every attempt receives."""
 
-    config: TrainConfig
-    begun: Begun
-    recipe: Recipe
+    training: ResolvedTraining
+    record: TrainingRecord
     run_id: str | None
-    """Of the job in MLflow."""
+    """MLflow run of the training."""
     fence: Fence
-    """Whether the driver still owns the training."""
+    """Tells whether the driver still holds the lease of the folder."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class AttemptResult:
     """How an attempt ended that did not fail."""
 
     step: int
-    is_over: bool
-    """Whether nothing is left to train; else it paused at a checkpoint."""
+    is_complete: bool
+    """Whether the training is complete; else it has stopped at a checkpoint."""
 
 
-def train_rank(setup: dict[str, Any]) -> Ended:
+def train_worker(setup: dict[str, Any]) -> AttemptResult:
     """Train as one rank of the process group that Ray Train has set up."""
     import torch.distributed as dist
 
-    # Ray's prints every report of every rank and has the path of a file for a name; s3fs tells every retry.
-    for noisy in logging.root.manager.loggerDict:
-        if noisy.endswith("ray/train/v2/_internal/execution/context.py") or "botocore" in noisy:
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-    arguments: RankArguments = setup["arguments"]
-    out = Folder(arguments.config.out)
-    rank = dist.get_rank()
-    state = newest_state(out) if rank == 0 else None  # it is spread to all ranks from there
+    _silence_loggers()
+    arguments: WorkerArguments = setup["arguments"]
+    out, rank = arguments.training.out, dist.get_rank()
+    # Rank 0 loads the checkpoint and broadcasts it.
+    state = load_newest_state(out.folder(CHECKPOINTS)) if rank == 0 else None
     steps = [state["progress"]["step"] if state is not None else 0]
     dist.broadcast_object_list(steps, src=0)
-    watched = Watched(setup["board"], rank, steps[0])
-    with watched.told(), track_rank(arguments.config, arguments.run_id, out, rank) as tracked:
+    client = MonitorClient(setup["monitor"], rank, steps[0])
+    with client.report_failure(), _tracked_run(arguments, out, rank) as tracked:
         tracked.send_missing(steps[0])
-        return train_watched(arguments, watched, tracked, state)
+        return _train(arguments, client, tracked, state)
 
 
-def train_watched(
-    arguments: RankArguments, watched: Watched, tracked: tracking.Run, state: State | None
-) -> Ended:
-    """Train to the end, or to where the driver or the cluster wants a pause."""
+def _train(
+    arguments: WorkerArguments, client: MonitorClient, tracked: tracking.Run, state: TrainingState | None
+) -> AttemptResult:
+    """Train until the training is complete, or until the driver or the cluster asks for a stop."""
     import ray.train.torch
     import torch
     import torch.distributed as dist
 
     from pipeline.detector.training import train
 
-    config, begun = arguments.config, arguments.begun
-    rank, out = dist.get_rank(), Folder(config.out)
+    training, record = arguments.training, arguments.record
+    config, rank = training.config, dist.get_rank()
     if config.device == "cpu" or not torch.cuda.is_available():
         torch.set_num_threads(config.cpus_per_worker)
-    detector = load_initial(out)
-    facts = {"variant": config.variant, "training": begun.id, "snapshot": begun.snapshot_digest}
-    reporter = Reporter(out, arguments.fence, detector, facts, tracked, rank, config.keep_checkpoints)
-    data = RankData(config, begun, arguments.recipe, rank, dist.get_world_size())
+    detector = _load_initial(training.out)
+    metadata = {"variant": config.variant, "training": record.id, "snapshot": record.snapshot_digest}
+    reporter = Reporter(
+        training.out, arguments.fence, detector, metadata, tracked, rank, config.keep_checkpoints
+    )
+    data = WorkerData(training, rank, dist.get_world_size())
     if rank == 0:
-        say(data.summary(), f"from step {state['progress']['step']}" if state else "from the start")
+        print_now(data.summary())
+        print_now(f"resuming from step {state['progress']['step']}" if state else "starting from step 0")
     progress = train(
         detector.to(ray.train.torch.get_device()),
-        watched.batches(data.batches),
+        client.report_batches(data.batches),
         config.training,
         reporter,
-        validation=lambda: watched.validation(data.validation()),
+        validation_batches=lambda: client.report_validation(data.validation_batches()),
         corpus_of=data.corpus_of,
         state=state,
-        say=say,
-        should_stop=watched.should_stop,
-        on_validation=lambda _, found: reporter.keep(found),
+        print_now=print_now,
+        should_stop=client.should_stop,
     )
     reporter.finish()
-    return Ended(progress.step, progress.is_over(config.training.optimiser.num_steps))
+    return AttemptResult(progress.step, progress.is_complete(config.training.optimiser.num_steps))
 
 
-def say(*words: str) -> None:
-    """Print a line at once."""
-    print(*words, flush=True)
+def print_now(line: str) -> None:
+    """Print a line without buffering."""
+    print(line, flush=True)
 
 
-def load_initial(out: Folder) -> Detector:
-    """The untrained detector, equal on all ranks."""
+def _load_initial(out: Folder) -> Detector:
+    """Load the untrained detector, the same on all ranks."""
     from pipeline.detector.checkpoint import load_detector
 
     with local_copy(out, INITIAL) as path:
         return load_detector(path).detector
 
 
-@contextlib.contextmanager
-def local_copy(folder: Folder, name: str) -> Iterator[Path]:
-    """A file of a folder as a local path."""
-    if folder.is_local:
-        yield Path(folder.location(name))
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / Path(name).name
-        path.write_bytes(folder.read(name))
-        yield path
-
-
-def newest_state(out: Folder) -> State | None:
-    """The state of the newest whole checkpoint."""
-    folder = out.folder("checkpoints")
-    found = checkpoints.saved_states(folder)
-    return checkpoints.load_state(folder, found[-1]) if found else None
-
-
-class RankData:
-    """The batches of one rank."""
-
-    def __init__(self, config: TrainConfig, begun: Begun, recipe: Recipe, rank: int, world: int) -> None:
-        from pipeline.data.loading.augment import augmentation
-        from pipeline.data.loading.batches import TrainingBatches
-        from pipeline.data.store.index import node_folder
-
-        self._config = config
-        self._rank, self._world = rank, world
-        self._store = Folder(config.store)
-        snapshot = training_snapshot(load_snapshot(self._store, begun.snapshot), config, recipe)
-        self._validation = load_index(self._store, snapshot, recipe, "validation", node_folder())
-        self._training = TrainingBatches(
-            self._store,
-            load_index(self._store, snapshot, recipe, "train", node_folder()),
-            config.batch,
-            rank=rank,
-            world=world,
-            num_workers=config.loader_workers,
-            augment=augmentation(config.augment),
-        )
-        self.corpus_of = corpus_of(self._validation)
-
-    def batches(self, epoch: int, first_batch: int) -> Iterator[Batch]:
-        """This rank's share of an epoch, from a batch on."""
-        return self._training(epoch, first_batch=first_batch)
-
-    def validation(self) -> Iterator[Batch]:
-        """This rank's share of the held-out utterances."""
-        from pipeline.data.loading.batches import evaluation_batches
-
-        return evaluation_batches(
-            self._store,
-            self._validation,
-            max_seconds=self._config.batch.max_seconds,
-            rank=self._rank,
-            world=self._world,
-            num_workers=self._config.loader_workers,
-        )
-
-    def summary(self) -> str:
-        """One line about the first epoch."""
-        epoch = self._training.plan(0).report(self._world)
-        return (
-            f"{epoch.used} utterances, {epoch.audio_s / 3600:.1f} h in {epoch.num_steps} batches for each of "
-            f"{self._world} workers, {epoch.padding:.1%} padding; left out: {epoch.leftover} that fill no batch, "
-            f"{epoch.too_short} too short, {epoch.too_long} too long; "
-            f"{len(self._validation.label)} to validate with;"
-        )
-
-
-def training_snapshot(snapshot: Snapshot, config: TrainConfig, recipe: Recipe) -> Snapshot:
-    """The corpora of a snapshot that the training uses: the named ones, or those of the recipe."""
-    if recipe.corpora and not config.corpora:
-        there = [corpus for corpus in recipe.corpora if corpus in snapshot.corpora]
-        return choose_corpora(snapshot, there or recipe.corpora)
-    return choose_corpora(snapshot, config.corpora, role=None if config.corpora else "train")
-
-
-def corpus_of(index: Index) -> dict[str, str]:
-    """uid → corpus."""
-    return {
-        f"{uid:016x}": index.corpora[corpus]
-        for uid, corpus in zip(index.uid.tolist(), index.corpus.tolist(), strict=True)
-    }
+def _silence_loggers() -> None:
+    """Silence Ray's logger of every report of every rank, named after its file, and s3fs's logger of every retry."""
+    for name in logging.root.manager.loggerDict:
+        if name.endswith("ray/train/v2/_internal/execution/context.py") or "botocore" in name:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager
-def track_rank(config: TrainConfig, run_id: str | None, out: Folder, rank: int) -> Iterator[tracking.Run]:
-    """On rank 0 the run that the job has opened, with its metrics in OUT/metrics.jsonl too; else nothing."""
-    uri = config.tracking_uri if rank == 0 and run_id else ""
+def _tracked_run(arguments: WorkerArguments, out: Folder, rank: int) -> Iterator[tracking.Run]:
+    """On rank 0 open the training's MLflow run, which also writes RUN/metrics.jsonl; elsewhere track nothing."""
+    config = arguments.training.config
     with contextlib.ExitStack() as stack:
         file = None
         if rank == 0:
-            file = Path(out.location(METRICS)) if out.is_local else _earlier_metrics(out, stack)
+            file = Path(out.location(METRICS)) if out.is_local else _download_metrics(out, stack)
         yield stack.enter_context(
             tracking.run(
-                uri,
+                config.tracking_uri if rank == 0 and arguments.run_id else "",
                 config.experiment,
                 job="train",
                 name=f"train {config.variant}",
-                run_id=run_id,
+                run_id=arguments.run_id,
                 metrics_file=file,
             )
         )
 
 
-def _earlier_metrics(out: Folder, stack: contextlib.ExitStack) -> Path:
+def _download_metrics(out: Folder, stack: contextlib.ExitStack) -> Path:
+    """Copy the metrics of earlier attempts to a local file, to which new ones are appended."""
     file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / METRICS
     if out.exists(METRICS):
         file.write_bytes(out.read(METRICS))

@@ -1,4 +1,4 @@
-"""What the training loop counts: losses, speed, operations, padding and waiting, over steps and ranks."""
+"""The counters of the training loop: loss, speed, operations, padding and waiting, over steps and ranks."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from pipeline.detector.variants import EncoderConfig
 
 SAMPLE_RATE = 16_000
 PROGRESS_S = 5.0
+"""Seconds between two lines of progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRequests:
-    """What a rank wants after a step; what one rank wants, all do."""
+    """What a rank requests after a step; a request of one rank holds for all ranks."""
 
     stop: bool = False
     checkpoint: bool = False
 
 
 class StepStats:
-    """What one rank, and after `share` all ranks, saw in one step."""
+    """Counts of one step: of this rank, and after `reduce` of all ranks."""
 
     def __init__(self, encoder: EncoderConfig) -> None:
         self.uids: list[str] = []
@@ -39,7 +40,7 @@ class StepStats:
         self._batches: list[Batch] = []
 
     def add(self, loss: Tensor, batch: Batch, wait_s: float) -> None:
-        """Note one batch; nothing here waits for the device."""
+        """Count one batch, without waiting for the device."""
         self.wait_s += wait_s
         self.valid_s += float(batch.num_samples.sum()) / SAMPLE_RATE
         self.padded_s += batch.waveform.numel() / SAMPLE_RATE
@@ -47,35 +48,41 @@ class StepStats:
         self._losses.append(loss)
         self._batches.append(batch)
 
-    def share(
-        self, norm: Tensor, device: torch.device, wishes: StepRequests
+    def reduce(
+        self, norm: Tensor, device: torch.device, requests: StepRequests
     ) -> tuple[float, bool, StepRequests]:
-        """Sum over ranks; return the mean loss, whether loss and gradient are finite everywhere, and all wishes.
+        """Sum over ranks, in one all-reduce so that a step waits only once.
 
-        One reduction carries everything, so that no question costs a step another wait.
+        Args:
+            norm: gradient norm, on the device.
+            device: of the training.
+            requests: of this rank.
+
+        Returns:
+            The mean loss, whether loss and gradient are finite on every rank, and the requests of all ranks.
         """
         losses = torch.stack(self._losses).double()
         is_bad = ~(torch.isfinite(losses).all() & torch.isfinite(norm))
-        counts = [self.wait_s, self.valid_s, self.padded_s, self.flops, wishes.stop, wishes.checkpoint]
+        counts = [self.wait_s, self.valid_s, self.padded_s, self.flops, requests.stop, requests.checkpoint]
         counts_6 = torch.tensor(counts, dtype=torch.float64, device=device)
         sums = torch.cat([losses.mean().view(1), is_bad.double().view(1), counts_6])
         world = 1
         if dist.is_initialized():
             dist.all_reduce(sums)
             world = dist.get_world_size()
-        loss, num_bad, self.wait_s, self.valid_s, self.padded_s, self.flops, *wished = sums.tolist()
+        loss, num_bad, self.wait_s, self.valid_s, self.padded_s, self.flops, *requested = sums.tolist()
         self.uids = [uid for batch in self._batches for uid in batch.uid]
         is_finite = torch.isfinite(losses).tolist() if num_bad else [True] * len(self._batches)
-        for batch, is_good in zip(self._batches, is_finite, strict=True):
-            self.bad_uids += [] if is_good else batch.uid
-        return loss / world, num_bad == 0, StepRequests(wished[0] > 0, wished[1] > 0)
+        for batch, is_batch_finite in zip(self._batches, is_finite, strict=True):
+            self.bad_uids += [] if is_batch_finite else batch.uid
+        return loss / world, num_bad == 0, StepRequests(requested[0] > 0, requested[1] > 0)
 
 
 class Meter:
     """Averages since the last report.
 
-    The operations are those that the audio itself needs: neither padding nor what is computed again counts, so
-    both lower the MFU, which is their share of what the devices could have done.
+    Operations are those that the audio itself needs. Padding and recomputed activations do not count, so both lower
+    the MFU, the share of the peak performance of the devices.
     """
 
     def __init__(self, world: int, device: torch.device, config: TrainingConfig) -> None:
@@ -84,76 +91,79 @@ class Meter:
         self._peak_tflops: float | None = config.peak_tflops or None
         if self._peak_tflops is None and device.type == "cuda":
             self._peak_tflops = peak_tflops(torch.cuda.get_device_name(device), config.precision)
-        self._spoken = time.perf_counter()
+        self._printed = time.perf_counter()
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new interval now."""
+        """Start a new interval."""
         self._started = time.perf_counter()
         self._num_steps = self._num_finite = 0
-        self._loss = self._norm = self._rate = 0.0
+        self._loss = self._norm = self._learning_rate = 0.0
         self._wait_s = self._valid_s = self._padded_s = self._flops = 0.0
 
-    def add(self, facts: StepStats, loss: float, norm: float, rate: float) -> None:
-        """Add one step; the loss of a step that is not finite would drown the others."""
+    def add(self, stats: StepStats, loss: float, norm: float, learning_rate: float) -> None:
+        """Add one step. A loss that is not finite is left out of the average."""
         self._num_steps += 1
-        self._rate = rate
-        self._wait_s += facts.wait_s
-        self._valid_s += facts.valid_s
-        self._padded_s += facts.padded_s
-        self._flops += facts.flops
+        self._learning_rate = learning_rate
+        self._wait_s += stats.wait_s
+        self._valid_s += stats.valid_s
+        self._padded_s += stats.padded_s
+        self._flops += stats.flops
         if math.isfinite(loss) and math.isfinite(norm):
             self._num_finite += 1
             self._loss += loss
             self._norm += norm
 
-    def flush(self) -> dict[str, float]:
-        """Averages of the interval, over steps and ranks; nothing where no step was taken.
+    def metrics(self) -> dict[str, float]:
+        """Return the averages of the interval over steps and ranks, by name; empty before the first step.
 
-        The peak of GPU memory is that of this rank since it began.
+        The peak of GPU memory is that of this rank since it started.
         """
         if not self._num_steps:
             return {}
         elapsed = max(time.perf_counter() - self._started, 1e-9)
         metrics = {
-            "learning_rate": self._rate,
-            "steps_per_s": self._num_steps / elapsed,
-            "audio_seconds_per_s": self._valid_s / elapsed,
-            "audio_seconds_per_s_per_rank": self._valid_s / elapsed / self._world,
-            "tflops_per_rank": self._flops / 1e12 / elapsed / self._world,
-            "padding_share": 1 - self._valid_s / self._padded_s if self._padded_s else 0.0,
-            "loader_wait_share": self._wait_s / self._world / elapsed,
+            "train/learning_rate": self._learning_rate,
+            "speed/steps_per_s": self._num_steps / elapsed,
+            "speed/audio_seconds_per_s": self._valid_s / elapsed,
+            "speed/audio_seconds_per_s_per_rank": self._valid_s / elapsed / self._world,
+            "speed/tflops_per_rank": self._flops / 1e12 / elapsed / self._world,
+            "speed/padding_share": 1 - self._valid_s / self._padded_s if self._padded_s else 0.0,
+            "speed/loader_wait_share": self._wait_s / self._world / elapsed,
         }
         if self._peak_tflops is not None:
-            metrics["mfu"] = metrics["tflops_per_rank"] / self._peak_tflops
+            metrics["speed/mfu"] = metrics["speed/tflops_per_rank"] / self._peak_tflops
         if self._device.type == "cuda":
-            metrics["gpu_memory_peak_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
+            metrics["speed/gpu_memory_peak_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
         if self._num_finite:
-            metrics |= {"loss": self._loss / self._num_finite, "gradient_norm": self._norm / self._num_finite}
+            metrics |= {
+                "train/loss": self._loss / self._num_finite,
+                "train/gradient_norm": self._norm / self._num_finite,
+            }
         return metrics
 
-    def is_time_to_speak(self) -> bool:
-        """Whether the last line of progress is some seconds old; asking starts the wait anew."""
-        if time.perf_counter() - self._spoken < PROGRESS_S:
+    def is_line_due(self) -> bool:
+        """Whether the last line of progress is `PROGRESS_S` old; a yes restarts the wait."""
+        if time.perf_counter() - self._printed < PROGRESS_S:
             return False
-        self._spoken = time.perf_counter()
+        self._printed = time.perf_counter()
         return True
 
     def line(self, step: int, num_steps: int) -> str:
-        """One line for the person who waits."""
-        m = self.flush()
-        left_s = (num_steps - step) / m["steps_per_s"]
+        """One line of progress for a terminal."""
+        metrics = self.metrics()
+        remaining_s = (num_steps - step) / metrics["speed/steps_per_s"]
+        mfu = f"MFU {metrics['speed/mfu']:.0%}  " if "speed/mfu" in metrics else ""
         return (
-            f"step {step}/{num_steps}  loss {m.get('loss', math.nan):.4f}  lr {m['learning_rate']:.2e}  "
-            f"{m['steps_per_s']:.2f} steps/s  {m['audio_seconds_per_s']:.0f} s of audio/s  "
-            f"loader wait {m['loader_wait_share']:.0%}  "
-            + (f"MFU {m['mfu']:.0%}  " if "mfu" in m else "")
-            + f"{duration(left_s)} left"
+            f"step {step}/{num_steps}  loss {metrics.get('train/loss', math.nan):.4f}  "
+            f"lr {metrics['train/learning_rate']:.2e}  {metrics['speed/steps_per_s']:.2f} steps/s  "
+            f"{metrics['speed/audio_seconds_per_s']:.0f} s of audio/s  "
+            f"loader wait {metrics['speed/loader_wait_share']:.0%}  {mfu}{duration(remaining_s)} left"
         )
 
 
 def duration(seconds: float) -> str:
-    """A duration as a person says it: `3 h 05 min`, `12 min`, `40 s`."""
+    """Format a duration: `3 h 05 min`, `12 min`, `40 s`."""
     if seconds >= 3600:
         return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
     return f"{int(seconds // 60)} min" if seconds >= 120 else f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""How far a training is, what a checkpoint of it holds, and how it is told to the world."""
+"""The position of a training, the content of its checkpoints, and the function that it reports to."""
 
 from __future__ import annotations
 
@@ -6,54 +6,67 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipeline.detector.validation import Validation
+
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a training is; with the seed it determines every batch that is still to come."""
+class TrainingProgress:
+    """The position of a training; together with the seed it determines every batch still to come."""
 
     step: int = 0
-    """Optimiser steps done, skipped ones included."""
+    """Optimiser steps taken, including skipped ones."""
     epoch: int = 0
     batch: int = 0
-    """Batches that all ranks together took from this epoch."""
+    """Batches of this epoch that all ranks together have taken."""
     world: int = 1
-    """Ranks of the last step."""
+    """Number of ranks in the last step."""
     best_eer: float | None = None
     best_step: int = 0
     num_stale: int = 0
     """Validations since the best one."""
     num_skipped: int = 0
     skipped_uids: tuple[str, ...] = ()
-    """The utterances of skipped steps; of a step whose bad batches are known only those."""
+    """Utterances of skipped steps. If the failing batch is known, only its utterances."""
     is_validation_due: bool = False
-    """The training was interrupted at a step with a validation: that comes first when it goes on."""
+    """The training was interrupted before the validation of this step; a resumed training validates first."""
     is_interrupted: bool = False
-    """`should_stop` ended `train` before the training was over."""
+    """`should_stop` ended `train` before the training was complete."""
     is_stopped_early: bool = False
-    """The training is over: no validation improved for as long as `patience` allows."""
+    """The training is complete because `patience` validations in a row brought no better EER."""
 
-    def is_over(self, num_steps: int) -> bool:
-        """Whether nothing is left to do."""
+    def is_complete(self, num_steps: int) -> bool:
+        """Whether no step and no validation is left."""
         return not self.is_validation_due and (self.step >= num_steps or self.is_stopped_early)
 
 
-State = dict[str, Any]
-"""What `torch.save` keeps of a training.
+TrainingState = dict[str, Any]
+"""The content of a checkpoint, as `torch.save` writes it.
 
-`detector`: the released layout, whole; `loss`: the weights of the loss; `optimiser`: the moments of each weight by
-its name; `scaler`; `rng`: the generators of each rank; `progress`. Nothing in it tells how many ranks there were
-or how they shared the work, so any number of them, replicated or sharded, goes on from it. The tensors are those
-of rank 0: elsewhere `detector`, `loss` and `optimiser` are empty.
+`detector`: full weights in the released layout; `loss`: weights of the loss; `optimiser`: moments of each weight by
+its name; `scaler`: of fp16; `rng`: random generators of each rank; `progress`: fields of `TrainingProgress`. Nothing
+depends on the number of ranks or on how they shared the work, so any number of ranks, replicated or sharded, can
+resume from it. Only rank 0 holds the tensors: on other ranks `detector`, `loss` and `optimiser` are empty.
 """
 
 
 class Report(Protocol):
-    """Takes what the loop has to say; called on every rank at the same steps."""
+    """Receives metrics, checkpoints and validations; called on every rank at the same steps."""
 
-    def __call__(self, progress: Progress, metrics: Mapping[str, float], state: State | None) -> None:
-        """`metrics` are over all ranks; `state` is given when it is time for a checkpoint.
+    def __call__(
+        self,
+        progress: TrainingProgress,
+        metrics: Mapping[str, float],
+        state: TrainingState | None,
+        validation: Validation | None,
+    ) -> None:
+        """Take one report.
 
-        The tensors in `state` may be the live ones: copy or write them before returning.
+        Args:
+            progress: the position after the step.
+            metrics: over all ranks, under the names that MLflow shows: `train/…`, `speed/…`, `validation/…`.
+            state: given when a checkpoint is due. Its tensors may be the live ones: copy or write them before
+                returning.
+            validation: the result of a validation after this step; always accompanied by a state.
         """
 
 

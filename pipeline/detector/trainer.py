@@ -1,4 +1,4 @@
-"""What one rank of a training holds: detector, loss, optimiser and data; takes steps, gives and takes states."""
+"""One rank of a training: detector, loss, optimiser and data; takes steps, saves and restores states."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.detector.losses import Loss, make_loss
 from pipeline.detector.meter import Meter, StepRequests, StepStats
 from pipeline.detector.network import Detector
 from pipeline.detector.precision import autocast, tf32_policy
-from pipeline.detector.state import NonFiniteError, Progress, State
+from pipeline.detector.state import NonFiniteError, TrainingProgress, TrainingState
 from pipeline.detector.stream import Batches, Stream
 from pipeline.detector.validation import Validation, validate
 
@@ -39,11 +39,11 @@ class Trainer:
         prepare(detector, config, self.loss)
         _seed(config.seed, 0, self.rank)
         self.model: nn.Module = detector
-        self.judge: nn.Module = self.loss
+        self.criterion: nn.Module = self.loss
         if self.world > 1 and config.strategy == "fsdp":
             parallel.shard(detector, self.loss, config.precision)
         elif self.world > 1:
-            self.model, self.judge = parallel.replicate(detector, self.loss)
+            self.model, self.criterion = parallel.replicate(detector, self.loss)
         named = {name: weight for name, weight in detector.named_parameters() if weight.requires_grad}
         named |= {f"loss.{name}": weight for name, weight in self.loss.named_parameters()}
         self.names, self.weights = list(named), list(named.values())
@@ -51,24 +51,35 @@ class Trainer:
         self.scaler = GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.stream = Stream(batches, 0, 0, self.world)
 
-    def step(self, progress: Progress, meter: Meter, wishes: StepRequests) -> tuple[Progress, StepRequests]:
-        """Take one optimiser step, or skip it on all ranks when it is not finite on one.
+    def step(
+        self, progress: TrainingProgress, meter: Meter, requests: StepRequests
+    ) -> tuple[TrainingProgress, StepRequests]:
+        """Take one optimiser step, or skip it on all ranks if a loss or gradient is not finite on any.
 
-        The wishes of this rank go in, those of all ranks together come out.
+        Args:
+            progress: the position before the step.
+            meter: counts the step.
+            requests: of this rank.
+
+        Returns:
+            The position after the step, and the requests of all ranks together.
+
+        Raises:
+            NonFiniteError: too many steps were skipped.
         """
         rate = learning_rate(progress.step + 1, self.config.optimiser)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.detector.train()
         self.optimiser.zero_grad(set_to_none=True)
-        facts = StepStats(self.detector.config)
+        stats = StepStats(self.detector.config)
         with tf32_policy(self.device, self.config.precision):
             for position in range(self.config.num_accumulated):
                 is_last = position == self.config.num_accumulated - 1
-                facts.add(*self._backward(is_last))
+                stats.add(*self._backward(is_last))
         self.scaler.unscale_(self.optimiser)
         norm = parallel.full_tensor(gradient_norm(self.weights))
-        loss, is_finite, wishes = facts.share(norm, self.device, wishes)
+        loss, is_finite, requests = stats.reduce(norm, self.device, requests)
         progress = replace(
             progress,
             step=progress.step + 1,
@@ -80,12 +91,12 @@ class Trainer:
         if is_finite:
             clip(self.weights, norm, self.config.optimiser.clip_norm)
             self.scaler.step(self.optimiser)
-        elif not (is_calibrating and math.isfinite(loss)):  # fp16 finds its scale by overflowing
-            progress = self._count_skipped(progress, facts)
+        elif not (is_calibrating and math.isfinite(loss)):  # fp16 finds its loss scale by overflowing
+            progress = self._count_skipped(progress, stats)
         if self.scaler.is_enabled():
             self.scaler.update()
-        meter.add(facts, loss, float(norm), rate)
-        return progress, wishes
+        meter.add(stats, loss, float(norm), rate)
+        return progress, requests
 
     def _backward(self, is_last: bool) -> tuple[Tensor, Batch, float]:
         started = time.perf_counter()
@@ -93,17 +104,17 @@ class Trainer:
         wait_s = time.perf_counter() - started
         waveform_BT = batch.waveform.to(self.device, non_blocking=True)
         label_B = batch.label.to(self.device, non_blocking=True)
-        with parallel.gradient_sync((self.model, self.judge), is_last):
+        with parallel.gradient_sync((self.model, self.criterion), is_last):
             with autocast(self.device, self.config.precision):
-                # Lengths stay on the CPU, where it costs nothing to see that none of them is padded.
+                # Lengths stay on the CPU: there the detector can see without a device sync that nothing is padded.
                 logits_B2, embedding_BC = self.model(waveform_BT, batch.num_samples, with_embedding=True)
-            loss: Tensor = self.judge(logits_B2, embedding_BC, label_B)
+            loss: Tensor = self.criterion(logits_B2, embedding_BC, label_B)
             torch.autograd.backward(self.scaler.scale(loss / self.config.num_accumulated))
         return loss.detach(), batch, wait_s
 
-    def _count_skipped(self, progress: Progress, facts: StepStats) -> Progress:
-        uids = tuple(sorted(parallel.gather_lists(facts.bad_uids))) or tuple(
-            sorted(parallel.gather_lists(facts.uids))
+    def _count_skipped(self, progress: TrainingProgress, stats: StepStats) -> TrainingProgress:
+        uids = tuple(sorted(parallel.gather_lists(stats.bad_uids))) or tuple(
+            sorted(parallel.gather_lists(stats.uids))
         )
         progress = replace(
             progress,
@@ -118,12 +129,12 @@ class Trainer:
         return progress
 
     def validate(self, batches: Iterable[Batch], corpus_of: Mapping[str, str] | None) -> Validation:
-        """Measure the detector on the held-out batches of all ranks together."""
+        """Measure the detector on the validation batches of all ranks."""
         with tf32_policy(self.device, self.config.precision):
             return validate(self.detector, batches, self.device, corpus_of, precision=self.config.precision)
 
-    def state(self, progress: Progress) -> State:
-        """Collect what a checkpoint holds, from all ranks."""
+    def state(self, progress: TrainingProgress) -> TrainingState:
+        """Collect the content of a checkpoint from all ranks."""
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -136,18 +147,20 @@ class Trainer:
             "progress": asdict(progress),
         }
 
-    def restore(self, state: State | None) -> Progress:
-        """Go back to rank 0's checkpoint, if it has one; with another number of ranks the same epoch goes on."""
+    def restore(self, state: TrainingState | None) -> TrainingProgress:
+        """Restore the checkpoint of rank 0, if it has one; another number of ranks continues the same epoch."""
         small = {name: state[name] for name in ("scaler", "rng", "progress")} if state else None
         small = parallel.broadcast_object(small)
         if small is None:
-            return Progress(world=self.world)
+            return TrainingProgress(world=self.world)
         state = state or {}
         parallel.broadcast(state.get("detector", {}), self.detector.state_dict(), "detector")
         parallel.broadcast(state.get("loss", {}), self.loss.state_dict(), "loss")
         parallel.broadcast_moments(state.get("optimiser", {}), self.optimiser, self.names)
         self.scaler.load_state_dict(small["scaler"])
-        progress = Progress(**{**small["progress"], "skipped_uids": tuple(small["progress"]["skipped_uids"])})
+        progress = TrainingProgress(
+            **{**small["progress"], "skipped_uids": tuple(small["progress"]["skipped_uids"])}
+        )
         if self.world == progress.world:
             rng = small["rng"][self.rank]
             torch.set_rng_state(rng["cpu"])
@@ -160,7 +173,7 @@ class Trainer:
 
 
 def prepare(detector: Detector, config: TrainingConfig, loss: Loss) -> None:
-    """Set a detector up for a training, in place; its weights and their names stay as they are."""
+    """Set up a detector for training, in place; its weights and their names do not change."""
     detector.is_head_probe = loss.is_head_probe
     detector.encoder.activation_checkpointing = config.activation_checkpointing
     detector.encoder.use_explicit_attention(config.attention == "explicit")
@@ -169,13 +182,13 @@ def prepare(detector: Detector, config: TrainingConfig, loss: Loss) -> None:
 
 
 def compile_layers(detector: Detector, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compile each layer where it stands; layers of equal shape share their graphs, and so do all lengths."""
+    """Compile each layer in place; layers of equal shape share their graphs, for any length."""
     for layer in detector.encoder.layers:
         layer.compile(dynamic=True, backend=backend)
 
 
 def make_optimiser(weights: Sequence[Tensor], config: OptimiserConfig) -> AdamW:
-    """AdamW over float32 weights, in the implementation that is asked for."""
+    """Build AdamW over float32 weights, in the configured implementation."""
     return AdamW(
         weights,
         lr=config.learning_rate,
@@ -187,14 +200,14 @@ def make_optimiser(weights: Sequence[Tensor], config: OptimiserConfig) -> AdamW:
 
 
 def gradient_norm(weights: Sequence[Tensor]) -> Tensor:
-    """The L2 norm of all gradients together."""
+    """Return the L2 norm of all gradients together."""
     return nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
 
 
-def clip(weights: Sequence[Tensor], norm: Tensor, at_most: float) -> None:
-    """Scale gradients down to a norm. `clip_grad_norm_` would multiply those below it by one, all of them."""
-    if float(norm) > at_most:
-        nn.utils.clip_grads_with_norm_(weights, at_most, norm)
+def clip(weights: Sequence[Tensor], norm: Tensor, max_norm: float) -> None:
+    """Scale gradients down to a norm. Unlike `clip_grad_norm_`, smaller gradients are not multiplied by one."""
+    if float(norm) > max_norm:
+        nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
 
 
 def _seed(seed: int, step: int, rank: int) -> None:

@@ -1,8 +1,8 @@
-"""The training loop: batches and a detector in, reports and checkpoints out; torch only.
+"""The training loop: takes batches and a detector, returns reports and checkpoints; needs torch alone.
 
-Every rank of a torch.distributed group runs `train` with its own share of the batches; without a group it
-runs alone. What a checkpoint holds decides everything that follows: on a CPU in float32 a resumed training
-ends in the very bits of one that was never interrupted.
+Every rank of a torch.distributed group runs `train` with its own share of the batches; without a group it runs
+alone. A checkpoint determines everything that follows: on a CPU in float32, a resumed training ends with the same
+bits as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from pipeline.detector.batch import Batch
 from pipeline.detector.config import TrainingConfig
 from pipeline.detector.meter import Meter, StepRequests
 from pipeline.detector.network import Detector
-from pipeline.detector.state import NonFiniteError, Progress, Report, State
+from pipeline.detector.state import Report, TrainingProgress, TrainingState
 from pipeline.detector.stream import Batches
 from pipeline.detector.trainer import Trainer
 from pipeline.detector.validation import Validation
-
-__all__ = ["Batches", "NonFiniteError", "Progress", "Report", "State", "train"]
 
 
 def train(
@@ -29,89 +27,108 @@ def train(
     config: TrainingConfig,
     report: Report,
     *,
-    validation: Callable[[], Iterable[Batch]] | None = None,
+    validation_batches: Callable[[], Iterable[Batch]] | None = None,
     corpus_of: Mapping[str, str] | None = None,
-    state: State | None = None,
-    say: Callable[[str], None] = print,
+    state: TrainingState | None = None,
+    print_now: Callable[[str], None] = print,
     should_stop: Callable[[], bool] = lambda: False,
-    on_validation: Callable[[Progress, Validation], None] = lambda *_: None,
-) -> Progress:
-    """Train a detector, which lies on its device already, from `state` or from the start.
+) -> TrainingProgress:
+    """Train a detector, already on its device, from `state` or from the first step.
 
-    state: what rank 0 has counts, on all ranks.
-    validation: this rank's share of the held-out batches; corpus_of: uid → corpus, for an EER each.
-    should_stop: asked in every step on every rank; as soon as one says yes, all of them report a checkpoint of
-    that step and return. on_validation: gets the scores of each validation, on every rank, before its report.
-    Raises InputError when the data make no batch, NonFiniteError after too many skipped steps.
+    Args:
+        detector: trained in place.
+        batches: this rank's share of the training data.
+        config: of the training.
+        report: called on every rank at the same steps.
+        validation_batches: this rank's share of the validation data; without it there is no validation.
+        corpus_of: uid → corpus, for an EER of each corpus.
+        state: a checkpoint; the one of rank 0 is used on all ranks.
+        print_now: prints a line of progress.
+        should_stop: asked before every step on every rank. As soon as one rank answers yes, all ranks report a
+            checkpoint of that step and return.
+
+    Returns:
+        The position at which the training ended or was interrupted.
+
+    Raises:
+        InputError: the data are too few for one batch per rank.
+        NonFiniteError: too many steps were skipped.
     """
     trainer = Trainer(detector, batches, config)
     progress = trainer.restore(state)
-    meter, wishes = Meter(trainer.world, trainer.device, config), StepRequests()
-    saved = time.monotonic()
-    while not (progress.is_over(config.optimiser.num_steps) or progress.is_interrupted):
+    meter, requests = Meter(trainer.world, trainer.device, config), StepRequests()
+    last_checkpoint_s = time.monotonic()
+    while not (progress.is_complete(config.optimiser.num_steps) or progress.is_interrupted):
         if not progress.is_validation_due:
-            is_time = 0 < config.checkpoint_minutes * 60 <= time.monotonic() - saved
-            progress, wishes = trainer.step(
+            is_time = 0 < config.checkpoint_minutes * 60 <= time.monotonic() - last_checkpoint_s
+            progress, requests = trainer.step(
                 progress, meter, StepRequests(should_stop(), is_time and trainer.rank == 0)
             )
-            if trainer.rank == 0 and meter.is_time_to_speak():
-                say(meter.line(progress.step, config.optimiser.num_steps))
-        todo = _plan(progress, config, wishes, has_validation=validation is not None)
+            if trainer.rank == 0 and meter.is_line_due():
+                print_now(meter.line(progress.step, config.optimiser.num_steps))
+        actions = _plan_actions(progress, config, requests, has_validation=validation_batches is not None)
         progress = replace(
             progress,
-            is_validation_due=todo.is_validation and wishes.stop,
-            is_interrupted=wishes.stop and (todo.is_validation or not todo.is_last),
+            is_validation_due=actions.validate and requests.stop,
+            is_interrupted=requests.stop and (actions.validate or not actions.is_last),
         )
-        if not todo.is_report:
+        if not actions.report:
             continue
-        metrics = meter.flush() | {"epoch": progress.epoch, "skipped_steps": progress.num_skipped}
-        if validation is not None and todo.is_validation and not wishes.stop:
-            found = trainer.validate(validation(), corpus_of)
-            progress = _judge(progress, found, config)
-            metrics |= found.metrics()
-            on_validation(progress, found)
+        metrics = meter.metrics() | {
+            "train/epoch": progress.epoch,
+            "train/skipped_steps": progress.num_skipped,
+        }
+        validation = None
+        if validation_batches is not None and actions.validate and not requests.stop:
+            validation = trainer.validate(validation_batches(), corpus_of)
+            progress = update_best(progress, validation, config)
+            metrics |= validation.metrics()
             if trainer.rank == 0:
-                say(_validation_line(progress, found))
-        if todo.is_checkpoint:
-            saved = time.monotonic()
-        report(progress, metrics, trainer.state(progress) if todo.is_checkpoint else None)
+                print_now(_validation_line(progress, validation))
+        if actions.checkpoint:
+            last_checkpoint_s = time.monotonic()
+        report(progress, metrics, trainer.state(progress) if actions.checkpoint else None, validation)
         meter.restart()
     return progress
 
 
 @dataclass(frozen=True, slots=True)
-class _Todo:
+class _StepActions:
     """What follows a step."""
 
     is_last: bool
-    is_validation: bool
-    is_checkpoint: bool
-    is_report: bool
+    validate: bool
+    checkpoint: bool
+    report: bool
 
 
-def _plan(progress: Progress, config: TrainingConfig, wishes: StepRequests, *, has_validation: bool) -> _Todo:
+def _plan_actions(
+    progress: TrainingProgress, config: TrainingConfig, requests: StepRequests, *, has_validation: bool
+) -> _StepActions:
     step = progress.step
     is_last = step == config.optimiser.num_steps
-    is_validation = has_validation and (is_last or step % config.validate_every == 0)
-    is_checkpoint = (
-        is_validation or is_last or wishes != StepRequests() or step % config.checkpoint_every == 0
-    )
-    return _Todo(is_last, is_validation, is_checkpoint, is_checkpoint or step % config.log_every == 0)
+    validate = has_validation and (is_last or step % config.validate_every == 0)
+    checkpoint = validate or is_last or requests != StepRequests() or step % config.checkpoint_every == 0
+    return _StepActions(is_last, validate, checkpoint, checkpoint or step % config.log_every == 0)
 
 
-def _judge(progress: Progress, found: Validation, config: TrainingConfig) -> Progress:
-    """Keep the best step, and lose patience after enough validations without a better one."""
-    if progress.best_eer is None or found.eer < progress.best_eer:
-        return replace(progress, best_eer=found.eer, best_step=progress.step, num_stale=0)
+def update_best(
+    progress: TrainingProgress, validation: Validation, config: TrainingConfig
+) -> TrainingProgress:
+    """Record the best step; stop early after `patience` validations without a better EER."""
+    if progress.best_eer is None or validation.eer < progress.best_eer:
+        return replace(progress, best_eer=validation.eer, best_step=progress.step, num_stale=0)
     num_stale = progress.num_stale + 1
     is_stopped_early = 0 < config.patience <= num_stale and progress.step < config.optimiser.num_steps
     return replace(progress, num_stale=num_stale, is_stopped_early=is_stopped_early)
 
 
-def _validation_line(progress: Progress, found: Validation) -> str:
+def _validation_line(progress: TrainingProgress, validation: Validation) -> str:
     assert progress.best_eer is not None
     line = (
-        f"step {progress.step}  validation EER {found.eer:.2%} on {found.num_utterances} utterances  "
+        f"step {progress.step}  validation EER {validation.eer:.2%} on {validation.num_utterances} utterances  "
         f"(best {progress.best_eer:.2%} at step {progress.best_step})"
     )
-    return line + (f"; {progress.num_stale} were no better, so it ends" if progress.is_stopped_early else "")
+    if progress.is_stopped_early:
+        line += f"; stopping early after {progress.num_stale} validations without a better EER"
+    return line

@@ -1,15 +1,13 @@
-"""Score held-out batches during training and measure the EER over all ranks."""
+"""Score validation batches during training and measure the EER over all ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
@@ -18,36 +16,29 @@ from pipeline.detector.config import Precision
 from pipeline.detector.precision import autocast
 from pipeline.detector.variants import MIN_NUM_SAMPLES
 from pipeline.errors import InputError
-from pipeline.metrics import equal_error_rate
+from pipeline.metrics import ClassScores, equal_error_rate
 
 Scored = dict[str, tuple[float, int]]
 """uid → (score, label)"""
 
 
-class Scores(NamedTuple):
-    """Scores by class, each as long as the class has utterances; higher is more bona fide."""
-
-    bonafide: NDArray[np.float64]
-    spoof: NDArray[np.float64]
-
-
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Equal error rates as fractions, over everything and by corpus."""
+    """The result of one validation; error rates are fractions."""
 
     eer: float
     num_utterances: int
     eer_by_corpus: Mapping[str, float]
-    """Only corpora with both classes."""
-    scores: Scores
+    """Corpora with utterances of both classes only."""
+    scores: ClassScores
     """Of all utterances, for a DET curve."""
-    scores_by_corpus: Mapping[str, Scores]
-    """Of every corpus; empty where nothing says which corpus an utterance is of."""
+    scores_by_corpus: Mapping[str, ClassScores]
+    """Of every corpus; empty if the corpus of an utterance is not known."""
 
     def metrics(self) -> dict[str, float]:
-        """The rates by name: `validation_eer`, `validation_eer/<corpus>`."""
-        by_corpus = {f"validation_eer/{corpus}": eer for corpus, eer in self.eer_by_corpus.items()}
-        return {"validation_eer": self.eer, **by_corpus}
+        """Return the error rates by name: `validation/eer`, `validation/eer/<corpus>`."""
+        by_corpus = {f"validation/eer/{corpus}": eer for corpus, eer in self.eer_by_corpus.items()}
+        return {"validation/eer": self.eer, **by_corpus}
 
 
 def validate(
@@ -65,18 +56,20 @@ def validate(
     Raises InputError when one of the classes is missing.
     """
     scored = _union(score_batches(detector, batches, device, precision))
-    uids = sorted(scored)  # the order in which ranks finish must not reach the result
+    uids = sorted(scored)  # the result must not depend on the order in which ranks finish
     values = np.array([scored[uid][0] for uid in uids])
     labels = np.array([scored[uid][1] for uid in uids])
-    scores = Scores(values[labels == 1], values[labels == 0])
+    scores = ClassScores(values[labels == 1], values[labels == 0])
     if not (scores.bonafide.size and scores.spoof.size):
-        raise InputError("the validation data lack bona fide or spoof utterances; an EER needs both")
-    by_corpus: dict[str, Scores] = {}
+        raise InputError("the validation data have no bona fide or no spoof utterances; an EER needs both")
+    by_corpus: dict[str, ClassScores] = {}
     if corpus_of is not None:
         corpora = np.array([corpus_of[uid] for uid in uids])
         for corpus in sorted(set(corpora.tolist())):
-            is_in = corpora == corpus
-            by_corpus[corpus] = Scores(values[is_in & (labels == 1)], values[is_in & (labels == 0)])
+            is_member = corpora == corpus
+            by_corpus[corpus] = ClassScores(
+                values[is_member & (labels == 1)], values[is_member & (labels == 0)]
+            )
     eers = {name: _eer(part) for name, part in by_corpus.items() if part.bonafide.size and part.spoof.size}
     return Validation(_eer(scores), len(uids), eers, scores, by_corpus)
 
@@ -84,18 +77,18 @@ def validate(
 def score_batches(
     detector: nn.Module, batches: Iterable[Batch], device: torch.device, precision: Precision = "fp32"
 ) -> Scored:
-    """Score this rank's batches; the score is logit bona fide − logit spoof."""
+    """Score this rank's batches: logit of bona fide − logit of spoof."""
     scored: Scored = {}
     was_training = detector.training
     is_sharded = isinstance(detector, FSDPModule)
     detector.eval()
-    # A loader draws its base seed from torch's generator, which belongs to the training.
+    # A loader draws its base seed from torch's generator; the training must not see that draw.
     with (
         torch.random.fork_rng(devices=[]),
         torch.no_grad(),
         autocast(device, precision if is_sharded else "fp32"),
     ):
-        for batch in _in_step(batches, device) if is_sharded else batches:
+        for batch in _in_lockstep(batches, device) if is_sharded else batches:
             if batch is None:
                 detector(torch.zeros(1, MIN_NUM_SAMPLES, device=device))
                 continue
@@ -103,19 +96,19 @@ def score_batches(
             scores_B = (logits_B2[:, 1].double() - logits_B2[:, 0].double()).tolist()
             scored |= dict(zip(batch.uid, zip(scores_B, batch.label.tolist(), strict=True), strict=True))
     if isinstance(detector, FSDPModule):
-        detector.reshard()  # what the root fetched stays until a backward pass, and a checkpoint may come first
+        detector.reshard()  # else the root's weights stay gathered until a backward pass; a checkpoint may come first
     detector.train(was_training)
     return scored
 
 
-def _in_step(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch | None]:
-    """This rank's batches, then None for as long as another rank has some: layers are fetched by all together."""
+def _in_lockstep(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch | None]:
+    """Yield this rank's batches, then None while another rank has some: layers are gathered by all ranks together."""
     iterator = iter(batches)
     while True:
         batch = next(iterator, None)
-        is_left = torch.tensor(float(batch is not None), device=device)
-        dist.all_reduce(is_left, dist.ReduceOp.MAX)
-        if not is_left:
+        is_any_left = torch.tensor(float(batch is not None), device=device)
+        dist.all_reduce(is_any_left, dist.ReduceOp.MAX)
+        if not is_any_left:
             return
         yield batch
 
@@ -131,5 +124,5 @@ def _union(scored: Scored) -> Scored:
     return union
 
 
-def _eer(scores: Scores) -> float:
+def _eer(scores: ClassScores) -> float:
     return equal_error_rate(scores.bonafide, scores.spoof).eer

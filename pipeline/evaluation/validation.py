@@ -4,14 +4,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from pipeline.metrics import det_curve, equal_error_rate
+from pipeline.metrics import ClassScores, det_curve, equal_error_rate
 from pipeline.report import Block, Cell, Facts, Figure, Page, Section, Table, Text, Value
 from pipeline.report.charts import Line, histogram, line_chart, linear_axis, probit_axis
 
@@ -25,25 +23,18 @@ NUM_LINES = 7
 SCORES = pa.schema([("corpus", pa.string()), ("label", pa.string()), ("score", pa.float32())])
 
 
-class Scores(NamedTuple):
-    """Scores by class, each as long as the class has utterances; higher is more bona fide."""
-
-    bonafide: NDArray[np.floating]
-    spoof: NDArray[np.floating]
-
-
 @dataclass(frozen=True)
 class Validation:
     """The scores of all held-out utterances at one step, by corpus."""
 
     step: int
-    by_corpus: Mapping[str, Scores]
+    by_corpus: Mapping[str, ClassScores]
 
     @cached_property
-    def all(self) -> Scores:
+    def all(self) -> ClassScores:
         """The scores of all corpora together."""
         parts = self.by_corpus.values()
-        return Scores(*(np.concatenate([np.asarray(part[label]) for part in parts]) for label in (0, 1)))
+        return ClassScores(*(np.concatenate([np.asarray(part[label]) for part in parts]) for label in (0, 1)))
 
     def eer(self, corpus: str = ALL) -> float | None:
         """The equal error rate of a corpus, or of all; None where a class is missing."""
@@ -73,7 +64,7 @@ def from_table(step: int, table: pa.Table) -> Validation:
         bonafide, spoof = (
             rows.filter(pc.equal(rows["label"], label))["score"].to_numpy() for label in ("bonafide", "spoof")
         )
-        by_corpus[corpus] = Scores(bonafide, spoof)
+        by_corpus[corpus] = ClassScores(bonafide, spoof)
     return Validation(step, by_corpus)
 
 
@@ -116,13 +107,13 @@ def to_page(
             ],
         ),
         Section("By corpus", [_by_corpus(corpora, shown, names), *_dets(corpora, shown, names)]),
-        Section(f"Scores at step {latest.step:,}", _histograms(corpora, latest)),
+        Section(f"ClassScores at step {latest.step:,}", _histograms(corpora, latest)),
     ]
     words = "Whole utterances of the validation split. A score is the logit of bona fide minus that of spoof."
     return Page(title, words, sections)
 
 
-def _size(scores: Scores) -> int:
+def _size(scores: ClassScores) -> int:
     return scores.bonafide.size + scores.spoof.size
 
 

@@ -170,7 +170,9 @@ def test_a_fairseq_file_fills_a_front_end_though_it_holds_foreign_objects(tmp_pa
     torch.manual_seed(7)
     head = Detector(VARIANTS["tiny"]).proj_fc.weight
     assert torch.equal(loaded.detector.proj_fc.weight, head)
-    assert "fairseq format, the head left as it was initialised, 2 pre-training tensors kept" in loaded.coverage
+    assert (
+        "fairseq format, the head left as it was initialised, 2 pre-training tensors kept" in loaded.coverage
+    )
     for name, tensor in weights.items():
         assert torch.equal(loaded.detector.state_dict()[PREFIX + name], tensor)
 

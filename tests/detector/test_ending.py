@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from pipeline.detector.config import TrainingConfig
-from pipeline.detector.training import Progress
-from pipeline.detector.validation import Validation
 from pipeline.errors import InputError
 from pipeline.metrics import equal_error_rate
 from tests.detector.test_training import assert_same_weights, run, toy_batches, toy_config, toy_validation
@@ -24,33 +22,35 @@ def after(num_questions: int) -> Callable[[], bool]:
 
 @pytest.mark.parametrize("step", [1, 7, 10, 20])
 def test_an_interrupted_training_goes_on_to_the_same_bits(step: int) -> None:
-    whole, log, end = run(toy_config(), validation=toy_validation)
-    _, first, stopped = run(toy_config(), validation=toy_validation, should_stop=after(step))
+    whole, log, end = run(toy_config(), validation_batches=toy_validation)
+    _, first, stopped = run(toy_config(), validation_batches=toy_validation, should_stop=after(step))
     assert (stopped.step, stopped.is_interrupted) == (step, True)
     assert max(first.metrics) == step
-    resumed, later, progress = run(toy_config(), validation=toy_validation, state=first.states[step])
+    resumed, later, progress = run(toy_config(), validation_batches=toy_validation, state=first.states[step])
     assert_same_weights(whole.state_dict(), resumed.state_dict())
     assert progress == end
     assert first.losses | later.losses == log.losses
     for at in (10, 20):
-        eers = {part.metrics.get(at, {}).get("validation_eer") for part in (first, later)} - {None}
-        assert eers == {log.metrics[at]["validation_eer"]}
+        eers = {part.metrics.get(at, {}).get("validation/eer") for part in (first, later)} - {None}
+        assert eers == {log.metrics[at]["validation/eer"]}
 
 
 def test_an_interruption_does_not_wait_for_a_validation_which_comes_first_afterwards() -> None:
-    _, log, progress = run(toy_config(), validation=toy_validation, should_stop=after(10))
+    _, log, progress = run(toy_config(), validation_batches=toy_validation, should_stop=after(10))
     assert progress.is_validation_due
-    assert "validation_eer" not in log.metrics[10]
-    _, later, _ = run(toy_config(), validation=toy_validation, state=log.states[10], should_stop=after(1))
-    assert "validation_eer" in later.metrics[10]
-    assert "loss" not in later.metrics[10]
+    assert "validation/eer" not in log.metrics[10]
+    _, later, _ = run(
+        toy_config(), validation_batches=toy_validation, state=log.states[10], should_stop=after(1)
+    )
+    assert "validation/eer" in later.metrics[10]
+    assert "train/loss" not in later.metrics[10]
     assert max(later.metrics) == 11
 
 
 def test_an_interruption_in_the_last_step_is_an_end() -> None:
     _, log, progress = run(toy_config(5), should_stop=after(5))
     assert not progress.is_interrupted
-    assert progress.is_over(5)
+    assert progress.is_complete(5)
     assert 5 in log.states
 
 
@@ -64,32 +64,32 @@ def stale_config() -> TrainingConfig:
 def test_patience_ends_a_training_that_does_not_improve(
     stale_config: TrainingConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, log, progress = run(stale_config, validation=toy_validation)
+    _, log, progress = run(stale_config, validation_batches=toy_validation)
     assert (progress.step, progress.best_step, progress.num_stale) == (16, 4, 3)
     assert progress.is_stopped_early
-    assert progress.is_over(40)
+    assert progress.is_complete(40)
     assert max(log.states) == 16
-    assert "3 were no better, so it ends" in capsys.readouterr().out
+    assert "stopping early after 3 validations without a better EER" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("interrupted_at", [5, 12])
 def test_a_resumed_training_loses_patience_at_the_same_step(
     stale_config: TrainingConfig, interrupted_at: int
 ) -> None:
-    _, log, end = run(stale_config, validation=toy_validation)
-    _, _, resumed = run(stale_config, validation=toy_validation, state=log.states[interrupted_at])
+    _, log, end = run(stale_config, validation_batches=toy_validation)
+    _, _, resumed = run(stale_config, validation_batches=toy_validation, state=log.states[interrupted_at])
     assert resumed == end
 
 
 def test_a_training_that_stopped_early_does_not_go_on(stale_config: TrainingConfig) -> None:
-    _, log, end = run(stale_config, validation=toy_validation)
-    _, later, again = run(stale_config, validation=toy_validation, state=log.states[16])
+    _, log, end = run(stale_config, validation_batches=toy_validation)
+    _, later, again = run(stale_config, validation_batches=toy_validation, state=log.states[16])
     assert again == end
     assert not later.metrics
 
 
 def test_a_better_validation_gives_new_patience() -> None:
-    _, _, progress = run(toy_config(24, patience=2, validate_every=2), validation=toy_validation)
+    _, _, progress = run(toy_config(24, patience=2, validate_every=2), validation_batches=toy_validation)
     assert progress.best_step > 2
     assert progress.step == min(24, progress.best_step + 4)
 
@@ -110,17 +110,13 @@ def test_impossible_cadences_are_named() -> None:
 
 def test_a_validation_hands_over_its_scores_by_class_and_corpus() -> None:
     corpus_of = {f"99-{step}-{row}": "ab"[step % 2] for step in range(4) for row in range(8)}
-    found: list[tuple[Progress, Validation]] = []
-    _, log, _ = run(
-        toy_config(10),
-        toy_batches,
-        validation=toy_validation,
-        corpus_of=corpus_of,
-        on_validation=lambda progress, validation: found.append((progress, validation)),
+    _, log, progress = run(
+        toy_config(10), toy_batches, validation_batches=toy_validation, corpus_of=corpus_of
     )
-    [(progress, validation)] = found
+    assert log.validations.keys() == {10}
+    validation = log.validations[10]
     assert (progress.step, progress.best_eer) == (10, validation.eer)
     assert [len(part) for part in validation.scores] == [16, 16]
-    assert equal_error_rate(*validation.scores).eer == validation.eer == log.metrics[10]["validation_eer"]
+    assert equal_error_rate(*validation.scores).eer == validation.eer == log.metrics[10]["validation/eer"]
     parts = [validation.scores_by_corpus[name].bonafide for name in "ab"]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.sort(validation.scores.bonafide))

@@ -85,8 +85,8 @@ def test_a_device_is_known_by_its_name(name: str, expected: float | None) -> Non
 
 def test_the_mfu_is_reported_where_the_peak_is_known() -> None:
     _, log, _ = run(toy_config(3))
-    assert log.metrics[3]["tflops_per_rank"] > 0
+    assert log.metrics[3]["speed/tflops_per_rank"] > 0
     assert log.metrics[3]["audio_seconds_per_s_per_rank"] == log.metrics[3]["audio_seconds_per_s"]
-    assert not {"mfu", "gpu_memory_peak_gib"} & set(log.metrics[3])
+    assert not {"speed/mfu", "speed/gpu_memory_peak_gib"} & set(log.metrics[3])
     _, log, _ = run(toy_config(3, peak_tflops=0.5))
-    assert log.metrics[3]["mfu"] == pytest.approx(log.metrics[3]["tflops_per_rank"] / 0.5)
+    assert log.metrics[3]["speed/mfu"] == pytest.approx(log.metrics[3]["speed/tflops_per_rank"] / 0.5)

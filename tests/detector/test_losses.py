@@ -126,8 +126,8 @@ def test_cross_entropy_asks_nothing_of_embeddings() -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_teaches_the_detector_that_higher_is_bona_fide(name: LossName, tmp_path: Any) -> None:
-    detector, log, _ = run(toy_config(40, loss=LossConfig(name=name)), validation=toy_validation)
-    assert log.metrics[40]["validation_eer"] < 0.15
+    detector, log, _ = run(toy_config(40, loss=LossConfig(name=name)), validation_batches=toy_validation)
+    assert log.metrics[40]["validation/eer"] < 0.15
     save_detector(detector, tmp_path / "detector.safetensors", {})
     loaded = load_detector(tmp_path / "detector.safetensors").detector
     assert loaded.state_dict().keys() == toy_detector().state_dict().keys()
@@ -136,8 +136,8 @@ def test_every_loss_teaches_the_detector_that_higher_is_bona_fide(name: LossName
 
 @pytest.mark.parametrize("name", LOSSES[1:])
 def test_a_training_with_another_loss_resumes_in_the_same_bits(name: LossName) -> None:
-    whole, log, _ = run(settings(name), validation=toy_validation)
-    resumed, later, _ = run(settings(name), validation=toy_validation, state=log.states[5])
+    whole, log, _ = run(settings(name), validation_batches=toy_validation)
+    resumed, later, _ = run(settings(name), validation_batches=toy_validation, state=log.states[5])
     assert_same_weights(whole.state_dict(), resumed.state_dict())
     assert later.losses == {step: loss for step, loss in log.losses.items() if step > 5}
 

@@ -14,7 +14,8 @@ import torch.distributed as dist
 
 from pipeline.detector.config import TrainingConfig
 from pipeline.detector.ranks import run_ranks
-from pipeline.detector.training import Progress, State, train
+from pipeline.detector.state import TrainingProgress, TrainingState
+from pipeline.detector.training import train
 from tests.detector.test_training import (
     NUM_BATCHES,
     Log,
@@ -47,24 +48,27 @@ def poisoned_on_rank_1(epoch: int, first: int) -> Iterator[ToyBatch]:
 
 
 def run(
-    config: TrainingConfig, batches: Any = rank_batches, state: State | None = None, stop_after: int = 99
+    config: TrainingConfig,
+    batches: Any = rank_batches,
+    state: TrainingState | None = None,
+    stop_after: int = 99,
 ) -> Results:
     detector, log = toy_detector(), Log()
     asked = iter(range(1, 100))
-    progress: Progress = train(
+    progress: TrainingProgress = train(
         detector,
         batches,
         config,
         log,
-        validation=rank_validation,
+        validation_batches=rank_validation,
         state=state,
-        say=log_line,
+        print_now=log_line,
         should_stop=lambda: next(asked) >= stop_after,
     )
     return {
         "weights": detector.state_dict(),
         "losses": log.losses,
-        "eer": log.metrics[progress.step].get("validation_eer"),
+        "eer": log.metrics[progress.step].get("validation/eer"),
         "states": log.states,
         "position": (progress.epoch, progress.batch, progress.world),
         "skipped": (progress.num_skipped, progress.skipped_uids),

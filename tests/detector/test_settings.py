@@ -76,8 +76,8 @@ def test_compiled_layers_compute_the_same_with_few_graphs_for_all_lengths(is_che
 
 
 def test_tf32_is_float32_where_there_is_no_gpu() -> None:
-    plain, _, _ = run(toy_config(4), validation=toy_validation)
-    rounded, _, _ = run(toy_config(4, precision="tf32"), validation=toy_validation)
+    plain, _, _ = run(toy_config(4), validation_batches=toy_validation)
+    rounded, _, _ = run(toy_config(4, precision="tf32"), validation_batches=toy_validation)
     assert_same_weights(plain.state_dict(), rounded.state_dict())
 
 

@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 
 from pipeline.detector.config import LossConfig, TrainingConfig
 from pipeline.detector.ranks import run_ranks
-from pipeline.detector.training import State, train
+from pipeline.detector.state import TrainingState
+from pipeline.detector.training import train
 from tests.detector.test_training import (
     NUM_BATCHES,
     Log,
@@ -43,7 +44,7 @@ def unequal_validation() -> Iterator[ToyBatch]:
             yield toy_batch(99, batch)
 
 
-def run(config: TrainingConfig, state: State | None = None) -> Results:
+def run(config: TrainingConfig, state: TrainingState | None = None) -> Results:
     detector, log = toy_detector(), Log()
     module: Any
     for module in detector.modules():  # ranks draw other noise than one rank alone
@@ -52,12 +53,18 @@ def run(config: TrainingConfig, state: State | None = None) -> Results:
     module = detector.m_ssl["model"]
     module.input_dropout = 0.0
     train(
-        detector, shared_batches, config, log, validation=unequal_validation, state=state, say=lambda _: None
+        detector,
+        shared_batches,
+        config,
+        log,
+        validation_batches=unequal_validation,
+        state=state,
+        print_now=lambda _: None,
     )
     return {
         "losses": log.losses,
         "eers": {
-            step: found["validation_eer"] for step, found in log.metrics.items() if "validation_eer" in found
+            step: found["validation/eer"] for step, found in log.metrics.items() if "validation/eer" in found
         },
         "states": log.states,
         "num_local": sum(

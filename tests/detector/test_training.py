@@ -13,7 +13,9 @@ from torch import Tensor
 
 from pipeline.detector.config import OptimiserConfig, TrainingConfig, learning_rate
 from pipeline.detector.network import VARIANTS, Detector, normalise
-from pipeline.detector.training import NonFiniteError, Progress, State, train
+from pipeline.detector.state import NonFiniteError, TrainingProgress, TrainingState
+from pipeline.detector.training import train
+from pipeline.detector.validation import Validation
 from pipeline.errors import InputError
 
 PAPER = OptimiserConfig()
@@ -69,14 +71,24 @@ class Log:
     def __init__(self) -> None:
         self.losses: dict[int, float] = {}
         self.metrics: dict[int, Mapping[str, float]] = {}
-        self.states: dict[int, State] = {}
+        self.states: dict[int, TrainingState] = {}
+        self.validations: dict[int, Validation] = {}
 
-    def __call__(self, progress: Progress, metrics: Mapping[str, float], state: State | None) -> None:
+    def __call__(
+        self,
+        progress: TrainingProgress,
+        metrics: Mapping[str, float],
+        state: TrainingState | None,
+        validation: Validation | None,
+    ) -> None:
         self.metrics[progress.step] = metrics
-        if "loss" in metrics:
-            self.losses[progress.step] = metrics["loss"]
+        if "train/loss" in metrics:
+            self.losses[progress.step] = metrics["train/loss"]
         if state is not None:
             self.states[progress.step] = copy(state)
+        if validation is not None:
+            assert state is not None
+            self.validations[progress.step] = validation
 
 
 def copy(value: Any) -> Any:
@@ -91,7 +103,7 @@ def copy(value: Any) -> Any:
 
 def run(
     config: TrainingConfig, batches: Callable[[int, int], Iterator[ToyBatch]] = toy_batches, **arguments: Any
-) -> tuple[Detector, Log, Progress]:
+) -> tuple[Detector, Log, TrainingProgress]:
     torch.set_num_threads(1)
     detector, log = toy_detector(), Log()
     progress = train(detector, batches, config, log, **arguments)
@@ -140,19 +152,21 @@ def test_impossible_schedules_are_named() -> None:
 
 
 def test_the_loop_learns_what_can_be_learned(capsys: pytest.CaptureFixture[str]) -> None:
-    _, log, progress = run(toy_config(40), validation=toy_validation)
-    assert log.metrics[40]["validation_eer"] < 0.1
+    _, log, progress = run(toy_config(40), validation_batches=toy_validation)
+    assert log.metrics[40]["validation/eer"] < 0.1
     assert log.losses[40] < 0.5 * log.losses[1]
     assert progress.best_eer is not None
-    assert progress.best_eer <= log.metrics[10]["validation_eer"]
+    assert progress.best_eer <= log.metrics[10]["validation/eer"]
     assert (progress.step, progress.epoch, progress.batch) == (40, 5, 5)
     assert "validation EER" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("interrupted_at", [5, 15])
 def test_a_resumed_training_ends_in_the_same_bits(interrupted_at: int) -> None:
-    whole, log, _ = run(toy_config(), validation=toy_validation)
-    resumed, later, progress = run(toy_config(), validation=toy_validation, state=log.states[interrupted_at])
+    whole, log, _ = run(toy_config(), validation_batches=toy_validation)
+    resumed, later, progress = run(
+        toy_config(), validation_batches=toy_validation, state=log.states[interrupted_at]
+    )
     assert_same_weights(whole.state_dict(), resumed.state_dict())
     assert progress.step == 20
     assert later.losses == {step: loss for step, loss in log.losses.items() if step > interrupted_at}
@@ -226,9 +240,9 @@ def test_the_count_of_skipped_steps_survives_a_checkpoint() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_keeps_float32_weights_and_still_learns(precision: str) -> None:
-    detector, log, progress = run(toy_config(30, precision=precision), validation=toy_validation)
+    detector, log, progress = run(toy_config(30, precision=precision), validation_batches=toy_validation)
     assert {weight.dtype for weight in detector.state_dict().values()} == {torch.float32}
-    assert log.metrics[30]["validation_eer"] < 0.2
+    assert log.metrics[30]["validation/eer"] < 0.2
     assert progress.num_skipped == 0
 
 
@@ -264,7 +278,7 @@ def test_validation_needs_both_classes() -> None:
     batch = toy_batch(0, 0)
     one_class = ToyBatch(batch.waveform[::2], batch.num_samples[::2], batch.label[::2], batch.uid[::2])
     with pytest.raises(InputError, match="both"):
-        run(toy_config(1), validation=lambda: iter([one_class]))
+        run(toy_config(1), validation_batches=lambda: iter([one_class]))
 
 
 def test_validation_tells_the_corpora_apart() -> None:
@@ -272,14 +286,18 @@ def test_validation_tells_the_corpora_apart() -> None:
         f"99-{step}-{row}": ("a", "b", "only_spoof")[min(step, 2)] for step in range(4) for row in range(8)
     }
     corpus_of |= {f"99-{step}-{row}": "b" for step in (2, 3) for row in (1, 3, 5, 7)}
-    _, log, _ = run(toy_config(10), validation=toy_validation, corpus_of=corpus_of)
-    assert {name for name in log.metrics[10] if "/" in name} == {"validation_eer/a", "validation_eer/b"}
+    _, log, _ = run(toy_config(10), validation_batches=toy_validation, corpus_of=corpus_of)
+    by_corpus = {name for name in log.metrics[10] if name.startswith("validation/eer/")}
+    assert by_corpus == {
+        "validation/eer/a",
+        "validation/eer/b",
+    }
 
 
 def test_reports_tell_speed_padding_and_waiting() -> None:
     _, log, _ = run(toy_config(5))
     metrics = log.metrics[5]
     assert metrics["audio_seconds_per_s"] > 0
-    assert 0.0 < metrics["padding_share"] < 0.25
-    assert 0.0 <= metrics["loader_wait_share"] < 1.0
-    assert metrics["learning_rate"] == pytest.approx(2e-5)
+    assert 0.0 < metrics["speed/padding_share"] < 0.25
+    assert 0.0 <= metrics["speed/loader_wait_share"] < 1.0
+    assert metrics["train/learning_rate"] == pytest.approx(2e-5)

@@ -6,16 +6,17 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.evaluation.validation import ALL, Scores, Validation, eer_history, from_table, to_page, to_table
+from pipeline.evaluation.validation import ALL, Validation, eer_history, from_table, to_page, to_table
+from pipeline.metrics import ClassScores
 
 
 def validation(step: int, skill: float) -> Validation:
     rng = np.random.default_rng(step)
 
-    def scores(num: int, shift: float) -> Scores:
-        return Scores(rng.normal(shift, 1, num), rng.normal(-shift, 1, 2 * num))
+    def scores(num: int, shift: float) -> ClassScores:
+        return ClassScores(rng.normal(shift, 1, num), rng.normal(-shift, 1, 2 * num))
 
-    only_spoof = Scores(np.zeros(0), rng.normal(-skill, 1, 5))
+    only_spoof = ClassScores(np.zeros(0), rng.normal(-skill, 1, 5))
     return Validation(
         step, {"asvspoof5": scores(200, skill), "mlaad": scores(50, skill / 2), "dfadd": only_spoof}
     )

@@ -1,4 +1,4 @@
-"""What the tests of jobs share: one Ray on two cores, started once, and one training that nobody disturbed."""
+"""Shared by the tests of jobs: one local Ray on two cores, and one uninterrupted training."""
 
 from __future__ import annotations
 

@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 
 from jobs import train
+from jobs.training.config import TrainConfig
+from jobs.training.resolve import resolve_batch
 from pipeline.config import parse
-from pipeline.data.corpora.recipe import load_recipe
+from pipeline.data.corpora.recipe import Recipe, load_recipe
 from pipeline.detector.variants import VARIANTS
 
 PRESETS = sorted((Path(train.__file__).parent / "presets").glob("*.toml"))
 POST_TRAINING = [path for path in PRESETS if path.stem in VARIANTS]
 
 
-def read(preset: Path, *words: str) -> train.TrainConfig:
+def read(preset: Path, *words: str) -> TrainConfig:
     required = ["--config", str(preset), "--store", "store", "--out", "out"]
-    return parse(train.TrainConfig, [*required, *words], command="bonafide train")
+    return parse(TrainConfig, [*required, *words], command="bonafide train")
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -54,7 +56,8 @@ def test_post_training_is_as_in_the_paper(preset: Path):
 @pytest.mark.parametrize("seconds", [4, 10, 13, 30, 50])
 def test_fine_tuning_takes_the_pieces_of_the_paper(seconds: float):
     preset = next(path for path in PRESETS if path.stem == "deepfake_eval_2024")
-    config = train.with_chunks(read(preset, "--chunk-s", str(seconds)))
-    assert (config.batch.crop_min_s, config.batch.crop_max_s) == (seconds, seconds)
+    config = read(preset, "--chunk-s", str(seconds))
+    batch = resolve_batch(config, None, Recipe(), ())
+    assert (batch.crop_min_s, batch.crop_max_s) == (seconds, seconds)
     assert config.training.optimiser.learning_rate == 1e-6
     assert config.training.validate_every == config.training.optimiser.num_steps

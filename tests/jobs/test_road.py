@@ -11,6 +11,7 @@ import webdataset
 from mlflow.tracking import MlflowClient
 
 from jobs import evaluate, ingest, score, train
+from jobs.training.config import TrainConfig
 from pipeline.config import Names
 from pipeline.data.audio.load import decode_flac
 from pipeline.data.loading.buckets import BatchConfig
@@ -32,7 +33,7 @@ def road(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
     write_demo_corpora(place / "data", minutes=2.5, num_workers=2)
     ingest.main(ingest_config(place))
     train.main(
-        train.TrainConfig(
+        TrainConfig(
             store=str(place / "store"),
             out=str(place / "training"),
             variant="tiny",

@@ -1,7 +1,9 @@
-"""The train job on two CPU workers, undisturbed, and what it refuses."""
+"""The train job on two CPU workers, uninterrupted, and what it refuses."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,131 +12,254 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from jobs import train
-from jobs.training.checkpoints import saved_states
+from jobs.training import folder, record
+from jobs.training.checkpoints import saved_checkpoints
+from jobs.training.checks import check_chunks, check_data, check_resume, choose_recipe
+from jobs.training.config import TrainConfig
+from jobs.training.record import TrainingRecord
+from jobs.training.resolve import RESUMABLE_CHANGES, ResolvedTraining, held_settings, resolve
 from pipeline import lease
 from pipeline.config import Names
 from pipeline.data.corpora.recipe import Recipe, load_recipe
 from pipeline.data.loading.buckets import BatchConfig
-from pipeline.data.store.snapshot import Snapshot, load_snapshot
+from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_snapshot
 from pipeline.errors import InputError
 from pipeline.storage import Folder
-from tests.jobs.training.trainings import NUM_STEPS, config, done, folder, losses, tracking_uri
+from tests.jobs.training.trainings import (
+    NUM_STEPS,
+    checkpoint_folder,
+    config,
+    losses,
+    result_of,
+    tracking_uri,
+)
 
 pytestmark = [
-    pytest.mark.ray,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]
+uses_ray = pytest.mark.ray
 
 
+@uses_ray
 def test_a_training_publishes_the_best_detector_beside_the_untrained_one(place: Path, whole: str) -> None:
-    found = done(place, whole)
-    assert found["num_steps"] == NUM_STEPS
-    assert found["best_step"] in (40, 80, 120)
-    assert found["weights"] != found["initial_weights"]
+    result = result_of(place, whole)
+    assert result.num_steps == NUM_STEPS
+    assert result.best_step in (40, 80, 120)
+    assert result.weights != result.initial_weights
     first, last = losses(place, whole)[1], losses(place, whole)[NUM_STEPS]
     assert last < 0.5 * first
     names = {path.name for path in (place / whole).iterdir()}
-    assert {"detector.safetensors", "initial.safetensors", "config.toml", "train.json"} <= names
-    assert [saved.step for saved in saved_states(folder(place, whole))] == [100, 120]
+    assert {folder.DETECTOR, folder.INITIAL, folder.CONFIG, folder.RECORD, folder.RESULT} <= names
+    assert [saved.step for saved in saved_checkpoints(checkpoint_folder(place, whole))] == [100, 120]
     assert [path.name[:13] for path in sorted((place / whole / "checkpoints").glob("step_*"))] == [
         "step_00000100",
         "step_00000120",
     ]
 
 
+@uses_ray
+def test_a_complete_training_holds_only_files_that_its_layout_names(place: Path, whole: str) -> None:
+    documented = (folder.__doc__ or "").split()
+    for path in (place / whole).iterdir():
+        name = f"{path.name}/" if path.is_dir() else path.name
+        assert any(word == name or word.startswith(f"{path.name}/") for word in documented), name
+
+
+@uses_ray
 def test_the_training_is_a_child_of_its_ingest_in_mlflow(place: Path, whole: str) -> None:
     client = MlflowClient(tracking_uri(place))
-    found = client.get_run(str(done(place, whole)["run_id"]))
-    parent = client.get_run(found.data.tags["mlflow.parentRunId"])
-    assert found.info.status == "FINISHED"
+    result = result_of(place, whole)
+    run = client.get_run(str(result.run_id))
+    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert run.info.status == "FINISHED"
     assert parent.data.tags["bonafide.job"] == "ingest"
     digests = set()
-    for run in (found, parent):
-        assert run.inputs is not None
-        digests |= {tagged.dataset.digest for tagged in run.inputs.dataset_inputs}
-    assert digests == {done(place, whole)["snapshot_digest"]}
-    assert found.data.params["training.optimiser.num_steps"] == str(NUM_STEPS)
-    assert found.data.params["recipe.validation"] == "*/validation"
-    assert found.data.tags["bonafide.weights"] == done(place, whole)["weights"]
-    assert len(client.get_metric_history(found.info.run_id, "train/loss")) == NUM_STEPS
-    assert len(client.get_metric_history(found.info.run_id, "validation/eer")) == 3
-    files = [file.path for file in client.list_artifacts(found.info.run_id)]
+    for each in (run, parent):
+        assert each.inputs is not None
+        digests |= {tagged.dataset.digest for tagged in each.inputs.dataset_inputs}
+    assert digests == {result.snapshot_digest}
+    assert run.data.params["training.optimiser.num_steps"] == str(NUM_STEPS)
+    assert run.data.params["recipe.validation"] == "*/validation"
+    assert run.data.tags["bonafide.weights"] == result.weights
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == NUM_STEPS
+    assert len(client.get_metric_history(run.info.run_id, "validation/eer")) == 3
+    files = [file.path for file in client.list_artifacts(run.info.run_id)]
     assert files == ["config.toml", "validation.html"]
 
 
+@uses_ray
 def test_training_again_does_nothing(place: Path, whole: str, capsys: pytest.CaptureFixture[str]) -> None:
-    before = done(place, whole)
+    before = result_of(place, whole)
     train.main(config(place, whole))
     assert "nothing to do" in capsys.readouterr().out
-    assert done(place, whole) == before
+    assert result_of(place, whole) == before
 
 
+@uses_ray
 def test_other_settings_need_another_folder(place: Path, whole: str) -> None:
     other = replace(config(place, whole), variant="tiny_group")
     with pytest.raises(InputError, match="variant was tiny and is tiny_group"):
         train.main(other)
 
 
-def test_when_a_training_saves_and_how_it_computes_may_change_on_the_way(place: Path, whole: str) -> None:
-    before = config(place, whole)
-    later = replace(before.training, checkpoint_minutes=5.0, log_every=7, compile=True, strategy="fsdp")
-    train.main(replace(before, training=later))
-
-
-def test_a_second_driver_is_told_who_trains_there(place: Path) -> None:
+@uses_ray
+def test_a_second_driver_is_refused_with_the_process_that_holds_the_folder(place: Path) -> None:
     out = Folder(str(place / "shared"))
-    told = pytest.raises(InputError, match=r"process \d+ on .* works in .*shared .* UTC")
-    with lease.held(out), told:
+    refusal = pytest.raises(InputError, match=r"process \d+ on .*shared .* UTC")
+    with lease.held(out), refusal:
         train.main(config(place, "shared"))
-    assert not out.exists("begun.json")
+    assert record.load_record(out) is None
 
 
-def test_data_without_spoof_to_validate_with_are_named(place: Path) -> None:
+@uses_ray
+def test_missing_spoof_utterances_in_the_validation_data_are_named(place: Path) -> None:
     snapshot = load_snapshot(Folder(str(place / "store")))
+    asked = replace(config(place, "x"), corpora=Names(["ljspeech"]))
     with pytest.raises(InputError, match="ljspeech"):
-        train.check_data(
-            replace(config(place, "x"), corpora=Names(["ljspeech"])),
-            Recipe(),
-            Folder(str(place / "store")),
-            snapshot,
-        )
+        check_data(resolve(asked, None, Recipe(), snapshot))
 
 
-def test_windows_longer_than_the_chunks_of_a_store_are_refused() -> None:
-    table = pa.table({"corpus": ["ljspeech", *["deepfake_eval_2024"] * 2], "seconds": [9.0, 12.999, 3.0]})
-    asked = train.TrainConfig(store="store", out="out", chunk_s=13.0)
-    train.check_chunks(asked, table)
-    with pytest.raises(InputError, match=r"deepfake_eval_2024 lies .* in chunks of 13 s; .* --chunk-s 50"):
-        train.check_chunks(replace(asked, chunk_s=50.0), table)
-
-
-def test_the_largest_batch_is_found_on_a_gpu_and_kept(place: Path) -> None:
+@uses_ray
+def test_finding_the_largest_batch_needs_a_gpu(place: Path) -> None:
     asked = replace(config(place, "filled", (1, 1)), find_batch_seconds=True, device="cpu")
-    with pytest.raises(InputError, match="the largest batch is found by filling the memory of a GPU"):
+    with pytest.raises(InputError, match="GPU"):
         train.main(asked)
-    begun = train.Begun("id", {"batch": {"max_seconds": 77.0}}, "000001", "digest", "weights")
-    assert train.with_batch_seconds(asked, begun).batch.max_seconds == 77.0
+    assert record.load_record(Folder(asked.out)) is None
 
 
-def test_another_recipe_is_another_training():
-    config = train.TrainConfig(store="store", out="out")
-    snapshot = Snapshot(1, "2026-01-01T00:00:00+00:00", {})
-    begun = train.Begun("id", train.decisive_settings(config, Recipe()), "000001", snapshot.digest, "weights")
-    train.check_settings(begun, config, Recipe(), snapshot)
+def corpus(name: str) -> CorpusSnapshot:
+    return CorpusSnapshot(
+        name=name,
+        role="train",
+        licence="unknown",
+        non_commercial=None,
+        manifest="",
+        catalog="",
+        found=0,
+        rejected={},
+        excluded={},
+        expected_hours={},
+    )
+
+
+SNAPSHOT = Snapshot(
+    1, "2026-01-01T00:00:00+00:00", {name: corpus(name) for name in ("decro", "in_store", "vocoded")}
+)
+
+
+def resolved(asked: TrainConfig, recipe: Recipe | None = None) -> ResolvedTraining:
+    return resolve(asked, None, recipe or Recipe(), SNAPSHOT)
+
+
+def recorded(training: ResolvedTraining) -> TrainingRecord:
+    return TrainingRecord("id", held_settings(training), SNAPSHOT.name, SNAPSHOT.digest, "weights")
+
+
+BASIC = TrainConfig(store="store", out="out")
+
+
+def setting_names(value: object, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings, nested ones included."""
+    for field in dataclasses.fields(value):  # type: ignore[arg-type]
+        inner = getattr(value, field.name)
+        if dataclasses.is_dataclass(inner):
+            yield from setting_names(inner, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
+
+
+def flat_names(settings: dict[str, object], prefix: str = "") -> Iterator[str]:
+    for name, value in settings.items():
+        if isinstance(value, dict) and name != "weights":
+            yield from flat_names(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def test_every_setting_is_held_unless_it_is_listed_as_resumable() -> None:
+    names = set(setting_names(BASIC))
+    assert names >= RESUMABLE_CHANGES
+    held = {name for name in flat_names(held_settings(resolved(BASIC))) if not name.startswith("recipe.")}
+    assert held == names - RESUMABLE_CHANGES - {"recipe"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_workers": (2, 4)},
+        {"store": "elsewhere"},
+        {"device": "cuda"},
+        {"training": replace(BASIC.training, checkpoint_minutes=5.0, log_every=7)},
+        {"training": replace(BASIC.training, compile=True, strategy="fsdp")},
+    ],
+)
+def test_resources_and_how_the_same_numbers_are_computed_may_change(change: dict[str, object]) -> None:
+    later = replace(BASIC, **change)  # type: ignore[arg-type]
+    check_resume(resolved(later), recorded(resolved(BASIC)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"init": "xlsr.pt"}, "init was .* and is xlsr.pt"),
+        ({"augment": Names(["noise"])}, "augment was .* and is noise"),
+        ({"batch": replace(BASIC.batch, seed=7)}, r"batch\.seed was 1234 and is 7"),
+        (
+            {"training": replace(BASIC.training, precision="fp32")},
+            r"training\.precision was bf16 and is fp32",
+        ),
+        (
+            {"batch": replace(BASIC.batch, weights={"spoof": 2.0})},
+            r"batch\.weights\.spoof was not set and is 2",
+        ),
+    ],
+)
+def test_a_setting_that_decides_the_weights_may_not_change(change: dict[str, object], message: str) -> None:
+    later = replace(BASIC, **change)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=message):
+        check_resume(resolved(later), recorded(resolved(BASIC)))
+
+
+def test_another_recipe_or_snapshot_is_another_training() -> None:
+    check_resume(resolved(BASIC), recorded(resolved(BASIC)))
+    other = replace(load_recipe("copy_synthesis_bonafide"), corpora=())
     with pytest.raises(InputError, match=r"recipe\.bonafide_artifacts was .* and is vocoder, codec"):
-        train.check_settings(begun, config, load_recipe("copy_synthesis_bonafide"), snapshot)
+        check_resume(resolved(BASIC, other), recorded(resolved(BASIC)))
+    with pytest.raises(InputError, match="snapshot 000001 was another and is"):
+        check_resume(resolved(BASIC), replace(recorded(resolved(BASIC)), snapshot_digest="another"))
 
 
-def test_a_recipe_weighs_only_what_is_there_and_the_command_goes_first():
+def test_a_recipe_weights_only_corpora_that_exist_and_the_command_overrides_it() -> None:
     recipe = Recipe(corpora=("mls", "decro"), weights={"mls": 0.1, "spoof": 2.0, "bonafide": 3.0})
-    config = train.TrainConfig(store="store", out="out", batch=BatchConfig(weights={"spoof": 4.0}))
-    snapshot = Snapshot(1, "2026-01-01T00:00:00+00:00", {})
-    weights = train.with_weights(config, recipe, snapshot).batch.weights
-    assert weights == {"spoof": 4.0, "bonafide": 3.0}
+    asked = replace(BASIC, batch=BatchConfig(weights={"spoof": 4.0}))
+    assert resolved(asked, recipe).config.batch.weights == {"spoof": 4.0, "bonafide": 3.0}
 
 
-def test_a_corpus_that_the_recipe_does_not_know_is_named():
-    config = train.TrainConfig(store="s", out="o", recipe="antideepfake", corpora=Names(["mls", "wildsvdd"]))
+def test_a_resumed_training_keeps_the_batch_size_that_was_found() -> None:
+    asked = replace(BASIC, find_batch_seconds=True)
+    started = resolved(replace(asked, batch=replace(asked.batch, max_seconds=77.0)))
+    assert resolve(asked, recorded(started), Recipe(), SNAPSHOT).config.batch.max_seconds == 77.0
+
+
+def test_locations_are_absolute_for_workers_with_another_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    training = resolved(replace(BASIC, tracking_uri="sqlite:///mlflow.db")).config
+    assert (training.store, training.out) == (str(tmp_path / "store"), str(tmp_path / "out"))
+    assert training.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_crop_longer_than_the_stored_chunks_is_refused() -> None:
+    table = pa.table({"corpus": ["ljspeech", *["deepfake_eval_2024"] * 2], "seconds": [9.0, 12.999, 3.0]})
+    asked = replace(BASIC, chunk_s=13.0)
+    check_chunks(asked, table)
+    with pytest.raises(InputError, match=r"deepfake_eval_2024 is stored in chunks of 13 s; .* --chunk-s 50"):
+        check_chunks(replace(asked, chunk_s=50.0), table)
+
+
+def test_a_corpus_that_the_recipe_lacks_is_named() -> None:
+    asked = TrainConfig(store="s", out="o", recipe="antideepfake", corpora=Names(["mls", "wildsvdd"]))
     with pytest.raises(InputError, match="recipe antideepfake has no wildsvdd"):
-        train.choose_recipe(config)
+        choose_recipe(asked)

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from jobs import corpora, ingest, train
+from jobs import corpora, ingest
 from jobs.ingestion import cataloging
 from jobs.ingestion.sources import find_sources
+from jobs.training.checks import check_exclusions
 from pipeline.config import Names
 from pipeline.data.corpora.protocol_csv import (
     COLUMNS,
@@ -310,8 +311,8 @@ def test_what_is_exported_comes_back_and_what_is_excluded_is_counted(
     assert (asvspoof.found, asvspoof.written, asvspoof.rejected) == (12, 8, {})
     assert asvspoof.excluded == {"excluded-test": 4}
     with pytest.raises(InputError, match="needs asvspoof2019_la/test"):
-        train.check_exclusions(Recipe(), part)
-    train.check_exclusions(load_recipe(str(recipe)), part)
+        check_exclusions(Recipe(), part)
+    check_exclusions(load_recipe(str(recipe)), part)
 
     whole = run_ingest(root=root, store=first, corpora=Names(["asvspoof2019_la"]))
     grown = whole.corpora["asvspoof2019_la"]

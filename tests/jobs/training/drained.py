@@ -1,6 +1,6 @@
-"""A training on a cluster of two machines, of which the one that trains is taken away: `drained.py PLACE OUT`.
+"""Train on a cluster of two machines, one of which is preempted: `drained.py PLACE OUT`.
 
-A process of its own, because it starts another Ray than the one that tests share.
+It runs in its own process, because it starts another Ray than the one that tests share.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(place: Path, out: str) -> None:
     machines: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(2):
         machines.add_node(num_cpus=1)
-    os.environ["RAY_ADDRESS"] = machines.address  # as a submitted job has it
+    os.environ["RAY_ADDRESS"] = machines.address  # as in a submitted job
     ray.init(address=machines.address)
     threading.Thread(target=drain, args=(place, out, machines.address), daemon=True).start()
     steps = replace(TRAINING.optimiser, num_steps=50)
@@ -40,7 +40,7 @@ def main(place: Path, out: str) -> None:
 
 
 def drain(place: Path, out: str, address: str) -> None:
-    """Announce, as an autoscaler or a cloud would, that the machine with the worker goes."""
+    """Announce the preemption of the machine with the worker, as an autoscaler or a cloud would."""
     import ray._raylet
     from ray._private.state import actors
     from ray.core.generated import autoscaler_pb2
@@ -52,7 +52,7 @@ def drain(place: Path, out: str, address: str) -> None:
     reasons: Any = autoscaler_pb2
     reason = reasons.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     deadline_ms = int((time.time() + GRACE_S) * 1000)
-    core.GcsClient(address=address).drain_node(node, reason, "taken away", deadline_ms)
+    core.GcsClient(address=address).drain_node(node, reason, "preempted", deadline_ms)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Checkpoints in a folder: whole or not there."""
+"""Checkpoints in a folder: complete or never read."""
 
 from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,69 +13,76 @@ import torch
 from jobs.training.checkpoints import (
     commit_state,
     load_state,
-    new_name,
     newest_step,
     prune,
     prune_weights,
     save_state,
-    saved_states,
+    saved_checkpoints,
+)
+from jobs.training.folder import (
+    COMMITTED,
+    RAY_CHECKPOINT_LIST,
+    STATE,
+    WEIGHTS,
+    new_checkpoint_name,
     weights_name,
 )
+from pipeline.detector.state import TrainingProgress
 from pipeline.storage import Folder
 
-FACTS = {"step": 5, "best_step": 3, "best_eer": 0.25, "epoch": 1}
+PROGRESS = TrainingProgress(step=5, best_step=3, best_eer=0.25, epoch=1)
 
 
 def write(folder: Folder, step: int, tmp_path: Path) -> str:
-    name = new_name(step)
+    name = new_checkpoint_name(step)
     local = tmp_path / f"local-{name}"
     local.mkdir()
     save_state({"weights": torch.full((4,), float(step))}, local)
-    commit_state(folder, name, local, FACTS | {"step": step})
+    commit_state(folder, name, local, replace(PROGRESS, step=step))
     return name
 
 
 def test_the_newest_checkpoint_is_the_one_with_the_most_steps(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "checkpoints"))
-    assert saved_states(folder) == []
+    assert saved_checkpoints(folder) == []
     for step in (1000, 20, 3):
         write(folder, step, tmp_path)
-    newest = saved_states(folder)[-1]
+    newest = saved_checkpoints(folder)[-1]
     assert (newest.step, newest.best_step, newest.best_eer) == (1000, 3, 0.25)
     assert load_state(folder, newest)["weights"].tolist() == [1000.0] * 4
 
 
-@pytest.mark.parametrize("damage", ["no marker", "half a marker", "half a state", "no state"])
-def test_what_a_dead_worker_left_is_not_a_checkpoint(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["not committed", "half committed", "half a state", "no state"])
+def test_an_incomplete_checkpoint_of_a_dead_worker_is_ignored(tmp_path: Path, damage: str) -> None:
     folder = Folder(str(tmp_path / "checkpoints"))
-    whole, broken = write(folder, 1, tmp_path), write(folder, 2, tmp_path)
-    marker, state = (Path(folder.location(f"{broken}/{file}")) for file in ("committed.json", "state.pt"))
+    complete, broken = write(folder, 1, tmp_path), write(folder, 2, tmp_path)
+    committed, state = (Path(folder.location(f"{broken}/{file}")) for file in (COMMITTED, STATE))
     match damage:
-        case "no marker":
-            marker.unlink()
-        case "half a marker":
-            marker.write_bytes(marker.read_bytes()[:10])
+        case "not committed":
+            committed.unlink()
+        case "half committed":
+            committed.write_bytes(committed.read_bytes()[:10])
         case "half a state":
             os.truncate(state, state.stat().st_size // 2)
         case "no state":
             state.unlink()
-    assert [saved.name for saved in saved_states(folder)] == [whole]
+    assert [saved.name for saved in saved_checkpoints(folder)] == [complete]
     assert newest_step(folder) == 1
     assert prune(folder, 2) == [broken]
-    assert [saved.name for saved in saved_states(folder)] == [whole]
-    assert [path.name for path in Path(folder.location()).iterdir()] == [whole]
+    assert [saved.name for saved in saved_checkpoints(folder)] == [complete]
+    assert [path.name for path in Path(folder.location()).iterdir()] == [complete]
 
 
-def test_pruning_keeps_the_newest_and_what_is_no_checkpoint(tmp_path: Path) -> None:
+def test_pruning_keeps_the_newest_checkpoints_and_other_files(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "checkpoints"))
     names = [write(folder, step, tmp_path) for step in (1, 2, 3)]
-    folder.commit("checkpoint_manager_snapshot.json", b"{}")
+    folder.commit(RAY_CHECKPOINT_LIST, b"{}")
     assert prune(folder, 2) == [names[0]]
-    assert [saved.name for saved in saved_states(folder)] == names[1:]
-    assert folder.exists("checkpoint_manager_snapshot.json")
+    assert [saved.name for saved in saved_checkpoints(folder)] == names[1:]
+    assert folder.exists(RAY_CHECKPOINT_LIST)
 
 
-def test_the_best_weights_stay_as_long_as_a_checkpoint_names_them(tmp_path: Path) -> None:
+def test_the_best_weights_are_kept_while_a_checkpoint_names_them(tmp_path: Path) -> None:
     out = Folder(str(tmp_path))
     folder = out.folder("checkpoints")
     prune_weights(out, folder)
@@ -82,7 +90,7 @@ def test_the_best_weights_stay_as_long_as_a_checkpoint_names_them(tmp_path: Path
         out.commit(weights_name(step), b"weights")
     write(folder, 5, tmp_path)
     prune_weights(out, folder)
-    assert [info.name for info in out.find("weights")] == [weights_name(3)]
+    assert [info.name for info in out.find(WEIGHTS)] == [weights_name(3)]
 
 
 class Hostile:
@@ -94,16 +102,16 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setenv("HOSTILE_PATH", str(tmp_path / "ran"))
     folder, local = Folder(str(tmp_path / "checkpoints")), tmp_path / "local"
     local.mkdir()
-    torch.save({"weights": Hostile()}, local / "state.pt")
-    commit_state(folder, "step_00000005-00000000", local, FACTS)
+    torch.save({"weights": Hostile()}, local / STATE)
+    commit_state(folder, "step_00000005-00000000", local, PROGRESS)
     with pytest.raises(pickle.UnpicklingError):
-        load_state(folder, saved_states(folder)[-1])
+        load_state(folder, saved_checkpoints(folder)[-1])
     assert not (tmp_path / "ran").exists()
 
 
-def test_checkpoints_live_on_s3_too(bucket: str, tmp_path: Path) -> None:
+def test_checkpoints_can_be_stored_on_s3(bucket: str, tmp_path: Path) -> None:
     folder = Folder(f"{bucket}/out/checkpoints")
-    assert saved_states(folder) == []
+    assert saved_checkpoints(folder) == []
     names = [write(folder, step, tmp_path) for step in (1, 2)]
     assert prune(folder, 1) == [names[0]]
-    assert load_state(folder, saved_states(folder)[-1])["weights"].tolist() == [2.0] * 4
+    assert load_state(folder, saved_checkpoints(folder)[-1])["weights"].tolist() == [2.0] * 4

@@ -1,4 +1,4 @@
-"""What a training leaves in MLflow, and how its detector is found there."""
+"""The run of a training in MLflow, its registered detector, and the page of its validations."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from jobs import score, train
-from jobs.train import Begun, TrainConfig
+from jobs.training.config import TrainConfig
+from jobs.training.record import TrainingRecord
 from jobs.training.registration import validation_digest
-from jobs.training.reporter import LEARNING
 from jobs.training.validation_log import ValidationLog
 from pipeline import tracking
 from pipeline.errors import InputError
 from pipeline.evaluation.validation import from_table
+from pipeline.metrics import ClassScores
 from pipeline.storage import Folder
-from tests.jobs.training.trainings import config, done, metrics, tracking_uri
+from tests.jobs.training.trainings import config, metrics, result_of, tracking_uri
 
 pytestmark = [
     pytest.mark.ray,
@@ -35,13 +36,13 @@ def test_the_best_detector_is_registered_once(
     train.main(config(place, whole))  # again, which trains nothing
     assert "registered as models:/bonafide-tiny/1\n" in capsys.readouterr().out
     found = tracking.find_version(tracking_uri(place), "models:/bonafide-tiny@best")
-    facts = done(place, whole)
+    result = result_of(place, whole)
     assert found.number == 1
     assert found.source == str(place / whole / "detector.safetensors")
-    assert found.tags["weights"] == facts["weights"]
-    assert float(found.tags["eer"]) == facts["best_eer"]
-    assert int(found.tags["step"]) == facts["best_step"]
-    assert found.tags["snapshot"] == facts["snapshot_digest"]
+    assert found.tags["weights"] == result.weights
+    assert float(found.tags["eer"]) == result.best_eer
+    assert int(found.tags["step"]) == result.best_step
+    assert found.tags["snapshot"] == result.snapshot_digest
     assert len(MlflowClient(tracking_uri(place)).search_model_versions("name = 'bonafide-tiny'")) == 1
 
 
@@ -60,13 +61,13 @@ def test_a_registered_detector_scores_a_bare_folder(place: Path, whole: str, tmp
         )
     )
     record = json.loads((tmp_path / "scores" / "scores.json").read_text())
-    assert record["weights_digest"] == done(place, whole)["weights"]
+    assert record["weights_digest"] == result_of(place, whole).weights
     assert record["num_utterances"] == 1
     run = MlflowClient(tracking_uri(place)).get_run(record["tracking"]["run_id"])
-    assert run.data.tags["mlflow.parentRunId"] == done(place, whole)["run_id"]
+    assert run.data.tags["mlflow.parentRunId"] == result_of(place, whole).run_id
 
 
-def test_every_validation_leaves_its_scores_and_the_page_shows_them(place: Path, whole: str) -> None:
+def test_the_scores_of_every_validation_are_kept_and_shown_on_the_page(place: Path, whole: str) -> None:
     folder = place / whole
     tables = {int(path.stem[-8:]): pq.read_table(path) for path in (folder / "validation").iterdir()}
     logged = {int(point["step"]): point for point in metrics(place, whole) if "validation/eer" in point}
@@ -80,16 +81,16 @@ def test_every_validation_leaves_its_scores_and_the_page_shows_them(place: Path,
     page = (folder / "validation.html").read_text()
     assert "step 120" in page and "step 40 (first" in page
     client = MlflowClient(tracking_uri(place))
-    uploaded = client.download_artifacts(str(done(place, whole)["run_id"]), "validation.html")
+    uploaded = client.download_artifacts(str(result_of(place, whole).run_id), "validation.html")
     assert Path(uploaded).read_text() == page
 
 
-def test_metrics_stand_in_sections_and_the_run_says_what_came_of_it(place: Path, whole: str) -> None:
+def test_metrics_are_grouped_and_the_note_of_the_run_states_the_result(place: Path, whole: str) -> None:
     client = MlflowClient(tracking_uri(place))
-    run = client.get_run(str(done(place, whole)["run_id"]))
+    run = client.get_run(str(result_of(place, whole).run_id))
     assert {name.partition("/")[0] for name in run.data.metrics} == {"train", "speed", "validation"}
     assert {name for name in run.data.metrics if name.startswith("train/")} == {
-        f"train/{name}" for name in LEARNING
+        f"train/{name}" for name in ("loss", "gradient_norm", "learning_rate", "epoch", "skipped_steps")
     }
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
     assert steps == sorted(set(steps))
@@ -101,25 +102,25 @@ def test_metrics_stand_in_sections_and_the_run_says_what_came_of_it(place: Path,
     )
 
 
-def test_trainings_compare_if_they_validate_with_the_same_utterances() -> None:
+def test_trainings_are_comparable_if_they_validate_with_the_same_utterances() -> None:
     recipe: dict[str, object] = {"name": "a", "weights": {"x": 2.0}, "validation": ["*/validation"]}
-    begun = Begun("id", {"recipe": recipe, "corpora": []}, "000001", "digest", "weights")
+    record = TrainingRecord("id", {"recipe": recipe, "corpora": []}, "000001", "digest", "weights")
     same = replace(
-        begun, id="other", settings={"recipe": recipe | {"name": "b", "weights": {}}, "corpora": []}
+        record, id="other", settings={"recipe": recipe | {"name": "b", "weights": {}}, "corpora": []}
     )
-    other = replace(begun, settings={"recipe": recipe | {"validation": ["mlaad"]}, "corpora": []})
-    assert validation_digest(begun) == validation_digest(same) != validation_digest(other)
-    assert validation_digest(begun) != validation_digest(replace(begun, snapshot_digest="another"))
+    other = replace(record, settings={"recipe": recipe | {"validation": ["mlaad"]}, "corpora": []})
+    assert validation_digest(record) == validation_digest(same) != validation_digest(other)
+    assert validation_digest(record) != validation_digest(replace(record, snapshot_digest="another"))
 
 
-def test_a_name_that_mlflow_refuses_ends_before_the_training_begins() -> None:
+def test_a_name_that_mlflow_refuses_is_refused_before_the_training_starts() -> None:
     with pytest.raises(InputError, match="cannot name a registered model"):
         TrainConfig(store="s", out="o", register="a/{variant}")
     assert TrainConfig(store="s", out="o", register="").register == ""
 
 
-def test_the_page_goes_on_after_an_interruption(tmp_path: Path) -> None:
-    scores = {"mlaad": (np.array([1.0, 2.0, 0.1]), np.array([-1.0, 0.5]))}
+def test_the_page_includes_validations_from_before_an_interruption(tmp_path: Path) -> None:
+    scores = {"mlaad": ClassScores(np.array([1.0, 2.0, 0.1]), np.array([-1.0, 0.5]))}
     with tracking.run("", "e", job="train", name="t", metrics_file=tmp_path / "metrics.jsonl") as run:
         for step, best in ((10, 10), (20, 20), (30, 20)):
             ValidationLog(Folder(str(tmp_path)), run, "t").add(step, scores, best)

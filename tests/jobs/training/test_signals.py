@@ -1,4 +1,4 @@
-"""Signals: the first asks, the second insists."""
+"""Signals: the first asks for a stop, the second forces it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from jobs.training.signals import Interrupts
+from jobs.training.signals import StopSignals
 
 
 def send(number: signal.Signals) -> None:
@@ -16,7 +16,7 @@ def send(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_asks_the_work_to_pause(
+def test_the_first_signal_asks_the_work_to_stop(
     number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
     asked = threading.Event()
@@ -26,13 +26,13 @@ def test_the_first_signal_asks_the_work_to_pause(
         assert asked.wait(60)
         return 7
 
-    with pytest.raises(SystemExit) as ended, Interrupts("train") as interrupts:
-        assert not interrupts.is_asked
-        assert interrupts.call(work, on_interrupt=asked.set) == 7
-        assert interrupts.is_asked
-        interrupts.leave("at step 7")
+    with pytest.raises(SystemExit) as ended, StopSignals("train") as signals:
+        assert not signals.is_received
+        assert signals.call(work, on_signal=asked.set) == 7
+        assert signals.is_received
+        signals.exit_resumable("at step 7")
     assert ended.value.code == 128 + number
-    expected = f"bonafide train: stopped by {number.name} at step 7; run the same command again to go on from there\n"
+    expected = f"bonafide train: stopped by {number.name} at step 7; run the same command again to resume\n"
     assert capfd.readouterr().err == expected
 
 
@@ -44,26 +44,26 @@ def test_the_second_signal_does_not_wait(capfd: pytest.CaptureFixture[str]) -> N
         ending.wait(60)
 
     try:
-        with pytest.raises(SystemExit) as ended, Interrupts("train") as interrupts:
-            interrupts.call(work, on_interrupt=lambda: send(signal.SIGINT))
+        with pytest.raises(SystemExit) as ended, StopSignals("train") as signals:
+            signals.call(work, on_signal=lambda: send(signal.SIGINT))
         assert ended.value.code == 130
         assert "stopped by SIGINT at once" in capfd.readouterr().err
     finally:
         ending.set()
 
 
-def test_where_nothing_can_pause_a_signal_ends_the_process(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended, Interrupts("train"):
+def test_outside_of_a_call_a_signal_ends_the_process(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, StopSignals("train"):
         send(signal.SIGTERM)
     assert ended.value.code == 143
 
 
-def test_what_the_work_raises_comes_out_and_the_handlers_are_those_before() -> None:
+def test_an_exception_of_the_work_is_raised_and_the_previous_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
     def fail() -> None:
-        raise ValueError("no work")
+        raise ValueError("failed")
 
-    with pytest.raises(ValueError, match="no work"), Interrupts("train") as interrupts:
-        interrupts.call(fail, lambda: None)
+    with pytest.raises(ValueError, match="failed"), StopSignals("train") as signals:
+        signals.call(fail, lambda: None)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before

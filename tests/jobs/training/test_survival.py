@@ -1,4 +1,4 @@
-"""The train job under signals, kills and damage: nothing is lost, nothing is done twice, and some things end it."""
+"""The train job under signals, kills and damage: nothing is lost or repeated, and some errors end it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,26 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from jobs import train
-from jobs.training.checkpoints import load_state, saved_states
-from jobs.training.worker import RankData
+from jobs.training.checkpoints import load_newest_state, saved_checkpoints
+from jobs.training.data import WorkerData
+from jobs.training.folder import CHECKPOINTS, RAY_CHECKPOINT_LIST
+from jobs.training.record import load_record, load_result
+from jobs.training.resolve import resolve
 from pipeline.config import to_toml
 from pipeline.data.corpora.recipe import Recipe
+from pipeline.data.store.snapshot import load_snapshot
 from pipeline.detector.config import OptimiserConfig
+from pipeline.detector.state import TrainingState
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 from tests.jobs.training.trainings import (
     NUM_STEPS,
     TRAINING,
+    checkpoint_folder,
     config,
-    done,
-    folder,
     losses,
     metrics,
+    result_of,
     tracking_uri,
     wait_for_step,
     workers_of,
@@ -49,9 +54,15 @@ pytestmark = [
 ]
 
 
+def newest_state(place: Path, out: str) -> TrainingState:
+    state = load_newest_state(checkpoint_folder(place, out))
+    assert state is not None
+    return state
+
+
 @contextmanager
 def meanwhile(work: Callable[[], None]) -> Iterator[None]:
-    """Do something in a thread while the block runs."""
+    """Run work in a thread during the block."""
     thread = threading.Thread(target=work)
     thread.start()
     try:
@@ -73,18 +84,15 @@ def stop_driver(place: Path, out: str, step: int, num_before: int) -> None:
 def assert_same_training(place: Path, one: str, other: str) -> None:
     assert losses(place, one) == losses(place, other)
     assert sorted(losses(place, one)) == list(range(1, NUM_STEPS + 1))
-    weights = [
-        load_state(folder(place, out), saved_states(folder(place, out))[-1])["detector"]
-        for out in (one, other)
-    ]
+    weights = [newest_state(place, out)["detector"] for out in (one, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    for fact in ("weights", "best_step", "best_eer", "initial_weights", "snapshot_digest"):
-        assert done(place, one)[fact] == done(place, other)[fact]
+    results = [replace(result_of(place, out), id="", run_id=None) for out in (one, other)]
+    assert results[0] == results[1]
 
 
 @pytest.fixture(scope="module")
 def stopped(place: Path) -> int:
-    """The step at which SIGTERM stopped the training in `disturbed`, after a worker of it was killed."""
+    """The step at which SIGTERM stopped the training in `disturbed`, after one of its workers was killed."""
 
     def disturb() -> None:
         kill_worker(place, "disturbed", 25)
@@ -94,13 +102,13 @@ def stopped(place: Path) -> int:
         train.main(config(place, "disturbed"))
     assert ended.value.code == 143
     last_step = int(metrics(place, "disturbed")[-1]["step"])
-    assert saved_states(folder(place, "disturbed"))[-1].step == last_step < NUM_STEPS
+    assert saved_checkpoints(checkpoint_folder(place, "disturbed"))[-1].step == last_step < NUM_STEPS
     shutil.copytree(place / "disturbed", place / "fewer")
     return last_step
 
 
 def kill_driver(place: Path, out: str) -> None:
-    """Go on in a process of its own, and kill it after some steps; its workers live on for a moment."""
+    """Resume in a separate process, and kill it after some steps; its workers survive for a moment."""
     file = place / f"{out}.toml"
     file.write_text(to_toml(config(place, out)))
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -113,20 +121,20 @@ def kill_driver(place: Path, out: str) -> None:
         finally:
             driver.kill()
             driver.wait()
-    (place / out / "checkpoints" / "checkpoint_manager_snapshot.json").write_text('{"cut')
+    (place / out / CHECKPOINTS / RAY_CHECKPOINT_LIST).write_text('{"cut')
 
 
 def test_kills_and_a_stop_change_no_bit(place: Path, whole: str, stopped: int) -> None:
     kill_driver(place, "disturbed")
-    assert not (place / "disturbed" / "train.json").exists()
+    assert load_result(Folder(str(place / "disturbed"))) is None
     train.main(config(place, "disturbed"))
     steps = [int(point["step"]) for point in metrics(place, "disturbed")]
     returns = [after for before, after in itertools.pairwise(steps) if after <= before]
-    assert returns[0] % TRAINING.checkpoint_every == 1, "what was killed goes on behind a checkpoint"
+    assert returns[0] % TRAINING.checkpoint_every == 1, "a killed training resumes after a checkpoint"
     assert steps.count(stopped) == 1, "the stop cost steps"
     assert_same_training(place, whole, "disturbed")
     client = MlflowClient(tracking_uri(place))
-    tag = f"tags.`bonafide.training` = '{done(place, 'disturbed')['id']}'"
+    tag = f"tags.`bonafide.training` = '{result_of(place, 'disturbed').id}'"
     experiment = client.get_experiment_by_name("bonafide")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], tag)
@@ -136,22 +144,25 @@ def test_kills_and_a_stop_change_no_bit(place: Path, whole: str, stopped: int) -
         assert history == [(step, point[name]) for step, point in sorted(found.items()) if name in point]
 
 
-def test_with_fewer_workers_the_same_epoch_goes_on(place: Path, stopped: int) -> None:
+def test_fewer_workers_continue_the_same_epoch(place: Path, stopped: int) -> None:
     """One or two workers of two cores each: Ray Train finds room for one."""
-    before = load_state(folder(place, "fewer"), saved_states(folder(place, "fewer"))[-1])["progress"]
+    before = newest_state(place, "fewer")["progress"]
     assert (before["step"], before["world"]) == (stopped, 2)
     train.main(replace(config(place, "fewer", (1, 2)), cpus_per_worker=2))
-    after = load_state(folder(place, "fewer"), saved_states(folder(place, "fewer"))[-1])["progress"]
+    after = newest_state(place, "fewer")["progress"]
     assert (after["step"], after["world"]) == (NUM_STEPS, 1)
     assert sorted(losses(place, "fewer")) == list(range(1, NUM_STEPS + 1))
 
 
-def test_whoever_goes_on_takes_what_is_left_of_the_epoch(place: Path, whole: str) -> None:
-    begun = train.load_begun(Folder(str(place / whole)))
-    assert begun is not None
+def test_a_resumed_training_takes_the_rest_of_the_epoch(place: Path, whole: str) -> None:
+    asked = config(place, whole)
+    record = load_record(Folder(asked.out))
+    assert record is not None
+    snapshot = load_snapshot(Folder(asked.store), record.snapshot)
+    training = resolve(asked, record, Recipe(), snapshot)
 
     def taken(rank: int, world: int, first: int, num_batches: int | None = None) -> list[str]:
-        data = RankData(config(place, whole), begun, Recipe(), rank, world)
+        data = WorkerData(training, rank, world)
         return [uid for batch in itertools.islice(data.batches(0, first), num_batches) for uid in batch.uid]
 
     by_two = taken(0, 2, 0, 2) + taken(1, 2, 0, 2)
@@ -172,10 +183,10 @@ def test_a_step_that_fails_three_times_ends_the_training_with_its_utterances(
             os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
 
     uid = "[0-9a-f]{16}"
-    told = f"step 2 failed 3 times, .* because rank 0 died; its utterances: {uid}(, {uid})*$"
-    with meanwhile(kill_each), pytest.raises(InputError, match=told):
+    message = f"step 2 failed 3 times, .* because rank 0 died; its utterances: {uid}(, {uid})*$"
+    with meanwhile(kill_each), pytest.raises(InputError, match=message):
         train.main(alone)
-    assert capsys.readouterr().out.count("rank 0 died in step 2; going on from step 0") == 2
+    assert capsys.readouterr().out.count("rank 0 died in step 2; resuming from step 0") == 2
 
 
 def test_losses_that_are_not_finite_end_the_training_at_once(
@@ -187,10 +198,10 @@ def test_losses_that_are_not_finite_end_the_training_at_once(
         InputError, match="2 steps had a loss or gradient that is not finite; their utterances"
     ):
         train.main(replace(config(place, "diverging", (1, 1)), training=diverging))
-    assert "going on" not in capsys.readouterr().out
+    assert "resuming" not in capsys.readouterr().out
 
 
-def test_workers_of_a_driver_that_lost_its_lease_write_nothing_more(
+def test_workers_of_a_driver_that_lost_its_lease_stop_writing(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = place / "lost"
@@ -205,17 +216,17 @@ def test_workers_of_a_driver_that_lost_its_lease_write_nothing_more(
         pytest.raises(InputError, match="lost was taken over by process 17 on elsewhere"),
     ):
         train.main(config(place, "lost", (1, 1)))
-    assert "going on" not in capsys.readouterr().out
-    assert not (out / "train.json").exists()
-    assert [saved.step for saved in saved_states(folder(place, "lost"))] == [20]
+    assert "resuming" not in capsys.readouterr().out
+    assert load_result(Folder(str(out))) is None
+    assert [saved.step for saved in saved_checkpoints(checkpoint_folder(place, "lost"))] == [20]
 
 
-def test_a_machine_that_is_taken_away_costs_no_step(place: Path) -> None:
+def test_a_preempted_machine_costs_no_step(place: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, "-m", "tests.jobs.training.drained", str(place), "drained"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    told = re.search(r"a machine is about to be taken away; going on from step (\d+)", ended.stdout)
-    assert told is not None, ended.stdout
-    assert 5 < int(told[1]) < 50
+    line = re.search(r"a machine is about to be preempted; resuming from step (\d+)", ended.stdout)
+    assert line is not None, ended.stdout
+    assert 5 < int(line[1]) < 50
     assert [point["step"] for point in metrics(place, "drained")] == list(range(1, 51))

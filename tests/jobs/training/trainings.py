@@ -1,4 +1,4 @@
-"""A small store to train on, and what a training left of itself."""
+"""A small store to train on, and readers of the folder that a training leaves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from jobs import ingest, train
+from jobs import ingest
+from jobs.training import folder as run_folder
+from jobs.training.config import TrainConfig
+from jobs.training.record import TrainingResult, load_result
 from pipeline.config import Bounds, Names
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.detector.config import OptimiserConfig, TrainingConfig
@@ -61,9 +64,9 @@ def tracking_uri(place: Path) -> str:
     return f"sqlite:///{place}/mlflow.db"
 
 
-def config(place: Path, out: str, num_workers: tuple[int, int] = (2, 2)) -> train.TrainConfig:
+def config(place: Path, out: str, num_workers: tuple[int, int] = (2, 2)) -> TrainConfig:
     """A training of some seconds."""
-    return train.TrainConfig(
+    return TrainConfig(
         store=str(place / "store"),
         out=str(place / out),
         variant="tiny",
@@ -75,30 +78,31 @@ def config(place: Path, out: str, num_workers: tuple[int, int] = (2, 2)) -> trai
 
 
 def metrics(place: Path, out: str) -> list[dict[str, float]]:
-    """Every point that rank 0 logged, in order."""
-    file = place / out / "metrics.jsonl"
+    """Every report that rank 0 logged, in order."""
+    file = place / out / run_folder.METRICS
     lines = file.read_text().splitlines() if file.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def losses(place: Path, out: str) -> dict[int, float]:
-    """Step → loss; of a step that was done twice the later one."""
+    """Step → loss; the later one of a step that was repeated."""
     return {int(point["step"]): point["train/loss"] for point in metrics(place, out) if "train/loss" in point}
 
 
-def done(place: Path, out: str) -> dict[str, object]:
-    """What train.json says."""
-    found: dict[str, object] = json.loads((place / out / "train.json").read_text())
-    return found
+def result_of(place: Path, out: str) -> TrainingResult:
+    """The result of a complete training."""
+    result = load_result(Folder(str(place / out)))
+    assert result is not None
+    return result
 
 
-def folder(place: Path, out: str) -> Folder:
-    """Where the checkpoints are."""
-    return Folder(str(place / out / "checkpoints"))
+def checkpoint_folder(place: Path, out: str) -> Folder:
+    """The folder of the checkpoints."""
+    return Folder(str(place / out / run_folder.CHECKPOINTS))
 
 
 def wait_for_step(place: Path, out: str, step: int, num_before: int = 0) -> None:
-    """Return once a step was logged, behind the first `num_before` points."""
+    """Wait until a step is logged after the first `num_before` points."""
     until = time.monotonic() + 240
     while not any(point["step"] >= step for point in metrics(place, out)[num_before:]):
         assert time.monotonic() < until, f"no step {step} in time"
@@ -117,7 +121,7 @@ def workers_of(ancestor: int) -> list[int]:
             if b"RayTrainWorker" in (process / "cmdline").read_bytes():
                 workers.append(int(process.name))
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended while we looked
+            continue  # it ended since it was listed
 
     def descends(process: int) -> bool:
         return process == ancestor or (process in parents and descends(parents[process]))

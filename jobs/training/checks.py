@@ -1,0 +1,146 @@
+"""What is checked before a training asks for a cluster: its data, its recipe, and its settings when it is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.training.config import TrainConfig
+from jobs.training.record import TrainingRecord
+from jobs.training.resolve import ResolvedTraining, held_settings
+from pipeline.data.corpora.manifest import load_manifests
+from pipeline.data.corpora.recipe import EXCLUDED, Recipe, Use, find_leakage, load_recipe
+from pipeline.data.corpora.utterance import LABELS
+from pipeline.data.store.snapshot import Snapshot, load_utterances
+from pipeline.errors import InputError
+
+CHUNK_TOLERANCE_S = 0.05
+"""How far resampling may move the length of a chunk."""
+
+
+def choose_recipe(config: TrainConfig) -> Recipe:
+    """Load the recipe that the command names; by default the paper's, for every corpus of the store.
+
+    Raises:
+        InputError: the recipe does not exist, is malformed, or lacks a corpus that the command names.
+    """
+    recipe = load_recipe(config.recipe) if config.recipe else Recipe()
+    unknown = sorted(set(config.corpora) - set(recipe.corpora)) if recipe.corpora else []
+    if unknown:
+        raise InputError(f"recipe {recipe.name} has no {', '.join(unknown)}; leave it out of --corpora")
+    return recipe
+
+
+def check_resume(training: ResolvedTraining, record: TrainingRecord) -> None:
+    """Check that the command describes the training that started in its folder.
+
+    Raises:
+        InputError: a setting that decides the weights has changed, or the snapshot has.
+    """
+    asked, recorded = (dict(_flat(settings)) for settings in (held_settings(training), record.settings))
+    changes = [
+        f"{name} was {_show(recorded, name)} and is {_show(asked, name)}"
+        for name in sorted(asked.keys() | recorded.keys())
+        if name not in asked or name not in recorded or asked[name] != recorded[name]
+    ]
+    if training.snapshot_digest != record.snapshot_digest:
+        changes.append(
+            f"snapshot {record.snapshot} was {record.snapshot_digest} and is {training.snapshot_digest}"
+        )
+    if changes:
+        raise InputError(
+            f"{training.config.out} holds a training with other settings: {'; '.join(changes)}; "
+            "choose another --out"
+        )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested settings."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _show(settings: Mapping[str, Any], name: str) -> str:
+    value = settings.get(name, "not set")
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def check_data(training: ResolvedTraining) -> None:
+    """Refuse data that cannot be trained on; print what the snapshot lacks of a recipe.
+
+    Raises:
+        InputError: the training or the validation data lack a class, an excluded split is needed, or chunks are
+            shorter than the crop.
+    """
+    config, recipe, snapshot = training.config, training.recipe, training.snapshot
+    check_exclusions(recipe, snapshot)
+    table = load_utterances(training.store, snapshot, ["corpus", "label", "artifact", "split", "seconds"])
+    check_chunks(config, table)
+    purposes: tuple[tuple[Use, str], ...] = (("train", "train on"), ("validation", "validate with"))
+    for use, purpose in purposes:
+        chosen = recipe.labelled(table.filter(pa.array(recipe.uses(table, use))))
+        missing = " and no ".join(sorted(set(LABELS) - set(pc.unique(chosen["label"]).to_pylist())))
+        if missing:
+            raise InputError(
+                f"snapshot {snapshot.name} has no {missing} utterances to {purpose} in "
+                f"{', '.join(snapshot.corpora)}; ingest or name more corpora"
+            )
+    if config.recipe:
+        for line in describe_recipe(config, recipe, table):
+            print(line, flush=True)
+
+
+def check_exclusions(recipe: Recipe, snapshot: Snapshot) -> None:
+    """Refuse a snapshot from which the ingest excluded a split that this recipe uses."""
+    for name, corpus in snapshot.corpora.items():
+        for reason in corpus.excluded:
+            split = reason.removeprefix(EXCLUDED)
+            if recipe.use(name, split) != "excluded":
+                needed_by = f"recipe {recipe.name}" if recipe.name else "the training"
+                raise InputError(
+                    f"{needed_by} needs {name}/{split}, which the ingest of snapshot {snapshot.name} excluded; "
+                    f"ingest {name} again without --recipe"
+                )
+
+
+def check_chunks(config: TrainConfig, table: pa.Table) -> None:
+    """Refuse a crop that is longer than the chunks into which the ingest cut a corpus."""
+    manifests = load_manifests()
+    longest = table.group_by("corpus").aggregate([("seconds", "max")])
+    for corpus, seconds in zip(
+        longest["corpus"].to_pylist(), longest["seconds_max"].to_pylist(), strict=True
+    ):
+        chunks = manifests[corpus].chunks if corpus in manifests else None
+        for length in {chunks.seconds, *chunks.choices} if chunks else ():
+            if abs(length - seconds) < CHUNK_TOLERANCE_S and length < config.chunk_s:
+                raise InputError(
+                    f"{corpus} is stored in chunks of {length:g} s; "
+                    f"ingest it again with --chunk-s {config.chunk_s:g}"
+                )
+
+
+def describe_recipe(config: TrainConfig, recipe: Recipe, table: pa.Table) -> list[str]:
+    """Lines about corpora of a recipe that are missing, and about sources that both train and validate."""
+    parts = table.group_by(["corpus", "split"]).aggregate([])
+    pairs = list(zip(parts["corpus"].to_pylist(), parts["split"].to_pylist(), strict=True))
+    lines = []
+    available = {corpus for corpus, _ in pairs}
+    missing = [name for name in config.corpora or recipe.corpora if name not in available]
+    if missing:
+        lines.append(f"recipe {recipe.name}: the snapshot has no {', '.join(missing)}")
+    leakage = find_leakage(recipe, pairs, load_manifests())
+    if leakage.sources:
+        lines.append(
+            f"recipe {recipe.name}: bona fide speech from {', '.join(leakage.sources)} both trains and validates"
+        )
+    else:
+        lines.append(f"recipe {recipe.name}: no source of bona fide speech both trains and validates")
+    if leakage.unknown:
+        lines.append(f"recipe {recipe.name}: the sources of {', '.join(leakage.unknown)} are unknown")
+    return lines

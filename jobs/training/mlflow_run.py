@@ -1,0 +1,80 @@
+"""The MLflow run of a training: its parent, its parameters, and the note at the top of its page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jobs.training.folder import CONFIG, DETECTOR
+from jobs.training.record import TrainingRecord, TrainingResult
+from jobs.training.registration import register
+from jobs.training.resolve import ResolvedTraining
+from pipeline import tracking
+from pipeline.config import to_dict, to_toml
+
+
+@contextmanager
+def track_training(training: ResolvedTraining, record: TrainingRecord) -> Iterator[tracking.Run]:
+    """Open the one MLflow run of a training, below the run of the ingest that made its snapshot."""
+    config, snapshot = training.config, training.snapshot
+    training_tag = {"bonafide.training": record.id}
+    snapshot_tag = {"bonafide.snapshot": training.snapshot_digest}
+    parent = snapshot.run_id or tracking.find_run(
+        config.tracking_uri, config.experiment, snapshot_tag | {"bonafide.job": "ingest"}
+    )
+    with tracking.run(
+        config.tracking_uri,
+        config.experiment,
+        job="train",
+        name=f"train {training.out.uri.rpartition('/')[2]} ({config.variant})",
+        parent_run_id=parent,
+        run_id=tracking.find_run(config.tracking_uri, config.experiment, training_tag),
+        tags=training_tag
+        | snapshot_tag
+        | {"bonafide.out": config.out, "bonafide.initial_weights": record.initial_weights},
+        config=to_dict(config) | {"snapshot": record.snapshot, "recipe": to_dict(training.recipe)},
+    ) as tracked:
+        tracked.describe(run_note(training))
+        tracked.log_text(to_toml(config), CONFIG)
+        tracked.log_dataset(f"snapshot {snapshot.name}", training.snapshot_digest, config.store, "training")
+        yield tracked
+
+
+def run_note(training: ResolvedTraining) -> str:
+    """Describe a training in Markdown before it has a result."""
+    config, snapshot = training.config, training.snapshot
+    hours = {
+        label: sum(corpus.hours.get(label, 0.0) for corpus in snapshot.corpora.values())
+        for label in ("bonafide", "spoof")
+    }
+    optimiser = config.training.optimiser
+    rows = {
+        "detector": f"{config.variant}, from {config.init or 'random weights'}",
+        "data": f"snapshot {snapshot.name} (`{training.snapshot_digest}`) of `{config.store}`: "
+        f"{len(snapshot.corpora)} corpora, {hours['bonafide']:,.1f} h bona fide, {hours['spoof']:,.1f} h spoof",
+        "recipe": config.recipe or "every training corpus; validation by the corpora's own splits",
+        "steps": f"{optimiser.num_steps:,} at up to {optimiser.learning_rate:g}, {config.training.precision}",
+        "out": f"`{config.out}`",
+    }
+    footer = "Validation curves: artifact `validation.html`. All settings: `config.toml`."
+    return "\n".join([*(f"- **{name}**: {value}" for name, value in rows.items()), "", footer])
+
+
+def log_result(
+    training: ResolvedTraining, record: TrainingRecord, result: TrainingResult, tracked: tracking.Run
+) -> None:
+    """Add the result to the run as tags and in its note, and register the detector."""
+    location = training.out.location(DETECTOR)
+    tracked.set_tags(
+        {
+            "bonafide.weights": result.weights,
+            "bonafide.best_step": result.best_step,
+            "bonafide.best_eer": result.best_eer,
+            "bonafide.detector": location,
+        }
+    )
+    version = register(training, record, result)
+    note = f"**Validation EER {result.best_eer:.2%}** at step {result.best_step:,}: `{location}`"
+    if version is not None:
+        note += f", registered as `{version.uri}`{' and `@best`' if version.is_best else ''}"
+    tracked.describe(f"{note}\n\n{run_note(training)}")

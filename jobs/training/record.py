@@ -1,0 +1,64 @@
+"""What a training writes down about itself: a record when it starts, a result when it is complete."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jobs.training import folder
+from pipeline.storage import Folder
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a training fixed when it started; a resumed training must not differ."""
+
+    id: str
+    settings: dict[str, Any]
+    """The settings that decide the weights, see `held_settings`."""
+    snapshot: str
+    snapshot_digest: str
+    initial_weights: str
+    """Digest of the weights in `initial.safetensors`."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came of a complete training."""
+
+    id: str
+    snapshot: str
+    snapshot_digest: str
+    initial_weights: str
+    weights: str
+    """Digest of the weights in `detector.safetensors`."""
+    best_step: int
+    best_eer: float
+    num_steps: int
+    run_id: str | None
+    """MLflow run of the training."""
+
+
+def load_record(out: Folder) -> TrainingRecord | None:
+    """Load the record of a training; None if it has not started."""
+    if not out.exists(folder.RECORD):
+        return None
+    return TrainingRecord(**json.loads(out.read(folder.RECORD)))
+
+
+def load_result(out: Folder) -> TrainingResult | None:
+    """Load the result of a training; None while it is not complete."""
+    if not out.exists(folder.RESULT):
+        return None
+    return TrainingResult(**json.loads(out.read(folder.RESULT)))
+
+
+def write_record(out: Folder, record: TrainingRecord) -> None:
+    """Write the record; the training has started."""
+    out.commit(folder.RECORD, json.dumps(asdict(record), indent=1).encode())
+
+
+def write_result(out: Folder, result: TrainingResult) -> None:
+    """Write the result; the training is complete."""
+    out.commit(folder.RESULT, json.dumps(asdict(result), indent=1).encode())

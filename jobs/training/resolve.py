@@ -1,0 +1,116 @@
+"""What a command will really train: settings, recipe and snapshot resolved once, for the driver and the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jobs.training.config import TrainConfig
+from jobs.training.record import TrainingRecord
+from pipeline import tracking
+from pipeline.config import to_dict
+from pipeline.data.corpora.recipe import Recipe
+from pipeline.data.loading.buckets import BatchConfig
+from pipeline.data.store.snapshot import Snapshot, choose_corpora
+from pipeline.storage import Folder
+
+RESUMABLE_CHANGES = frozenset(
+    {
+        # where data, results and metrics are
+        *("store", "out", "snapshot", "tracking_uri", "experiment", "register"),
+        # resources
+        *("num_workers", "cpus_per_worker", "loader_workers", "device", "max_failures", "keep_checkpoints"),
+        # resolved into batch, which is held
+        *("chunk_s", "find_batch_seconds"),
+        # when it saves and logs
+        *("training.checkpoint_every", "training.checkpoint_minutes", "training.log_every"),
+        # how the same numbers are computed
+        *("training.strategy", "training.activation_checkpointing", "training.compile"),
+        *("training.optimiser.implementation", "training.peak_tflops"),
+    }
+)
+"""Settings that may change when a training is resumed. All others decide the weights and are held."""
+
+
+@dataclass(frozen=True)
+class ResolvedTraining:
+    """A training with nothing left to decide; travels to every worker."""
+
+    config: TrainConfig
+    """Locations are absolute; `batch` contains the weights of the recipe, the chunk length and the batch size."""
+    recipe: Recipe
+    snapshot: Snapshot
+    """Only the corpora that the training uses."""
+    snapshot_digest: str
+    """Of the whole snapshot."""
+
+    @property
+    def out(self) -> Folder:
+        """RUN, see `jobs.training.folder`."""
+        return Folder(self.config.out)
+
+    @property
+    def store(self) -> Folder:
+        """Where the shards are."""
+        return Folder(self.config.store)
+
+
+def resolve(
+    config: TrainConfig, record: TrainingRecord | None, recipe: Recipe, snapshot: Snapshot
+) -> ResolvedTraining:
+    """Resolve a command; pure but for the current folder, from which relative locations start.
+
+    Args:
+        config: as typed.
+        record: of a training that has started; None for a new one.
+        recipe: that the command names.
+        snapshot: that the command or the record names.
+
+    Raises:
+        InputError: the snapshot lacks the corpora.
+    """
+    chosen = _choose_corpora(snapshot, config, recipe)
+    config = replace(
+        config,
+        store=Folder(config.store).uri,
+        out=Folder(config.out).uri,
+        tracking_uri=tracking.absolute_uri(config.tracking_uri),
+        batch=resolve_batch(config, record, recipe, chosen.corpora),
+    )
+    return ResolvedTraining(config, recipe, chosen, snapshot.digest)
+
+
+def resolve_batch(
+    config: TrainConfig, record: TrainingRecord | None, recipe: Recipe, corpora: Collection[str]
+) -> BatchConfig:
+    """Add the weights of the recipe, the chunk length and the batch size found at the start to `config.batch`."""
+    # Weights of the command override those of the recipe.
+    batch = replace(config.batch, weights=recipe.weights_of(corpora) | config.batch.weights)
+    if config.chunk_s:
+        batch = replace(batch, crop_min_s=config.chunk_s, crop_max_s=config.chunk_s)
+    if config.find_batch_seconds and record is not None:
+        batch = replace(batch, max_seconds=record.settings["batch"]["max_seconds"])
+    return batch
+
+
+def held_settings(training: ResolvedTraining) -> dict[str, Any]:
+    """Everything that decides the weights, nested as in the config, with the content of the recipe."""
+    settings = to_dict(training.config) | {"recipe": to_dict(training.recipe)}
+    return _without_resumable(settings)
+
+
+def _choose_corpora(snapshot: Snapshot, config: TrainConfig, recipe: Recipe) -> Snapshot:
+    """The named corpora, or those of the recipe, or all training corpora."""
+    if recipe.corpora and not config.corpora:
+        available = [corpus for corpus in recipe.corpora if corpus in snapshot.corpora]
+        return choose_corpora(snapshot, available or recipe.corpora)
+    return choose_corpora(snapshot, config.corpora, role=None if config.corpora else "train")
+
+
+def _without_resumable(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    return {
+        name: _without_resumable(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if f"{prefix}{name}" not in RESUMABLE_CHANGES
+    }
