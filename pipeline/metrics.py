@@ -12,6 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import InputError
 
+
+class ClassScores(NamedTuple):
+    """Scores by class; higher is more bona fide."""
+
+    bonafide: NDArray[np.float64]
+    spoof: NDArray[np.float64]
+
+
 Definition = Literal["bonafide", "asvspoof", "arena", "roc"]
 DEFINITIONS: tuple[Definition, ...] = get_args(Definition)
 """How an equal error rate is read off the operating points.

@@ -1,1 +1,1 @@
-"""The parts of `bonafide score`."""
+"""What stands behind `bonafide score`: configuration, input, weights, parts, and the SCORES folder."""

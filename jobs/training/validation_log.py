@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import tables, tracking
+from pipeline.metrics import ClassScores
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.validation import Validation
+    from pipeline.evaluation.validation_page import ValidationScores
 
 FOLDER = "validation"
 PAGE = "validation.html"
@@ -29,25 +30,25 @@ class ValidationLog:
         self._out = out
         self._tracked = tracked
         self._title = title
-        self._seen: dict[int, Validation] = {}
+        self._seen: dict[int, ValidationScores] = {}
 
     def add(
         self,
         step: int,
-        scores_by_corpus: Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]],
+        scores_by_corpus: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
         best_step: int,
     ) -> None:
         """Keep the scores of a step, bona fide and spoof of each corpus, and draw the page anew."""
-        from pipeline.evaluation.validation import (
+        from pipeline.evaluation.validation_page import (
             ALL,
-            Scores,
-            Validation,
+            ValidationScores,
             eer_history,
             to_page,
             to_table,
         )
 
-        latest = Validation(step, {corpus: Scores(*scores) for corpus, scores in scores_by_corpus.items()})
+        by_corpus = {corpus: ClassScores(*scores) for corpus, scores in scores_by_corpus.items()}
+        latest = ValidationScores(step, by_corpus)
         self._out.commit(_name(step), tables.to_parquet(to_table(latest)))
         self._seen[step] = latest
         first = min(int(PurePosixPath(info.name).stem.rpartition("_")[2]) for info in self._out.find(FOLDER))
@@ -63,8 +64,8 @@ class ValidationLog:
         self._out.commit(PAGE, page.encode())
         self._tracked.log_text(page, PAGE)
 
-    def _load(self, step: int) -> Validation:
-        from pipeline.evaluation.validation import from_table
+    def _load(self, step: int) -> ValidationScores:
+        from pipeline.evaluation.validation_page import from_table
 
         if step not in self._seen:
             self._seen[step] = from_table(step, tables.read_table(self._out, _name(step)))
