@@ -29,7 +29,7 @@ class EvaluateConfig:
     scores: Names
     """Folders that `bonafide score` wrote, separated by commas; the report lists systems in this order."""
     out: str
-    """Folder or s3:// URI for the report: metrics.json, metrics.parquet, report.html, config.toml."""
+    """Folder or s3:// URI for the report."""
     definition: Definition = "bonafide"
     """Definition of the EER: bonafide, asvspoof, arena or roc."""
     num_bootstrap: int = 1000

@@ -1,1 +1,1 @@
-"""What stands behind `bonafide score`: configuration, input, weights, parts, and the SCORES folder."""
+"""Settings, input, weights, parts and output folder of `bonafide score`."""

@@ -50,7 +50,7 @@ def describe(
     rejects: Sequence[Row],
     run_id: str | None,
 ) -> dict[str, Any]:
-    """Describe finished scores; with their identity, this is the content of `scores.json`."""
+    """Describe finished scores; with their identity, this is the content of `layout.DESCRIPTION`."""
     step = loaded.metadata.get("step")
     return {
         "system": system,

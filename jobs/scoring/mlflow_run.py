@@ -61,7 +61,7 @@ def log_to_mlflow(
     Args:
         tracked: the run to log to.
         plan: what was scored.
-        description: content of `scores.json`.
+        description: content of `layout.DESCRIPTION`.
         audio_s: audio that this run of the job scored, in seconds; 0 if every part had been scored before.
     """
     tracked.log_dataset(plan.name, plan.digest, source=plan.uri, context="score")

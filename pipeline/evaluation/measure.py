@@ -12,10 +12,10 @@ from pipeline.evaluation.scores import GROUPS, NOT_STATED, ScoreSet, split_by_la
 from pipeline.metrics import ClassScores, Definition
 
 MEAN, POOLED = "mean", "pooled"
-"""Names of two measurements over all corpora: the mean of the corpora's metrics, and the metrics of all utterances."""
+"""Stand for a corpus in measurements over all corpora: the mean over corpora, and all utterances pooled."""
 
 INTERVAL_METRICS = ("eer_low", "eer_high", "eer_threshold")
-"""Metrics that describe the EER of one corpus; they have no mean, and mean nothing without that EER."""
+"""Metrics that qualify the EER of one corpus: they are neither averaged over corpora nor logged to MLflow."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def _breakdown(
 def _measure(
     system: str, corpus: str, group: str, key: str, scores: ClassScores, settings: Settings
 ) -> Measurement:
-    metrics = _metrics(scores, settings)
-    return Measurement(system, corpus, group, key, scores.bonafide.size, scores.spoof.size, metrics)
+    values = _metrics(scores, settings)
+    return Measurement(system, corpus, group, key, scores.bonafide.size, scores.spoof.size, values)
 
 
 def _metrics(scores: ClassScores, settings: Settings) -> dict[str, float | None]:

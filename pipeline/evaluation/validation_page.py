@@ -145,7 +145,8 @@ def _name(step: int, best_step: int, shown: Sequence[ValidationScores]) -> str:
 
 def _headline(history: Mapping[int, Mapping[str, float]], best_step: int, latest: ValidationScores) -> Facts:
     num_later = sum(step > best_step for step in history)
-    note = f"{num_later} later validations were not better" if num_later else "the latest"
+    validations = "validation" if num_later == 1 else "validations"
+    note = f"no improvement in {num_later} later {validations}" if num_later else "the latest"
     return Facts(
         [
             ("best EER %", percent(history[best_step][ALL]), f"step {best_step:,}, {note}"),

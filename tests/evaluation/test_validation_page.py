@@ -68,7 +68,7 @@ def test_the_page_names_the_first_the_best_and_the_latest_validation() -> None:
         assert text in page
     assert "DET: dfadd" not in page, "a corpus without bona fide speech has no DET curve"
     assert f"{100 * HISTORY[200][ALL]:.2f}" in page
-    assert "1 later validations were not better" in page
+    assert "no improvement in 1 later validation" in page
     assert not re.search(r"(?:src|href)=\"(?!#)", page), "the page loads nothing from elsewhere"
 
 

@@ -290,6 +290,8 @@ def test_input_that_cannot_be_scored_is_an_error(tmp_path: Path) -> None:
             ScoreConfig(checkpoint="c", out="o", store=store, audio=audio)
     with pytest.raises(InputError, match="select from a store"):
         ScoreConfig(checkpoint="c", out="o", audio="a", corpora=Names(["x"]))
+    with pytest.raises(InputError, match="num_workers is -1"):
+        ScoreConfig(checkpoint="c", out="o", audio="a", num_workers=-1)
     with pytest.raises(InputError, match=r"gpus_per_worker is 1\.5"):
         ScoreConfig(checkpoint="c", out="o", audio="a", gpus_per_worker=1.5)
 
