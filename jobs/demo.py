@@ -36,6 +36,7 @@ class DemoConfig:
 
 def main(config: DemoConfig) -> None:
     """Make corpora, then run the four jobs as a user would."""
+    from pipeline.evaluation import layout
     from pipeline.storage import Folder
 
     started = time.monotonic()
@@ -65,7 +66,7 @@ def main(config: DemoConfig) -> None:
     sets = ",".join(str(scores / system) for system in systems)
     job("evaluate", "--scores", sets, "--out", str(out / "report"), *tracking)
     print(f"\nDone in {time.monotonic() - started:.0f} s.")
-    print(f"Report:    {out / 'report' / 'report.html'}")
+    print(f"Report:    {out / 'report' / layout.REPORT_PAGE}")
     print(f"Validation: {training / 'validation.html'}")
     print(
         f"MLflow UI: {Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri sqlite:///{out}/mlflow.db\n"

@@ -1,1 +1,1 @@
-"""The parts of `bonafide score`."""
+"""Settings, input, weights, parts and output folder of `bonafide score`."""

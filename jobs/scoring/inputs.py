@@ -1,173 +1,193 @@
-"""What a scoring listens to: utterances of a store, or the audio files of a bare folder."""
+"""The audio to score: utterances of a store, or the audio files of a folder."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from jobs.scoring.config import ScoreConfig
 from pipeline.errors import InputError
+from pipeline.evaluation import layout
 from pipeline.storage import STAGED_SUFFIX, Folder
 
-if TYPE_CHECKING:
-    from pipeline.config import Names
+NUM_READERS = 16
+"""Concurrent reads from storage per decoding task."""
 
-READERS = 16
-"""Files on their way from the storage at once, per task."""
+BYTES_PER_SECOND = 32_000
+"""Assumed size of lossless audio: 16 kHz mono PCM16."""
+BYTES_PER_SECOND_LOSSY = 4_000
+"""Assumed size of all other audio: 32 kbit/s."""
+LOSSLESS_ENDINGS = (".wav", ".wave", ".flac")
+
+FILE_PLAN = pa.schema(
+    [("id", pa.string()), ("path", pa.string()), ("size", pa.int64()), ("seconds", pa.float32())]
+)
+"""Columns of the plan for a folder of audio files; `size` is in bytes, `seconds` is an estimate."""
 
 Row = dict[str, Any]
 
-LOGITS = [
-    ("logit_spoof", pa.float32()),
-    ("logit_bonafide", pa.float32()),
-    ("score", pa.float32()),  # logit_bonafide − logit_spoof
-]
-UTTERANCE_SCORES = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("id", pa.string()),
-        ("corpus", pa.string()),
-        ("path", pa.string()),
-        ("label", pa.string()),
-        ("artifact", pa.string()),
-        ("attack", pa.string()),
-        ("language", pa.string()),
-        ("speaker", pa.string()),
-        ("split", pa.string()),
-        ("seconds", pa.float32()),
-        *LOGITS,
-    ]
-)
-"""Columns of scores of a store, in order."""
-FILE_SCORES = pa.schema([("id", pa.string()), ("path", pa.string()), *LOGITS])
-"""Columns of scores of a bare folder, in order."""
-REJECTS = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
-"""Columns of the files that have no score."""
+SampleType = Literal["int16", "float32"]
+"""int16 samples span ±32768, float32 samples ±1."""
 
 
 @dataclass
-class Heard:
-    """The audio of some rows of the plan, and why others have none."""
+class DecodedPart:
+    """The audio of the rows of one part, and the reasons why some rows have none."""
 
-    sample_type: Literal["int16", "float32"]
+    sample_type: SampleType
     positions: list[int] = field(default_factory=list)
-    """Which rows, in order."""
+    """Positions of the decoded rows within the part, ascending."""
     audio: list[bytes] = field(default_factory=list)
-    """Their samples, 16 kHz mono."""
+    """The samples of each decoded row, 16 kHz mono."""
     rejects: list[Row] = field(default_factory=list)
+    """One row per undecodable file, with `layout.REJECT_COLUMNS`."""
 
     def reject(self, row: Row, reason: str, detail: str) -> None:
-        """Say why a row has no audio."""
+        """Record why a row has no audio."""
         self.rejects.append({"path": row["path"], "reason": reason, "detail": detail})
 
 
-class Input(Protocol):
-    """Where audio comes from; goes to the workers that decode."""
+class AudioSource(Protocol):
+    """Reads and decodes the audio of a plan; sent to the workers that decode."""
 
     schema: pa.Schema
     """Columns of the scores."""
     num_cpus: float
-    """Of a task that decodes."""
+    """CPUs that Ray reserves for a decoding task."""
 
-    def hear(self, rows: Sequence[Row], out: Folder, work: str) -> Heard:
-        """Decode some rows of the plan; `work` names them to whoever takes over from a dead worker."""
+    def decode(self, rows: Sequence[Row], out: Folder, work: str) -> DecodedPart:
+        """Read and decode some rows of the plan.
+
+        Args:
+            rows: rows of the plan.
+            out: folder of the scores, which all workers share.
+            work: name of the part; a worker that retries it finds the count of earlier crashes under this name.
+        """
 
 
 @dataclass(frozen=True)
-class Planned:
-    """All that a scoring is about to do, and what makes it that one and no other."""
+class ScoringPlan:
+    """The utterances or files of one scoring."""
 
-    input: Input
+    audio_source: AudioSource
     rows: pa.Table
-    """What to score, with a column `seconds`."""
+    """Utterances or files to score; the column `seconds` has their durations."""
     rejects: list[Row]
-    """What is known before anything is decoded to have no score."""
+    """Files that are known before decoding to have no score."""
     identity: dict[str, Any]
+    """What the input contributes to the identity of the scores."""
     name: str
-    """What people call it."""
+    """Name of the input for people."""
     digest: str
-    source: str
-    """Where it lies."""
+    """Digest of the input for MLflow."""
+    uri: str
+    """Location of the input."""
+
+    @property
+    def num_found(self) -> int:
+        """Utterances or files in the input, with and without a score."""
+        return len(self.rows) + len(self.rejects)
+
+
+def plan_scoring(config: ScoreConfig, out: Folder) -> ScoringPlan:
+    """List the utterances or files to score.
+
+    Raises:
+        InputError: the store, its snapshot, a corpus or the folder does not exist, or contains nothing to score.
+    """
+    if config.store:
+        return plan_store(Folder(config.store), config.snapshot, config.corpora)
+    return plan_folder(Folder(config.audio), out)
 
 
 @dataclass(frozen=True)
 class StoredUtterances:
-    """Shards of a store."""
+    """Utterances in the shards of a store."""
 
     store: Folder
-    schema = UTTERANCE_SCORES
+    schema = layout.UTTERANCE_COLUMNS
     num_cpus = 0.25
 
-    def hear(self, rows: Sequence[Row], out: Folder, work: str) -> Heard:  # noqa: ARG002 what we wrote is no danger
-        """PCM16, as shards hold it: half the bytes of float32."""
-        with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-            return Heard("int16", list(range(len(rows))), list(pool.map(self._pcm, rows)))
+    def decode(self, rows: Sequence[Row], out: Folder, work: str) -> DecodedPart:  # noqa: ARG002
+        """Read PCM16 from shards, at half the bytes of float32.
 
-    def _pcm(self, row: Row) -> bytes:
+        Ingest has decoded these utterances before, so no protection against crashes is needed.
+        """
+        with concurrent.futures.ThreadPoolExecutor(NUM_READERS) as threads:
+            return DecodedPart("int16", list(range(len(rows))), list(threads.map(self._read_pcm, rows)))
+
+    def _read_pcm(self, row: Row) -> bytes:
         from pipeline.data.audio.load import decode_flac
         from pipeline.data.store.shards import tar_name
 
-        first = row["offset"]
-        flac = self.store.read(tar_name(row["corpus"], row["shard"]), first, first + row["num_bytes"])
+        start = row["offset"]
+        flac = self.store.read(tar_name(row["corpus"], row["shard"]), start, start + row["num_bytes"])
         return (decode_flac(flac) * 32768).astype(np.int16).tobytes()
 
 
-def plan_store(store: Folder, snapshot_name: str, corpora: Names) -> Planned:
-    """The utterances of the named corpora of a snapshot, by default of all evaluation corpora."""
+def plan_store(store: Folder, snapshot_name: str, corpora: Sequence[str]) -> ScoringPlan:
+    """List the utterances of the named corpora of a snapshot; without names, of all its evaluation corpora.
+
+    Raises:
+        InputError: the store, the snapshot or a corpus does not exist.
+    """
     from pipeline.data.store.snapshot import choose_corpora, load_snapshot, load_utterances
 
     snapshot = load_snapshot(store, snapshot_name)
     chosen = choose_corpora(snapshot, corpora, role="evaluation")
-    return Planned(
-        input=StoredUtterances(store),
+    return ScoringPlan(
+        audio_source=StoredUtterances(store),
         rows=load_utterances(store, chosen),
         rejects=[],
         identity={"snapshot": snapshot.digest, "corpora": sorted(chosen.corpora)},
         name=f"snapshot {snapshot.name}",
         digest=snapshot.digest,
-        source=store.uri,
+        uri=store.uri,
     )
 
 
 @dataclass(frozen=True)
-class BareFiles:
-    """Audio files of any format below a folder."""
+class AudioFiles:
+    """Audio files of any format in a folder and its subfolders."""
 
     root: Folder
-    schema = FILE_SCORES
+    schema = layout.FILE_COLUMNS
     num_cpus = 1.0
 
-    def hear(self, rows: Sequence[Row], out: Folder, work: str) -> Heard:
-        """Waveforms as they come out of the decoder and the resampler, not rounded to PCM16."""
+    def decode(self, rows: Sequence[Row], out: Folder, work: str) -> DecodedPart:
+        """Decode and resample files to float32, without rounding to PCM16."""
         from pipeline.data.audio.isolation import crash_safe
         from pipeline.data.audio.load import AudioError, load_audio
 
-        heard = Heard("float32")
+        part = DecodedPart("float32")
         with (
-            concurrent.futures.ThreadPoolExecutor(READERS) as pool,
+            concurrent.futures.ThreadPoolExecutor(NUM_READERS) as threads,
             crash_safe(load_audio, out, work) as load,
         ):
-            for start in range(0, len(rows), READERS):  # files wait in memory, so few of them at once
-                some = rows[start : start + READERS]
-                for position, (row, data) in enumerate(zip(some, pool.map(self._read, some), strict=True)):
+            for start in range(0, len(rows), NUM_READERS):  # bounds the number of files in memory
+                block = rows[start : start + NUM_READERS]
+                for position, (row, data) in enumerate(
+                    zip(block, threads.map(self._read, block), strict=True), start
+                ):
                     if data is None:
-                        heard.reject(row, "missing", "gone since it was listed")
+                        part.reject(row, "missing", "deleted since the folder was listed")
                         continue
                     try:
                         waveform = load(data, row["path"]).waveform
                     except AudioError as error:
-                        heard.reject(row, error.reason, error.detail)
+                        part.reject(row, error.reason, error.detail)
                         continue
-                    heard.positions.append(start + position)
-                    heard.audio.append(waveform.tobytes())
-        return heard
+                    part.positions.append(position)
+                    part.audio.append(waveform.tobytes())
+        return part
 
     def _read(self, row: Row) -> bytes | None:
         try:
@@ -176,56 +196,45 @@ class BareFiles:
             return None
 
 
-BYTES_PER_SECOND = 32_000
-BYTES_PER_SECOND_LOSSY = 4_000
-LOSSLESS_ENDINGS = (".wav", ".wave", ".flac")
-
-
-def plan_folder(root: Folder, out: Folder) -> Planned:
-    """Every file below a folder; which of them is audio only decoding tells, and how long it is a guess from its size.
+def plan_folder(root: Folder, out: Folder) -> ScoringPlan:
+    """List every file in a folder; decoding decides which files are audio, and file sizes give estimated durations.
 
     Raises:
-        InputError: there is no such folder, nothing in it, or the scores would go into it.
+        InputError: the folder does not exist or is empty, or `out` is inside of it.
     """
     if f"{out.uri}/".startswith(f"{root.uri}/"):
-        raise InputError(
-            f"{out.uri} lies in the folder that is scored; choose an --out outside of {root.uri}"
-        )
+        raise InputError(f"{out.uri} is inside the folder to score; choose an --out outside {root.uri}")
     try:
         files = [info for info in root.find() if not info.name.endswith(STAGED_SUFFIX)]
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{root.uri}: no such folder; --audio takes a folder of audio files") from error
+        raise InputError(f"{root.uri}: no such folder; --audio expects a folder of audio files") from error
     if not files:
-        raise InputError(f"{root.uri}: no files there")
+        raise InputError(f"{root.uri}: the folder is empty; --audio expects a folder of audio files")
     digest = hashlib.sha256()
     rows, rejects = [], []
     for info in files:
         digest.update(f"{info.name}\0{info.size}\0{info.version}\n".encode("utf-8", "surrogatepass"))
-        if not _is_text(info.name):
+        if not _is_utf8(info.name):
             path = info.name.encode("utf-8", "backslashreplace").decode()
             rejects.append({"path": path, "reason": "name_not_text", "detail": "rename it to UTF-8"})
             continue
         is_lossless = info.name.lower().endswith(LOSSLESS_ENDINGS)
         seconds = info.size / (BYTES_PER_SECOND if is_lossless else BYTES_PER_SECOND_LOSSY)
         rows.append({"path": info.name, "size": info.size, "seconds": seconds})
-    return Planned(
-        input=BareFiles(root),
-        rows=pa.Table.from_pylist(_with_ids(rows), _PLAN),
+    short_digest = digest.hexdigest()[:16]
+    return ScoringPlan(
+        audio_source=AudioFiles(root),
+        rows=pa.Table.from_pylist(_with_ids(rows), FILE_PLAN),
         rejects=rejects,
-        identity={"audio": root.uri, "files": digest.hexdigest()[:16]},
+        identity={"audio": root.uri, "files": short_digest},
         name=PurePosixPath(root.uri).name,
-        digest=digest.hexdigest()[:16],
-        source=root.uri,
+        digest=short_digest,
+        uri=root.uri,
     )
 
 
-_PLAN = pa.schema(
-    [("id", pa.string()), ("path", pa.string()), ("size", pa.int64()), ("seconds", pa.float32())]
-)
-
-
 def _with_ids(rows: Sequence[Row]) -> list[Row]:
-    """Rows with an id: the path without its ending, or with it where another file is called the same."""
+    """Add an id to each row: the path without its ending, or the whole path if that would not be unique."""
     stems = [str(PurePosixPath(row["path"]).with_suffix("")) for row in rows]
     counts = Counter([*stems, *(row["path"] for row in rows)])
     return [
@@ -234,14 +243,9 @@ def _with_ids(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _is_text(name: str) -> bool:
+def _is_utf8(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:
         return False
     return True
-
-
-def reasons(rejects: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Rejected files by reason."""
-    return dict(sorted(Counter(str(reject["reason"]) for reject in rejects).items()))

@@ -1,90 +1,124 @@
-"""Scoring part by part: decoded by CPU tasks, scored by a pool of actors, committed; what is there is left alone."""
+"""Scoring in parts: CPU tasks decode a part, a pool of actors scores it, and its scores are written as one file."""
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from jobs.scoring import weights
-from jobs.scoring.inputs import REJECTS, Input, Planned
+from jobs.ray_session import num_devices
+from jobs.scoring.config import ScoreConfig
+from jobs.scoring.folder import missing_parts
+from jobs.scoring.inputs import AudioSource, SampleType, ScoringPlan
+from jobs.scoring.weights import SharedDetector, get_detector
 from pipeline import tables
+from pipeline.data.audio.waveform import SAMPLE_RATE, Waveform
+from pipeline.errors import InputError
+from pipeline.evaluation import layout
 from pipeline.progress import Progress
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
     from pipeline.detector.scoring import Precision
 
-PLAN = "plan.parquet"
-
 
 @dataclass(frozen=True)
-class Pool:
-    """The processes that score, and how."""
+class ScorerPool:
+    """The number of scoring processes, and their settings."""
 
-    size: int
+    num_workers: int
     device: str
     """cpu or cuda."""
-    gpus_each: float
+    gpus_per_worker: float
     precision: Precision
     batch_seconds: float
     window: str
 
 
-def plan_parts(seconds: Any, part_seconds: float) -> list[int]:
-    """How many consecutive utterances each part has: as many as begin within `part_seconds` of audio."""
-    begins = np.cumsum(seconds, dtype=np.float64) - seconds
-    return [int(count) for count in np.bincount((begins // part_seconds).astype(np.int64)) if count]
+def choose_pool(config: ScoreConfig) -> ScorerPool:
+    """Choose as many processes as fit on the connected cluster, unless the user gave a number.
+
+    Raises:
+        InputError: the user requires GPUs, and this machine has none.
+    """
+    num_cpus, num_gpus = num_devices()
+    device = config.device if config.device != "auto" else ("cuda" if num_gpus else "cpu")
+    # A cluster may add GPU machines on demand, so only a local Ray proves that there are none.
+    if device == "cuda" and not num_gpus and not os.environ.get("RAY_ADDRESS"):
+        raise InputError("--device cuda needs a GPU, and Ray finds none on this machine; remove --device")
+    num_fitting = int(num_gpus / config.gpus_per_worker) if device == "cuda" else num_cpus // 2
+    return ScorerPool(
+        num_workers=config.num_workers or max(1, num_fitting),
+        device=device,
+        gpus_per_worker=config.gpus_per_worker,
+        precision=config.precision,
+        batch_seconds=config.batch_seconds,
+        window=config.window,
+    )
 
 
-def part_name(part: int) -> str:
-    """Where the scores of a part lie; the mark that it is done."""
-    return f"scores/part-{part:06d}.parquet"
+def plan_parts(seconds: NDArray[np.floating], part_seconds: float) -> list[int]:
+    """Divide consecutive utterances into parts.
 
+    Args:
+        seconds: duration of each utterance.
+        part_seconds: a part has the utterances that start within this much audio, so its last one may overrun.
 
-def rejects_name(part: int) -> str:
-    """Where a part says which files have no score, if there are any."""
-    return f"rejects/part-{part:06d}.parquet"
+    Returns:
+        The number of utterances in each part.
+    """
+    starts = np.cumsum(seconds, dtype=np.float64) - seconds
+    return [int(count) for count in np.bincount((starts // part_seconds).astype(np.int64)) if count]
 
 
 def score_parts(
-    planned: Planned, lengths: Sequence[int], out: Folder, shared: tuple[Any, Any], pool: Pool
+    plan: ScoringPlan, part_sizes: Sequence[int], out: Folder, shared: SharedDetector, pool: ScorerPool
 ) -> float:
-    """Score the parts that are missing; returns the seconds of audio in them.
+    """Score the parts that are missing in a folder.
 
-    lengths: rows of each part, as the plan in `out` has them; shared: the weights, from `jobs.scoring.weights.share`.
+    Args:
+        plan: what to score; `out` holds its rows, one row group per part.
+        part_sizes: number of rows of each part.
+        out: folder of the scores.
+        shared: the detector.
+        pool: processes and settings.
+
+    Returns:
+        Seconds of audio that were scored now.
     """
     import ray
 
-    done = {info.name for info in out.find("scores")} if out.exists("scores") else set()
-    todo = [{"part": part} for part in range(len(lengths)) if part_name(part) not in done]
-    print(f"{len(lengths)} parts planned, {len(lengths) - len(todo)} there, {len(todo)} to score", flush=True)
-    if not todo:
+    parts = missing_parts(out, len(part_sizes))
+    num_done = len(part_sizes) - len(parts)
+    print(f"{len(part_sizes)} parts planned, {num_done} already scored, {len(parts)} to score", flush=True)
+    if not parts:
         return 0.0
-    progress = Progress("scoring", sum(lengths[item["part"]] for item in todo), "utterances")
-    scored = (
-        ray.data.from_items(todo, override_num_blocks=len(todo))
-        # Another number of CPUs than the scorer's: stages that ask for the same are fused into the scorer.
+    progress = Progress("scoring", sum(part_sizes[part] for part in parts), "utterances")
+    results = (
+        ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
+        # Ray Data fuses stages that reserve equal resources, so num_cpus must differ from that of the scorers.
         .map_batches(
-            functools.partial(decode_part, heard=planned.input, out=out),
+            functools.partial(decode_part, audio_source=plan.audio_source, out=out),
             batch_size=1,
-            num_cpus=planned.input.num_cpus,
+            num_cpus=plan.audio_source.num_cpus,
         )
         .map_batches(
             PartScorer,
-            fn_constructor_args=(shared, pool, planned.input.schema, out),
+            fn_constructor_args=(shared, pool, plan.audio_source.schema, out),
             batch_format="pyarrow",
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(todo))),
+            compute=ray.data.ActorPoolStrategy(size=min(pool.num_workers, len(parts))),
             num_cpus=0.5,
-            num_gpus=pool.gpus_each if pool.device == "cuda" else 0,
+            num_gpus=pool.gpus_per_worker if pool.device == "cuda" else 0,
         )
     )
-    for row in scored.iter_rows():
+    for row in results.iter_rows():
         progress.add(
             row["num_scored"] + row["num_rejected"], audio_s=row["seconds"], num_rejected=row["num_rejected"]
         )
@@ -92,25 +126,26 @@ def score_parts(
     return progress.audio_s
 
 
-def decode_part(batch: dict[str, Any], heard: Input, out: Folder) -> pa.Table:
-    """The audio of one part as one row, so that no block holds half of it."""
+def decode_part(batch: dict[str, Any], audio_source: AudioSource, out: Folder) -> pa.Table:
+    """Decode one part into a table of one row, so that Ray Data cannot split the part."""
     part = int(batch["part"][0])
-    found = heard.hear(tables.read_group(out, PLAN, part).to_pylist(), out, f"score/{part:06d}")
+    rows = tables.read_group(out, layout.PLAN, part).to_pylist()
+    decoded = audio_source.decode(rows, out, f"score/{part:06d}")
     return pa.table(
         {
             "part": [part],
-            "positions": pa.array([found.positions], pa.list_(pa.int32())),
-            "audio": pa.array([found.audio], pa.list_(pa.large_binary())),
-            "sample_type": [found.sample_type],
-            "rejects": pa.array([found.rejects], pa.list_(pa.struct(list(REJECTS)))),
+            "positions": pa.array([decoded.positions], pa.list_(pa.int32())),
+            "audio": pa.array([decoded.audio], pa.list_(pa.large_binary())),
+            "sample_type": [decoded.sample_type],
+            "rejects": pa.array([decoded.rejects], pa.list_(pa.struct(list(layout.REJECT_COLUMNS)))),
         }
     )
 
 
 class PartScorer:
-    """Holds the detector; scores a part and commits it."""
+    """Scores decoded parts with one copy of the detector, and writes their files."""
 
-    def __init__(self, shared: tuple[Any, Any], pool: Pool, schema: pa.Schema, out: Folder) -> None:
+    def __init__(self, shared: SharedDetector, pool: ScorerPool, schema: pa.Schema, out: Folder) -> None:
         import torch
 
         from pipeline.detector.scoring import Scorer, WindowPolicy
@@ -120,7 +155,7 @@ class PartScorer:
         self.out = out
         self.schema = schema
         self.scorer = Scorer(
-            weights.receive(shared),
+            get_detector(shared),
             device=torch.device(pool.device),
             precision=pool.precision,
             max_seconds=pool.batch_seconds,
@@ -128,46 +163,36 @@ class PartScorer:
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        """Score the output of `decode_part`; return the counts of scores and rejects, and the seconds of audio."""
         part, sample_type = batch["part"][0].as_py(), batch["sample_type"][0].as_py()
         rejects = batch["rejects"][0].as_py()
-        waveforms = [waveform(audio, sample_type) for audio in batch["audio"][0].as_py()]
-        logits = self.scorer.score(waveforms)
-        rows = tables.read_group(self.out, PLAN, part).take(batch["positions"][0].values)
+        waveforms = [_to_waveform(audio, sample_type) for audio in batch["audio"][0].as_py()]
+        logits_N2 = self.scorer.score(waveforms)
+        rows = tables.read_group(self.out, layout.PLAN, part).take(batch["positions"][0].values)
         columns = {name: rows[name] for name in self.schema.names if name in rows.schema.names}
         columns |= {
-            "logit_spoof": pa.array(logits[:, 0]),
-            "logit_bonafide": pa.array(logits[:, 1]),
-            "score": pa.array(logits[:, 1] - logits[:, 0]),
+            "logit_spoof": pa.array(logits_N2[:, 0]),
+            "logit_bonafide": pa.array(logits_N2[:, 1]),
+            "score": pa.array(logits_N2[:, 1] - logits_N2[:, 0]),
         }
+        # The scores come last: their file marks the part as complete.
         if rejects:
-            self.out.commit(rejects_name(part), tables.to_parquet(pa.Table.from_pylist(rejects, REJECTS)))
+            table = pa.Table.from_pylist(rejects, layout.REJECT_COLUMNS)
+            self.out.commit(layout.part_rejects_name(part), tables.to_parquet(table))
         scores = pa.table(columns).select(self.schema.names).cast(self.schema)
-        self.out.commit(part_name(part), tables.to_parquet(scores))
-        seconds = sum(map(len, waveforms)) / 16_000
+        self.out.commit(layout.part_name(part), tables.to_parquet(scores))
         return pa.table(
             {
                 "part": [part],
                 "num_scored": [len(waveforms)],
                 "num_rejected": [len(rejects)],
-                "seconds": [float(seconds)],
+                "seconds": [sum(map(len, waveforms)) / SAMPLE_RATE],
             }
         )
 
 
-def waveform(audio: bytes, sample_type: str) -> Any:
-    """Samples as the detector takes them: float32 [num_samples] within ±1."""
+def _to_waveform(audio: bytes, sample_type: SampleType) -> Waveform:
+    """Convert samples to float32 [num_samples] within ±1."""
     if sample_type == "int16":
         return np.frombuffer(audio, np.int16).astype(np.float32) / np.float32(32768)
     return np.frombuffer(audio, np.float32)
-
-
-def num_scored(out: Folder, num_parts: int) -> int:
-    """Rows of all parts."""
-    column = "id"
-    return sum(len(tables.read_table(out, part_name(part), [column])) for part in range(num_parts))
-
-
-def rejected(out: Folder) -> list[dict[str, Any]]:
-    """The files of all parts that have no score, in the order of the plan."""
-    names = [info.name for info in out.find("rejects")] if out.exists("rejects") else []
-    return [row for name in names for row in tables.read_table(out, name).to_pylist()]

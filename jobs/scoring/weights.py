@@ -1,4 +1,4 @@
-"""The weights that a job was asked for, wherever they lie, and on their way to its workers."""
+"""The weights of a detector: from a checkpoint to this machine, and from this machine to the workers."""
 
 from __future__ import annotations
 
@@ -17,93 +17,109 @@ from pipeline.storage import FileInfo, Folder
 if TYPE_CHECKING:
     from pipeline.detector.network import Detector, EncoderConfig
 
+COPY_BUFFER_BYTES = 16 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint that a user named, as a local file or folder."""
+    """A checkpoint on this machine."""
 
     path: Path
+    """Local file or folder."""
     uri: str
-    """As it was named; of a registered detector its version, so that it stays the same one."""
+    """Name that the user gave; for a registered detector the URI of its version, because `@best` may move."""
     name: str
-    """What people call it."""
+    """Short name for tables."""
 
 
-def fetch(named: str, tracking_uri: str = "") -> Checkpoint:
-    """Bring a checkpoint here: a local path, an s3:// URI, or a registered detector, `models:/NAME@best`.
+def fetch_checkpoint(uri: str, tracking_uri: str = "") -> Checkpoint:
+    """Find a checkpoint, and download it if it is not a local file.
+
+    Args:
+        uri: local path, s3:// URI, or registered detector: `models:/NAME/VERSION` or `models:/NAME@best`.
+        tracking_uri: MLflow server or database, for a registered detector.
 
     Raises:
-        InputError: there is none, or what keeps it does not answer.
+        InputError: the checkpoint does not exist, or the server that stores it does not answer.
     """
-    if named.startswith("models:/"):
-        version = tracking.find_version(tracking_uri, named)
+    if uri.startswith("models:/"):
+        version = tracking.find_version(tracking_uri, uri)
         name = f"{version.name} v{version.number}"
         if version.source.startswith("s3://"):
-            return Checkpoint(_from_s3(version.source), version.uri, name)
-        if version.source.startswith("/"):
-            return Checkpoint(_local(version.source), version.uri, name)
-        folder = _cache(version.source)
-        return Checkpoint(tracking.download(tracking_uri, version, folder), version.uri, name)
-    if named.startswith("s3://"):
-        path = _from_s3(named)
-        return Checkpoint(path, named, path.stem)
-    return Checkpoint(_local(named), named, Path(named).stem)
+            path = _download_from_s3(version.source)
+        elif version.source.startswith("/"):
+            path = _local_path(version.source)
+        else:
+            path = tracking.download(tracking_uri, version, _cache_folder(version.source))
+        return Checkpoint(path, version.uri, name)
+    path = _download_from_s3(uri) if uri.startswith("s3://") else _local_path(uri)
+    return Checkpoint(path, uri, path.stem)
 
 
-def _local(named: str) -> Path:
-    path = Path(named).expanduser()
+def _local_path(name: str) -> Path:
+    path = Path(name).expanduser()
     if not path.exists():
-        raise InputError(f"{named}: no such checkpoint; train one with `bonafide train`")
+        raise InputError(
+            f"{name}: no such checkpoint; correct --checkpoint, or train one with `bonafide train`"
+        )
     return path
 
 
-def _from_s3(uri: str) -> Path:
-    """Copy a file, or a folder, to this machine, unless the very same is there."""
-    place, _, name = uri.rstrip("/").rpartition("/")
-    remote = Folder(place)
+def _download_from_s3(uri: str) -> Path:
+    """Copy a file or folder to this machine, unless the same versions of its files have been copied before."""
+    parent, _, name = uri.rstrip("/").rpartition("/")
+    remote = Folder(parent)
     try:
-        found = list(remote.find(name))
+        infos = list(remote.find(name))
     except FileNotFoundError as error:
-        raise InputError(f"{uri}: no such checkpoint") from error
-    # What is listed below a file is the file itself.
-    is_file = len(found) == 1 and found[0].name == f"{name}/{name}" and not remote.exists(found[0].name)
-    files = {name if is_file else info.name: info for info in found}
-    local = Folder(str(_cache(uri, *map(_identity, found))))
+        raise InputError(f"{uri}: no such checkpoint; correct --checkpoint") from error
+    # On S3, listing a file yields the file itself as its only content.
+    is_file = len(infos) == 1 and infos[0].name == f"{name}/{name}" and not remote.exists(infos[0].name)
+    files = {name if is_file else info.name: info for info in infos}
+    local = Folder(str(_cache_folder(uri, *map(_version_key, infos))))
     for file, info in files.items():
         if not local.exists(file):
             with remote.open(file) as source, local.staged(file) as target:
-                shutil.copyfileobj(source, target, max(1, min(info.size, 16 * 2**20)))
+                shutil.copyfileobj(source, target, max(1, min(info.size, COPY_BUFFER_BYTES)))
     return Path(local.location(name))
 
 
-def _identity(info: FileInfo) -> str:
+def _version_key(info: FileInfo) -> str:
     return f"{info.name} {info.size} {info.version}"
 
 
-def _cache(*names: str) -> Path:
-    digest = hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
+def _cache_folder(*keys: str) -> Path:
+    digest = hashlib.sha256("\0".join(keys).encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / "bonafide" / digest
 
 
-def share(detector: Detector) -> tuple[EncoderConfig, Any]:
-    """Put weights where every worker of the cluster finds them: once on each machine."""
+@dataclass(frozen=True)
+class SharedDetector:
+    """A detector in Ray's object store, which keeps one copy of the weights per machine."""
+
+    config: EncoderConfig
+    weights: Any
+    """Ray reference to a dictionary: name → array."""
+
+
+def put_detector(detector: Detector) -> SharedDetector:
+    """Put a detector into Ray's object store."""
     import ray
 
     weights = {name: tensor.numpy() for name, tensor in detector.state_dict().items()}
-    return detector.config, ray.put(weights)
+    return SharedDetector(detector.config, ray.put(weights))
 
 
-def receive(shared: tuple[EncoderConfig, Any]) -> Detector:
-    """The detector of `share`, on a worker."""
+def get_detector(shared: SharedDetector) -> Detector:
+    """Build a worker's own copy of a shared detector, in evaluation mode on the CPU."""
     import ray
     import torch
 
     from pipeline.detector.network import Detector
 
-    config, reference = shared
-    weights: Mapping[str, Any] = ray.get(reference)
+    weights: Mapping[str, Any] = ray.get(shared.weights)
     with torch.device("meta"):
-        detector = Detector(config)
+        detector = Detector(shared.config)
     copies = {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
     detector.load_state_dict(copies, strict=True, assign=True)
     return detector.eval()

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 
 from jobs.training.folder import VALIDATION_PAGE, VALIDATIONS, validation_name, validation_step
 from pipeline import tables, tracking
-from pipeline.evaluation.validation import ALL, Validation, eer_history, from_table, to_page, to_table
+from pipeline.evaluation.validation_page import (
+    ALL,
+    ValidationScores,
+    eer_history,
+    from_table,
+    to_page,
+    to_table,
+)
 from pipeline.metrics import ClassScores
 from pipeline.storage import Folder
 
@@ -18,11 +25,11 @@ class ValidationLog:
         self._out = out
         self._tracked = tracked
         self._title = title
-        self._cache: dict[int, Validation] = {}
+        self._cache: dict[int, ValidationScores] = {}
 
     def add(self, step: int, scores_by_corpus: Mapping[str, ClassScores], best_step: int) -> None:
         """Write the scores of a step and redraw the page, locally and in MLflow."""
-        latest = Validation(step, dict(scores_by_corpus))
+        latest = ValidationScores(step, dict(scores_by_corpus))
         self._out.commit(validation_name(step), tables.to_parquet(to_table(latest)))
         self._cache[step] = latest
         first = min(validation_step(info.name) for info in self._out.find(VALIDATIONS))
@@ -38,7 +45,7 @@ class ValidationLog:
         self._out.commit(VALIDATION_PAGE, page.encode())
         self._tracked.log_text(page, VALIDATION_PAGE)
 
-    def _load(self, step: int) -> Validation:
+    def _load(self, step: int) -> ValidationScores:
         if step not in self._cache:
             self._cache[step] = from_table(step, tables.read_table(self._out, validation_name(step)))
         return self._cache[step]

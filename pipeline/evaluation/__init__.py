@@ -1,1 +1,1 @@
-"""From scores to a report: read score folders, measure, and show what was found."""
+"""From scores to a report: load SCORES folders, measure error rates, and render tables, figures and pages."""

@@ -1,4 +1,4 @@
-"""Measurements: every metric of every system, by corpus, attack, artifact and language."""
+"""Measure every metric of every system, by corpus, attack, artifact and language."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,19 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from pipeline import metrics
 from pipeline.evaluation.scores import GROUPS, NOT_STATED, ScoreSet, split_by_label, warnings
-from pipeline.metrics import Definition
+from pipeline.metrics import ClassScores, Definition
 
 MEAN, POOLED = "mean", "pooled"
-"""Stand for a corpus where a measurement covers all of them: the mean of theirs, or all utterances at once."""
+"""Stand for a corpus in measurements over all corpora: the mean over corpora, and all utterances pooled."""
+
+INTERVAL_METRICS = ("eer_low", "eer_high", "eer_threshold")
+"""Metrics that qualify the EER of one corpus: they are neither averaged over corpora nor logged to MLflow."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The metrics of one system on one group of utterances; None where a class is missing."""
+    """The metrics of one system on one group of utterances."""
 
     system: str
     corpus: str
@@ -29,11 +31,12 @@ class Measurement:
     num_bonafide: int
     num_spoof: int
     metrics: Mapping[str, float | None]
+    """Name → value; None for a metric that needs both classes if one is missing."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How rates are read off the scores."""
+    """Definition of the EER, and parameters of its confidence interval."""
 
     definition: Definition = "bonafide"
     num_bootstrap: int = 1000
@@ -41,42 +44,41 @@ class Settings:
 
 
 def measure(scores: ScoreSet, settings: Settings) -> Iterator[Measurement]:
-    """All measurements of one system: each corpus with its breakdowns, then the mean and the pool of corpora."""
-    wholes: list[Measurement] = []
+    """Measure one system: each corpus with its breakdowns, then the mean over corpora, then all utterances."""
+    corpora: list[Measurement] = []
     for corpus in scores.corpora:
-        rows = scores.of(corpus)
-        whole = _measurement(scores.system, corpus, rows, settings)
-        wholes.append(whole)
-        yield whole
+        rows = scores.rows_of(corpus)
+        corpora.append(_measure(scores.system, corpus, "all", "all", split_by_label(rows), settings))
+        yield corpora[-1]
         for group in GROUPS:
             yield from _breakdown(scores.system, corpus, group, rows, settings)
-    yield _mean(wholes)
-    yield _measurement(scores.system, POOLED, scores.rows, settings)
-
-
-def _measurement(system: str, corpus: str, rows: pa.Table, settings: Settings) -> Measurement:
-    bonafide, spoof = split_by_label(rows)
-    values = _metrics(bonafide, spoof, settings)
-    return Measurement(system, corpus, "all", "all", bonafide.size, spoof.size, values)
+    yield _mean(corpora)
+    yield _measure(scores.system, POOLED, "all", "all", split_by_label(scores.rows), settings)
 
 
 def _breakdown(
     system: str, corpus: str, group: str, rows: pa.Table, settings: Settings
 ) -> Iterator[Measurement]:
-    """Each attack or artifact against all bona fide utterances of the corpus; each language on its own."""
-    bonafide, _ = split_by_label(rows)
+    """Measure each attack and artifact against all bona fide utterances, each language against its own."""
+    all_bonafide = split_by_label(rows).bonafide
     keyed = rows if group == "language" else rows.filter(pc.equal(rows["label"], "spoof"))
     keys = pc.fill_null(keyed[group], NOT_STATED)
     for key in sorted(keys.unique().to_pylist()):
-        own_bonafide, spoof = split_by_label(keyed.filter(pc.equal(keys, key)))
-        against = own_bonafide if group == "language" else bonafide
-        values = _metrics(against, spoof, settings)
-        yield Measurement(system, corpus, group, key, against.size, spoof.size, values)
+        scores = split_by_label(keyed.filter(pc.equal(keys, key)))
+        if group != "language":
+            scores = scores._replace(bonafide=all_bonafide)
+        yield _measure(system, corpus, group, key, scores, settings)
 
 
-def _metrics(
-    bonafide: NDArray[np.float32], spoof: NDArray[np.float32], settings: Settings
-) -> dict[str, float | None]:
+def _measure(
+    system: str, corpus: str, group: str, key: str, scores: ClassScores, settings: Settings
+) -> Measurement:
+    values = _metrics(scores, settings)
+    return Measurement(system, corpus, group, key, scores.bonafide.size, scores.spoof.size, values)
+
+
+def _metrics(scores: ClassScores, settings: Settings) -> dict[str, float | None]:
+    bonafide, spoof = scores
     if bonafide.size and spoof.size:
         return {
             **metrics.summarise(
@@ -87,38 +89,41 @@ def _metrics(
                 seed=settings.seed,
             )
         }
-    # One class alone still has its own error rate; every comparison of the two is absent.
-    absent: dict[str, float | None] = dict.fromkeys(METRICS)
+    # One class alone has an error rate; all other metrics compare the two classes.
+    values: dict[str, float | None] = dict.fromkeys(METRICS)
     if bonafide.size:
-        absent["miss"] = float(np.mean(bonafide < 0))
+        values["miss"] = float(np.mean(bonafide < 0))
     if spoof.size:
-        absent["false_alarm"] = float(np.mean(spoof >= 0))
-    return absent
+        values["false_alarm"] = float(np.mean(spoof >= 0))
+    return values
 
 
 METRICS = tuple(metrics.summarise([1.0], [0.0], num_resamples=1))
-"""Names of the metrics of a measurement."""
+"""Names of all metrics, in the order of the report."""
 
 
-def _mean(wholes: Sequence[Measurement]) -> Measurement:
-    """The mean over those corpora that have the metric; an interval of a mean is not a mean of intervals."""
+def _mean(corpora: Sequence[Measurement]) -> Measurement:
+    """Average each metric over the corpora that have it.
+
+    INTERVAL_METRICS are None: the interval of a mean is not the mean of the intervals.
+    """
     values: dict[str, float | None] = dict.fromkeys(METRICS)
     for name in METRICS:
-        found = [value for whole in wholes if (value := whole.metrics[name]) is not None]
-        if found and name not in ("eer_low", "eer_high", "eer_threshold"):
-            values[name] = float(np.mean(found))
-    num_bonafide = sum(whole.num_bonafide for whole in wholes)
-    num_spoof = sum(whole.num_spoof for whole in wholes)
-    return Measurement(wholes[0].system, MEAN, "all", "all", num_bonafide, num_spoof, values)
+        known = [value for corpus in corpora if (value := corpus.metrics[name]) is not None]
+        if known and name not in INTERVAL_METRICS:
+            values[name] = float(np.mean(known))
+    num_bonafide = sum(corpus.num_bonafide for corpus in corpora)
+    num_spoof = sum(corpus.num_spoof for corpus in corpora)
+    return Measurement(corpora[0].system, MEAN, "all", "all", num_bonafide, num_spoof, values)
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that a report tells."""
+    """The measurements of all systems, and everything else that a report shows."""
 
     score_sets: Sequence[ScoreSet]
     measurements: Mapping[tuple[str, str, str, str], Measurement]
-    """By system, corpus, group and key; in the order in which they were measured."""
+    """(system, corpus, group, key) → measurement, in the order of `measure`."""
     settings: Settings
     warnings: Sequence[str]
 
@@ -132,32 +137,32 @@ class Results:
 
     @property
     def corpora_and_totals(self) -> list[str]:
-        """Corpora, then the mean and the pool of them where there is more than one."""
+        """The corpora; if there are several, also MEAN and POOLED."""
         return [*self.corpora, MEAN, POOLED] if len(self.corpora) > 1 else self.corpora
 
     def by_system(self, corpus: str, group: str = "all", key: str = "all") -> list[Measurement | None]:
-        """The same measurement of each system; None where a system did not score it."""
+        """Return one measurement per system; None for a system without scores for the group."""
         return [self.measurements.get((system, corpus, group, key)) for system in self.systems]
 
     def keys(self, corpus: str, group: str) -> list[str]:
-        """The attacks, artifacts or languages of a corpus."""
-        found = (
-            key
-            for (_, its_corpus, its_group, key) in self.measurements
-            if (its_corpus, its_group) == (corpus, group)
+        """List the attacks, artifacts or languages of a corpus, in alphabetical order."""
+        return sorted(
+            {each.key for each in self.measurements.values() if (each.corpus, each.group) == (corpus, group)}
         )
-        return sorted(set(found))
 
 
 def evaluate(score_sets: Sequence[ScoreSet], settings: Settings) -> Results:
-    """Measure every system and note what makes them hard to compare."""
-    measured = [each for scores in score_sets for each in measure(scores, settings)]
-    by_name = {(each.system, each.corpus, each.group, each.key): each for each in measured}
-    return Results(score_sets, by_name, settings, warnings(score_sets))
+    """Measure every system, and collect warnings about their comparison."""
+    measurements = {
+        (each.system, each.corpus, each.group, each.key): each
+        for scores in score_sets
+        for each in measure(scores, settings)
+    }
+    return Results(score_sets, measurements, settings, warnings(score_sets))
 
 
 def to_table(measurements: Iterable[Measurement]) -> pa.Table:
-    """One row a value: system, corpus, group, key, metric, value (null where a class is missing), counts."""
+    """Put each value into a row; the value of an undefined metric is null."""
     rows = [
         {
             "system": each.system,
@@ -172,6 +177,6 @@ def to_table(measurements: Iterable[Measurement]) -> pa.Table:
         for each in measurements
         for metric, value in each.metrics.items()
     ]
-    words = [(name, pa.string()) for name in ("system", "corpus", "group", "key", "metric")]
+    names = [(name, pa.string()) for name in ("system", "corpus", "group", "key", "metric")]
     counts = [("num_bonafide", pa.int64()), ("num_spoof", pa.int64())]
-    return pa.Table.from_pylist(rows, pa.schema([*words, ("value", pa.float64()), *counts]))
+    return pa.Table.from_pylist(rows, pa.schema([*names, ("value", pa.float64()), *counts]))

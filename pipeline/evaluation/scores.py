@@ -1,4 +1,4 @@
-"""Score folders, read whole and checked: what a system said about the utterances of some corpora."""
+"""Load the scores of a system from a SCORES folder, and check them."""
 
 import io
 import json
@@ -10,32 +10,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.evaluation import layout
+from pipeline.metrics import ClassScores
 from pipeline.storage import Folder
 
 GROUPS = ("attack", "artifact", "language")
-"""The columns that a corpus is broken down by."""
+"""Columns whose values break a corpus down into groups of utterances."""
 
 NOT_STATED = "(not stated)"
-"""Stands for a corpus, an attack, an artifact or a language that nobody named."""
+"""Replaces a missing corpus, attack, artifact or language."""
 
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("uid", "corpus", "label", *GROUPS)] + [("score", pa.float32())]
+    [layout.UTTERANCE_COLUMNS.field(name) for name in ("uid", "corpus", "label", *GROUPS, "score")]
 )
+"""The columns that evaluation reads."""
 
 
 @dataclass(frozen=True)
 class ScoreSet:
-    """What one system said about the labelled utterances of some corpora."""
+    """The scores of one system for labelled utterances of some corpora."""
 
     system: str
     location: str
+    """Path or URI of the folder."""
     identity: Mapping[str, Any]
-    """scores.json: checkpoint, weights digest, snapshot, policy, precision, decoder …"""
+    """Content of `layout.DESCRIPTION`: checkpoint, weights digest, snapshot, policy, precision, decoder …"""
     rows: pa.Table
-    """One row a labelled utterance, columns of SCHEMA; uids are unique and scores finite."""
+    """One row per labelled utterance with the columns of SCHEMA; uids are unique and scores finite."""
     num_unlabelled: int
 
     @property
@@ -48,54 +51,56 @@ class ScoreSet:
         run_id = (self.identity.get("tracking") or {}).get("run_id")
         return None if run_id is None else str(run_id)
 
-    def of(self, corpus: str) -> pa.Table:
-        """The rows of one corpus."""
+    def rows_of(self, corpus: str) -> pa.Table:
+        """Select the rows of one corpus."""
         return self.rows.filter(pc.equal(self.rows["corpus"], corpus))
 
 
 def load_scores(folder: Folder) -> ScoreSet:
-    """Read a finished score folder and check it.
+    """Load a complete SCORES folder and check it.
 
     Raises:
-        InputError: no scores, an unfinished folder, missing columns, a row count that is not the promised one,
-            an utterance scored twice, an unknown label, a score that is not finite.
+        InputError: the folder has no scores or is incomplete; columns are missing; the number of rows differs from
+            the description; an utterance is scored twice; a label is unknown; a score is not finite; no utterance
+            has a label.
     """
     where = folder.location()
-    if not folder.exists("scores.json"):
+    if not folder.exists(layout.DESCRIPTION):
         raise InputError(
-            f"{where}: scoring did not finish, scores.json is missing; run bonafide score again"
-            if folder.exists("scores")
-            else f"{where}: no scores here; bonafide score --out {where} writes them"
+            f"{where}: scoring did not finish, {layout.DESCRIPTION} is missing; run the same `bonafide score` again"
+            if folder.exists(layout.PARTS)
+            else f"{where}: no scores here; write them with `bonafide score --out {where}`"
         )
     try:
-        identity = json.loads(folder.read("scores.json"))
-        system, promised = str(identity["system"]), int(identity["num_utterances"])
+        identity = json.loads(folder.read(layout.DESCRIPTION))
+        system, num_expected = str(identity["system"]), int(identity["num_utterances"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{where}/scores.json: not the record that bonafide score writes: {error!r}"
+            f"{folder.location(layout.DESCRIPTION)}: not a description by `bonafide score` ({error!r}); "
+            "score into an empty folder"
         ) from error
     if identity.get("audio"):
         raise InputError(
-            f"{where}: scores of a bare folder, which has no labels; to measure errors, write a manifest of it, "
-            "ingest it, and score it with --store"
+            f"{where}: scores of a folder of audio files, which have no labels; to measure error rates, "
+            "write a manifest, ingest the folder, and score it with --store"
         )
-    names = [info.name for info in folder.find("scores") if info.name.endswith(".parquet")]
+    names = [info.name for info in folder.find(layout.PARTS) if info.name.endswith(".parquet")]
     tables = [_read_table(folder, name) for name in names]
     rows = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
-    if rows.num_rows != promised:
+    if rows.num_rows != num_expected:
         raise InputError(
-            f"{where}: scores.json promises {promised} utterances, the Parquet files hold {rows.num_rows}; "
-            "score into an empty folder"
+            f"{where}: {layout.DESCRIPTION} states {num_expected} utterances, the Parquet files have "
+            f"{rows.num_rows}; score into an empty folder"
         )
     _check(rows, where)
-    named = pc.fill_null(rows["corpus"], NOT_STATED)
-    rows = rows.set_column(SCHEMA.get_field_index("corpus"), "corpus", named)
+    corpora = pc.fill_null(rows["corpus"], NOT_STATED)
+    rows = rows.set_column(SCHEMA.get_field_index("corpus"), "corpus", corpora)
     labelled = rows.filter(pc.is_valid(rows["label"]))
     if not labelled.num_rows:
         raise InputError(
-            f"{where}: none of {rows.num_rows} utterances has a label; there is nothing to compare"
+            f"{where}: none of {rows.num_rows} utterances has a label, so there are no error rates"
         )
-    # Every breakdown sorts its scores again, which costs little when they arrive in order.
+    # Every breakdown sorts its scores again; sorting is fast when they are already in order.
     labelled = labelled.sort_by("score")
     return ScoreSet(system, where, identity, labelled, rows.num_rows - labelled.num_rows)
 
@@ -116,21 +121,26 @@ def _check(rows: pa.Table, where: str) -> None:
     num_different = pc.count_distinct(rows["uid"]).as_py()
     if num_different != rows.num_rows:
         counts = pc.value_counts(rows["uid"])
-        twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
         raise InputError(
-            f"{where}: {len(twice)} utterances are scored more than once, the first is {twice[0]}"
+            f"{where}: {len(repeated)} utterances are scored more than once, the first is {repeated[0]}; "
+            "score into an empty folder"
         )
     unknown = set(rows["label"].unique().to_pylist()) - {"bonafide", "spoof", None}
     if unknown:
         raise InputError(f"{where}: unknown labels {sorted(unknown)}; known: bonafide, spoof")
-    is_bad = pc.invert(pc.fill_null(pc.is_finite(rows["score"]), False))
-    if pc.any(is_bad).as_py():
-        bad = rows["uid"].filter(is_bad)
-        raise InputError(f"{where}: {len(bad)} scores are not finite, the first is that of {bad[0]}")
+    is_invalid = pc.invert(pc.fill_null(pc.is_finite(rows["score"]), False))
+    if pc.any(is_invalid).as_py():
+        uids = rows["uid"].filter(is_invalid)
+        raise InputError(f"{where}: {len(uids)} scores are not finite, the first is for utterance {uids[0]}")
 
 
-def with_own_names(score_sets: Sequence[ScoreSet]) -> list[ScoreSet]:
-    """Tell systems of the same name apart by the folder of their scores."""
+def with_unique_names(score_sets: Sequence[ScoreSet]) -> list[ScoreSet]:
+    """Append the name of the folder to systems that share a name.
+
+    Raises:
+        InputError: two systems share both.
+    """
     systems = [scores.system for scores in score_sets]
     named = [
         scores
@@ -141,49 +151,56 @@ def with_own_names(score_sets: Sequence[ScoreSet]) -> list[ScoreSet]:
     names = [scores.system for scores in named]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"two score folders are both {name}; give each folder once, or rename one")
+            raise InputError(f"two score folders are both named {name}; give each folder once, or rename one")
     return named
 
 
-def split_by_label(rows: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The scores of the bona fide and of the spoof utterances."""
-    scores = rows["score"].to_numpy()
+def split_by_label(rows: pa.Table) -> ClassScores:
+    """Separate the scores of bona fide and spoof utterances."""
+    scores = rows["score"].to_numpy().astype(np.float64)
     is_bonafide = pc.equal(rows["label"], "bonafide").to_numpy()
-    return scores[is_bonafide], scores[~is_bonafide]
+    return ClassScores(scores[is_bonafide], scores[~is_bonafide])
 
 
 def warnings(score_sets: Sequence[ScoreSet]) -> list[str]:
-    """What a reader must know before comparing the systems, in words; empty if all is well."""
+    """List everything that makes a comparison of the systems unfair, one sentence each."""
     first, *others = score_sets
-    found: list[str] = []
+    sentences: list[str] = []
     for scores in score_sets:
         num_rejected = scores.identity.get("num_rejected")
         if num_rejected:
-            found.append(
-                f"{scores.system}: {num_rejected:,} utterances could not be scored and count nowhere."
+            sentences.append(
+                f"{scores.system}: {num_rejected:,} utterances could not be scored and are left out."
             )
         if scores.num_unlabelled:
-            found.append(
+            sentences.append(
                 f"{scores.system}: {scores.num_unlabelled:,} utterances have no label and are left out."
             )
-    for scores in others:
-        names, uneven = f"{first.system} and {scores.system}", []
-        for corpus in sorted({*first.corpora, *scores.corpora}):
-            mine, theirs = first.of(corpus)["uid"], scores.of(corpus)["uid"]
-            num_shared = pc.sum(pc.is_in(mine, value_set=theirs.combine_chunks())).as_py() or 0
-            if num_shared != len(mine) or num_shared != len(theirs):
-                uneven.append(f"{corpus} ({len(mine):,} and {len(theirs):,}, {num_shared:,} shared)")
-        if uneven:
-            found.append(f"{names} scored different utterances: {', '.join(uneven)}.")
+    for other in others:
+        pair = f"{first.system} and {other.system}"
+        differing = _differing_corpora(first, other)
+        if differing:
+            sentences.append(f"{pair} scored different utterances: {', '.join(differing)}.")
         for field in ("snapshot", "policy", "precision", "decoder"):
-            one, other = first.identity.get(field), scores.identity.get(field)
-            if one != other:
-                found.append(f"{names} differ in {field}: {in_words(one)} and {in_words(other)}.")
-    return found
+            one, two = first.identity.get(field), other.identity.get(field)
+            if one != two:
+                sentences.append(f"{pair} differ in {field}: {format_value(one)} and {format_value(two)}.")
+    return sentences
 
 
-def in_words(value: object) -> str:
-    """A value of scores.json for people."""
+def _differing_corpora(first: ScoreSet, other: ScoreSet) -> list[str]:
+    """List the corpora of which two systems scored different utterances, with the numbers of utterances."""
+    differing = []
+    for corpus in sorted({*first.corpora, *other.corpora}):
+        uids, other_uids = first.rows_of(corpus)["uid"], other.rows_of(corpus)["uid"]
+        num_shared = pc.sum(pc.is_in(uids, value_set=other_uids.combine_chunks())).as_py() or 0
+        if num_shared != len(uids) or num_shared != len(other_uids):
+            differing.append(f"{corpus} ({len(uids):,} and {len(other_uids):,}, {num_shared:,} shared)")
+    return differing
+
+
+def format_value(value: object) -> str:
+    """Format a value of the description for people."""
     if value is None:
         return "–"
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

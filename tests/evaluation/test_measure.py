@@ -1,4 +1,4 @@
-"""Score folders in, measurements out."""
+"""Loading of SCORES folders, measurements, and the report."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.evaluation.measure import MEAN, POOLED, Results, Settings, evaluate, to_table
 from pipeline.evaluation.page import eer_table, to_page
-from pipeline.evaluation.scores import NOT_STATED, load_scores, with_own_names
+from pipeline.evaluation.scores import NOT_STATED, load_scores, with_unique_names
 from pipeline.metrics import equal_error_rate
 from pipeline.storage import Folder
 
@@ -62,22 +62,22 @@ def write_scores(folder: Path, rows: list[Row] = ROWS, **changes: object) -> Fol
 
 def results_of(*folders: Folder, num_bootstrap: int = 50) -> Results:
     return evaluate(
-        with_own_names([load_scores(folder) for folder in folders]), Settings(num_bootstrap=num_bootstrap)
+        with_unique_names([load_scores(folder) for folder in folders]), Settings(num_bootstrap=num_bootstrap)
     )
 
 
 def test_each_corpus_is_measured_on_its_own_utterances(tmp_path):
-    found = results_of(write_scores(tmp_path)).measurements
-    alpha = found["tiny", "alpha", "all", "all"]
+    measurements = results_of(write_scores(tmp_path)).measurements
+    alpha = measurements["tiny", "alpha", "all", "all"]
     assert (alpha.num_bonafide, alpha.num_spoof) == (2, 3)
     assert alpha.metrics["eer"] == equal_error_rate([3.0, 1.0], [-2.0, 2.0, -1.0]).eer
-    assert found["tiny", "beta", "all", "all"].metrics["eer"] == 0.0
+    assert measurements["tiny", "beta", "all", "all"].metrics["eer"] == 0.0
 
 
-def test_mean_is_over_corpora_and_pool_over_utterances(tmp_path):
-    found = results_of(write_scores(tmp_path)).measurements
+def test_mean_averages_corpora_and_pooled_measures_all_utterances(tmp_path):
+    measurements = results_of(write_scores(tmp_path)).measurements
     alpha, beta, mean, pooled = (
-        found["tiny", name, "all", "all"] for name in ("alpha", "beta", MEAN, POOLED)
+        measurements["tiny", name, "all", "all"] for name in ("alpha", "beta", MEAN, POOLED)
     )
     rates = [each.metrics["eer"] for each in (alpha, beta)]
     assert mean.metrics["eer"] == pytest.approx(sum(rate for rate in rates if rate is not None) / 2)
@@ -86,7 +86,7 @@ def test_mean_is_over_corpora_and_pool_over_utterances(tmp_path):
     assert pooled.metrics["eer"] == pytest.approx(expected)
 
 
-def test_an_attack_stands_against_all_bona_fide_speech_of_its_corpus(tmp_path):
+def test_an_attack_is_measured_against_all_bona_fide_utterances_of_its_corpus(tmp_path):
     results = results_of(write_scores(tmp_path))
     assert results.keys("alpha", "attack") == [NOT_STATED, "A01", "A02"]
     easy, hard = (results.measurements["tiny", "alpha", "attack", key] for key in ("A01", "A02"))
@@ -95,7 +95,7 @@ def test_an_attack_stands_against_all_bona_fide_speech_of_its_corpus(tmp_path):
     assert hard.metrics["eer"] == equal_error_rate([3.0, 1.0], [2.0]).eer
 
 
-def test_a_language_stands_against_itself_and_says_when_a_class_is_missing(tmp_path):
+def test_a_language_is_measured_on_its_own_utterances_and_may_lack_a_class(tmp_path):
     results = results_of(write_scores(tmp_path))
     english, german, french = (
         results.measurements["tiny", "alpha", "language", key] for key in ("en", "de", "fr")
@@ -118,7 +118,7 @@ def test_unlabelled_and_rejected_utterances_are_left_out_and_counted(tmp_path):
     assert any("2 utterances could not be scored" in warning for warning in results.warnings)
 
 
-def test_a_corpus_of_one_class_has_no_eer_but_a_place_in_the_table(tmp_path):
+def test_a_corpus_with_one_class_has_no_eer_but_stays_in_the_table(tmp_path):
     results = results_of(write_scores(tmp_path, [*ROWS, ("gamma", "bonafide", -1.0, None, None)]))
     gamma = results.measurements["tiny", "gamma", "all", "all"]
     assert (gamma.metrics["eer"], gamma.metrics["miss"]) == (None, 1.0)
@@ -130,7 +130,7 @@ def test_a_corpus_of_one_class_has_no_eer_but_a_place_in_the_table(tmp_path):
     assert "no spoof, 100.00 % misses" in to_page(results).to_html()
 
 
-def test_systems_that_scored_different_utterances_or_otherwise_are_told_apart(tmp_path):
+def test_systems_with_different_utterances_or_settings_get_a_warning(tmp_path):
     one = write_scores(tmp_path / "a", system="one")
     two = write_scores(tmp_path / "b", ROWS[:-1], system="two", policy="window(4)")
     warnings = results_of(one, two).warnings
@@ -139,14 +139,14 @@ def test_systems_that_scored_different_utterances_or_otherwise_are_told_apart(tm
     assert results_of(one).warnings == []
 
 
-def test_systems_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_systems_with_the_same_name_get_the_names_of_their_folders(tmp_path):
     folders = [write_scores(tmp_path / name) for name in ("first", "second")]
     assert results_of(*folders).systems == ["tiny (first)", "tiny (second)"]
-    with pytest.raises(InputError, match="two score folders are both tiny"):
+    with pytest.raises(InputError, match="two score folders are both named tiny"):
         results_of(folders[0], folders[0])
 
 
-def test_table_in_long_form_keeps_absent_values_as_nulls(tmp_path):
+def test_the_table_of_values_has_null_for_an_undefined_metric(tmp_path):
     table = to_table(results_of(write_scores(tmp_path)).measurements.values())
     rows = {(row["corpus"], row["group"], row["key"], row["metric"]): row for row in table.to_pylist()}
     assert len(rows) == table.num_rows
@@ -155,7 +155,7 @@ def test_table_in_long_form_keeps_absent_values_as_nulls(tmp_path):
     assert rows["beta", "all", "all", "eer"]["value"] == 0.0
 
 
-def test_eer_table_has_corpora_down_and_systems_across(tmp_path):
+def test_eer_table_has_a_row_per_corpus_and_a_column_per_system(tmp_path):
     one, two = (write_scores(tmp_path / name, system=name) for name in ("one", "a-longer-name"))
     lines = eer_table(results_of(one, two)).splitlines()
     assert lines[0].split() == ["EER", "(%)", "one", "a-longer-name"]
@@ -164,13 +164,13 @@ def test_eer_table_has_corpora_down_and_systems_across(tmp_path):
     assert len({len(line) for line in lines}) == 1
 
 
-def test_one_corpus_needs_no_mean(tmp_path):
+def test_a_single_corpus_has_no_mean_row(tmp_path):
     results = results_of(write_scores(tmp_path, ROWS[:5]))
     assert len(eer_table(results).splitlines()) == 2
     assert "pooled" not in to_page(results).to_html()
 
 
-def test_hostile_names_do_not_reach_the_page_as_markup(tmp_path):
+def test_names_are_escaped_in_the_page(tmp_path):
     name = "<script>alert(1)</script>"
     rows: list[Row] = [(name, label, score, name, name) for _, label, score, _, _ in ROWS]
     html = to_page(results_of(write_scores(tmp_path, rows, system=name, checkpoint=name))).to_html()
@@ -178,8 +178,8 @@ def test_hostile_names_do_not_reach_the_page_as_markup(tmp_path):
     assert html.count("&lt;script&gt;") > 10
 
 
-def test_an_empty_or_unfinished_folder_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"nothing.*no scores here; bonafide score"):
+def test_an_empty_or_incomplete_folder_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r"nothing.*no scores here; write them with `bonafide score"):
         load_scores(Folder(str(tmp_path / "nothing")))
     folder = write_scores(tmp_path / "killed")
     (tmp_path / "killed" / "scores.json").unlink()
@@ -190,21 +190,21 @@ def test_an_empty_or_unfinished_folder_is_named(tmp_path):
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"system": "tiny"}', '{"system": "x", "num_utterances": null}']
 )
-def test_a_damaged_record_is_named(tmp_path, text):
+def test_a_damaged_description_is_an_error(tmp_path, text):
     folder = write_scores(tmp_path)
     (tmp_path / "scores.json").write_text(text)
-    with pytest.raises(InputError, match=r"scores\.json: not the record"):
+    with pytest.raises(InputError, match=r"scores\.json: not a description"):
         load_scores(folder)
 
 
-def test_lost_score_files_are_noticed(tmp_path):
+def test_a_missing_part_is_an_error(tmp_path):
     folder = write_scores(tmp_path)
     (tmp_path / "scores" / "part-1.parquet").unlink()
-    with pytest.raises(InputError, match="promises 7 utterances, the Parquet files hold 4"):
+    with pytest.raises(InputError, match="states 7 utterances, the Parquet files have 4"):
         load_scores(folder)
 
 
-def test_truncated_score_files_are_named(tmp_path):
+def test_a_truncated_part_is_an_error(tmp_path):
     folder = write_scores(tmp_path)
     part = tmp_path / "scores" / "part-1.parquet"
     part.write_bytes(part.read_bytes()[:-20])
@@ -212,7 +212,7 @@ def test_truncated_score_files_are_named(tmp_path):
         load_scores(folder)
 
 
-def test_missing_columns_are_named(tmp_path):
+def test_missing_columns_are_an_error(tmp_path):
     folder = write_scores(tmp_path)
     part = tmp_path / "scores" / "part-0.parquet"
     pq.write_table(pq.read_table(part).drop_columns(["score", "label"]), part)
@@ -220,7 +220,7 @@ def test_missing_columns_are_named(tmp_path):
         load_scores(folder)
 
 
-def test_an_utterance_scored_twice_is_named(tmp_path):
+def test_an_utterance_with_two_scores_is_an_error(tmp_path):
     folder = write_scores(tmp_path)
     first, second = (tmp_path / "scores" / f"part-{part}.parquet" for part in (0, 1))
     pq.write_table(pq.read_table(first).slice(0, 3), second)
@@ -231,13 +231,15 @@ def test_an_utterance_scored_twice_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("score", [np.nan, np.inf, None])
-def test_scores_that_are_no_numbers_are_named(tmp_path, score):
+def test_scores_that_are_not_finite_are_an_error(tmp_path, score):
     folder = write_scores(tmp_path, [*ROWS, ("alpha", "spoof", score, None, None)])
-    with pytest.raises(InputError, match="1 scores are not finite, the first is that of 0000000000000007"):
+    with pytest.raises(
+        InputError, match="1 scores are not finite, the first is for utterance 0000000000000007"
+    ):
         load_scores(folder)
 
 
-def test_unknown_and_absent_labels_are_named(tmp_path):
+def test_unknown_labels_and_a_folder_without_labels_are_errors(tmp_path):
     with pytest.raises(InputError, match=r"unknown labels \['real'\]; known: bonafide, spoof"):
         load_scores(write_scores(tmp_path / "a", [*ROWS, ("alpha", "real", 1.0, None, None)]))
     with pytest.raises(InputError, match="none of 1 utterances has a label"):

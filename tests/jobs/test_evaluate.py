@@ -1,4 +1,4 @@
-"""The evaluate job: from score folders to files, a table and a tracked run."""
+"""`bonafide evaluate`: from SCORES folders to the report, the printed table and MLflow runs."""
 
 import json
 import subprocess
@@ -57,7 +57,7 @@ def two_systems(folder: Path) -> Names:
     return Names((write_scores(folder / "u", "untrained", 0.0), write_scores(folder / "t", "trained", 2.0)))
 
 
-def test_report_has_table_files_and_identities(tmp_path, capsys):
+def test_the_report_has_metrics_curves_and_identities(tmp_path, capsys):
     config = EvaluateConfig(two_systems(tmp_path), str(tmp_path / "report"), num_bootstrap=20)
     main(config)
     lines = capsys.readouterr().out.splitlines()
@@ -76,18 +76,18 @@ def test_report_has_table_files_and_identities(tmp_path, capsys):
     names = ["system", "corpus", "group", "key", "metric", "value", "num_bonafide", "num_spoof"]
     assert table.column_names == names
     html = (tmp_path / "report" / "report.html").read_text()
-    for words in ("untrained", "bark", "0123456789ab", "runs/trained/model.safetensors", "DET: mlaad"):
-        assert words in html
+    for text in ("untrained", "bark", "0123456789ab", "runs/trained/model.safetensors", "DET: mlaad"):
+        assert text in html
 
 
-def test_saved_config_is_the_one_that_ran(tmp_path):
+def test_the_saved_config_reproduces_the_run(tmp_path):
     config = EvaluateConfig(two_systems(tmp_path), str(tmp_path / "report"), "arena", num_bootstrap=20)
     main(config)
     saved = str(tmp_path / "report" / "config.toml")
     assert parse(EvaluateConfig, ["--config", saved], command="evaluate") == config
 
 
-def test_the_same_scores_give_the_same_bytes(tmp_path):
+def test_the_same_scores_give_the_same_report(tmp_path):
     scores = two_systems(tmp_path)
     for name in ("one", "two"):
         main(EvaluateConfig(scores, str(tmp_path / name), num_bootstrap=20))
@@ -95,7 +95,7 @@ def test_the_same_scores_give_the_same_bytes(tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_scores_and_reports_may_live_on_s3(tmp_path, bucket):
+def test_scores_and_report_can_be_on_s3(tmp_path, bucket):
     local = Path(write_scores(tmp_path / "t", "trained", 2.0))
     remote = Folder(f"{bucket}/scores")
     for path in local.rglob("*.*"):
@@ -105,7 +105,7 @@ def test_scores_and_reports_may_live_on_s3(tmp_path, bucket):
     assert set(table["system"].to_pylist()) == {"trained"}
 
 
-def test_what_the_user_got_wrong_is_one_line(tmp_path, capsys):
+def test_a_user_error_is_one_line(tmp_path, capsys):
     assert run(main, ["--scores", str(tmp_path / "nowhere"), "--out", str(tmp_path / "report")]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
@@ -116,7 +116,7 @@ def test_what_the_user_got_wrong_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning:mlflow")
-def test_each_system_has_a_run_below_the_one_that_made_its_scores(tmp_path):
+def test_each_system_has_an_mlflow_run_below_the_run_that_made_its_scores(tmp_path):
     from mlflow.tracking import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -128,21 +128,21 @@ def test_each_system_has_a_run_below_the_one_that_made_its_scores(tmp_path):
     main(EvaluateConfig(scores, str(tmp_path / "report"), num_bootstrap=20, tracking_uri=uri))
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("bonafide")
-    found = {run.data.tags["bonafide.system"]: run for run in client.search_runs([experiment.experiment_id])}
-    assert {system: run.data.tags["mlflow.parentRunId"] for system, run in found.items()} == parents
-    tracked = found["xlsr (300m)"]
+    runs = {run.data.tags["bonafide.system"]: run for run in client.search_runs([experiment.experiment_id])}
+    assert {system: run.data.tags["mlflow.parentRunId"] for system, run in runs.items()} == parents
+    tracked = runs["xlsr (300m)"]
     assert tracked.info.status == "FINISHED"
     assert tracked.data.tags["bonafide.weights"] == "0123456789ab"
     assert tracked.data.tags["bonafide.compared_with"] == "untrained"
-    assert tracked.data.metrics["eer/in_the_wild"] < 0.1 < found["untrained"].data.metrics["eer/in_the_wild"]
-    assert found["untrained"].data.metrics.keys() == tracked.data.metrics.keys()
+    assert tracked.data.metrics["eer/in_the_wild"] < 0.1 < runs["untrained"].data.metrics["eer/in_the_wild"]
+    assert runs["untrained"].data.metrics.keys() == tracked.data.metrics.keys()
     assert "| in_the_wild | " in tracked.data.tags["mlflow.note.content"]
     names = {artifact.path for artifact in client.list_artifacts(tracked.info.run_id)}
     assert {"report.html", "metrics.json", "metrics.parquet", "config.toml"} <= names
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning:mlflow")
-def test_error_rates_reach_the_table_of_models(tmp_path):
+def test_metrics_are_logged_to_the_registered_model(tmp_path):
     from mlflow.tracking import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -160,24 +160,24 @@ def test_error_rates_reach_the_table_of_models(tmp_path):
     assert "eer_low/mlaad" not in measured
 
 
-def test_scores_of_a_bare_folder_have_nothing_to_compare_with(tmp_path):
+def test_scores_without_labels_are_an_error(tmp_path):
     scores = write_scores(tmp_path / "s", "trained", 1.0)
     record = tmp_path / "s" / "scores.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"audio": "/calls"}))
-    with pytest.raises(InputError, match="has no labels; to measure errors, write a manifest"):
+    with pytest.raises(InputError, match="have no labels; to measure error rates, write a manifest"):
         main(EvaluateConfig(Names([scores]), str(tmp_path / "report")))
 
 
-def test_help_needs_no_heavy_library():
+def test_help_imports_no_heavy_library():
     code = (
         "import sys, jobs.evaluate; "
         "print([name for name in ('torch', 'ray', 'mlflow', 'matplotlib', 'scipy') if name in sys.modules])"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
-def test_a_recipe_changes_what_counts_as_spoof_without_scoring_again(tmp_path: Path):
+def test_a_recipe_decides_which_artifacts_count_as_spoof(tmp_path: Path):
     scores = write_scores(tmp_path / "scores", "trained", 2.0)
     for path in (tmp_path / "scores" / "scores").glob("*.parquet"):
         table = pq.read_table(path)

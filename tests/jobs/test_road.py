@@ -11,6 +11,7 @@ import webdataset
 from mlflow.tracking import MlflowClient
 
 from jobs import evaluate, ingest, score, train
+from jobs.scoring.config import ScoreConfig
 from jobs.training.config import TrainConfig
 from pipeline.config import Names
 from pipeline.data.audio.load import decode_flac
@@ -69,8 +70,8 @@ def ingest_config(place: Path) -> ingest.IngestConfig:
     )
 
 
-def score_config(place: Path, system: str, file: str) -> score.ScoreConfig:
-    return score.ScoreConfig(
+def score_config(place: Path, system: str, file: str) -> ScoreConfig:
+    return ScoreConfig(
         store=str(place / "store"),
         checkpoint=str(place / "training" / f"{file}.safetensors"),
         out=str(place / "scores" / system),

@@ -1,4 +1,4 @@
-"""Scoring a bare folder of audio files, through real Ray."""
+"""`bonafide score --audio`: a folder of audio files, scored through Ray."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
 from jobs import score
-from jobs.scoring.inputs import FILE_SCORES, plan_folder
+from jobs.scoring.config import ScoreConfig
+from jobs.scoring.inputs import plan_folder
 from jobs.scoring.parts import plan_parts
 from pipeline import tables, tracking
 from pipeline.config import Names
@@ -26,6 +27,7 @@ from pipeline.detector.checkpoint import load_detector, save_detector
 from pipeline.detector.network import VARIANTS, Detector
 from pipeline.detector.scoring import Scorer
 from pipeline.errors import InputError
+from pipeline.evaluation.layout import FILE_COLUMNS
 from pipeline.storage import Folder
 
 pytestmark = [
@@ -56,7 +58,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of every kind of decoder in nested folders, and some that are no audio."""
+    """Nested folders with files for each decoder, and files that cannot be scored."""
     root = tmp_path_factory.mktemp("data") / "calls"
     rng = np.random.default_rng(3)
 
@@ -80,7 +82,7 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(root / name, data, rate, format=form, subtype=subtype)
     write_m4a(root / "deep" / "f.m4a", speech(1.0, 44_100))
     (root / "deep" / "empty.wav").touch()
-    (root / "notes.txt").write_text("what was said, and by whom")
+    (root / "notes.txt").write_text("a transcript")
     (root / "cut.flac").write_bytes((root / "a.flac").read_bytes()[:9000])
     soundfile.write(root / "still.wav", np.zeros(16_000), 16_000)
     return root
@@ -97,8 +99,8 @@ def write_m4a(path: Path, samples: NDArray[np.float32]) -> None:
             output.mux(packet)
 
 
-def config(audio: Path | str, detector: Path | str, out: Path | str) -> score.ScoreConfig:
-    return score.ScoreConfig(
+def config(audio: Path | str, detector: Path | str, out: Path | str) -> ScoreConfig:
+    return ScoreConfig(
         audio=str(audio), checkpoint=str(detector), out=str(out), part_seconds=2.0, num_workers=1
     )
 
@@ -110,8 +112,8 @@ def scored(audio: Path, detector: Path, tmp_path_factory: pytest.TempPathFactory
     return out
 
 
-def alone(audio: Path, detector: Path) -> dict[str, NDArray[np.float32]]:
-    """The logits of each file, scored by itself."""
+def score_one_by_one(audio: Path, detector: Path) -> dict[str, NDArray[np.float32]]:
+    """Score each file in a batch of its own: path → logits [2] of spoof and bona fide."""
     scorer = Scorer(load_detector(detector).detector)
     paths = [path for path in audio.rglob("*") if path.is_file()]
     names = {path.relative_to(audio).as_posix(): path for path in paths}
@@ -123,26 +125,28 @@ def alone(audio: Path, detector: Path) -> dict[str, NDArray[np.float32]]:
 
 
 @pytest.mark.ray
-def test_each_file_is_scored_as_if_it_were_alone(scored: Path, audio: Path, detector: Path) -> None:
+def test_scores_equal_those_of_each_file_in_a_batch_of_its_own(
+    scored: Path, audio: Path, detector: Path
+) -> None:
     table = pq.read_table(scored / "scores")
-    assert table.schema.names == FILE_SCORES.names == ["id", "path", "logit_spoof", "logit_bonafide", "score"]
+    assert (
+        table.schema.names == FILE_COLUMNS.names == ["id", "path", "logit_spoof", "logit_bonafide", "score"]
+    )
     assert {str(table.schema.field(name).type) for name in table.schema.names[2:]} == {"float"}
-    expected = alone(audio, detector)
+    expected = score_one_by_one(audio, detector)
     rows = {row["path"]: row for row in table.to_pylist()}
     assert rows.keys() == expected.keys()
     assert len(table) == len(rows)
-    assert np.ptp([logits[1] for logits in expected.values()]) > 1e-2, (
-        "files that score alike would prove nothing"
-    )
+    assert np.ptp([logits[1] for logits in expected.values()]) > 1e-2, "the files must have different scores"
     for path, logits in expected.items():
-        found = [rows[path]["logit_spoof"], rows[path]["logit_bonafide"]]
-        np.testing.assert_allclose(found, logits, atol=1e-5, rtol=0)
-        assert rows[path]["score"] == np.float32(found[1]) - np.float32(found[0])
+        spoof, bonafide = rows[path]["logit_spoof"], rows[path]["logit_bonafide"]
+        np.testing.assert_allclose([spoof, bonafide], logits, atol=1e-5, rtol=0)
+        assert rows[path]["score"] == np.float32(bonafide) - np.float32(spoof)
     assert len(list((scored / "scores").iterdir())) > 1
 
 
 @pytest.mark.ray
-def test_files_that_are_no_audio_are_counted_and_listed(scored: Path, audio: Path) -> None:
+def test_undecodable_files_are_counted_and_listed(scored: Path, audio: Path) -> None:
     rejects = {row["path"]: row for row in pq.read_table(scored / "rejects.parquet").to_pylist()}
     assert {path: row["reason"] for path, row in rejects.items()} == UNDECODABLE
     assert all(row["detail"] for row in rejects.values())
@@ -156,7 +160,7 @@ def test_files_that_are_no_audio_are_counted_and_listed(scored: Path, audio: Pat
 
 
 @pytest.mark.ray
-def test_a_killed_scoring_goes_on_where_it_was(
+def test_a_killed_scoring_resumes_with_the_missing_parts(
     scored: Path, audio: Path, detector: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     parts = sorted((scored / "scores").iterdir())
@@ -164,15 +168,15 @@ def test_a_killed_scoring_goes_on_where_it_was(
     parts[0].unlink()
     (scored / "scores.json").unlink()
     score.main(config(audio, detector, scored))
-    said = capfd.readouterr()
-    assert f"{len(parts)} parts planned, {len(parts) - 1} there, 1 to score" in said.out
-    assert "4 rejected" not in said.err and "utterances" in said.err
+    printed = capfd.readouterr()
+    assert f"{len(parts)} parts planned, {len(parts) - 1} already scored, 1 to score" in printed.out
+    assert "4 rejected" not in printed.err and "utterances" in printed.err
     assert {path.name: path.read_bytes() for path in (scored / "scores").iterdir()} == before
     assert json.loads((scored / "scores.json").read_text())["num_rejected"] == len(UNDECODABLE)
 
 
 @pytest.mark.ray
-def test_a_folder_that_has_changed_is_another_scoring(
+def test_scores_of_other_files_need_another_folder(
     scored: Path, audio: Path, detector: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
@@ -183,7 +187,7 @@ def test_a_folder_that_has_changed_is_another_scoring(
 
 
 @pytest.mark.ray
-def test_folders_and_checkpoints_may_lie_on_s3_in_the_released_layout(
+def test_audio_scores_and_a_checkpoint_in_the_released_layout_can_be_on_s3(
     scored: Path, audio: Path, detector: Path, bucket: str, tmp_path: Path
 ) -> None:
     released = tmp_path / "released.ckpt"
@@ -194,27 +198,27 @@ def test_folders_and_checkpoints_may_lie_on_s3_in_the_released_layout(
         remote.commit(f"calls/{name}", (audio / name).read_bytes())
     s3 = config(f"{bucket}/calls", f"{bucket}/models/released.ckpt", f"{bucket}/scores")
     score.main(replace(s3, variant="tiny"))
-    found = Folder(f"{bucket}/scores")
-    names = [info.name for info in found.find("scores")]
-    rows = {row["id"]: row for name in names for row in tables.read_table(found, name).to_pylist()}
+    scores = Folder(f"{bucket}/scores")
+    names = [info.name for info in scores.find("scores")]
+    rows = {row["id"]: row for name in names for row in tables.read_table(scores, name).to_pylist()}
     local = {row["path"]: row for row in pq.read_table(scored / "scores").to_pylist()}
     assert rows.keys() == {"a", "deep/f"}
     for name, path in (("a", "a.wav"), ("deep/f", "deep/f.m4a")):
         assert rows[name]["score"] == pytest.approx(local[path]["score"], abs=1e-5)
-    assert tables.read_table(found, "rejects.parquet")["reason"].to_pylist() == ["not_audio"]
+    assert tables.read_table(scores, "rejects.parquet")["reason"].to_pylist() == ["not_audio"]
 
 
 @pytest.mark.ray
-def test_a_registered_detector_scores_below_the_run_that_made_it(
+def test_scores_of_a_registered_detector_have_an_mlflow_run_below_its_training(
     scored: Path, audio: Path, detector: Path, tmp_path: Path
 ) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     tags = {"bonafide.training": "feedbeef"}
     with tracking.run(uri, "bonafide", job="train", name="train", tags=tags) as training:
         pass
-    facts = {"weights": "d", "eer": 0.1, "validation": "v"}
+    version_tags = {"weights": "d", "eer": 0.1, "validation": "v"}
     registered = tracking.register(
-        uri, "calls", str(detector), run_id=str(training.run_id), tags=facts, description=""
+        uri, "calls", str(detector), run_id=str(training.run_id), tags=version_tags, description=""
     )
     assert registered is not None
     out = tmp_path / "scores"
@@ -239,14 +243,16 @@ def test_a_registered_detector_scores_below_the_run_that_made_it(
 
 
 @pytest.mark.ray
-def test_a_machine_without_gpus_says_so(audio: Path, detector: Path, tmp_path: Path, cluster: None) -> None:
+def test_device_cuda_without_a_gpu_is_an_error(
+    audio: Path, detector: Path, tmp_path: Path, cluster: None
+) -> None:
     if torch.cuda.is_available():
-        pytest.skip("this machine has one")
+        pytest.skip("this machine has a GPU")
     with pytest.raises(InputError, match="--device cuda needs a GPU"):
         score.main(replace(config(audio, detector, tmp_path / "scores"), device="cuda"))
 
 
-def test_ids_are_paths_without_their_endings_where_that_is_enough(tmp_path: Path) -> None:
+def test_an_id_is_the_path_without_its_ending_if_that_is_unique(tmp_path: Path) -> None:
     root = tmp_path / "calls"
     for name in ("a.wav", "a.flac", "b.wav", "b", "deep/a.wav", "c.x.ogg"):
         Folder(str(root)).commit(name, b"x")
@@ -261,19 +267,19 @@ def test_ids_are_paths_without_their_endings_where_that_is_enough(tmp_path: Path
     }
 
 
-def test_a_name_that_is_no_text_is_a_reject(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_rejected(tmp_path: Path) -> None:
     root = tmp_path / "calls"
     Folder(str(root)).commit("a.wav", b"x")
     (root / "caf\udce9.wav").write_bytes(b"x")
-    planned = plan_folder(Folder(str(root)), Folder(str(tmp_path / "out")))
-    assert planned.rows["path"].to_pylist() == ["a.wav"]
-    assert [(reject["path"], reject["reason"]) for reject in planned.rejects] == [
+    plan = plan_folder(Folder(str(root)), Folder(str(tmp_path / "out")))
+    assert plan.rows["path"].to_pylist() == ["a.wav"]
+    assert [(reject["path"], reject["reason"]) for reject in plan.rejects] == [
         ("caf\\udce9.wav", "name_not_text")
     ]
 
 
-def test_what_cannot_be_scored_is_one_line(tmp_path: Path) -> None:
-    for folder, message in (("nowhere", "no such folder"), ("empty", "no files there")):
+def test_input_that_cannot_be_scored_is_an_error(tmp_path: Path) -> None:
+    for folder, message in (("nowhere", "no such folder"), ("empty", "the folder is empty")):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(InputError, match=message):
             plan_folder(Folder(str(tmp_path / folder)), Folder(str(tmp_path / "out")))
@@ -281,12 +287,14 @@ def test_what_cannot_be_scored_is_one_line(tmp_path: Path) -> None:
         plan_folder(Folder(str(tmp_path)), Folder(str(tmp_path / "scores")))
     for store, audio in (("", ""), ("s", "a")):
         with pytest.raises(InputError, match=r"either --store, .* or --audio"):
-            score.ScoreConfig(checkpoint="c", out="o", store=store, audio=audio)
-    with pytest.raises(InputError, match="are of a store"):
-        score.ScoreConfig(checkpoint="c", out="o", audio="a", corpora=Names(["x"]))
+            ScoreConfig(checkpoint="c", out="o", store=store, audio=audio)
+    with pytest.raises(InputError, match="select from a store"):
+        ScoreConfig(checkpoint="c", out="o", audio="a", corpora=Names(["x"]))
+    with pytest.raises(InputError, match="num_workers is -1"):
+        ScoreConfig(checkpoint="c", out="o", audio="a", num_workers=-1)
     with pytest.raises(InputError, match=r"gpus_per_worker is 1\.5"):
-        score.ScoreConfig(checkpoint="c", out="o", audio="a", gpus_per_worker=1.5)
+        ScoreConfig(checkpoint="c", out="o", audio="a", gpus_per_worker=1.5)
 
 
-def test_parts_hold_about_as_much_audio_as_asked_for() -> None:
+def test_a_part_has_the_utterances_that_start_within_its_seconds() -> None:
     assert plan_parts(np.array([1.0, 1.0, 1.0, 5.0, 1.0]), 2.0) == [2, 2, 1]

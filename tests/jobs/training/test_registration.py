@@ -12,13 +12,14 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from jobs import score, train
+from jobs.scoring.config import ScoreConfig
 from jobs.training.config import TrainConfig
 from jobs.training.record import TrainingRecord
 from jobs.training.registration import validation_digest
 from jobs.training.validation_log import ValidationLog
 from pipeline import tracking
 from pipeline.errors import InputError
-from pipeline.evaluation.validation import from_table
+from pipeline.evaluation.validation_page import from_table
 from pipeline.metrics import ClassScores
 from pipeline.storage import Folder
 from tests.jobs.training.trainings import config, metrics, result_of, tracking_uri
@@ -52,7 +53,7 @@ def test_a_registered_detector_scores_a_bare_folder(place: Path, whole: str, tmp
     clip = next((place / "data").rglob("*.flac"))
     (audio / clip.name).write_bytes(clip.read_bytes())
     score.main(
-        score.ScoreConfig(
+        ScoreConfig(
             checkpoint="models:/bonafide-tiny@best",
             audio=str(audio),
             out=str(tmp_path / "scores"),

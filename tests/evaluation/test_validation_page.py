@@ -1,4 +1,4 @@
-"""The page about the validations of a training."""
+"""The validation page of a training."""
 
 import json
 import re
@@ -6,18 +6,25 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.evaluation.validation import ALL, Validation, eer_history, from_table, to_page, to_table
+from pipeline.evaluation.validation_page import (
+    ALL,
+    ValidationScores,
+    eer_history,
+    from_table,
+    to_page,
+    to_table,
+)
 from pipeline.metrics import ClassScores
 
 
-def validation(step: int, skill: float) -> Validation:
+def validation(step: int, skill: float) -> ValidationScores:
     rng = np.random.default_rng(step)
 
     def scores(num: int, shift: float) -> ClassScores:
         return ClassScores(rng.normal(shift, 1, num), rng.normal(-shift, 1, 2 * num))
 
     only_spoof = ClassScores(np.zeros(0), rng.normal(-skill, 1, 5))
-    return Validation(
+    return ValidationScores(
         step, {"asvspoof5": scores(200, skill), "mlaad": scores(50, skill / 2), "dfadd": only_spoof}
     )
 
@@ -29,19 +36,19 @@ HISTORY = {
 }
 
 
-def test_scores_come_back_from_their_table() -> None:
+def test_scores_survive_the_round_trip_through_a_table() -> None:
     table = to_table(VALIDATIONS[0])
     assert table.column_names == ["corpus", "label", "score"]
     assert len(table) == 200 * 3 + 50 * 3 + 5
-    again = from_table(100, table)
-    assert again.by_corpus.keys() == VALIDATIONS[0].by_corpus.keys()
+    loaded = from_table(100, table)
+    assert loaded.by_corpus.keys() == VALIDATIONS[0].by_corpus.keys()
     for corpus, scores in VALIDATIONS[0].by_corpus.items():
-        for one, other in zip(scores, again.by_corpus[corpus], strict=True):
+        for one, other in zip(scores, loaded.by_corpus[corpus], strict=True):
             np.testing.assert_array_equal(one.astype(np.float32), other)
-    assert len(to_table(Validation(1, {}))) == 0
+    assert len(to_table(ValidationScores(1, {}))) == 0
 
 
-def test_history_is_read_from_lines_of_metrics_and_the_later_of_two_counts() -> None:
+def test_the_later_line_of_a_repeated_step_counts_in_the_history() -> None:
     points: list[dict[str, float]] = [
         {"step": 50, "train/loss": 1.0},
         {"step": 100, "validation/eer": 0.4, "validation/eer/mlaad": 0.5},
@@ -55,26 +62,26 @@ def test_history_is_read_from_lines_of_metrics_and_the_later_of_two_counts() -> 
     }
 
 
-def test_the_page_tells_first_best_and_latest_apart() -> None:
+def test_the_page_names_the_first_the_best_and_the_latest_validation() -> None:
     page = to_page("train tiny", HISTORY, 200, VALIDATIONS).to_html()
-    for words in ("step 100 (first)", "step 200 (best)", "step 300 (latest)", "DET: asvspoof5", "DET: mlaad"):
-        assert words in page
-    assert "DET: dfadd" not in page, "without bona fide speech there is no curve"
+    for text in ("step 100 (first)", "step 200 (best)", "step 300 (latest)", "DET: asvspoof5", "DET: mlaad"):
+        assert text in page
+    assert "DET: dfadd" not in page, "a corpus without bona fide speech has no DET curve"
     assert f"{100 * HISTORY[200][ALL]:.2f}" in page
-    assert "1 since were no better" in page
-    assert not re.search(r"(?:src|href)=\"(?!#)", page), "nothing to fetch"
+    assert "no improvement in 1 later validation" in page
+    assert not re.search(r"(?:src|href)=\"(?!#)", page), "the page loads nothing from elsewhere"
 
 
 @pytest.mark.parametrize("num", [1, 2])
-def test_the_page_of_the_first_validations_is_whole(num: int) -> None:
+def test_the_page_can_show_one_or_two_validations(num: int) -> None:
     history = dict(list(HISTORY.items())[:num])
     page = to_page("train tiny", history, 100 * num, VALIDATIONS[:num]).to_html()
     assert "the latest" in page
     assert ("step 100 (first, best, latest)" in page) == (num == 1)
 
 
-def test_one_corpus_needs_no_total() -> None:
-    alone = Validation(10, {"mlaad": VALIDATIONS[1].by_corpus["mlaad"]})
+def test_a_single_corpus_has_no_second_plot_for_all_corpora() -> None:
+    alone = ValidationScores(10, {"mlaad": VALIDATIONS[1].by_corpus["mlaad"]})
     eer = alone.eer()
     assert eer is not None
     page = to_page("t", {10: {ALL: eer, "mlaad": eer}}, 10, [alone]).to_html()

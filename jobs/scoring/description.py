@@ -1,0 +1,88 @@
+"""The description of scores: what determines them, what they are called, and how many there are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jobs.scoring.config import ScoreConfig
+from jobs.scoring.inputs import Row, ScoringPlan
+from jobs.scoring.weights import Checkpoint
+from pipeline import tracking
+from pipeline.config import to_dict
+from pipeline.storage import Folder
+
+if TYPE_CHECKING:
+    from pipeline.detector.checkpoint import Loaded
+    from pipeline.detector.scoring import WindowPolicy
+
+
+def scores_identity(
+    config: ScoreConfig, plan: ScoringPlan, loaded: Loaded, policy: WindowPolicy
+) -> dict[str, Any]:
+    """Collect everything that determines the scores and their division into parts."""
+    return {
+        "weights_digest": loaded.digest,
+        "variant": loaded.variant,
+        **plan.identity,
+        "policy": str(policy),
+        "precision": config.precision,
+        "part_seconds": config.part_seconds,
+    }
+
+
+def system_name(config: ScoreConfig, checkpoint: Checkpoint, loaded: Loaded) -> str:
+    """Return the name of the detector in tables."""
+    if config.system:
+        return config.system
+    step = loaded.metadata.get("step")
+    return f"{checkpoint.name} (step {step})" if step else checkpoint.name
+
+
+def describe(
+    config: ScoreConfig,
+    system: str,
+    checkpoint: Checkpoint,
+    loaded: Loaded,
+    *,
+    num_scored: int,
+    rejects: Sequence[Row],
+    run_id: str | None,
+) -> dict[str, Any]:
+    """Describe finished scores; with their identity, this is the content of `layout.DESCRIPTION`."""
+    step = loaded.metadata.get("step")
+    return {
+        "system": system,
+        "checkpoint": checkpoint.uri,
+        "step": int(step) if step else None,
+        "decoder": _decoder(config),
+        "num_utterances": num_scored,
+        "num_rejected": len(rejects),
+        "rejected": count_by_reason(rejects),
+        "tracking": {"run_id": run_id, "uri": tracking.without_credentials(config.tracking_uri)},
+        "config": to_dict(config),
+    }
+
+
+def _decoder(config: ScoreConfig) -> dict[str, str]:
+    """The libraries that decode and resample the audio, with their versions."""
+    if config.store:
+        return {"shards": "flac 16 kHz mono"}
+    from pipeline.data.audio.load import codec_versions
+
+    return codec_versions() | {"resampler": "soxr_hq"}
+
+
+def count_by_reason(rejects: Sequence[Row]) -> dict[str, int]:
+    """Count rejected files by reason, in alphabetical order."""
+    return dict(sorted(Counter(str(reject["reason"]) for reject in rejects).items()))
+
+
+def print_summary(out: Folder, description: Mapping[str, Any], run_url: str | None) -> None:
+    """Print the numbers of scores and rejects, and where to find them."""
+    print(f"{description['num_utterances']} scores in {out.uri}")
+    for reason, count in description["rejected"].items():
+        print(f"  {count} rejected: {reason}")
+    if run_url:
+        print(f"MLflow: {run_url}")

@@ -1,0 +1,70 @@
+"""Reading and writing of a SCORES folder; `pipeline.evaluation.layout` has the names of its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.scoring.config import ScoreConfig
+from jobs.scoring.inputs import Row
+from pipeline import tables, tracking
+from pipeline.config import to_toml
+from pipeline.errors import InputError
+from pipeline.evaluation import layout
+from pipeline.storage import Folder
+
+
+def claim_folder(out: Folder, identity: Mapping[str, Any]) -> None:
+    """Reserve a folder for scores of one identity.
+
+    Raises:
+        InputError: the folder already holds scores of another identity.
+    """
+    if out.create(layout.IDENTITY, _to_json(identity)):
+        return
+    existing = json.loads(out.read(layout.IDENTITY))
+    differing = [
+        key for key in sorted(identity.keys() | existing.keys()) if existing.get(key) != identity.get(key)
+    ]
+    if differing:
+        raise InputError(f"{out.uri}: holds scores with another {', '.join(differing)}; choose another --out")
+
+
+def write_plan(out: Folder, rows: pa.Table, part_sizes: Sequence[int]) -> None:
+    """Write the rows to score, one row group per part, unless an earlier run has written them."""
+    if not out.exists(layout.PLAN):
+        out.commit(layout.PLAN, tables.to_parquet(rows, part_sizes))
+
+
+def missing_parts(out: Folder, num_parts: int) -> list[int]:
+    """List the parts without scores."""
+    done = {info.name for info in out.find(layout.PARTS)} if out.exists(layout.PARTS) else set()
+    return [part for part in range(num_parts) if layout.part_name(part) not in done]
+
+
+def count_scores(out: Folder, num_parts: int) -> int:
+    """Count the scores of all parts."""
+    columns = ["id"]
+    return sum(len(tables.read_table(out, layout.part_name(part), columns)) for part in range(num_parts))
+
+
+def read_rejects(out: Folder) -> list[Row]:
+    """Read the rejects of all parts, in the order of the plan."""
+    names = [info.name for info in out.find(layout.PART_REJECTS)] if out.exists(layout.PART_REJECTS) else []
+    return [row for name in names for row in tables.read_table(out, name).to_pylist()]
+
+
+def publish(out: Folder, config: ScoreConfig, description: Mapping[str, Any], rejects: Sequence[Row]) -> None:
+    """Complete the folder: rejects, settings, and last the description, which marks the scores as complete."""
+    if config.audio:
+        table = pa.Table.from_pylist(list(rejects), layout.REJECT_COLUMNS)
+        out.commit(layout.REJECTS, tables.to_parquet(table))
+    out.commit(layout.CONFIG, tracking.without_credentials(to_toml(config)).encode())
+    out.commit(layout.DESCRIPTION, _to_json(description))
+
+
+def _to_json(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, indent=1, sort_keys=True).encode()

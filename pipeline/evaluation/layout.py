@@ -1,0 +1,73 @@
+"""The files of a SCORES and of a REPORT folder; no other module spells their names.
+
+SCORES/                     written by `bonafide score`
+  identity.json             what determines the scores; written first, never changed
+  plan.parquet              one row per utterance, one row group per part
+  scores/
+    part-000000.parquet     the scores of one part; a part with this file is complete
+  rejects/
+    part-000000.parquet     the files of one part that could not be decoded; only with --audio, only if there are any
+  attempts/                 counts of workers that died on a part; each is deleted when its part has been decoded
+  rejects.parquet           all files without a score; only with --audio
+  config.toml               settings of the latest run
+  scores.json               identity, system name, and counts; written last, so a folder with it is complete
+
+REPORT/                     written by `bonafide evaluate`
+  metrics.json              settings, systems, warnings, and all metrics
+  metrics.parquet           the same metrics, one row per value
+  report.html               tables and curves in one file without external resources
+  config.toml               settings of the run
+"""
+
+import pyarrow as pa
+
+CONFIG = "config.toml"
+"""In both folders."""
+
+IDENTITY = "identity.json"
+PLAN = "plan.parquet"
+PARTS = "scores"
+PART_REJECTS = "rejects"
+REJECTS = "rejects.parquet"
+DESCRIPTION = "scores.json"
+
+METRICS_JSON = "metrics.json"
+METRICS_TABLE = "metrics.parquet"
+REPORT_PAGE = "report.html"
+
+LOGITS = [
+    ("logit_spoof", pa.float32()),
+    ("logit_bonafide", pa.float32()),
+    ("score", pa.float32()),  # logit_bonafide − logit_spoof
+]
+UTTERANCE_COLUMNS = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("id", pa.string()),
+        ("corpus", pa.string()),
+        ("path", pa.string()),
+        ("label", pa.string()),
+        ("artifact", pa.string()),
+        ("attack", pa.string()),
+        ("language", pa.string()),
+        ("speaker", pa.string()),
+        ("split", pa.string()),
+        ("seconds", pa.float32()),
+        *LOGITS,
+    ]
+)
+"""Columns of the scores of a store, in order."""
+FILE_COLUMNS = pa.schema([("id", pa.string()), ("path", pa.string()), *LOGITS])
+"""Columns of the scores of a folder of audio files, in order."""
+REJECT_COLUMNS = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+"""Columns of the files without a score, in order."""
+
+
+def part_name(part: int) -> str:
+    """Name of the file with the scores of a part."""
+    return f"{PARTS}/part-{part:06d}.parquet"
+
+
+def part_rejects_name(part: int) -> str:
+    """Name of the file with the rejects of a part."""
+    return f"{PART_REJECTS}/part-{part:06d}.parquet"

@@ -1,0 +1,101 @@
+"""The MLflow runs of an evaluation: one per system, so that the table of runs compares systems."""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import tracking
+from pipeline.evaluation import layout
+from pipeline.evaluation.measure import INTERVAL_METRICS, METRICS, Results
+from pipeline.evaluation.scores import ScoreSet
+
+TAGS = ("checkpoint", "snapshot", "policy", "precision", "variant")
+"""Entries of a description that become tags of the run."""
+
+
+def log_to_mlflow(
+    results: Results, files: Mapping[str, bytes], *, uri: str, experiment: str, settings: Mapping[str, Any]
+) -> list[str]:
+    """Log each system to a run of its own, below the run that made its scores.
+
+    Metrics have the same names for every system, such as `eer/CORPUS`. Each run gets all files of the report.
+
+    Args:
+        results: what was measured.
+        files: file name → content.
+        uri: MLflow server or database; empty: nothing is logged.
+        experiment: MLflow experiment.
+        settings: the settings of the job.
+
+    Returns:
+        The URLs of the runs.
+    """
+    urls = []
+    for scores in results.score_sets:
+        weights_digest = scores.identity.get("weights_digest")
+        other_systems = [system for system in results.systems if system != scores.system]
+        tags = {f"bonafide.{name}": scores.identity.get(name) for name in TAGS} | {
+            "bonafide.system": scores.system,
+            "bonafide.weights": weights_digest,
+            "bonafide.compared_with": ", ".join(other_systems) or None,
+        }
+        with (
+            tracking.run(
+                uri,
+                experiment,
+                job="evaluate",
+                name=f"evaluate {scores.system}",
+                parent_run_id=scores.run_id,
+                tags=tags,
+                config=settings,
+                model_id=tracking.find_model(uri, experiment, str(weights_digest)),
+            ) as tracked,
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            tracked.describe(run_note(results, scores))
+            tracked.log_metrics(corpus_metrics(results, scores.system))
+            for name, data in files.items():
+                path = Path(folder, name)
+                path.write_bytes(data)
+                tracked.log_artifact(path)
+        if tracked.url:
+            urls.append(tracked.url)
+    return urls
+
+
+def run_note(results: Results, scores: ScoreSet) -> str:
+    """Summarise the EERs of a system in Markdown, for the page of its run."""
+    rows = []
+    for corpus in results.corpora_and_totals:
+        measurement = results.measurements.get((scores.system, corpus, "all", "all"))
+        eer = measurement.metrics["eer"] if measurement else None
+        if measurement is not None and eer is not None:
+            counts = f"{measurement.num_bonafide:,} | {measurement.num_spoof:,}"
+            rows.append(f"| {corpus} | {100 * eer:.2f} | {counts} |")
+    return "\n".join(
+        [
+            f"**{scores.system}**, EER by the definition “{results.settings.definition}”; curves, intervals and "
+            f"breakdowns are in the artifact `{layout.REPORT_PAGE}`.",
+            "",
+            "| corpus | EER % | bona fide | spoof |",
+            "|---|---:|---:|---:|",
+            *rows,
+        ]
+    )
+
+
+def corpus_metrics(results: Results, system: str) -> dict[str, float]:
+    """Collect the metrics of a system as `METRIC/CORPUS`, with characters that MLflow allows; every EER first.
+
+    The ends of the EER's interval and its threshold are left out; the files of the report have them.
+    """
+    return {
+        metric + "/" + re.sub(r"[^\w.\- ]", "_", corpus): value
+        for metric in METRICS
+        if metric not in INTERVAL_METRICS
+        for corpus in results.corpora_and_totals
+        if (measurement := results.measurements.get((system, corpus, "all", "all"))) is not None
+        if (value := measurement.metrics[metric]) is not None
+    }
