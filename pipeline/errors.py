@@ -1,5 +1,10 @@
 """The error that is the user's to mend."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Something the user wrote or owns is wrong; the message names the thing and the remedy.
@@ -11,3 +16,10 @@ class InputError(ValueError):
 
 class UnavailableError(InputError):
     """A server does not answer, or says that it cannot now: to try again later may help, and nothing else will."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean NEAREST?` for an error message, or the list of known names if none is near."""
+    names = list(known)
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else f"; known: {', '.join(names)}"

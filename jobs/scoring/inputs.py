@@ -111,7 +111,7 @@ class StoredUtterances:
             return Heard("int16", list(range(len(rows))), list(pool.map(self._pcm, rows)))
 
     def _pcm(self, row: Row) -> bytes:
-        from pipeline.data.audio.load import decode_flac
+        from pipeline.data.audio.flac import decode_flac
         from pipeline.data.store.shards import tar_name
 
         first = row["offset"]
@@ -146,8 +146,9 @@ class BareFiles:
 
     def hear(self, rows: Sequence[Row], out: Folder, work: str) -> Heard:
         """Waveforms as they come out of the decoder and the resampler, not rounded to PCM16."""
+        from pipeline.data.audio.errors import AudioError
         from pipeline.data.audio.isolation import crash_safe
-        from pipeline.data.audio.load import AudioError, load_audio
+        from pipeline.data.audio.load import load_audio
 
         heard = Heard("float32")
         with (
