@@ -76,7 +76,7 @@ def main(config: EvaluateConfig) -> None:
 
 def relabelled(scores: ScoreSet, recipe: Recipe) -> ScoreSet:
     """The same scores, with the labels that a recipe gives."""
-    return replace(scores, rows=recipe.labelled(scores.rows))
+    return replace(scores, rows=recipe.relabel(scores.rows))
 
 
 def to_json(results: Results) -> bytes:

@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 from pipeline.data.audio.decode import Header
 from pipeline.data.audio.errors import REASONS, AudioError
 from pipeline.data.audio.load import codec_versions, probe
-from pipeline.data.corpora.corpus import Problem, segment
+from pipeline.data.corpora.corpus import segment
 from pipeline.data.corpora.manifest import Manifest
 from pipeline.data.corpora.recipe import EXCLUDED, NO_SPLIT, Recipe
-from pipeline.data.corpora.utterance import Utterance
+from pipeline.data.corpora.utterance import Problem, Utterance
 from pipeline.storage import FileInfo, Folder
 
 SAMPLED_BYTES = 64 * 1024
