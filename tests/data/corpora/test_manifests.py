@@ -8,8 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.corpora.manifest import MANIFESTS, choose_manifests, load_manifest, load_manifests
+from pipeline.data.corpora.corpus import read_corpus
+from pipeline.data.corpora.manifest import (
+    MANIFESTS,
+    Manifest,
+    choose_manifests,
+    load_manifest,
+    load_manifests,
+)
+from pipeline.data.corpora.utterance import Utterance
 from pipeline.errors import InputError
+from pipeline.storage import Folder
 from tests.data.corpora.layouts import EVALUATION, LAYOUTS, TRAIN, put
 
 KNOWN_LICENCES = {
@@ -107,15 +116,37 @@ def test_a_corpus_with_spoofed_hours_names_an_artifact():
             assert manifest.artifacts, manifest.name
 
 
-def test_the_examples_in_the_readme_are_valid_manifests(tmp_path: Path):
+def load_readme_examples(folder: Path) -> dict[str, Manifest]:
     text = (MANIFESTS / "README.md").read_text(encoding="utf-8").partition("## Recipes")[0]
-    examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 4
-    for text in examples:
-        name = re.search(r'^name = "(\w+)"', text, re.MULTILINE)
+    manifests = {}
+    for example in re.findall(r"```toml\n(.*?)```", text, re.DOTALL):
+        name = re.search(r'^name = "(\w+)"', example, re.MULTILINE)
         assert name
-        put(tmp_path / f"{name[1]}.toml", text)
-        assert load_manifest(tmp_path / f"{name[1]}.toml").name == name[1]
+        put(folder / f"{name[1]}.toml", example)
+        manifests[name[1]] = load_manifest(folder / f"{name[1]}.toml")
+    return manifests
+
+
+def test_the_examples_in_the_readme_are_valid_manifests(tmp_path: Path):
+    assert list(load_readme_examples(tmp_path)) == [
+        "mls",
+        "asvspoof5",
+        "codecfake_vctk",
+        "deepfake_eval_2024",
+    ]
+
+
+def test_the_paths_in_the_readme_become_the_utterances_it_states(tmp_path: Path):
+    manifests = load_readme_examples(tmp_path / "manifests")
+    put(tmp_path / "MLS/mls_italian/dev/audio/1595/10/1595_10_000.flac")
+    put(tmp_path / "CodecFake/processed/a/encodec+p225_001.wav")
+    (italian,) = read_corpus(manifests["mls"], Folder(str(tmp_path / "MLS")))
+    (vocoded,) = read_corpus(manifests["codecfake_vctk"], Folder(str(tmp_path / "CodecFake")))
+    assert isinstance(italian, Utterance) and isinstance(vocoded, Utterance)
+    assert italian.id == "MLS-IT-1595_10_000"
+    assert (italian.label, italian.language, italian.speaker) == ("bonafide", "it", "1595")
+    assert italian.split == "validation"
+    assert (vocoded.attack, vocoded.speaker) == ("encodec", "p225")
 
 
 def test_a_valid_manifest_is_read(tmp_path: Path):
