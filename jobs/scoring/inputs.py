@@ -153,7 +153,7 @@ class BareFiles:
         heard = Heard("float32")
         with (
             concurrent.futures.ThreadPoolExecutor(READERS) as pool,
-            crash_safe(load_audio, out, work) as load,
+            crash_safe(load_audio, out, f"attempts/{work}") as load,
         ):
             for start in range(0, len(rows), READERS):  # files wait in memory, so few of them at once
                 some = rows[start : start + READERS]

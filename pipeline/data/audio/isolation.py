@@ -43,7 +43,7 @@ Rest = ParamSpec("Rest")
 def crash_safe(
     decode: Callable[Concatenate[Source, str, Rest], Result],
     store: Folder,
-    work: str,
+    marker: str,
     hang_s: float = HANG_S,
 ) -> Iterator[Callable[Concatenate[Source, str, Rest], Result]]:
     """Decode the files of one unit of work: in this process, or in a child process after a worker has died during it.
@@ -53,7 +53,7 @@ def crash_safe(
     Args:
         decode: a function at module level.
         store: a folder that all workers can read and write.
-        work: name of the unit of work, the same for every worker that tries it.
+        marker: file in the store that counts the attempts; the same for every worker that tries this work.
         hang_s: time limit for one file, in seconds.
 
     Yields:
@@ -62,11 +62,12 @@ def crash_safe(
     Raises:
         RuntimeError: `MAX_ATTEMPTS` workers died during the work.
     """
-    marker = f"attempts/{work}"
     num_deaths = int(store.read(marker)) if store.exists(marker) else 0
     if num_deaths >= MAX_ATTEMPTS:
         store.delete(marker)  # so that the work starts afresh once the cause is fixed
-        raise RuntimeError(f"{work}: {num_deaths} workers died during it; check their memory and their logs")
+        raise RuntimeError(
+            f"{marker}: {num_deaths} workers died during this work; check their memory and their logs"
+        )
     store.commit(marker, str(num_deaths + 1).encode())
     try:
         with in_subprocess(decode, hang_s) if num_deaths else with_watchdog(decode, hang_s) as safe_decode:

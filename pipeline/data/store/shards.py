@@ -183,7 +183,7 @@ def build_shard(
     Raises:
         RuntimeError: too many workers died over the shard.
     """
-    with crash_safe(load_audio, store, f"{members[0]['corpus']}/{name}") as load:
+    with crash_safe(load_audio, store, f"attempts/{members[0]['corpus']}/{name}") as load:
         return write_shard(name, members, root, store, licence=licence, resampler=resampler, load=load)
 
 

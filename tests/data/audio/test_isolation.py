@@ -81,12 +81,12 @@ def test_the_worker_after_a_dead_one_rejects_only_the_bad_file(tmp_path: Path):
         "from pipeline.data.audio.isolation import crash_safe\n"
         "from pipeline.storage import Folder\n"
         "from tests.data.audio.test_isolation import OPTIONS, load\n"
-        "with crash_safe(load, Folder(sys.argv[1]), 'work') as decode: decode(b'crash', 'x.wav', **OPTIONS)\n",
+        "with crash_safe(load, Folder(sys.argv[1]), 'attempts/work') as decode: decode(b'crash', 'x.wav', **OPTIONS)\n",
         store.uri,
     )
     assert died.returncode < 0
     assert store.read("attempts/work") == b"1"
-    with crash_safe(load, store, "work") as decode:
+    with crash_safe(load, store, "attempts/work") as decode:
         with pytest.raises(AudioError, match="crashes_decoder"):
             decode(b"crash", "x.wav", **OPTIONS)
         assert len(decode(b"good", "y.wav", **OPTIONS).waveform) == 3
@@ -95,7 +95,7 @@ def test_the_worker_after_a_dead_one_rejects_only_the_bad_file(tmp_path: Path):
 
 def test_an_exception_does_not_count_as_the_death_of_a_worker(tmp_path: Path):
     store = Folder(str(tmp_path))
-    with pytest.raises(OSError, match="disk"), crash_safe(load, store, "work"):
+    with pytest.raises(OSError, match="disk"), crash_safe(load, store, "attempts/work"):
         raise OSError("disk failure")
     assert not store.exists("attempts/work")
 
@@ -103,7 +103,10 @@ def test_an_exception_does_not_count_as_the_death_of_a_worker(tmp_path: Path):
 def test_work_that_keeps_killing_workers_fails_once_and_then_starts_afresh(tmp_path: Path):
     store = Folder(str(tmp_path))
     store.commit("attempts/work", str(MAX_ATTEMPTS).encode())
-    with pytest.raises(RuntimeError, match="work: 4 workers died during it"), crash_safe(load, store, "work"):
+    with (
+        pytest.raises(RuntimeError, match="attempts/work: 4 workers died during this work"),
+        crash_safe(load, store, "attempts/work"),
+    ):
         pass
-    with crash_safe(load, store, "work") as decode:
+    with crash_safe(load, store, "attempts/work") as decode:
         assert len(decode(b"good", "y.wav", **OPTIONS).waveform) == 3
