@@ -197,9 +197,9 @@ def _check_length(header: Header, name: str, start: int, end: int | None, count:
     elif header.num_samples is not None:
         expected = header.num_samples - start
         if count + tolerance < expected:
-            raise AudioError("truncated", name, f"{count} samples; the header states {expected}")
+            raise AudioError("truncated", name, f"{count} samples; {expected} expected from the header")
         if count - tolerance > expected:
-            raise AudioError("length_mismatch", name, f"{count} samples; the header states {expected}")
+            raise AudioError("length_mismatch", name, f"{count} samples; {expected} expected from the header")
     if count == 0:
         raise AudioError("too_short", name, "no samples")
 
@@ -237,10 +237,9 @@ def _downmixed(blocks: Iterator[Samples], num_channels: int) -> Iterator[Wavefor
             yield block[:, 0]
             continue
         # Channel by channel: the last bit of a matrix product depends on the processor and the block size, and
-        # numpy's mean over the short axis is five times slower.
-        with np.errstate(
-            all="ignore"
-        ):  # a sum beyond float32 becomes infinite, which `_checked_values` rejects
+        # numpy's mean over the short axis is five times slower. A sum beyond float32 becomes infinite, which
+        # `_checked_values` rejects.
+        with np.errstate(all="ignore"):
             mono = block[:, 0] + block[:, 1]
             for channel in range(2, num_channels):
                 mono += block[:, channel]
@@ -249,7 +248,7 @@ def _downmixed(blocks: Iterator[Samples], num_channels: int) -> Iterator[Wavefor
 
 
 def _checked_values(blocks: Iterator[Waveform], name: str) -> Iterator[Waveform]:
-    """Yield the blocks; reject values that are not finite and, at the end, audio that varies by less than PCM16."""
+    """Yield the blocks; reject values that are not finite, and audio that varies by less than one step of PCM16."""
     lowest, highest = np.inf, -np.inf
     for block in blocks:
         low, high = float(block.min()), float(block.max())

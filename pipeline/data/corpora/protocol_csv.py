@@ -247,7 +247,7 @@ def _repeated_ids(table: pa.Table) -> frozenset[str]:
 
 
 def _list_files(root: Folder, paths: pa.ChunkedArray) -> Iterator[FileInfo]:
-    """Yield the files of every folder of the paths, in the order of their names."""
+    """Yield all files of the folders that contain the paths, in the order of their names."""
     folders = {
         path.rpartition("/")[0]
         for chunk in paths.iterchunks()
@@ -296,10 +296,7 @@ def _resolve(
     for position, row in enumerate(rows):
         location = f"{protocol_name}:{row.line}"
         if not agree:
-            yield (
-                None,
-                Problem(location, "contradictory-row", f"the rows of {row.path} contradict each other"),
-            )
+            yield None, Problem(location, "contradictory-row", f"rows of {row.path} contradict each other")
         elif position:
             yield None, Problem(location, "duplicate-row", "repeats an earlier row")
         elif row.id in repeated:

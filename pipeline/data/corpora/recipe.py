@@ -24,7 +24,7 @@ from pipeline.errors import InputError, did_you_mean
 RECIPES = MANIFESTS / "recipes"
 
 NO_SPLIT = "none"
-"""The split of utterances without one, in rules."""
+"""How rules name the split of utterances that have none."""
 
 ANY_CORPUS = "*"
 
