@@ -1,6 +1,7 @@
-"""Show every manifest; with --root, what is found on disk; with --store, what was ingested.
+"""Show the corpora that have a manifest, their files on disk, or the contents of a store.
 
 bonafide corpora
+bonafide corpora --corpora asvspoof5,in_the_wild
 bonafide corpora --root DATA --corpora asvspoof2019_la,in_the_wild
 bonafide corpora --store STORE --html card.html
 bonafide corpora --store STORE --recipe leakage_free --html card.html
@@ -17,78 +18,73 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.config import Names, Pairs, run
-from pipeline.data.corpora.corpus import Problem, read_corpus
+from pipeline.data.corpora.corpus import read_corpus
 from pipeline.data.corpora.manifest import ExpectedHours, Manifest, choose_manifests
+from pipeline.data.corpora.utterance import Problem
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
     from pipeline.data.store.snapshot import Snapshot
 
-SHOWN_LANGUAGES = 4
+MAX_LANGUAGES = 4
+"""The table lists no more languages than this for a corpus."""
 
 
 @dataclass(frozen=True)
 class CorporaConfig:
-    """Which manifests to show."""
+    """What to show: manifests, files below a data root, or a store."""
 
     corpora: Names = Names()
-    """Corpora to show; all by default."""
+    """Corpora to show; default: all. Without --root and --store, every named corpus is described in full."""
     root: str | None = None
-    """Folder or s3:// URI that holds one folder per corpus: show what is found there."""
+    """Folder or s3:// URI with one folder per corpus: count the utterances and problems found there."""
     roots: Pairs = Pairs()
-    """Corpora that lie elsewhere: name=PATH."""
+    """Corpora that are stored outside --root: name=PATH."""
     store: str | None = None
-    """Folder or s3:// URI of shards and snapshots; say with --html or --export-protocol what to make of it."""
+    """Folder or s3:// URI of a store; needs --html or --export-protocol."""
     snapshot: str = "latest"
-    """Snapshot of the store, by its name."""
+    """Name of the snapshot in the store."""
     html: str | None = None
-    """File to write the card to: hours, signal chains by label, rejects, licences."""
+    """Write the corpus card to this file: hours, signal chains by label, rejects, licences."""
     recipe: str = ""
-    """Name or TOML file of a recipe: the card also shows what trains and validates by it, and as which label."""
+    """Name or TOML file of a recipe: the card also shows which utterances train and validate, and their labels."""
     export_protocol: str | None = None
-    """File to write the utterances to, in the twelve columns of an AntiDeepfake protocol CSV."""
+    """Write the utterances to this file as an AntiDeepfake protocol CSV of twelve columns."""
 
 
 def main(config: CorporaConfig) -> None:
-    """Print one table, or write what was asked for of a store."""
+    """Print manifests or the files found on disk, or write a file about a store."""
     if config.store or config.html or config.recipe or config.export_protocol:
-        read_store(config)
+        write_files(config)
         return
     manifests = choose_manifests(config.corpora)
-    strangers = sorted(set(config.roots.names) - set(manifests))
-    if strangers:
-        raise InputError(f"--roots names {', '.join(strangers)}, which is no corpus shown here")
-    if config.root is None and not config.roots:
+    unknown = sorted(set(config.roots.names) - set(manifests))
+    if unknown:
+        raise InputError(f"--roots names {', '.join(unknown)}; add it to --corpora, or correct the name")
+    if config.root is not None or config.roots:
+        print_found(config, manifests.values())
+    elif config.corpora:
+        print("\n\n".join("\n".join(describe(manifest)) for manifest in manifests.values()))
+    else:
         print_table(
             ["corpus", "role", "licence", "languages", "hours bona fide", "hours spoof", "folder"],
-            describe(manifests.values()),
+            map(table_row, manifests.values()),
         )
-        return
-    for manifest in manifests.values():
-        elsewhere = config.roots.get(manifest.name)
-        if elsewhere:
-            place = Folder(elsewhere)
-        elif config.root is not None:
-            place = Folder(config.root).folder(manifest.folder)
-        else:
-            continue
-        for line in inspect(manifest, place):
-            print(line, flush=True)
 
 
-def read_store(config: CorporaConfig) -> None:
-    """Write the card or the protocol of a snapshot, of all its corpora or of those that were asked for.
+def write_files(config: CorporaConfig) -> None:
+    """Write the card or the protocol of a snapshot, for all of its corpora or the named ones.
 
     Raises:
-        InputError: no store or no file to write to; the store lacks the snapshot or one of the corpora.
+        InputError: --store or an output file is missing, or the store lacks the snapshot or a corpus.
     """
     from pipeline.data.store.snapshot import choose_corpora, load_snapshot
 
     if not config.store or not (config.html or config.export_protocol):
         raise InputError("give --store STORE, and --html FILE for a card or --export-protocol FILE for a CSV")
     if config.recipe and not config.html:
-        raise InputError("--recipe is for a card: give --html FILE")
+        raise InputError("--recipe only affects the card; add --html FILE")
     store = Folder(config.store)
     snapshot = choose_corpora(load_snapshot(store, config.snapshot), config.corpora)
     if config.html:
@@ -98,67 +94,98 @@ def read_store(config: CorporaConfig) -> None:
 
 
 def write_card(file: str, store: Folder, snapshot: Snapshot, recipe: str) -> None:
-    """Write the card of a snapshot, under a recipe if one is named."""
+    """Write the corpus card of a snapshot, with a section about the recipe if there is one."""
     from pipeline.card.page import corpus_card
     from pipeline.data.corpora.recipe import load_recipe
 
-    folder, name = _place(file)
+    folder, name = _split_path(file)
     card = corpus_card(store, snapshot, load_recipe(recipe) if recipe else None)
     folder.commit(name, card.to_html().encode())
     print(f"card of snapshot {snapshot.name}: {file}")
 
 
 def export_protocol(file: str, store: Folder, snapshot: Snapshot) -> None:
-    """Write an AntiDeepfake protocol CSV; paths are those that the manifests expect below a data root."""
-    from pipeline.data.corpora.protocol_csv import write_protocol
+    """Write an AntiDeepfake protocol CSV, with paths below a data root as the manifests expect them."""
+    from pipeline.data.store.export import write_protocol
 
-    folder, name = _place(file)
+    folder, name = _split_path(file)
     folders = {manifest.name: manifest.folder for manifest in choose_manifests(()).values()}
     with folder.staged(name) as staged:
-        written = write_protocol(staged, store, snapshot, folders)
-    print(f"{written.num_rows} utterances of snapshot {snapshot.name}: {file}")
-    for corpus, count in written.segments.items():
-        print(f"  left out: {count} segments of {corpus}, which the format has no columns for")
+        counts = write_protocol(staged, store, snapshot, folders)
+    print(f"{counts.num_rows} utterances of snapshot {snapshot.name}: {file}")
+    for corpus, num_segments in counts.segments.items():
+        print(f"  omitted: {num_segments} segments of {corpus}; the format has no columns for segments")
 
 
-def _place(file: str) -> tuple[Folder, str]:
+def _split_path(file: str) -> tuple[Folder, str]:
     folder, name = posixpath.split(file)
     if not name:
-        raise InputError(f"{file}: give the name of a file")
+        raise InputError(f"{file}: is a folder; give the name of a file")
     return Folder(folder or "."), name
 
 
-def describe(manifests: Iterable[Manifest]) -> list[list[str]]:
-    """One row per manifest."""
+def table_row(manifest: Manifest) -> list[str]:
+    """One row of the table of manifests."""
     return [
-        [
-            manifest.name,
-            manifest.role,
-            manifest.licence + (" (non-commercial)" if manifest.non_commercial else ""),
-            _languages(manifest.languages),
-            *_hours(manifest.expected_hours),
-            manifest.folder,
-        ]
-        for manifest in manifests
+        manifest.name,
+        manifest.role,
+        _licence(manifest),
+        _short_languages(manifest.languages),
+        *_hours(manifest.expected_hours),
+        manifest.folder,
     ]
 
 
-def inspect(manifest: Manifest, root: Folder) -> list[str]:
-    """What is found of a corpus: utterances by label and split, problems by reason."""
+def describe(manifest: Manifest) -> list[str]:
+    """Return the lines of a block about one corpus."""
+    bonafide, spoof = _hours(manifest.expected_hours)
+    hours = f"{bonafide} bona fide, {spoof} spoof" if spoof else bonafide
+    fields = {
+        "role": manifest.role,
+        "licence": _licence(manifest),
+        "homepage": manifest.homepage,
+        "revision": manifest.revision,
+        "languages": " ".join(manifest.languages) or "unknown",
+        "sources": ", ".join(manifest.sources) or "unknown",
+        "hours": "unknown" if bonafide == "unknown" else hours,
+        "folder": manifest.folder,
+    }
+    if manifest.chunks:
+        choices = ", ".join(f"{seconds:g}" for seconds in manifest.chunks.choices)
+        fields["chunks"] = f"{manifest.chunks.seconds:g} s by default; published results use {choices} s"
+    return [manifest.name, *(f"  {name:<9}  {value}" for name, value in fields.items() if value)]
+
+
+def print_found(config: CorporaConfig, manifests: Iterable[Manifest]) -> None:
+    """Print the utterances and problems of each corpus that has a folder by --root or --roots."""
+    for manifest in manifests:
+        own_root = config.roots.get(manifest.name)
+        if own_root:
+            folder = Folder(own_root)
+        elif config.root is not None:
+            folder = Folder(config.root).folder(manifest.folder)
+        else:
+            continue
+        for line in summarise(manifest, folder):
+            print(line, flush=True)
+
+
+def summarise(manifest: Manifest, root: Folder) -> list[str]:
+    """Read a corpus and return lines with its utterances by label and split, and its problems by reason."""
     if not root.exists():
         return [f"{manifest.name}: no folder {root.uri}"]
     labels: Counter[str] = Counter()
     splits: Counter[str] = Counter()
     problems: dict[str, list[str]] = {}
-    for found in read_corpus(manifest, root):
-        if isinstance(found, Problem):
-            problems.setdefault(found.reason, []).append(f"{found.path}: {found.detail}")
+    for item in read_corpus(manifest, root):
+        if isinstance(item, Problem):
+            problems.setdefault(item.reason, []).append(f"{item.path}: {item.detail}")
         else:
-            labels[found.label] += 1
-            splits[found.split or "no split"] += 1
-    lines = [f"{manifest.name}: {_counts(labels) or 'nothing'} ({_counts(splits) or root.uri})"]
+            labels[item.label] += 1
+            splits[item.split or "no split"] += 1
+    lines = [f"{manifest.name}: {_counts(labels) or 'no utterances'} ({_counts(splits) or root.uri})"]
     for reason, examples in sorted(problems.items()):
-        lines.append(f"  {len(examples)} {reason}, the first: {examples[0]}")
+        lines.append(f"  {len(examples)} {reason}, first: {examples[0]}")
     return lines
 
 
@@ -166,20 +193,25 @@ def _counts(counter: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counter.items()))
 
 
-def _languages(languages: Sequence[str]) -> str:
-    if len(languages) <= SHOWN_LANGUAGES:
+def _licence(manifest: Manifest) -> str:
+    return manifest.licence + (" (non-commercial)" if manifest.non_commercial else "")
+
+
+def _short_languages(languages: Sequence[str]) -> str:
+    if len(languages) <= MAX_LANGUAGES:
         return " ".join(languages) or "unknown"
-    return f"{' '.join(languages[:SHOWN_LANGUAGES])} … {len(languages)} in all"
+    return f"{' '.join(languages[:MAX_LANGUAGES])} … {len(languages)} in total"
 
 
 def _hours(hours: ExpectedHours) -> tuple[str, str]:
+    """Hours of bona fide and of spoofed speech; the second is empty if only the total is known."""
     if hours.bonafide is None and hours.spoof is None:
-        return ("unknown", "unknown") if hours.total is None else (f"{hours.total:.1f} in all", "")
+        return ("unknown", "unknown") if hours.total is None else (f"{hours.total:.1f} in total", "")
     return f"{hours.bonafide or 0.0:.1f}", f"{hours.spoof or 0.0:.1f}"
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print columns that line up."""
+    """Print aligned columns."""
     table = [list(header), *map(list, rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     for row in table:

@@ -53,7 +53,7 @@ def main(config: EvaluateConfig) -> None:
     out = Folder(config.out)
     recipe = load_recipe(config.recipe) if config.recipe else Recipe()
     score_sets = with_unique_names([load_scores(Folder(location)) for location in config.scores])
-    score_sets = [replace(scores, rows=recipe.labelled(scores.rows)) for scores in score_sets]
+    score_sets = [replace(scores, rows=recipe.relabel(scores.rows)) for scores in score_sets]
     results = evaluate(score_sets, Settings(config.definition, config.num_bootstrap, config.seed))
     if recipe.bonafide_artifacts:
         warning = f"labels of recipe {recipe.name}: {', '.join(recipe.bonafide_artifacts)} count as bona fide"

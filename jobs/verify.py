@@ -103,7 +103,8 @@ def check_shard(
     store: Folder, corpus: str, name: str, sha256: str, index: Sequence[dict[str, Any]], decode: bool
 ) -> Iterator[str]:
     """The faults of one shard."""
-    from pipeline.data.audio.load import AudioError, decode_flac, pcm_digest, quantise
+    from pipeline.data.audio.errors import AudioError
+    from pipeline.data.audio.flac import decode_flac, pcm_digest, quantise
     from pipeline.data.store.shards import tar_name
 
     try:

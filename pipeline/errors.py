@@ -1,4 +1,4 @@
-"""Errors that the user can fix, and the hint that they end with."""
+"""Errors that a user can fix, and the hint for a misspelled name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class InputError(ValueError):
 
 
 class UnavailableError(InputError):
-    """A server does not answer, or says that it cannot now: to try again later may help, and nothing else will."""
+    """A server does not answer or reports a temporary failure; retrying later may succeed."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Small corpora of noise and tones in the layouts of public ones."""
+"""Write small corpora of noisy tones in the layouts of public corpora."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import soundfile
 
 
 def write_asvspoof2019_la(data: Path, num_train: int = 40, num_dev: int = 12, seconds: float = 2.0) -> None:
-    """`ASVspoof2019-LA`: every third clip bona fide."""
+    """Write `ASVspoof2019-LA`; every third clip is bona fide."""
     rng = np.random.default_rng(2019)
     root = data / "ASVspoof2019-LA" / "LA"
     for split, kind, count in (("train", "trn", num_train), ("dev", "trl", num_dev), ("eval", "trl", 4)):
@@ -26,7 +26,7 @@ def write_asvspoof2019_la(data: Path, num_train: int = 40, num_dev: int = 12, se
 
 
 def write_in_the_wild(data: Path, count: int = 30, seconds: float = 2.0, first: int = 0) -> None:
-    """`In-the-Wild`: every second clip bona fide; called again with another `first`, it adds clips."""
+    """Write `In-the-Wild`; every second clip is bona fide. A second call with another `first` adds clips."""
     rng = np.random.default_rng(first + 1)
     root = data / "In-the-Wild" / "release_in_the_wild"
     root.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,7 @@ def make_store(config: LoaderBenchmark, folder: Path) -> tuple[Folder, Index]:
     """Noise with the rhythm and the level of speech as loose FLAC, and as shards made of it."""
     import numpy as np
 
-    from pipeline.data.audio.load import encode_flac, quantise
+    from pipeline.data.audio.flac import encode_flac, quantise
     from pipeline.data.corpora.recipe import Recipe
     from pipeline.data.store import shards
     from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_index
@@ -372,7 +372,7 @@ def measure_augmentations(config: LoaderBenchmark, store: Folder, index: Index) 
     """Each augmentation on the same utterances."""
     import numpy as np
 
-    from pipeline.data.audio.load import decode_flac
+    from pipeline.data.audio.flac import decode_flac
     from pipeline.data.loading.augment import AUGMENTATIONS
 
     waveforms = []

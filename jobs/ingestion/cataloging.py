@@ -160,7 +160,7 @@ def probe_corpora(
         of_corpus: pa.Table = batch.filter(pc.equal(batch["corpus"], name))
         found = of_corpus.to_pylist()
         to_open = [row["path"] for row in found if not catalogs.is_probed(row)]
-        survivor = crash_safe(read, store, f"{name}/{_part_name(to_open)}", hang_s)
+        survivor = crash_safe(read, store, f"attempts/{name}/{_part_name(to_open)}", hang_s)
         with survivor if to_open else contextlib.nullcontext(read) as safe:
             rows += catalogs.probe_rows(found, source.root, source.manifest, chunk_s, safe)
     return catalogs.table(rows)

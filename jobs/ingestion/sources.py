@@ -58,7 +58,7 @@ def find_sources(config: IngestConfig) -> dict[str, Source]:
         elsewhere = config.roots.get(name)
         place = Folder(elsewhere) if elsewhere else root.folder(manifest.folder)
         if place.exists():
-            rules = recipe if recipe.speaks_of(name, manifest.role) else Recipe()
+            rules = recipe if recipe.covers(name, manifest.role) else Recipe()
             sources[name] = Source(manifest, place, recipe=rules)
         elif name in named:
             raise InputError(
@@ -93,5 +93,5 @@ def protocol_source(config: IngestConfig, root: Folder, recipe: Recipe) -> Sourc
         )
     check_protocol(config.protocol)
     manifest = describe_protocol(name, role=config.role, artifact=config.artifact)
-    rules = recipe if recipe.speaks_of(name, config.role) else Recipe()
+    rules = recipe if recipe.covers(name, config.role) else Recipe()
     return Source(manifest, root, config.protocol, rules)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import pyarrow as pa
 
 from jobs.scoring.config import ScoreConfig
@@ -63,13 +62,13 @@ class AudioSource(Protocol):
     num_cpus: float
     """CPUs that Ray reserves for a decoding task."""
 
-    def decode(self, rows: Sequence[Row], out: Folder, work: str) -> DecodedPart:
+    def decode(self, rows: Sequence[Row], out: Folder, marker: str) -> DecodedPart:
         """Read and decode some rows of the plan.
 
         Args:
             rows: rows of the plan.
             out: folder of the scores, which all workers share.
-            work: name of the part; a worker that retries it finds the count of earlier crashes under this name.
+            marker: file in `out` that counts the workers that died on this part.
         """
 
 
@@ -116,7 +115,7 @@ class StoredUtterances:
     schema = layout.UTTERANCE_COLUMNS
     num_cpus = 0.25
 
-    def decode(self, rows: Sequence[Row], out: Folder, work: str) -> DecodedPart:  # noqa: ARG002
+    def decode(self, rows: Sequence[Row], out: Folder, marker: str) -> DecodedPart:  # noqa: ARG002
         """Read PCM16 from shards, at half the bytes of float32.
 
         Ingest has decoded these utterances before, so no protection against crashes is needed.
@@ -125,12 +124,12 @@ class StoredUtterances:
             return DecodedPart("int16", list(range(len(rows))), list(threads.map(self._read_pcm, rows)))
 
     def _read_pcm(self, row: Row) -> bytes:
-        from pipeline.data.audio.load import decode_flac
+        from pipeline.data.audio.flac import decode_pcm
         from pipeline.data.store.shards import tar_name
 
         start = row["offset"]
         flac = self.store.read(tar_name(row["corpus"], row["shard"]), start, start + row["num_bytes"])
-        return (decode_flac(flac) * 32768).astype(np.int16).tobytes()
+        return decode_pcm(flac).tobytes()
 
 
 def plan_store(store: Folder, snapshot_name: str, corpora: Sequence[str]) -> ScoringPlan:
@@ -162,15 +161,16 @@ class AudioFiles:
     schema = layout.FILE_COLUMNS
     num_cpus = 1.0
 
-    def decode(self, rows: Sequence[Row], out: Folder, work: str) -> DecodedPart:
+    def decode(self, rows: Sequence[Row], out: Folder, marker: str) -> DecodedPart:
         """Decode and resample files to float32, without rounding to PCM16."""
+        from pipeline.data.audio.errors import AudioError
         from pipeline.data.audio.isolation import crash_safe
-        from pipeline.data.audio.load import AudioError, load_audio
+        from pipeline.data.audio.load import load_audio
 
         part = DecodedPart("float32")
         with (
             concurrent.futures.ThreadPoolExecutor(NUM_READERS) as threads,
-            crash_safe(load_audio, out, work) as load,
+            crash_safe(load_audio, out, marker) as load,
         ):
             for start in range(0, len(rows), NUM_READERS):  # bounds the number of files in memory
                 block = rows[start : start + NUM_READERS]

@@ -130,7 +130,7 @@ def decode_part(batch: dict[str, Any], audio_source: AudioSource, out: Folder) -
     """Decode one part into a table of one row, so that Ray Data cannot split the part."""
     part = int(batch["part"][0])
     rows = tables.read_group(out, layout.PLAN, part).to_pylist()
-    decoded = audio_source.decode(rows, out, f"score/{part:06d}")
+    decoded = audio_source.decode(rows, out, layout.attempts_name(part))
     return pa.table(
         {
             "part": [part],

@@ -84,7 +84,7 @@ def check_data(training: ResolvedTraining) -> None:
     check_chunks(config, table)
     purposes: tuple[tuple[Use, str], ...] = (("train", "train on"), ("validation", "validate with"))
     for use, purpose in purposes:
-        chosen = recipe.labelled(table.filter(pa.array(recipe.uses(table, use))))
+        chosen = recipe.relabel(table.filter(pa.array(recipe.mask(table, use))))
         missing = " and no ".join(sorted(set(LABELS) - set(pc.unique(chosen["label"]).to_pylist())))
         if missing:
             raise InputError(

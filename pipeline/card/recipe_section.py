@@ -52,7 +52,7 @@ def recipe_parts(tally: Tally, snapshot: Snapshot, recipe: Recipe) -> list[Part]
     keys = ("corpus", "split", "artifact", "label")
     parts = []
     for (corpus, split, artifact, label), hours in tally.content.hours(*keys).items():
-        if recipe.speaks_of(corpus, snapshot.corpora[corpus].role):
+        if recipe.covers(corpus, snapshot.corpora[corpus].role):
             counted = "bonafide" if artifact in recipe.bonafide_artifacts else label
             weight = weight_of(recipe, corpus, counted)
             parts.append(Part(corpus, split, artifact, recipe.use(corpus, split), counted, hours, weight))
@@ -102,7 +102,7 @@ def recipe_warnings(parts: Sequence[Part], snapshot: Snapshot, recipe: Recipe) -
         f"{name}/{split}"
         for name, corpus in snapshot.corpora.items()
         for split in (reason.removeprefix(EXCLUDED) for reason in corpus.excluded)
-        if recipe.speaks_of(name, corpus.role) and recipe.use(name, split) != "excluded"
+        if recipe.covers(name, corpus.role) and recipe.use(name, split) != "excluded"
     ]
     if needed:
         warnings.append(

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.data.audio.load import SAMPLE_RATE
+from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.store.shards import INDEX, read_index
 from pipeline.data.store.snapshot import READERS, Snapshot
 from pipeline.storage import Folder

@@ -1,1 +1,1 @@
-"""A file on disk becomes a batch of waveforms."""
+"""Data: corpora on disk become shards, and shards become batches of waveforms."""

@@ -63,6 +63,11 @@ REJECT_COLUMNS = pa.schema([("path", pa.string()), ("reason", pa.string()), ("de
 """Columns of the files without a score, in order."""
 
 
+def attempts_name(part: int) -> str:
+    """Name of the file that counts the workers that died on a part."""
+    return f"attempts/part-{part:06d}"
+
+
 def part_name(part: int) -> str:
     """Name of the file with the scores of a part."""
     return f"{PARTS}/part-{part:06d}.parquet"

@@ -1,4 +1,4 @@
-"""`bonafide corpora --store`, and the card that an ingest leaves in MLflow."""
+"""`bonafide corpora`: manifests, files on disk, cards; and the card that an ingest logs to MLflow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from mlflow.tracking import MlflowClient
 from jobs import ingest
 from jobs.corpora import CorporaConfig, main
 from pipeline.card.page import corpus_card
-from pipeline.config import Names
+from pipeline.config import Names, Pairs
+from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.corpora.recipe import load_recipe
 from pipeline.data.store.snapshot import commit_snapshot, load_snapshot
 from pipeline.errors import InputError
@@ -23,7 +24,7 @@ CORPORA = ("asvspoof5", "mlaad")
 
 @pytest.fixture
 def store(tmp_path: Path) -> Folder:
-    """Two corpora with both labels, in training and in validation."""
+    """A store of two corpora with both labels in both splits."""
     store = Folder(str(tmp_path / "store"))
     rows = [
         row
@@ -35,7 +36,59 @@ def store(tmp_path: Path) -> Folder:
     return store
 
 
-def test_card_is_of_the_corpora_that_are_asked_for(store: Folder, tmp_path: Path, capsys):
+def test_without_arguments_one_line_per_corpus_is_printed(capsys):
+    main(CorporaConfig())
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split("  ")[0] == "corpus"
+    assert [row.split()[0] for row in rows] == list(load_manifests())
+    (fleurs,) = [row for row in rows if row.startswith("fleurs ")]
+    assert "af am ar as … 102 in total" in fleurs
+
+
+def test_named_corpora_are_described_in_full(capsys):
+    main(CorporaConfig(corpora=Names(("mlaad", "deepfake_eval_2024", "fakeorreal"))))
+    mlaad, deepfake_eval, fakeorreal = capsys.readouterr().out.strip().split("\n\n")
+    manifest = load_manifests()["mlaad"]
+    assert mlaad.splitlines()[0] == "mlaad"
+    fields = dict(line.split(maxsplit=1) for line in mlaad.splitlines()[1:])
+    assert fields == {
+        "role": "train",
+        "licence": "CC-BY-NC-4.0 (non-commercial)",
+        "homepage": manifest.homepage,
+        "revision": "v5",
+        "languages": " ".join(manifest.languages),
+        "sources": ", ".join(manifest.sources),
+        "hours": f"0.0 bona fide, {manifest.expected_hours.spoof:.1f} spoof",
+        "folder": manifest.folder,
+    }
+    assert "  chunks     13 s by default; published results use 4, 10, 13, 30, 50 s" in deepfake_eval
+    assert "  hours      unknown" in deepfake_eval
+    assert "  languages  unknown" in deepfake_eval
+    assert "  hours      149.7 in total" in fakeorreal
+
+
+def test_files_on_disk_are_counted_by_label_split_and_problem(tmp_path: Path, capsys):
+    write_in_the_wild(tmp_path / "data", count=4)
+    write_asvspoof2019_la(tmp_path / "elsewhere", num_train=3, num_dev=3)
+    (tmp_path / "data" / "In-the-Wild" / "extra.sph").touch()
+    main(
+        CorporaConfig(
+            root=str(tmp_path / "data"),
+            roots=Pairs((("asvspoof2019_la", str(tmp_path / "elsewhere" / "ASVspoof2019-LA")),)),
+            corpora=Names(("in_the_wild", "asvspoof2019_la", "mlaad")),
+        )
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "in_the_wild: 2 bonafide, 2 spoof (4 no split)",
+        "  1 stray, first: extra.sph: matches no audio pattern of the manifest",
+        "asvspoof2019_la: 4 bonafide, 6 spoof (4 test, 3 train, 3 validation)",
+        f"mlaad: no folder {tmp_path / 'data' / 'MLAAD_v5'}",
+    ]
+    with pytest.raises(InputError, match="--roots names mlad"):
+        main(CorporaConfig(roots=Pairs((("mlad", "x"),))))
+
+
+def test_a_card_shows_only_the_named_corpora(store: Folder, tmp_path: Path, capsys):
     page = tmp_path / "pages" / "card.html"
     main(CorporaConfig(store=store.uri, html=str(page), corpora=Names(("mlaad",))))
     html = page.read_text()
@@ -45,7 +98,7 @@ def test_card_is_of_the_corpora_that_are_asked_for(store: Folder, tmp_path: Path
     assert str(page) in capsys.readouterr().out
 
 
-def test_card_shows_a_recipe_by_its_name_or_file(store: Folder, tmp_path: Path):
+def test_a_card_shows_a_recipe_given_by_name_or_file(store: Folder, tmp_path: Path):
     page, mix = tmp_path / "card.html", tmp_path / "mix.toml"
     mix.write_text('name = "mix"\nexcluded = ["mlaad"]\n')
     for recipe in ("antideepfake", str(mix)):
@@ -55,11 +108,11 @@ def test_card_shows_a_recipe_by_its_name_or_file(store: Folder, tmp_path: Path):
         main(CorporaConfig(store=store.uri, html=str(page), recipe="antideepfakes"))
 
 
-def test_card_needs_a_store_and_a_file(store: Folder):
+def test_a_card_needs_a_store_and_a_file(store: Folder):
     for config in (CorporaConfig(html="card.html"), CorporaConfig(store="s"), CorporaConfig(recipe="r")):
         with pytest.raises(InputError, match="--html FILE"):
             main(config)
-    with pytest.raises(InputError, match="--recipe is for a card: give --html FILE"):
+    with pytest.raises(InputError, match="--recipe only affects the card; add --html FILE"):
         main(CorporaConfig(store=store.uri, export_protocol="p.csv", recipe="antideepfake"))
     with pytest.raises(InputError, match="name of a file"):
         main(CorporaConfig(store=store.uri, html="pages/"))
@@ -68,7 +121,7 @@ def test_card_needs_a_store_and_a_file(store: Folder):
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("default")
-def test_an_ingest_leaves_its_card_in_mlflow(cluster: None, tmp_path: Path):
+def test_an_ingest_logs_its_card_to_mlflow(cluster: None, tmp_path: Path):
     write_asvspoof2019_la(tmp_path / "data", num_train=6, num_dev=3)
     write_in_the_wild(tmp_path / "data", count=4)
     uri, store = f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "store")

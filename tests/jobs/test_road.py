@@ -14,7 +14,7 @@ from jobs import evaluate, ingest, score, train
 from jobs.scoring.config import ScoreConfig
 from jobs.training.config import TrainConfig
 from pipeline.config import Names
-from pipeline.data.audio.load import decode_flac
+from pipeline.data.audio.flac import decode_flac
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.data.store.snapshot import load_snapshot, load_utterances
 from pipeline.detector.config import OptimiserConfig, TrainingConfig

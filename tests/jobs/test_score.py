@@ -22,7 +22,7 @@ from jobs.scoring.inputs import plan_folder
 from jobs.scoring.parts import plan_parts
 from pipeline import tables, tracking
 from pipeline.config import Names
-from pipeline.data.audio.load import load_waveform
+from pipeline.data.audio.load import load_audio
 from pipeline.detector.checkpoint import load_detector, save_detector
 from pipeline.detector.network import VARIANTS, Detector
 from pipeline.detector.scoring import Scorer
@@ -118,7 +118,7 @@ def score_one_by_one(audio: Path, detector: Path) -> dict[str, NDArray[np.float3
     paths = [path for path in audio.rglob("*") if path.is_file()]
     names = {path.relative_to(audio).as_posix(): path for path in paths}
     return {
-        name: scorer.score([load_waveform(path.read_bytes(), name)])[0]
+        name: scorer.score([load_audio(path.read_bytes(), name).waveform])[0]
         for name, path in names.items()
         if name not in UNDECODABLE
     }

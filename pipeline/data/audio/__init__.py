@@ -1,1 +1,1 @@
-"""The bytes of an audio file become a 16 kHz mono waveform."""
+"""Audio: the bytes of an audio file become a 16 kHz mono waveform."""

@@ -1,6 +1,6 @@
-"""What the bytes of an audio file say before any decoder sees them.
+"""Recognise audio files by name or content, and check their structure without a decoder.
 
-Decoders guess where these functions count: libsndfile shortens a cut wav without a word and takes the length of an
+The checks count what decoders only guess: libsndfile silently shortens a truncated wav, and estimates the length of an
 mp3 without a table of contents from its first frames.
 """
 
@@ -9,26 +9,28 @@ from __future__ import annotations
 import io
 import struct
 from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
-EXTENSIONS: dict[str, frozenset[str]] = {
-    "wav": frozenset({".wav", ".wave"}),
-    "flac": frozenset({".flac"}),
-    "ogg": frozenset({".ogg", ".oga", ".opus"}),
-    "mp3": frozenset({".mp3", ".mp2", ".mpga"}),
-    "mp4": frozenset({".m4a", ".mp4", ".m4b", ".aac", ".mov", ".3gp"}),
-    "adts": frozenset({".aac"}),
-    "asf": frozenset({".wma", ".asf"}),
-    "matroska": frozenset({".webm", ".mka", ".mkv", ".weba"}),
-}
-"""The extensions under which each container is at home."""
+AUDIO_SUFFIXES = frozenset(
+    {
+        *(".wav", ".wave", ".flac"),
+        *(".ogg", ".oga", ".opus"),
+        *(".mp3", ".mp2", ".mpga"),
+        *(".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".aac"),
+        *(".wma", ".asf"),
+        *(".webm", ".weba", ".mka", ".mkv"),
+        *(".aiff", ".aif", ".sph"),  # not decoded yet: such files are listed, then rejected as `not_audio`
+    }
+)
+"""File name suffixes, in lower case, that are taken to be audio."""
 
 _ASF_GUID = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-_STREAMING_SIZES = (0, 0x7FFFF000)  # what a writer to a pipe leaves: nothing, or about as much as fits
+_STREAMING_SIZE = 0x7FFFF000  # a writer to a pipe states a size of 0, or one from here upwards
 _MPEG_SEARCH = 4096
 _LONGEST_OGG_PAGE = 65_307
 
-# Indexed by the bits of a frame header: version (0 = 2.5, 2 = 2, 3 = 1), layer (1 = III, 2 = II, 3 = I).
+# Indexed by bits of the frame header: version (0: MPEG 2.5, 2: MPEG 2, 3: MPEG 1) and layer (1: III, 2: II, 3: I).
 _MPEG_RATES = {0: (11025, 12000, 8000), 2: (22050, 24000, 16000), 3: (44100, 48000, 32000)}
 _MPEG1_KBITS = {
     3: (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -42,18 +44,25 @@ _MPEG2_KBITS = {
 }
 
 
-def recognise(file: BinaryIO) -> tuple[str, str] | None:
-    """Container and codec of a file by its first bytes; None when they are those of no format we read.
+def is_audio_name(path: str) -> bool:
+    """Whether a file name has an audio suffix."""
+    return PurePosixPath(path).suffix.lower() in AUDIO_SUFFIXES
 
-    The codec of mp4, asf and matroska is left to their decoder: "".
+
+def recognise(file: BinaryIO) -> tuple[str, str] | None:
+    """Return container and codec of a file by its first bytes; None if the format is not supported.
+
+    The codec is "" for mp4, asf and matroska: only their decoder can tell.
     """
     begin = _after_id3(file)
     file.seek(begin)
     head = file.read(64)
-    plain = _recognise_magic(head)
-    if plain is not None:
-        return plain
-    if len(head) >= 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # layer 0: AAC frames on their own
+    recognised = _recognise_magic(head)
+    if recognised is not None:
+        return recognised
+    if (
+        len(head) >= 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0
+    ):  # layer 0: AAC frames without a container
         return "adts", "aac"
     file.seek(begin)
     if _find_mpeg_frame(file.read(_MPEG_SEARCH)) is not None:
@@ -78,7 +87,7 @@ def _recognise_magic(head: bytes) -> tuple[str, str] | None:
 
 
 def _after_id3(file: BinaryIO) -> int:
-    """Where the audio begins: after any number of ID3v2 tags, which may stand before flac and mp3."""
+    """Return the offset of the audio after any ID3v2 tags, which can precede flac and mp3."""
     begin = 0
     while True:
         file.seek(begin)
@@ -90,7 +99,7 @@ def _after_id3(file: BinaryIO) -> int:
 
 
 def missing_riff_bytes(file: BinaryIO) -> int:
-    """How many bytes of samples a wav file promises beyond its end; 0 for whole files and piped ones."""
+    """Return how many bytes of samples a wav file lacks; 0 for complete files and for piped ones."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     order = ">" if file.read(4) == b"RIFX" else "<"
@@ -104,7 +113,7 @@ def missing_riff_bytes(file: BinaryIO) -> int:
         if name == b"data":
             if length == 0xFFFFFFFF and wide is not None:
                 length = wide
-            elif length == 0 or length >= _STREAMING_SIZES[1]:
+            elif length == 0 or length >= _STREAMING_SIZE:
                 return 0
             return max(position + int(length) - size, 0)
         position += length + length % 2
@@ -112,7 +121,7 @@ def missing_riff_bytes(file: BinaryIO) -> int:
 
 
 def missing_mp4_bytes(file: BinaryIO) -> int:
-    """How many bytes the last top-level box of an mp4 file promises beyond its end."""
+    """Return how many bytes the last top-level box of an mp4 file lacks."""
     size = file.seek(0, io.SEEK_END)
     position = 0
     while position + 8 <= size:
@@ -121,14 +130,14 @@ def missing_mp4_bytes(file: BinaryIO) -> int:
         length = int.from_bytes(head[:4], "big")
         if length == 1:
             length = int.from_bytes(head[8:16], "big")
-        if length < 8:  # 0: to the end of the file; other values are no box
+        if length < 8:  # 0 means up to the end of the file; other values are invalid
             return 0
         position += length
     return max(position - size, 0)
 
 
 def ends_ogg_stream(file: BinaryIO) -> bool:
-    """Whether an ogg file ends in a whole page with the end-of-stream mark that every encoder sets."""
+    """Whether an ogg file ends in a complete page with the end-of-stream flag, which every encoder sets."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(size - 2 * _LONGEST_OGG_PAGE, 0))
     tail = file.read()
@@ -141,7 +150,7 @@ def ends_ogg_stream(file: BinaryIO) -> bool:
 
 
 def mpeg_num_samples(data: bytes) -> int:
-    """Samples in an mp3 file, counted frame by frame; a table of contents counts as a frame."""
+    """Count the samples of an mp3 file frame by frame; a table of contents counts as a frame."""
     begin = _find_mpeg_frame(data, _after_id3(io.BytesIO(data)))
     total = 0
     while begin is not None:
@@ -155,7 +164,7 @@ def mpeg_num_samples(data: bytes) -> int:
 
 
 def has_mpeg_contents(file: BinaryIO) -> bool:
-    """Whether the first frame of an mp3 is a table of contents (Xing, Info or VBRI) that states the length."""
+    """Whether the first frame of an mp3 is a table of contents (Xing, Info or VBRI), which states the length."""
     file.seek(_after_id3(file))
     head = file.read(_MPEG_SEARCH)
     begin = _find_mpeg_frame(head)
@@ -163,7 +172,10 @@ def has_mpeg_contents(file: BinaryIO) -> bool:
 
 
 def _find_mpeg_frame(data: bytes, begin: int = 0) -> int | None:
-    """Offset of the first MPEG audio frame that another one follows; a frame at `begin` may also end `data`."""
+    """Return the offset of the first MPEG audio frame that another one follows.
+
+    A frame at `begin` is accepted without a follower if it reaches the end of `data`.
+    """
     position = begin
     while (position := data.find(b"\xff", position)) >= 0:
         frame = _mpeg_frame(data[position : position + 3])
@@ -176,9 +188,9 @@ def _find_mpeg_frame(data: bytes, begin: int = 0) -> int | None:
     return None
 
 
-@lru_cache(maxsize=1024)  # a file has some ten different frame headers, and tens of them a second
+@lru_cache(maxsize=1024)  # a file has tens of frames per second, but only about ten different headers
 def _mpeg_frame(header: bytes) -> tuple[int, int] | None:
-    """Bytes and samples of the MPEG audio frame that begins with these three bytes; None if none does."""
+    """Return bytes and samples of the MPEG audio frame with this 3-byte header; None if the header is invalid."""
     if len(header) < 3 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     version, layer = header[1] >> 3 & 3, header[1] >> 1 & 3

@@ -1,11 +1,11 @@
-"""Decoding that outlives files which crash or hang a decoder.
+"""Decode files that may crash or hang a decoder, without losing the work on the other files.
 
-Decoders are C libraries: a file can end or stop the whole process, and no exception tells of it. So a piece of work,
-a shard to build or a part of a catalog to probe, is first done the fast way, with a watchdog that ends a worker that
-hangs; when a worker has died over it, the next one decodes its files in a child, loses only the child, and rejects
-the file.
+Decoders are C libraries: a damaged file can crash or block the whole process without any exception. So a unit of work
+(a shard to build, a part of a catalog to probe) is first done in the worker itself, under a watchdog that ends the
+process if it hangs. If a worker has died during the work, the next one decodes its files in a child process: a bad file
+then ends only the child, and is rejected.
 
-What decodes takes a source, the name of the file for messages, and whatever else it needs.
+A decode function takes a source, the file's name for messages, and any further arguments.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Concatenate, Generic, ParamSpec, TypeVar
 
-from pipeline.data.audio.load import AudioError
+from pipeline.data.audio.errors import AudioError
 from pipeline.storage import Folder
 
 HANG_S = 600.0
-"""No decoder needs longer for one file of up to four hours."""
+"""Time limit for one file, in seconds; no decoder needs longer for a file of up to four hours."""
 
 MAX_ATTEMPTS = 4
-"""Workers that may die over one piece of work."""
+"""Give up on a unit of work after this many workers have died during it."""
 
-RESET_INTERVAL_PARTS = 100
-"""Part of the time limit after which the watchdog is set anew: doing so for each file would slow small ones down."""
+RESETS_PER_LIMIT = 100
+"""The watchdog is reset at most this often per time limit; resetting it for each file would slow small files down."""
 
 Source = TypeVar("Source")
 Result = TypeVar("Result")
@@ -43,33 +43,36 @@ Rest = ParamSpec("Rest")
 def crash_safe(
     decode: Callable[Concatenate[Source, str, Rest], Result],
     store: Folder,
-    work: str,
+    marker: str,
     hang_s: float = HANG_S,
 ) -> Iterator[Callable[Concatenate[Source, str, Rest], Result]]:
-    """Decode the files of one piece of work, in a child process if workers have died over it.
+    """Decode the files of one unit of work: in this process, or in a child process after a worker has died during it.
 
-    The count of attempts lies in the store while the work is being done, so the worker that takes over from a dead
-    one knows.
+    While the work is running, the number of attempts is kept in the store, where the next worker finds it.
 
     Args:
-        decode: a function of a module.
-        store: seen by all workers.
-        work: a name that is the same for every worker that tries.
-        hang_s: how long one file may take, seconds.
+        decode: a function at module level.
+        store: a folder that all workers can read and write.
+        marker: file in the store that counts the attempts; the same for every worker that tries this work.
+        hang_s: time limit for one file, in seconds.
+
+    Yields:
+        `decode` with the protection around it.
 
     Raises:
-        RuntimeError: as many workers as `MAX_ATTEMPTS` died over the work.
+        RuntimeError: `MAX_ATTEMPTS` workers died during the work.
     """
-    marker = f"attempts/{work}"
-    died = int(store.read(marker)) if store.exists(marker) else 0
-    if died >= MAX_ATTEMPTS:
-        store.delete(marker)  # whoever has found the cause begins anew
-        raise RuntimeError(f"{work}: {died} workers died over it; look at their memory and their logs")
-    store.commit(marker, str(died + 1).encode())
+    num_deaths = int(store.read(marker)) if store.exists(marker) else 0
+    if num_deaths >= MAX_ATTEMPTS:
+        store.delete(marker)  # so that the work starts afresh once the cause is fixed
+        raise RuntimeError(
+            f"{marker}: {num_deaths} workers died during this work; check their memory and their logs"
+        )
+    store.commit(marker, str(num_deaths + 1).encode())
     try:
-        with in_subprocess(decode, hang_s) if died else with_watchdog(decode, hang_s) as safe:
-            yield safe
-    finally:  # an exception is no death
+        with in_subprocess(decode, hang_s) if num_deaths else with_watchdog(decode, hang_s) as safe_decode:
+            yield safe_decode
+    finally:  # also after an exception, which is not the death of a worker
         store.delete(marker)
 
 
@@ -77,7 +80,7 @@ def crash_safe(
 def with_watchdog(
     decode: Callable[Concatenate[Source, str, Rest], Result], hang_s: float = HANG_S
 ) -> Iterator[Callable[Concatenate[Source, str, Rest], Result]]:
-    """Decode in this process, and end it if one file takes longer than `hang_s`, give or take a hundredth."""
+    """Decode in this process, and end the process if one file takes longer than `hang_s` seconds (within 1 %)."""
     try:
         yield _Watchdog(decode, hang_s)
     finally:
@@ -85,16 +88,16 @@ def with_watchdog(
 
 
 class _Watchdog(Generic[Source, Rest, Result]):
-    """Works while a C library holds the interpreter's lock, as no Python thread would."""
+    """Uses `faulthandler`, which fires even while a C library holds the interpreter lock; a Python thread cannot."""
 
     def __init__(self, decode: Callable[Concatenate[Source, str, Rest], Result], hang_s: float) -> None:
         self._decode, self._hang_s = decode, hang_s
-        self._armed = float("-inf")
+        self._reset_at = float("-inf")
 
     def __call__(self, source: Source, name: str, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
         now = time.monotonic()
-        if now - self._armed > self._hang_s / RESET_INTERVAL_PARTS:
-            self._armed = now
+        if now - self._reset_at > self._hang_s / RESETS_PER_LIMIT:
+            self._reset_at = now
             faulthandler.dump_traceback_later(self._hang_s, exit=True, file=2)
         return self._decode(source, name, *args, **kwargs)
 
@@ -103,7 +106,7 @@ class _Watchdog(Generic[Source, Rest, Result]):
 def in_subprocess(
     decode: Callable[Concatenate[Source, str, Rest], Result], hang_s: float = HANG_S
 ) -> Iterator[Callable[Concatenate[Source, str, Rest], Result]]:
-    """Decode in a child process; a file that ends or stops the child is an `AudioError` like any other."""
+    """Decode in a child process; a file that crashes or hangs the child raises an `AudioError`."""
     child = _Child(decode, hang_s)
     try:
         yield child
@@ -112,7 +115,7 @@ def in_subprocess(
 
 
 class _Child(Generic[Source, Rest, Result]):
-    """One process that decodes file after file, and a new one after each that it does not survive."""
+    """A process that decodes file after file, and is replaced after a file that it does not survive."""
 
     def __init__(self, decode: Callable[Concatenate[Source, str, Rest], Result], hang_s: float) -> None:
         self._decode, self._hang_s = decode, hang_s
@@ -121,20 +124,20 @@ class _Child(Generic[Source, Rest, Result]):
     def __call__(self, source: Source, name: str, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
         if self._pool is None:
             self._pool = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-            self._pool.submit(_import, self._decode).result()  # its start is not the time of a file
+            self._pool.submit(_import, self._decode).result()  # startup does not count towards the time limit
         call: Callable[[], Result] = partial(self._decode, source, name, *args, **kwargs)
         future = self._pool.submit(call)
         try:
             return future.result(timeout=self._hang_s)
         except BrokenProcessPool as error:
             self.close()
-            raise AudioError("crashes_decoder", name, "the process that decoded it died") from error
+            raise AudioError("crashes_decoder", name, "the decoding process died") from error
         except TimeoutError as error:
             self.close()
             raise AudioError("hangs_decoder", name, f"not decoded after {self._hang_s:.0f} s") from error
 
     def close(self) -> None:
-        """End the child, whatever it is doing."""
+        """Kill the child process."""
         if self._pool is None:
             return
         for process in list((self._pool._processes or {}).values()):
@@ -146,4 +149,4 @@ class _Child(Generic[Source, Rest, Result]):
 
 
 def _import(_decode: Callable[..., object]) -> None:
-    """Nothing: to get its argument, a child has imported the module of it."""
+    """Do nothing: unpickling the argument has already imported the decoder's module."""

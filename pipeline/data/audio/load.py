@@ -1,20 +1,19 @@
-"""A file of any common format becomes a 16 kHz mono waveform, and a waveform becomes the FLAC that shards hold.
+"""Decode an audio file of any common format to a 16 kHz mono waveform.
 
-One pinned decoder per codec: libsndfile for wav, flac, ogg (vorbis, opus) and mp3; FFmpeg for m4a, aac, wma and
-webm, for the wav and flac that libsndfile refuses, and for the mp3 whose length it would guess too short. The
-format is recognised from content, never from the extension.
+Each codec has one fixed decoder: libsndfile for wav, flac, ogg (vorbis, opus) and mp3; FFmpeg for m4a, aac, wma and
+webm, for wav and flac that libsndfile rejects, and for mp3 whose length libsndfile would underestimate. The format is
+recognised from the content, never from the file name.
 
-What a file says about its length is held against what comes out of it: to the sample for wav and flac, within
-LOSSY_TOLERANCE_S for codecs with encoder delay and padding. Where a format states no length, other evidence serves:
-the end mark of an ogg stream, the frames of an mp3.
+The decoded length must match the length that the header states: exactly for wav and flac, within LOSSY_TOLERANCE_S for
+codecs with encoder delay and padding. Formats that state no length are checked otherwise: an ogg stream by its
+end-of-stream flag, an mp3 by counting its frames.
 
-Level: a waveform that exceeds full scale is scaled down to it. Clipping would write an artefact that was not there,
+A waveform that exceeds full scale is scaled down to fit. Clipping would add an artefact that is not in the recording,
 and detectors normalise the level of each utterance anyway.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -26,106 +25,51 @@ import av
 import numpy as np
 import soundfile
 import soxr
-from numpy.typing import NDArray
 
 from pipeline.data.audio.containers import mpeg_num_samples, recognise
-from pipeline.data.audio.decode import (
-    LOSSLESS,
-    REASONS,
-    AudioError,
-    FfmpegReader,
-    Header,
-    Reader,
-    Samples,
-    SndfileReader,
-)
-from pipeline.data.audio.waveform import SAMPLE_RATE, Waveform
-
-__all__ = [
-    "MAX_SECONDS",
-    "REASONS",
-    "RESAMPLERS",
-    "SAMPLE_RATE",
-    "AudioError",
-    "Decoded",
-    "Header",
-    "Loaded",
-    "Pcm",
-    "Waveform",
-    "codec_versions",
-    "decode",
-    "decode_flac",
-    "encode_flac",
-    "load_audio",
-    "load_waveform",
-    "pcm_digest",
-    "probe",
-    "quantise",
-]
+from pipeline.data.audio.decode import LOSSLESS, FfmpegReader, Header, Reader, Samples, SndfileReader
+from pipeline.data.audio.errors import AudioError
+from pipeline.data.audio.waveform import MAX_SECONDS, MIN_SAMPLES, PCM16_SCALE, SAMPLE_RATE, Waveform
 
 POLICY = "1"
-"""Changes whenever the same file would give other samples."""
+"""Version of the conversion to waveforms; raised when the same file would give different samples."""
 RESAMPLERS = ("soxr_hq", "torchaudio")
-MAX_SECONDS = 4 * 3600.0
-MIN_SAMPLES = 400
-"""25 ms: what a wav2vec 2.0 front end needs for its first frame."""
 LOSSY_TOLERANCE_S = 0.1
 
-Pcm = NDArray[np.int16]
-"""[num_samples] at 16 kHz."""
-
 T = TypeVar("T")
-_PCM_SCALE = 32_768.0
-_BY_LIBSNDFILE = frozenset({"wav", "flac", "ogg", "mp3"})
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Samples as they lie in the file."""
-
-    samples: Samples
-    """[num_samples, num_channels], nominally within ±1."""
-    sample_rate: int
-    decoder: str
-    """libsndfile or ffmpeg."""
+_SNDFILE_CONTAINERS = frozenset({"wav", "flac", "ogg", "mp3"})
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A waveform and where it came from."""
+    """A waveform, the header of its file, and the decoder that read it."""
 
     waveform: Waveform
     header: Header
     decoder: str
-    """libsndfile or ffmpeg."""
+    """`libsndfile` or `ffmpeg`."""
 
 
 def probe(file: BinaryIO, name: str) -> Header:
-    """Read the header of a seekable file, and little else: ranged reads of a remote file are enough.
+    """Read the header of a seekable file and little else, so that ranged reads of a remote file are enough.
+
+    Args:
+        file: open for reading.
+        name: file name for error messages.
 
     Raises:
-        AudioError: empty, not_audio, undecodable, absurd_rate, and truncated where the header already shows it.
+        AudioError: empty, not_audio, undecodable, absurd_rate, or truncated if the header already shows it.
     """
     container, codec = _recognise(file, name)
-    if container in _BY_LIBSNDFILE:
+    if container in _SNDFILE_CONTAINERS:
         try:
             with closing(SndfileReader(file, name, container, codec)) as reader:
                 return reader.header
         except AudioError as error:
-            if not _has_second_chance(error, container):
+            if not _should_try_ffmpeg(error, container):
                 raise
     with closing(FfmpegReader(file, name, container)) as fallback:
         return fallback.header
-
-
-def decode(data: bytes, name: str, *, max_seconds: float = MAX_SECONDS) -> Decoded:
-    """Decode a whole file. `name` serves messages only.
-
-    Raises:
-        AudioError: the file is no whole, sane piece of audio.
-    """
-    (samples, sample_rate), decoder = _decode_into(_collect, data, name, None, None, max_seconds)
-    return Decoded(samples, sample_rate, decoder)
 
 
 def load_audio(
@@ -137,12 +81,20 @@ def load_audio(
     resampler: str = "soxr_hq",
     max_seconds: float = MAX_SECONDS,
 ) -> Loaded:
-    """Decode, downmix and resample a file, or the segment from `start` to `end` (samples at its own rate).
+    """Decode, downmix and resample a file, or one segment of it, to a 16 kHz mono waveform.
 
     With soxr, memory holds the result and one block of the source, whatever the length of the file.
 
+    Args:
+        data: the whole file.
+        name: file name for error messages.
+        start: first sample of the segment, at the file's own rate.
+        end: one past the last sample of the segment, at the file's own rate.
+        resampler: one of `RESAMPLERS`.
+        max_seconds: longest audio to accept.
+
     Raises:
-        AudioError: the file is no whole, sane piece of audio, or nothing of use is left of it.
+        AudioError: the file is not complete, valid audio, or the segment is too short, silent or outside of it.
     """
     if resampler not in RESAMPLERS:
         raise ValueError(f"unknown resampler {resampler!r}; known: {', '.join(RESAMPLERS)}")
@@ -151,70 +103,8 @@ def load_audio(
     return Loaded(waveform, header, decoder)
 
 
-def load_waveform(
-    data: bytes,
-    name: str,
-    *,
-    start: int | None = None,
-    end: int | None = None,
-    resampler: str = "soxr_hq",
-) -> Waveform:
-    """The waveform alone of `load_audio`."""
-    return load_audio(data, name, start=start, end=end, resampler=resampler).waveform
-
-
-def quantise(waveform: Waveform) -> Pcm:
-    """PCM16 of a waveform: rounded half to even, saturated beyond ±1."""
-    scaled = waveform * np.float32(_PCM_SCALE)
-    np.rint(scaled, out=scaled)
-    pcm: Pcm = np.clip(scaled, -_PCM_SCALE, _PCM_SCALE - 1, out=scaled).astype(np.int16)
-    return pcm
-
-
-def encode_flac(pcm: Pcm) -> bytes:
-    """FLAC of 16 kHz mono PCM16; the same bytes for the same samples."""
-    file = io.BytesIO()
-    soundfile.write(file, pcm, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
-    return file.getvalue()
-
-
-def decode_flac(
-    data: bytes, *, start: int = 0, end: int | None = None, out: Waveform | None = None
-) -> Waveform:
-    """The waveform of PCM16 that `encode_flac` stored, or its samples from `start` up to `end`.
-
-    Only the frames of the segment are decoded. The result is the beginning of `out` where that is long enough, and
-    spares new memory, whose first touch costs a fifth of decoding.
-
-    Raises:
-        AudioError: undecodable, truncated, too_long.
-    """
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
-            wanted = (sound.frames if end is None else end) - start
-            if (
-                wanted > MAX_SECONDS * SAMPLE_RATE
-            ):  # a damaged header: memory for that many would not be there
-                raise AudioError("too_long", "flac in a shard", f"{wanted} samples in {len(data)} bytes")
-            if start:
-                sound.seek(start)
-            if out is None or len(out) < wanted:
-                out = np.empty(wanted, np.float32)
-            waveform: Waveform = sound.read(out=out[:wanted])
-    except soundfile.SoundFileError as error:
-        raise AudioError("undecodable", "flac in a shard", str(error)) from error
-    if len(waveform) != wanted:
-        raise AudioError("truncated", "flac in a shard", f"{len(waveform)} of {wanted} samples")
-    return waveform
-
-
-def pcm_digest(pcm: Pcm) -> str:
-    """SHA-256 of PCM16, little-endian: equal for equal audio, whatever FLAC writes."""
-    return hashlib.sha256(pcm.astype("<i2", copy=False).data).hexdigest()
-
-
 def codec_versions() -> dict[str, str]:
-    """Everything whose change may change samples or bytes; part of a shard's identity."""
+    """Return the versions of everything that can change decoded samples or stored bytes."""
     ffmpeg = av.library_versions
     return {
         "policy": POLICY,
@@ -228,14 +118,14 @@ def codec_versions() -> dict[str, str]:
 def _recognise(file: BinaryIO, name: str) -> tuple[str, str]:
     if file.seek(0, io.SEEK_END) == 0:
         raise AudioError("empty", name, "the file has no bytes")
-    found = recognise(file)
-    if found is None:
+    recognised = recognise(file)
+    if recognised is None:
         file.seek(0)
-        raise AudioError("not_audio", name, f"begins with {file.read(16)!r}, as no audio format we know does")
-    return found
+        raise AudioError("not_audio", name, f"no known audio format begins with {file.read(16)!r}")
+    return recognised
 
 
-def _has_second_chance(error: AudioError, container: str) -> bool:
+def _should_try_ffmpeg(error: AudioError, container: str) -> bool:
     return container in LOSSLESS and error.reason == "undecodable"
 
 
@@ -247,19 +137,19 @@ def _decode_into(
     end: int | None,
     max_seconds: float,
 ) -> tuple[T, str]:
-    """Feed the checked blocks of a file to `consume`; return its result and the name of the decoder.
+    """Pass the checked blocks of a file to `consume`; return its result and the name of the decoder.
 
-    Where libsndfile gives up half-way and FFmpeg may try, `consume` is called again from the start.
+    If libsndfile fails half-way and FFmpeg may be tried, `consume` is called again from the start.
     """
     container, codec = _recognise(io.BytesIO(data), name)
-    if container in _BY_LIBSNDFILE:
+    if container in _SNDFILE_CONTAINERS:
         try:
             with closing(SndfileReader(io.BytesIO(data), name, container, codec)) as reader:
                 if not _stops_early(reader.header, data):
                     blocks = _checked_blocks(reader, start or 0, end, max_seconds)
                     return consume(reader, blocks), "libsndfile"
         except AudioError as error:
-            if not _has_second_chance(error, container):
+            if not _should_try_ffmpeg(error, container):
                 raise
     with closing(FfmpegReader(io.BytesIO(data), name, container)) as fallback:
         return consume(fallback, _checked_blocks(fallback, start or 0, end, max_seconds)), "ffmpeg"
@@ -268,8 +158,8 @@ def _decode_into(
 def _stops_early(header: Header, data: bytes) -> bool:
     """Whether libsndfile would leave the end of an mp3 unread.
 
-    It stops at the length that the first frame states, and guesses from the bit rate where none does; joined files
-    and variable bit rates go on after that.
+    It stops at the length that the first frame states, or that it estimates from the bit rate. Concatenated files and
+    files of variable bit rate can be longer.
     """
     if header.container != "mp3":
         return False
@@ -277,7 +167,7 @@ def _stops_early(header: Header, data: bytes) -> bool:
 
 
 def _checked_blocks(reader: Reader, start: int, end: int | None, max_seconds: float) -> Iterator[Samples]:
-    """The blocks of a segment, held against the header and the limit."""
+    """Yield the blocks of a segment; check its length against the header and the limit."""
     header, name = reader.header, reader.name
     if start < 0 or (end is not None and end <= start):
         raise ValueError(f"{name}: no segment from {start} to {end}")
@@ -301,31 +191,24 @@ def _check_length(header: Header, name: str, start: int, end: int | None, count:
     tolerance = 0 if header.container in LOSSLESS else int(LOSSY_TOLERANCE_S * header.sample_rate)
     if end is not None:
         if count + tolerance < end - start:
-            is_promised = header.num_samples is not None and end <= header.num_samples
+            is_stated = header.num_samples is not None and end <= header.num_samples
             detail = f"the segment ends at {end}, the audio at {start + count}"
-            raise AudioError("truncated" if is_promised else "outside", name, detail)
+            raise AudioError("truncated" if is_stated else "outside", name, detail)
     elif header.num_samples is not None:
         expected = header.num_samples - start
         if count + tolerance < expected:
-            raise AudioError("truncated", name, f"{count} samples where {expected} are promised")
+            raise AudioError("truncated", name, f"{count} samples; {expected} expected from the header")
         if count - tolerance > expected:
-            raise AudioError("length_mismatch", name, f"{count} samples where {expected} are promised")
+            raise AudioError("length_mismatch", name, f"{count} samples; {expected} expected from the header")
     if count == 0:
         raise AudioError("too_short", name, "no samples")
-
-
-def _collect(reader: Reader, blocks: Iterator[Samples]) -> tuple[Samples, int]:
-    samples = np.concatenate(list(blocks))
-    if not np.isfinite(samples).all():
-        raise AudioError("not_finite", reader.name, "NaN or infinity among the samples")
-    return samples, reader.header.sample_rate
 
 
 def _to_waveform(
     reader: Reader, blocks: Iterator[Samples], name: str, resampler: str
 ) -> tuple[Waveform, Header]:
     header = reader.header
-    mono = _alive(_downmixed(blocks, header.num_channels), name)
+    mono = _checked_values(_downmixed(blocks, header.num_channels), name)
     if header.sample_rate == SAMPLE_RATE:
         parts = list(mono)
     elif resampler == "soxr_hq":
@@ -335,11 +218,13 @@ def _to_waveform(
     waveform = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if len(waveform) < MIN_SAMPLES:
         raise AudioError(
-            "too_short", name, f"{len(waveform)} samples at {SAMPLE_RATE} Hz; {MIN_SAMPLES} are needed"
+            "too_short",
+            name,
+            f"{len(waveform)} samples at {SAMPLE_RATE} Hz; at least {MIN_SAMPLES} are needed",
         )
     peak = max(float(waveform.max()), -float(waveform.min()))
     if not np.isfinite(peak):
-        raise AudioError("not_finite", name, "beyond float32 after resampling")
+        raise AudioError("not_finite", name, "exceeds float32 after resampling")
     if peak > 1:
         waveform = waveform / np.float32(peak)
     return waveform, header
@@ -351,9 +236,10 @@ def _downmixed(blocks: Iterator[Samples], num_channels: int) -> Iterator[Wavefor
         if num_channels == 1:
             yield block[:, 0]
             continue
-        # Channel by channel: the product with a vector depends on the processor and on the size of the block in its
-        # last bit, and numpy's mean over the short axis is five times slower.
-        with np.errstate(all="ignore"):  # a sum beyond float32 becomes an infinity, which is found below
+        # Channel by channel: the last bit of a matrix product depends on the processor and the block size, and
+        # numpy's mean over the short axis is five times slower. A sum beyond float32 becomes infinite, which
+        # `_checked_values` rejects.
+        with np.errstate(all="ignore"):
             mono = block[:, 0] + block[:, 1]
             for channel in range(2, num_channels):
                 mono += block[:, channel]
@@ -361,8 +247,8 @@ def _downmixed(blocks: Iterator[Samples], num_channels: int) -> Iterator[Wavefor
         yield mono
 
 
-def _alive(blocks: Iterator[Waveform], name: str) -> Iterator[Waveform]:
-    """Pass finite blocks on; at the end refuse audio that never moved by a step of PCM16."""
+def _checked_values(blocks: Iterator[Waveform], name: str) -> Iterator[Waveform]:
+    """Yield the blocks; reject values that are not finite, and audio that varies by less than one step of PCM16."""
     lowest, highest = np.inf, -np.inf
     for block in blocks:
         low, high = float(block.min()), float(block.max())
@@ -370,8 +256,10 @@ def _alive(blocks: Iterator[Waveform], name: str) -> Iterator[Waveform]:
             raise AudioError("not_finite", name, "NaN or infinity among the samples")
         lowest, highest = min(lowest, low), max(highest, high)
         yield block
-    if highest - lowest < 1 / _PCM_SCALE:
-        raise AudioError("silent", name, f"all samples lie within {max(highest - lowest, 0):.1e}")
+    if highest - lowest < 1 / PCM16_SCALE:
+        raise AudioError(
+            "silent", name, f"all samples are within {max(highest - lowest, 0):.1e} of each other"
+        )
 
 
 def _resampled(blocks: Iterator[Waveform], sample_rate: int) -> Iterator[Waveform]:

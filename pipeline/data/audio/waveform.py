@@ -1,4 +1,6 @@
-"""What every waveform of this package is: one channel at one rate."""
+"""The format of every waveform in this package: mono, 16 kHz."""
+
+from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,5 +8,17 @@ from numpy.typing import NDArray
 SAMPLE_RATE = 16_000
 """Hz."""
 
+MIN_SAMPLES = 400
+"""25 ms: what a wav2vec 2.0 front end needs for its first frame."""
+
+MAX_SECONDS = 4 * 3600.0
+"""Longer audio is refused, because a whole utterance is held in memory."""
+
+PCM16_SCALE = 32_768
+"""PCM16 samples per unit of a float waveform."""
+
 Waveform = NDArray[np.float32]
-"""Mono, 16 kHz, nominally within ±1, [num_samples]."""
+"""[num_samples] mono, 16 kHz, nominally within ±1."""
+
+Pcm = NDArray[np.int16]
+"""[num_samples] mono, 16 kHz."""

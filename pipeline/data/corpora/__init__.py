@@ -1,1 +1,1 @@
-"""A published folder and its manifest become labelled rows."""
+"""Corpora: a published folder and its manifest become labelled utterances."""

@@ -1,54 +1,53 @@
-"""Read a corpus as its manifest describes it: every audio file becomes an utterance or a problem, never nothing."""
+"""Read a corpus as its manifest describes: every audio file becomes an utterance or a problem; none is skipped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from pipeline.data.corpora.manifest import ANY, Manifest, load_manifest, load_manifests
+from pipeline.data.audio.containers import is_audio_name
+from pipeline.data.corpora.manifest import ANY, Manifest
 from pipeline.data.corpora.pattern import Fields, compile_glob, first_match, is_glob
 from pipeline.data.corpora.protocol import ProtocolTable
 from pipeline.data.corpora.utterance import (
     ARTIFACTS,
     LABELS,
     SPLITS,
+    Entry,
     Problem,
     Utterance,
-    is_audio,
     utterance_uid,
 )
 from pipeline.errors import InputError
-from pipeline.storage import FileInfo, Folder
-
-__all__ = ["Manifest", "Problem", "load_manifest", "load_manifests", "read_corpus", "read_files", "segment"]
+from pipeline.storage import Folder
 
 SPOOF_FIELDS = ("attack", "artifact")
-"""What a bona fide utterance does not have, whatever its protocol writes there."""
+"""Fields that only spoofed utterances have; the cells of bona fide rows are ignored."""
 
 CACHED_SPELLINGS = 100_000
-"""How many translations of one field are remembered; more spellings than that are worked out anew."""
+"""Maximum number of cached translations per field."""
 
 
 def read_corpus(manifest: Manifest, root: Folder) -> Iterator[Utterance | Problem]:
-    """Every utterance of a corpus and everything that is wrong with it, in the order of the paths.
+    """Yield every utterance of a corpus and every problem, in the order of the paths.
 
-    Streams: only a protocol table is held in memory, and missing files come last. Equal ids are both passed on;
-    where they matter is for those who hold the whole catalog.
+    Streams: only the protocol table is held in memory, and missing files come last. Duplicate ids are kept here;
+    `catalog.reject_repeated` removes them once every row is known.
 
     Raises:
-        InputError: there is no such folder, no protocol in it, or the protocol is no table.
+        InputError: the folder or its protocol does not exist, or the protocol is not a table.
     """
-    for _, found in read_files(manifest, root):
-        yield found
+    for _, item in read_files(manifest, root):
+        yield item
 
 
-def read_files(manifest: Manifest, root: Folder) -> Iterator[tuple[FileInfo | None, Utterance | Problem]]:
-    """As `read_corpus`, each with the file as the listing shows it; None where there is no file.
+def read_files(manifest: Manifest, root: Folder) -> Iterator[Entry]:
+    """Like `read_corpus`, each with its file as listed; None for a problem without a file.
 
-    A file that is cut into published segments comes once for each of them.
+    A file with published segments is yielded once per segment.
     """
     if not root.exists():
-        raise InputError(f"{manifest.name}: there is no folder {root.uri}")
+        raise InputError(f"{manifest.name}: no folder {root.uri}")
     reader = _Reader(manifest)
     table = None
     if manifest.protocol:
@@ -69,15 +68,20 @@ def read_files(manifest: Manifest, root: Folder) -> Iterator[tuple[FileInfo | No
 
 
 def segment(utterance: Utterance, *, seconds: float, sample_rate: int, num_samples: int) -> list[Utterance]:
-    """Cut a whole file into consecutive pieces of `seconds`; the shorter last one is kept.
+    """Cut a whole file into consecutive pieces; the shorter last piece is kept.
 
     Args:
+        utterance: the whole file.
+        seconds: length of a piece.
         sample_rate: of the file itself, in Hz.
-        num_samples: of the file itself, one channel.
+        num_samples: of the file itself, per channel.
+
+    Raises:
+        InputError: a piece would have no sample.
     """
     step = int(seconds * sample_rate)
     if step < 1:
-        raise InputError(f"{utterance.corpus}: pieces of {seconds} s hold no sample at {sample_rate} Hz")
+        raise InputError(f"{utterance.corpus}: pieces of {seconds} s have no samples at {sample_rate} Hz")
     return [
         replace(
             utterance,
@@ -91,46 +95,46 @@ def segment(utterance: Utterance, *, seconds: float, sample_rate: int, num_sampl
 
 
 class _Reader:
-    """A manifest made ready: decides for one path, or one set of fields, at a time."""
+    """A compiled manifest, applied to one path or one set of fields at a time."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.patterns = [pattern.regex for pattern in manifest.audio]
         self.ignore = [compile_glob(glob) for glob in manifest.ignore]
         self.known_bad = [(compile_glob(glob), reason) for glob, reason in manifest.known_bad.items()]
-        # The label comes first: what it is decides whether attack and artifact mean anything.
+        # The label comes first: attack and artifact are ignored for bona fide speech.
         translated = sorted(manifest.translate, key=lambda name: name != "label")
         self.spellings = {name: _Spellings(manifest.translate[name]) for name in translated}
         self.languages = None if ANY in manifest.languages else frozenset(manifest.languages)
 
     def match(self, path: str) -> Fields | Problem | None:
-        """The fields that a path gives; None if it is no business of this corpus."""
+        """Return the fields of a path; None if the path is not audio or the manifest ignores it."""
         if not path.isascii() and _has_raw_bytes(path):
-            return Problem(ascii(path)[1:-1], "bad-name", "the name of the file is not UTF-8")
+            return Problem(ascii(path)[1:-1], "bad-name", "the file name is not UTF-8")
         for regex in self.patterns:
-            found = regex.fullmatch(path)
-            if found:
+            match = regex.fullmatch(path)
+            if match:
                 break
         else:
-            if not is_audio(path):
+            if not is_audio_name(path):
                 return None
             if any(glob.fullmatch(path) for glob in self.ignore):
                 return None
-            return Problem(path, "stray", "no pattern of the manifest matches it")
+            return Problem(path, "stray", "matches no audio pattern of the manifest")
         for glob, reason in self.known_bad:
             if glob.fullmatch(path):
                 return Problem(path, "known-bad", reason)
-        return {**self.manifest.constants, **found.groupdict()}
+        return {**self.manifest.constants, **match.groupdict()}
 
     def resolve(self, path: str, fields: Fields) -> Utterance | Problem:
-        """The utterance that these fields describe. Changes `fields`."""
-        for source, patterns in self.manifest.parse.items():
-            value = fields.get(source)
+        """Parse and translate the fields of a path into an utterance. Modifies `fields`."""
+        for parsed, patterns in self.manifest.parse.items():
+            value = fields.get(parsed)
             if value is None:
                 continue
             captured = first_match(patterns, value)
             if captured is None:
-                return Problem(path, f"unknown-{source}", f"{value!r} matches no pattern of parse.{source}")
+                return Problem(path, f"unknown-{parsed}", f"{value!r} matches no pattern of parse.{parsed}")
             fields.update(captured)
         for name, spellings in self.spellings.items():
             value = fields.get(name)
@@ -175,16 +179,22 @@ class _Reader:
 
 
 class _Spellings(dict[str, str | None]):
-    """Spelling to meaning, worked out from globs once; an unlisted spelling raises `KeyError`."""
+    """Translations by spelling, with cached glob matches; an unlisted spelling raises `KeyError`."""
 
     def __init__(self, table: Mapping[str, str]) -> None:
         super().__init__()
-        self.table = {one: meaning for listed, meaning in table.items() for one in listed.split("|")}
-        self.globs = [(compile_glob(one), meaning) for one, meaning in self.table.items() if is_glob(one)]
+        self.table = {
+            spelling: translation for listed, translation in table.items() for spelling in listed.split("|")
+        }
+        self.globs = [
+            (compile_glob(spelling), translation)
+            for spelling, translation in self.table.items()
+            if is_glob(spelling)
+        ]
 
     def __missing__(self, spelling: str) -> str | None:
-        meaning = self._look_up(spelling)
-        result = spelling if meaning == ANY else meaning or None
+        translation = self._look_up(spelling)
+        result = spelling if translation == ANY else translation or None
         if len(self) < CACHED_SPELLINGS:
             self[spelling] = result
         return result
@@ -192,12 +202,12 @@ class _Spellings(dict[str, str | None]):
     def _look_up(self, spelling: str) -> str:
         if spelling in self.table:
             return self.table[spelling]
-        for glob, meaning in self.globs:
+        for glob, translation in self.globs:
             if glob.fullmatch(spelling):
-                return meaning
+                return translation
         raise KeyError(spelling)
 
 
 def _has_raw_bytes(name: str) -> bool:
-    """Whether a file system gave bytes in the name that are no text."""
+    """Whether a file name contains bytes that are not valid UTF-8, which Python decodes to surrogates."""
     return any("\ud800" <= character <= "\udfff" for character in name)

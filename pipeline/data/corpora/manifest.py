@@ -1,12 +1,11 @@
-"""Manifests: what a corpus is and how its files and tables are read, one short TOML each.
+"""Manifests: one short TOML file per corpus, with its metadata and the rules for reading its files and tables.
 
-A field is a constant, else read from the path, else from the protocol table; then it is translated; a spelling
-that is not listed is an error. `manifests/README.md` describes the schema by examples.
+A field is a constant, else read from the path, else from the protocol table. Then it is translated; a spelling
+that is not listed is an error. `manifests/README.md` explains the format by examples.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,24 +15,24 @@ from pathlib import Path
 from pipeline.data.corpora.pattern import Pattern, Template
 from pipeline.data.corpora.toml import TomlTable, load_toml
 from pipeline.data.corpora.utterance import ARTIFACTS, LABELS, SPLITS
-from pipeline.errors import InputError
+from pipeline.errors import InputError, did_you_mean
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
 
 ROLES = ("train", "evaluation")
 
 UNKNOWN = "unknown"
-"""The licence of which nothing is known; never guessed."""
+"""Value of `licence` if the licence is unknown; never guess one."""
 
 SEPARATORS = {"space": None, "comma": ",", "tab": "\t", "pipe": "|"}
 
 ANY = "*"
-"""In `languages`: others too. As a translation: the spelling as it is."""
+"""In `languages`: any other language is allowed. As a translation: the spelling is kept."""
 
 
 @dataclass(frozen=True)
 class ExpectedHours:
-    """Hours of audio according to the literature; None where it does not say."""
+    """Published hours of audio; None if they are not published."""
 
     bonafide: float | None = None
     spoof: float | None = None
@@ -42,17 +41,17 @@ class ExpectedHours:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A corpus's own table of labels, joined to its files by the fields that both have."""
+    """The label table of a corpus, joined to its files on the fields that both have."""
 
     files: tuple[Pattern, ...]
-    """Names below the root; `{split=train|dev}` names several, and is a field of their rows."""
+    """Names below the root; `{split=train|dev}` stands for two files, and becomes a field of their rows."""
     separator: str = "space"
     columns: tuple[Pattern | None, ...] = ()
-    """What each column holds, by position, in a table without a header; None drops one."""
+    """Pattern of each column, by position, for a table without a header; None: unused."""
     named_columns: Mapping[str, Pattern] = field(default_factory=dict)
-    """What columns hold, by their names in the header; the others are dropped."""
+    """Patterns of columns by their name in the header; other columns are unused."""
     lines: tuple[Pattern, ...] = ()
-    """Instead of columns: what whole lines look like; one that captures nothing is no row."""
+    """Patterns of whole lines, instead of columns; a line whose pattern captures nothing is skipped."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -64,53 +63,56 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Chunks:
-    """Files are cut into consecutive pieces of equal length; the shorter last one is kept."""
+    """Lengths of the consecutive pieces into which files are cut; the shorter last piece is kept."""
 
     seconds: float
-    """The length if the user asks for no other."""
+    """Default length."""
     choices: tuple[float, ...]
-    """The lengths that published results use."""
+    """Lengths in seconds that published results use."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A published corpus: its names, its terms, and how to read it."""
+    """A published corpus: metadata, licence, and the rules for reading it."""
 
     name: str
     folder: str
-    """The folder that holds it below the data root; two corpora may share one."""
+    """Its folder below the data root; two corpora may share one."""
     role: str
     """One of `ROLES`."""
     id: Template
+    """The published name of an utterance."""
     homepage: str
     licence: str
     """An SPDX identifier, `public-domain`, or `unknown`."""
     non_commercial: bool | None
     """Whether the licence forbids commercial use; None if the licence is unknown."""
     languages: tuple[str, ...]
-    """Every code that occurs; `*` if there are others; empty if nothing is known."""
+    """Codes of all languages; `*` if there may be others; empty if unknown."""
     sources: tuple[str, ...]
-    """Where the genuine speech comes from, its own or that its spoofs were made of: corpora that share a source leak
-    into each other."""
+    """Origins of the bona fide speech, including the speech from which spoofs were made. Do not train on one corpus
+    and validate on another of the same source."""
     audio: tuple[Pattern, ...]
-    """What the paths of audio files look like; the first that matches counts."""
+    """Patterns of the paths of audio files; the first match counts."""
     constants: Mapping[str, str] = field(default_factory=dict)
+    """Fields with one value for the whole corpus."""
     parse: Mapping[str, tuple[Pattern, ...]] = field(default_factory=dict)
-    """Further patterns by the field they take apart."""
+    """Patterns that split a field into further fields, by the name of the former."""
     translate: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By field: what each spelling means (`a|b*` lists globs); `*` keeps the spelling, an empty text is None."""
+    """By field: the value for each spelling (`a|b*` lists globs); `*` keeps the spelling, an empty string is None."""
     protocol: Protocol | None = None
     expected_hours: ExpectedHours = field(default_factory=ExpectedHours)
     revision: str | None = None
+    """The published version that the manifest describes, if there are several."""
     ignore: tuple[str, ...] = ()
-    """Globs over paths that belong to the published package but not to this corpus."""
+    """Globs of paths that are in the published package but do not belong to this corpus."""
     known_bad: Mapping[str, str] = field(default_factory=dict)
-    """Globs over paths that must not be used, each with its reason."""
+    """Globs of paths that must not be used, each with its reason."""
     chunks: Chunks | None = None
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The fields on which rows of the protocol and files are joined."""
+        """The fields on which protocol rows and files are joined."""
         if self.protocol is None:
             return ()
         return tuple(name for name in self.protocol.fields if name in self.audio[0].fields)
@@ -124,71 +126,69 @@ class Manifest:
 
 
 def load_manifests(folder: Path = MANIFESTS) -> dict[str, Manifest]:
-    """Every manifest below a folder (`train/*.toml`, `evaluation/*.toml`) by its name, in alphabetical order.
+    """Load all manifests below a folder (`train/*.toml`, `evaluation/*.toml`) by name, in alphabetical order.
 
     Raises:
-        InputError: one of them is malformed, or two have one name.
+        InputError: a manifest is malformed, or two have the same name.
     """
     manifests: dict[str, Manifest] = {}
     paths = [path for role in ROLES for path in folder.glob(f"{role}/*.toml")]
     for path in sorted(paths, key=lambda path: path.stem):
         manifest = load_manifest(path)
         if manifest.name in manifests:
-            raise InputError(f"{path}: there is already a manifest named {manifest.name!r}")
+            raise InputError(f"{path}: another manifest is already named {manifest.name!r}")
         if manifest.role != path.parent.name:
-            raise InputError(f"{path}: role = {manifest.role!r}, but it lies in {path.parent.name}/")
+            raise InputError(f"{path}: role = {manifest.role!r}, but the file is in {path.parent.name}/")
         manifests[manifest.name] = manifest
     return manifests
 
 
 def choose_manifests(names: Iterable[str], folder: Path = MANIFESTS) -> dict[str, Manifest]:
-    """The named manifests in the given order; all of them if no name is given.
+    """Load the named manifests, in the given order; all manifests if there are no names.
 
     Raises:
-        InputError: there is no manifest of a name.
+        InputError: there is no manifest of that name.
     """
     known = load_manifests(folder)
     chosen = {}
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-            raise InputError(f"unknown corpus {name!r}; {hint}")
+            raise InputError(f"unknown corpus {name!r}{did_you_mean(name, known)}")
         chosen[name] = known[name]
     return chosen or known
 
 
 def manifest_digest(manifest: Manifest) -> str:
-    """16 hex digits that change when anything in a manifest does."""
+    """Return 16 hex digits that change with any change of a manifest."""
     return hashlib.sha256(repr(manifest).encode()).hexdigest()[:16]
 
 
 def load_manifest(path: Path) -> Manifest:
-    """Read one manifest strictly: a key that is unknown, missing or of a wrong type is an error.
+    """Load one manifest; an unknown or missing key, or a value of the wrong type, is an error.
 
     Raises:
-        InputError: it is malformed; the message names the file and the key.
+        InputError: the manifest is malformed; the message names the file and the key.
     """
     table = load_toml(path)
     chunks = table.table("chunks")
     manifest = Manifest(
-        name=table.text("name"),
-        folder=table.text("folder"),
+        name=table.string("name"),
+        folder=table.string("folder"),
         role=table.choice("role", ROLES),
         id=table.parsed("id", Template),
-        homepage=table.text("homepage"),
-        licence=table.text("licence"),
-        non_commercial=table.flag("non_commercial"),
-        languages=table.texts("languages"),
-        sources=table.texts("sources"),
-        audio=table.many("audio", Pattern),
+        homepage=table.string("homepage"),
+        licence=table.string("licence"),
+        non_commercial=table.boolean("non_commercial"),
+        languages=table.strings("languages"),
+        sources=table.strings("sources"),
+        audio=table.one_or_more("audio", Pattern),
         constants=table.mapping("constants"),
         parse=_parse_table(table.table("parse")),
         translate=_translate_table(table.table("translate")),
         protocol=_protocol(table.table("protocol")),
         expected_hours=_expected_hours(table.table("expected_hours")),
-        revision=table.optional_text("revision"),
-        ignore=table.texts("ignore", ()),
+        revision=table.optional_string("revision"),
+        ignore=table.strings("ignore", ()),
         known_bad=table.mapping("known_bad"),
         chunks=Chunks(chunks.number("seconds"), chunks.numbers("choices")) if chunks else None,
     )
@@ -200,7 +200,7 @@ def load_manifest(path: Path) -> Manifest:
 
 
 def _parse_table(table: TomlTable | None) -> dict[str, tuple[Pattern, ...]]:
-    return {key: table.many(key, Pattern) for key in list(table.values)} if table else {}
+    return {key: table.one_or_more(key, Pattern) for key in list(table.values)} if table else {}
 
 
 def _translate_table(table: TomlTable | None) -> dict[str, dict[str, str]]:
@@ -218,12 +218,12 @@ def _expected_hours(table: TomlTable | None) -> ExpectedHours:
 
 
 def _line(text: str) -> Pattern:
-    """In a table a gap may hold anything: a path with slashes is judged as one, not taken for another form."""
+    """Return a pattern whose fields may contain slashes, because cells of a table can hold paths."""
     return Pattern(re.sub(r"\{(\w+)\}", r"{\1**}", text))
 
 
 def _column(text: str) -> Pattern | None:
-    """A column holds a field (`speaker`), text with fields in it (`{utterance}.wav`), or nothing of use."""
+    """Return the pattern of a column: a field (`speaker`), text with fields (`{utterance}.wav`), or "" for unused."""
     return _line(text if "{" in text else f"{{{text}}}") if text else None
 
 
@@ -233,75 +233,72 @@ def _protocol(table: TomlTable | None) -> Protocol | None:
     by_name = table.table("columns") if isinstance(table.values.get("columns"), dict) else None
     named = {key: by_name.parsed(key, _column) for key in list(by_name.values)} if by_name else {}
     protocol = Protocol(
-        files=table.many("files", Pattern),
+        files=table.one_or_more("files", Pattern),
         separator=table.choice("separator", tuple(SEPARATORS)) if "separator" in table.values else "space",
-        columns=tuple(_column(text) for text in table.texts("columns", ())),
+        columns=tuple(_column(text) for text in table.strings("columns", ())),
         named_columns={name: column for name, column in named.items() if column},
-        lines=table.many("lines", _line) if "lines" in table.values else (),
+        lines=table.one_or_more("lines", _line) if "lines" in table.values else (),
     )
     table.finish()
     if sum(map(bool, (protocol.columns, protocol.named_columns, protocol.lines))) != 1:
-        raise table.error(
-            "columns", "give a list of columns, a table of columns, or lines; exactly one of them"
-        )
+        raise table.error("columns", "give exactly one of: a list of columns, a table of columns, lines")
     return protocol
 
 
 def _check(manifest: Manifest, path: Path) -> None:
-    """What no single key can show: names that agree, fields that exist and come from one place only."""
+    """Check what involves several keys: matching names, and fields that are defined exactly once."""
 
-    def wrong(key: str, message: str) -> InputError:
+    def error(key: str, message: str) -> InputError:
         return InputError(f"{path}: {key}: {message}")
 
     if manifest.name != path.stem:
-        raise wrong("name", f"{manifest.name!r}, but the file is {path.name}")
+        raise error("name", f"{manifest.name!r}, but the file is {path.name}")
     if (manifest.licence == UNKNOWN) != (manifest.non_commercial is None):
-        raise wrong("non_commercial", "say it for a licence that is known, and only then")
-    given = _given_fields(manifest, wrong)
+        raise error("non_commercial", "required for a known licence, and not allowed for an unknown one")
+    defined = _defined_fields(manifest, error)
     for name in manifest.id.fields:
-        if name not in given:
-            raise wrong("id", f"no field {name!r}; there are {', '.join(sorted(given))}")
-    if "label" not in given:
-        raise wrong("audio", "nothing gives the label")
+        if name not in defined:
+            raise error("id", f"unknown field {name!r}; known: {', '.join(sorted(defined))}")
+    if "label" not in defined:
+        raise error("audio", "no path, protocol or constant defines the label")
     for name in manifest.translate:
-        if name not in given:
-            raise wrong(f"translate.{name}", "there is no such field")
-    meanings = {"label": LABELS, "artifact": ARTIFACTS, "split": (*SPLITS, "")}
-    for name, known in meanings.items():
-        values = [*manifest.translate.get(name, {}).values(), manifest.constants.get(name, known[0])]
+        if name not in defined:
+            raise error(f"translate.{name}", "unknown field")
+    allowed_values = {"label": LABELS, "artifact": ARTIFACTS, "split": (*SPLITS, "")}
+    for name, allowed in allowed_values.items():
+        values = [*manifest.translate.get(name, {}).values(), manifest.constants.get(name, allowed[0])]
         for value in values:
-            if value not in known:
-                raise wrong(name, f"{value!r} is none of {', '.join(filter(None, known))}")
+            if value not in allowed:
+                raise error(name, f"{value!r} is not one of {', '.join(filter(None, allowed))}")
 
 
-def _given_fields(manifest: Manifest, wrong: Callable[[str, str], InputError]) -> set[str]:
-    """Every field of the corpus, after checking that no two places give the same one."""
+def _defined_fields(manifest: Manifest, error: Callable[[str, str], InputError]) -> set[str]:
+    """Return all fields of the corpus, after checking that no field is defined twice."""
     protocol = manifest.protocol
     captured = {name for pattern in manifest.audio for name in pattern.fields}
-    given = set(manifest.constants)
-    sources = [("audio", captured), ("protocol", set(protocol.fields) - captured if protocol else set[str]())]
-    for source, patterns in manifest.parse.items():
-        sources.append((f"parse.{source}", {name for pattern in patterns for name in pattern.fields}))
-    for place, names in sources:
-        field_name = place.removeprefix("parse.")
-        if place.startswith("parse.") and field_name not in given:
-            raise wrong(place, "no field of this name comes before it")
-        twice = given & names
-        if twice:
-            raise wrong(place, f"{', '.join(sorted(twice))} given twice")
-        given |= names
+    defined = set(manifest.constants)
+    fields_by_key = [
+        ("audio", captured),
+        ("protocol", set(protocol.fields) - captured if protocol else set[str]()),
+    ]
+    for parsed, patterns in manifest.parse.items():
+        fields_by_key.append((f"parse.{parsed}", {name for pattern in patterns for name in pattern.fields}))
+    for key, names in fields_by_key:
+        if key.startswith("parse.") and key.removeprefix("parse.") not in defined:
+            raise error(key, "no such field is defined before this line")
+        repeated = defined & names
+        if repeated:
+            raise error(key, f"{', '.join(sorted(repeated))} is defined twice")
+        defined |= names
     if protocol:
         shared = set(protocol.fields) & captured
         if not shared:
-            raise wrong(
-                "protocol", "shares no field with the audio paths, so rows and files cannot be joined"
-            )
+            raise error("protocol", "has no field in common with audio, so rows cannot be joined to files")
         for pattern in manifest.audio:
             if not shared <= set(pattern.fields):
-                raise wrong(
-                    "audio", f"{pattern.text!r} lacks {', '.join(sorted(shared - set(pattern.fields)))}"
-                )
+                lacking = ", ".join(sorted(shared - set(pattern.fields)))
+                raise error("audio", f"{pattern.text!r} lacks {lacking}, on which the protocol is joined")
         for pattern in protocol.files:
             if set(pattern.fields) != set(protocol.files[0].fields):
-                raise wrong("protocol.files", "must all have the same fields")
-    return given
+                raise error("protocol.files", "all patterns must have the same fields")
+    return defined

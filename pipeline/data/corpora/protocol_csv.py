@@ -1,29 +1,26 @@
-"""AntiDeepfake protocol CSVs, in and out: one row for each file of one or more corpora, in twelve columns.
+"""Read corpora from AntiDeepfake protocol CSVs: one row per file, in twelve columns.
 
-Duration, sample rate, channels, encoding and bit depth are written but never read: the header of the file counts.
+Duration, sample rate, channels, encoding and bit depth are not read: the headers of the files count.
+`pipeline.data.store.export` writes these CSVs.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import csv
 import io
 import itertools
 import posixpath
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, TextIO, cast
+from typing import NamedTuple, TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.data.corpora.manifest import ANY, UNKNOWN, Manifest
 from pipeline.data.corpora.pattern import Template
-from pipeline.data.corpora.utterance import Problem, Utterance, utterance_uid
-from pipeline.data.store.shards import read_index
-from pipeline.data.store.snapshot import READERS, Snapshot
+from pipeline.data.corpora.utterance import Entry, Problem, Utterance, utterance_uid
 from pipeline.errors import InputError
 from pipeline.storage import FileInfo, Folder
 
@@ -43,20 +40,20 @@ COLUMNS = (
 )
 
 ROOT = "$ROOT/"
-"""What every path begins with; some protocols write a second slash."""
+"""Prefix of every path; some protocols write a second slash."""
 
-NOTHING = "-"
+UNKNOWN_CELL = "-"
 
 LABELS = {"real": "bonafide", "fake": "spoof"}
-SPLITS = {"train": "train", "valid": "validation", "test": "test", NOTHING: None}
+SPLITS = {"train": "train", "valid": "validation", "test": "test", UNKNOWN_CELL: None}
 LANGUAGES = {"cn": "zh", "yue_hant": "yue"}
-"""Codes of published protocols that are not ours, in lower case."""
+"""Published codes, in lower case, that differ from ours."""
 
-ROWS_AT_ONCE = 20_000
+BATCH_ROWS = 20_000
 
 
 class ProtocolRow(NamedTuple):
-    """What a row says; the columns of `_TABLE`."""
+    """A valid row; the columns of `_TABLE`."""
 
     path: str
     """Below the root."""
@@ -69,7 +66,7 @@ class ProtocolRow(NamedTuple):
     language: str | None
 
 
-_TABLE = pa.schema(  # large: the paths of some ten million rows exceed the 2 GiB of a plain string column
+_TABLE = pa.schema(  # large_string: the paths of ten million rows can exceed the 2 GiB of a string column
     [
         ("path", pa.large_string()),
         ("line", pa.int64()),
@@ -77,22 +74,20 @@ _TABLE = pa.schema(  # large: the paths of some ten million rows exceed the 2 Gi
     ]
 )
 
-Found = tuple[FileInfo | None, Utterance | Problem]
-
 
 def describe_protocol(name: str, *, role: str, artifact: str) -> Manifest:
-    """What is known of a corpus that only a protocol describes.
+    """Make a manifest for a corpus that only a protocol CSV describes.
 
     Args:
-        name: of the corpus.
-        role: train or evaluation.
-        artifact: family of everything that is spoofed; the format has no column for it.
+        name: name of the corpus, in snake_case.
+        role: `train` or `evaluation`.
+        artifact: artifact family of all spoofed utterances; the CSV has no column for it.
 
     Raises:
-        InputError: the name is no snake_case.
+        InputError: the name is not snake_case.
     """
     if not re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", name):
-        raise InputError(f"{name!r} is no name for a corpus; use lower-case letters, digits and underscores")
+        raise InputError(f"invalid corpus name {name!r}; use lower-case letters, digits and underscores")
     return Manifest(
         name=name,
         folder="",
@@ -109,44 +104,44 @@ def describe_protocol(name: str, *, role: str, artifact: str) -> Manifest:
 
 
 def corpus_name(protocol: str) -> str:
-    """The name of a protocol file in snake_case: `asvspoof2019_la` for `ASVspoof2019-LA.csv`."""
+    """Return the name of a protocol file in snake_case: `asvspoof2019_la` for `ASVspoof2019-LA.csv`."""
     return re.sub(r"[^a-z0-9]+", "_", PurePosixPath(protocol).stem.lower()).strip("_")
 
 
 def check_protocol(protocol: str) -> None:
-    """Look at the header of a protocol.
+    """Check the header of a protocol.
 
     Raises:
-        InputError: there is no such file, or it has other columns.
+        InputError: the file does not exist or has other columns.
     """
-    with _opened(protocol) as lines:
+    with _open(protocol) as lines:
         _check_header(csv.reader(lines), protocol)
 
 
-def read_protocol(manifest: Manifest, root: Folder, protocol: str) -> Iterator[Found]:
-    """Every row of a protocol as an utterance or a problem, in the order of the paths.
+def read_protocol(manifest: Manifest, root: Folder, protocol: str) -> Iterator[Entry]:
+    """Yield every row of a protocol as an utterance or a problem, in the order of the paths.
 
-    The rows are held as Arrow columns, some 200 bytes each; the folders that they name are listed once, whatever the
-    order of the rows. Files that no row names are not reported: a protocol may speak of a part of a folder.
+    Rows are held as Arrow columns, about 200 bytes each. Each folder is listed once, whatever the order of the rows.
+    Files without a row are not reported, because a protocol may cover only part of a folder.
 
     Args:
         manifest: from `describe_protocol`.
-        root: what `$ROOT` stands for.
+        root: the folder that `$ROOT` stands for.
         protocol: path or s3:// URI of the CSV.
 
     Raises:
-        InputError: it is no table of these columns, or none of its files is there.
+        InputError: the file is not a CSV with these columns, or none of its audio files exists.
     """
     batches: list[pa.RecordBatch] = []
-    place = PurePosixPath(protocol).name
-    with _opened(protocol) as lines:
+    protocol_name = PurePosixPath(protocol).name
+    with _open(protocol) as lines:
         rows: list[ProtocolRow] = []
-        for row in _parse(lines, protocol, place):
+        for row in _parse(lines, protocol, protocol_name):
             if isinstance(row, Problem):
                 yield None, row
                 continue
             rows.append(row)
-            if len(rows) == ROWS_AT_ONCE:
+            if len(rows) == BATCH_ROWS:
                 batches.append(_batch(rows))
                 rows = []
         batches.append(_batch(rows))
@@ -154,23 +149,23 @@ def read_protocol(manifest: Manifest, root: Folder, protocol: str) -> Iterator[F
     table = table.take(pc.sort_indices(table, [("path", "ascending"), ("line", "ascending")]))
     repeated = _repeated_ids(table)
     num_files = 0
-    for file, found in _join(_rows(table), _list_files(root, table["path"])):
+    for file, group in _join(_rows(table), _list_files(root, table["path"])):
         num_files += file is not None
-        yield from _resolve(found, file, manifest, repeated, place)
+        yield from _resolve(group, file, manifest, repeated, protocol_name)
     if len(table) and not num_files:
         raise InputError(
-            f"{protocol}: none of its files is below {root.uri}, the first is {table['path'][0]}; "
-            "give as --root what its $ROOT stands for"
+            f"{protocol}: none of its files exists below {root.uri}; the first is {table['path'][0]}; "
+            "set --root to the folder that $ROOT stands for"
         )
 
 
-def _opened(protocol: str) -> TextIO:
-    folder, name = posixpath.split(protocol)
-    place = Folder(folder or ".")
+def _open(protocol: str) -> TextIO:
+    path, name = posixpath.split(protocol)
+    folder = Folder(path or ".")
     try:
-        file = place.open(name) if place.is_local else io.BytesIO(place.read(name))
+        file = folder.open(name) if folder.is_local else io.BytesIO(folder.read(name))
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"{protocol}: no such protocol") from error
+        raise InputError(f"{protocol}: no such file") from error
     return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
 
 
@@ -180,56 +175,57 @@ def _check_header(reader: Iterator[list[str]], protocol: str) -> None:
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{protocol}: not a CSV in UTF-8: {error}") from error
     if header != COLUMNS:
-        raise InputError(f"{protocol}: its columns are {','.join(header)}; they must be {','.join(COLUMNS)}")
+        raise InputError(f"{protocol}: its columns are {','.join(header)}; expected {','.join(COLUMNS)}")
 
 
-def _parse(lines: TextIO, protocol: str, place: str) -> Iterator[ProtocolRow | Problem]:
+def _parse(lines: TextIO, protocol: str, protocol_name: str) -> Iterator[ProtocolRow | Problem]:
     reader = csv.reader(lines)
     _check_header(reader, protocol)
     try:
         for cells in reader:
             if cells:
-                yield _row(cells, reader.line_num, f"{place}:{reader.line_num}")
+                yield _row(cells, reader.line_num, f"{protocol_name}:{reader.line_num}")
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{protocol}:{reader.line_num}: not a CSV in UTF-8: {error}") from error
 
 
-def _row(cells: Sequence[str], line: int, place: str) -> ProtocolRow | Problem:
+def _row(cells: Sequence[str], line: int, location: str) -> ProtocolRow | Problem:
     def problem(reason: str, detail: str) -> Problem:
-        return Problem(place, reason, detail, is_file=False)
+        return Problem(location, reason, detail)
 
     if len(cells) != len(COLUMNS):
-        return problem("malformed-row", f"{len(cells)} cells, not {len(COLUMNS)}")
+        return problem("malformed-row", f"{len(cells)} cells; expected {len(COLUMNS)}")
     id_, label, _, _, path, attack, speaker, split, _, _, _, language = (cell.strip() for cell in cells)
     if label not in LABELS:
         return problem("unknown-label", f"{label!r}; known: {', '.join(LABELS)}")
     if split not in SPLITS:
         return problem("unknown-split", f"{split!r}; known: {', '.join(SPLITS)}")
-    if not _said(id_):
-        return problem("malformed-row", "it has no ID")
-    if not _said(path):
-        return problem("missing", f"{id_}: the protocol says itself that there is no file")
+    if not _known(id_):
+        return problem("malformed-row", "has no ID")
+    if not _known(path):
+        return problem("missing", f"{id_}: the protocol has no path for it")
     if not path.startswith(ROOT):
         return problem("malformed-row", f"{path!r} does not begin with {ROOT}")
     name = path.removeprefix(ROOT).lstrip("/")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or "\\" in name or "\0" in name:
         return problem("unsafe-path", f"{path!r} is not a file below the root")
-    code = _said(language.lower())
+    code = _known(language.lower())
     return ProtocolRow(
         path="/".join(parts),
         line=line,
         id=id_,
         label=LABELS[label],
-        attack=_said(attack) if label == "fake" else None,
-        speaker=_said(speaker),
+        attack=_known(attack) if label == "fake" else None,
+        speaker=_known(speaker),
         split=SPLITS[split],
         language=LANGUAGES.get(code, code) if code else None,
     )
 
 
-def _said(cell: str) -> str | None:
-    return None if cell in ("", NOTHING) else cell
+def _known(cell: str) -> str | None:
+    """Return the cell; None if it means unknown."""
+    return None if cell in ("", UNKNOWN_CELL) else cell
 
 
 def _batch(rows: Sequence[ProtocolRow]) -> pa.RecordBatch:
@@ -239,26 +235,26 @@ def _batch(rows: Sequence[ProtocolRow]) -> pa.RecordBatch:
 
 
 def _rows(table: pa.Table) -> Iterator[ProtocolRow]:
-    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+    for batch in table.to_batches(max_chunksize=BATCH_ROWS):
         yield from map(ProtocolRow, *(column.to_pylist() for column in batch.columns))
 
 
 def _repeated_ids(table: pa.Table) -> frozenset[str]:
-    """The ids that name more than one file."""
+    """Return the ids that more than one file has."""
     pairs = table.group_by(["id", "path"]).aggregate([])
     counts = pc.value_counts(pairs["id"])
     return frozenset(counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist())
 
 
 def _list_files(root: Folder, paths: pa.ChunkedArray) -> Iterator[FileInfo]:
-    """The files of every folder that holds one of the paths, in the order of their names."""
+    """Yield all files of the folders that contain the paths, in the order of their names."""
     folders = {
         path.rpartition("/")[0]
         for chunk in paths.iterchunks()
-        for start in range(0, len(chunk), ROWS_AT_ONCE)
-        for path in chunk.slice(start, ROWS_AT_ONCE).to_pylist()
+        for start in range(0, len(chunk), BATCH_ROWS)
+        for path in chunk.slice(start, BATCH_ROWS).to_pylist()
     }
-    # With their slashes, folders sort as the files in them do, and one inside another follows it at once.
+    # With a trailing slash, folders sort like the files in them, and a subfolder directly follows its parent.
     listed = None
     for folder in sorted(f"{folder}/" if folder else "" for folder in folders):
         if listed is None or not folder.startswith(listed):
@@ -270,13 +266,13 @@ def _files_below(root: Folder, folder: str) -> Iterator[FileInfo]:
     try:
         yield from root.find(folder)
     except (FileNotFoundError, NotADirectoryError):
-        return  # its files are reported as missing, one by one
+        return  # each of its files is reported as missing
 
 
 def _join(
     rows: Iterable[ProtocolRow], files: Iterator[FileInfo]
 ) -> Iterator[tuple[FileInfo | None, list[ProtocolRow]]]:
-    """The rows of each path with its file, or None; both come sorted."""
+    """Yield the rows of each path with its file, or None if it does not exist; both inputs must be sorted."""
     file = next(files, None)
     for path, group in itertools.groupby(rows, key=_path):
         while file is not None and file.name < path:
@@ -293,23 +289,20 @@ def _resolve(
     file: FileInfo | None,
     manifest: Manifest,
     repeated: frozenset[str],
-    place: str,
-) -> Iterator[Found]:
-    """What becomes of the rows that name one file."""
+    protocol_name: str,
+) -> Iterator[Entry]:
+    """Yield the utterance of a file, and a problem for each row that cannot be used."""
     agree = len({row._replace(line=0) for row in rows}) == 1
     for position, row in enumerate(rows):
-        where = f"{place}:{row.line}"
+        location = f"{protocol_name}:{row.line}"
         if not agree:
-            yield None, Problem(where, "contradictory-row", f"rows say different things of {row.path}", False)
+            yield None, Problem(location, "contradictory-row", f"rows of {row.path} contradict each other")
         elif position:
-            yield None, Problem(where, "duplicate-row", "says again what a row before it said", False)
+            yield None, Problem(location, "duplicate-row", "repeats an earlier row")
         elif row.id in repeated:
-            yield None, Problem(where, "duplicate-id", f"{row.id} is the name of several files", False)
+            yield None, Problem(location, "duplicate-id", f"several files have the ID {row.id}")
         elif file is None:
-            yield (
-                None,
-                Problem(row.path, "missing", "the protocol names it, but there is no such file", False),
-            )
+            yield None, Problem(row.path, "missing", "listed in the protocol, but the file does not exist")
         else:
             yield file, _utterance(row, manifest)
 
@@ -327,70 +320,3 @@ def _utterance(row: ProtocolRow, manifest: Manifest) -> Utterance:
         language=row.language,
         split=row.split,
     )
-
-
-class Written(NamedTuple):
-    """What came of an export."""
-
-    num_rows: int
-    segments: Counter[str]
-    """Utterances left out by corpus: the format has no columns for a part of a file."""
-
-
-def write_protocol(file: BinaryIO, store: Folder, snapshot: Snapshot, folders: Mapping[str, str]) -> Written:
-    """Write the utterances of a snapshot as a protocol, shard by shard.
-
-    Args:
-        file: open for writing; stays open.
-        store: holds the shards.
-        snapshot: names them; see `choose_corpora`.
-        folders: of corpora below the root; one that is not named has its paths below the root itself.
-    """
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    num_rows, segments = 0, Counter[str]()
-    for table in _indexes(store, snapshot):
-        whole = table.filter(pc.is_null(table["start"]))
-        segments.update(pc.filter(table["corpus"], pc.is_valid(table["start"])).to_pylist())
-        writer.writerows(_cells(row, folders) for row in whole.to_pylist())
-        num_rows += len(whole)
-    text.detach()
-    return Written(num_rows, segments)
-
-
-def _indexes(store: Folder, snapshot: Snapshot) -> Iterator[pa.Table]:
-    """The index of every shard, in order, a few at a time."""
-    columns = [
-        *("id", "label", "seconds", "sample_rate", "corpus", "path", "attack", "speaker", "split"),
-        *("num_channels", "encoding", "bit_depth", "language", "start"),
-    ]
-    shards = [(corpus.name, shard.name) for corpus in snapshot.corpora.values() for shard in corpus.shards]
-    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        for first in range(0, len(shards), READERS):
-            yield from pool.map(
-                lambda shard: read_index(store, shard[0], shard[1], columns), shards[first : first + READERS]
-            )
-
-
-_LABELS = {label: spelling for spelling, label in LABELS.items()}
-_SPLITS = {split: spelling for spelling, split in SPLITS.items()}
-
-
-def _cells(row: Mapping[str, Any], folders: Mapping[str, str]) -> list[str]:
-    folder = folders.get(row["corpus"], "")
-    values = (
-        row["id"],
-        _LABELS[row["label"]],
-        f"{row['seconds']:.2f}",
-        row["sample_rate"],
-        ROOT + (f"{folder}/" if folder else "") + row["path"],
-        row["attack"],
-        row["speaker"],
-        _SPLITS[row["split"]],
-        row["num_channels"],
-        row["encoding"],
-        row["bit_depth"],
-        cast("str", row["language"]).upper() if row["language"] else None,
-    )
-    return [NOTHING if value is None else str(value) for value in values]

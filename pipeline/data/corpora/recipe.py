@@ -1,12 +1,11 @@
-"""Recipes: what of the corpora trains, what is held out to validate with, how often, and what counts as spoof.
+"""Recipes: which utterances train, which validate, how often they are drawn, and which artifacts count as spoof.
 
-A recipe is applied when shards are read, so several can train on one store; the labels in the shards stay what they
-are. `manifests/README.md` describes the file.
+A recipe is applied when shards are read, so one store can serve several recipes; the labels in the shards do not
+change. `manifests/README.md` describes the file.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +19,18 @@ from numpy.typing import NDArray
 from pipeline.data.corpora.manifest import MANIFESTS, Manifest
 from pipeline.data.corpora.toml import TomlTable, load_toml
 from pipeline.data.corpora.utterance import ARTIFACTS, LABELS, SPLITS
-from pipeline.errors import InputError
+from pipeline.errors import InputError, did_you_mean
 
 RECIPES = MANIFESTS / "recipes"
 
 NO_SPLIT = "none"
-"""How a rule spells the split of an utterance that has none."""
+"""How rules name the split of utterances that have none."""
 
 ANY_CORPUS = "*"
 
 EXCLUDED = "excluded-"
-"""What a recipe left out has this and its split as a reason in catalog and snapshot, and is no reject."""
+"""Prefix of the reason, followed by the split, of excluded utterances in catalog and snapshot. They are counted
+apart from the rejects."""
 
 Use = Literal["train", "validation", "excluded"]
 USES: tuple[Use, ...] = ("train", "validation", "excluded")
@@ -38,24 +38,27 @@ USES: tuple[Use, ...] = ("train", "validation", "excluded")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to do with the utterances of a store; without any rule as in the paper (arXiv 2506.21090)."""
+    """A training mix: the use of every utterance of a store.
+
+    The default is that of the AntiDeepfake paper (arXiv 2506.21090): train on all but the official validation splits.
+    """
 
     name: str = ""
     corpora: tuple[str, ...] = ()
-    """What it speaks of; every training corpus of the store if it is empty."""
+    """The corpora of the mix; every training corpus of the store if empty."""
     train: tuple[str, ...] = ()
-    """Rules, `corpus`, `corpus/split` or `*/split`. What no rule takes is trained on."""
+    """Rules `corpus`, `corpus/split` or `*/split` for utterances to train on. Utterances without a rule train, too."""
     validation: tuple[str, ...] = (f"{ANY_CORPUS}/validation",)
-    """Rules for what is held out to choose the best checkpoint by."""
+    """Rules for utterances that are held out to choose the best checkpoint."""
     excluded: tuple[str, ...] = ()
-    """Rules for what is used for neither."""
+    """Rules for utterances that are not used."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """As those of `BatchConfig`."""
+    """Relative number of draws by label, `corpus` or `corpus/label`, as in `BatchConfig`."""
     bonafide_artifacts: tuple[str, ...] = ()
-    """Families of artifacts whose utterances count as bona fide; all others count as spoof."""
+    """Artifact families that count as bona fide; all others count as spoof."""
 
     def use(self, corpus: str, split: str | None) -> Use:
-        """What the utterances of a split of a corpus are for: the narrowest rule counts."""
+        """Return the use of the utterances of a corpus and split; the most specific rule counts."""
         split = split or NO_SPLIT
         for rule in (f"{corpus}/{split}", corpus, f"{ANY_CORPUS}/{split}"):
             for use in USES:
@@ -63,20 +66,20 @@ class Recipe:
                     return use
         return "train"
 
-    def speaks_of(self, corpus: str, role: str) -> bool:
-        """Whether its rules are meant for a corpus of this role."""
+    def covers(self, corpus: str, role: str) -> bool:
+        """Whether the recipe applies to a corpus of this role."""
         return corpus in self.corpora if self.corpora else role == "train"
 
     def weights_of(self, corpora: Collection[str]) -> dict[str, float]:
-        """The weights of labels and of the named corpora."""
+        """Return the weights of labels and of the named corpora."""
         return {
             name: weight
             for name, weight in self.weights.items()
             if name in LABELS or name.partition("/")[0] in corpora
         }
 
-    def uses(self, table: pa.Table, use: Use) -> NDArray[np.bool_]:
-        """[N] Which rows (columns corpus and split) are for one use."""
+    def mask(self, table: pa.Table, use: Use) -> NDArray[np.bool_]:
+        """Return [N] whether each row of a table (columns corpus and split) has the given use."""
         corpora, splits = pc.unique(table["corpus"]), pc.unique(table["split"])
         is_chosen = np.array(
             [
@@ -85,44 +88,46 @@ class Recipe:
             ],
             dtype=bool,
         ).reshape(len(corpora), len(splits))
-        chosen = is_chosen[
+        mask = is_chosen[
             pc.index_in(table["corpus"], corpora).to_numpy(), pc.index_in(table["split"], splits).to_numpy()
         ]
-        return cast("NDArray[np.bool_]", chosen)
+        return cast("NDArray[np.bool_]", mask)
 
-    def labelled(self, table: pa.Table) -> pa.Table:
-        """The rows under the label policy: what counts as bona fide has neither artifact nor attack."""
+    def relabel(self, table: pa.Table) -> pa.Table:
+        """Label the rows of `bonafide_artifacts` as bona fide, without artifact and attack."""
         if not self.bonafide_artifacts:
             return table
-        counts = pc.is_in(table["artifact"], pa.array(self.bonafide_artifacts))
+        is_bonafide = pc.is_in(table["artifact"], pa.array(self.bonafide_artifacts))
         for name, value in (("label", "bonafide"), ("attack", None), ("artifact", None)):
             if name in table.column_names:
-                column = pc.if_else(counts, pa.scalar(value, pa.string()), table[name])
+                column = pc.if_else(is_bonafide, pa.scalar(value, pa.string()), table[name])
                 table = table.set_column(table.column_names.index(name), name, column)
         return table
 
 
 def load_recipe(name: str) -> Recipe:
-    """Read a recipe by its name in `manifests/recipes`, or by the path of a TOML file.
+    """Load a recipe by its name in `manifests/recipes`, or by the path of a TOML file.
 
     Raises:
-        InputError: there is none, or it is malformed; the message names the file and the key.
+        InputError: the recipe does not exist or is malformed; the message names the file and the key.
     """
-    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
-    if not path.is_file():
-        known = recipe_names()
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}, or name a .toml file"
-        raise InputError(f"unknown recipe {name!r}; {hint}")
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"{name}: no such recipe file")
+    else:
+        path = RECIPES / f"{name}.toml"
+        if not path.is_file():
+            raise InputError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
     table = load_toml(path)
     recipe = Recipe(
-        name=table.text("name"),
-        corpora=table.texts("corpora", ()),
-        train=table.texts("train", ()),
-        validation=table.texts("validation", Recipe.validation),
-        excluded=table.texts("excluded", ()),
+        name=table.string("name"),
+        corpora=table.strings("corpora", ()),
+        train=table.strings("train", ()),
+        validation=table.strings("validation", Recipe.validation),
+        excluded=table.strings("excluded", ()),
         weights=_weights(table.table("weights")),
-        bonafide_artifacts=table.texts("bonafide_artifacts", ()),
+        bonafide_artifacts=table.strings("bonafide_artifacts", ()),
     )
     table.finish()
     _check(recipe, table)
@@ -130,7 +135,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def recipe_names() -> list[str]:
-    """The recipes of `manifests/recipes`."""
+    """Return the names of the recipes in `manifests/recipes`."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
@@ -139,69 +144,69 @@ def _weights(table: TomlTable | None) -> dict[str, float]:
 
 
 def _check(recipe: Recipe, table: TomlTable) -> None:
-    """What no single key can show."""
+    """Check what involves several keys: the rules against the corpora, and weights against labels and corpora."""
     if recipe.name != table.path.stem:
         raise table.error("name", f"{recipe.name!r}, but the file is {table.path.name}")
     for corpus in recipe.corpora:
         if recipe.corpora.count(corpus) > 1:
-            raise table.error("corpora", f"{corpus!r} is named twice")
+            raise table.error("corpora", f"{corpus!r} is listed twice")
     seen: dict[str, str] = {}
     for use in USES:
         for rule in getattr(recipe, use):
             if rule in seen:
-                raise table.error(use, f"{rule!r} stands in {seen[rule]} already")
+                raise table.error(use, f"{rule!r} is already in {seen[rule]}")
             seen[rule] = use
             _check_rule(recipe, table, use, rule)
     for name in recipe.weights:
         corpus, _, label = name.partition("/")
-        if name not in LABELS and (label not in ("", *LABELS) or not _may_name(recipe, corpus)):
-            raise table.error(f"weights.{name}", "is no label, corpus of this recipe or corpus/label")
+        if name not in LABELS and (label not in ("", *LABELS) or not _has_corpus(recipe, corpus)):
+            raise table.error(f"weights.{name}", "is not a label, a corpus of this recipe, or corpus/label")
     for artifact in recipe.bonafide_artifacts:
         if artifact not in ARTIFACTS:
-            raise table.error("bonafide_artifacts", f"{artifact!r} is none of {', '.join(ARTIFACTS)}")
+            raise table.error("bonafide_artifacts", f"{artifact!r} is not one of {', '.join(ARTIFACTS)}")
 
 
 def _check_rule(recipe: Recipe, table: TomlTable, key: str, rule: str) -> None:
     corpus, slash, split = rule.partition("/")
     if corpus == ANY_CORPUS:
         if not slash:
-            raise table.error(key, f"{rule!r} says nothing; what no rule takes is trained on")
-    elif not _may_name(recipe, corpus):
+            raise table.error(key, f"{rule!r} is not a rule; use corpus, corpus/split or */split")
+    elif not _has_corpus(recipe, corpus):
         raise table.error(key, f"{rule!r}: the recipe has no corpus {corpus!r}")
     if slash and split not in (*SPLITS, NO_SPLIT):
-        raise table.error(key, f"{rule!r}: {split!r} is none of {', '.join((*SPLITS, NO_SPLIT))}")
+        raise table.error(key, f"{rule!r}: {split!r} is not one of {', '.join((*SPLITS, NO_SPLIT))}")
 
 
-def _may_name(recipe: Recipe, corpus: str) -> bool:
+def _has_corpus(recipe: Recipe, corpus: str) -> bool:
     return bool(corpus) and (corpus in recipe.corpora or not recipe.corpora)
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """Where genuine speech of one origin is on both sides of a recipe."""
+    """Sources of bona fide speech that are both trained on and validated with."""
 
     sources: tuple[str, ...]
-    """Origins that both what trains and what validates draw from."""
+    """Sources on both sides."""
     unknown: tuple[str, ...]
-    """Corpora whose origins nobody has written down."""
+    """Corpora whose sources are unknown."""
 
 
 def find_leakage(
     recipe: Recipe, parts: Iterable[tuple[str, str | None]], manifests: Mapping[str, Manifest]
 ) -> Leakage:
-    """Compare the origins of what trains and of what validates, by what the manifests say.
+    """Compare the sources of what trains with those of what validates.
 
     Args:
-        recipe: says which is which.
-        parts: corpora and splits that there are.
-        manifests: by corpus; one that has none is of unknown origin.
+        recipe: the use of each part.
+        parts: the corpora and splits that exist.
+        manifests: by corpus, with their sources; the sources of a corpus without one are unknown.
     """
     sources: dict[Use, set[str]] = {use: set() for use in USES}
     unknown: set[str] = set()
     for corpus, split in parts:
         use = recipe.use(corpus, split)
-        origins = manifests[corpus].sources if corpus in manifests else ()
-        sources[use].update(origins)
-        if not origins and use != "excluded":
+        corpus_sources = manifests[corpus].sources if corpus in manifests else ()
+        sources[use].update(corpus_sources)
+        if not corpus_sources and use != "excluded":
             unknown.add(corpus)
     return Leakage(tuple(sorted(sources["train"] & sources["validation"])), tuple(sorted(unknown)))

@@ -1,37 +1,34 @@
-"""One labelled piece of audio: the record that everything downstream shares."""
+"""One labelled piece of audio, and the problem that is reported in its place."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import PurePosixPath
+
+from pipeline.storage import FileInfo
 
 LABELS = ("spoof", "bonafide")
 """The two labels; the position of a label is its logit index."""
 
 ARTIFACTS = ("tts", "vc", "vocoder", "codec", "restoration", "partial", "mixed")
-"""Families of traces that a spoofing process leaves."""
+"""Families of the traces that spoofing leaves."""
 
 SPLITS = ("train", "validation", "test")
-
-AUDIO_SUFFIXES = frozenset(
-    (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".aif", ".sph")
-)
-"""Endings, in lower case, of files that are taken to be audio."""
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A file of a corpus, or a segment of one, and what is known about it; None means not known."""
+    """A file of a corpus, or a segment of one, with its metadata; None means unknown."""
 
     uid: str
-    """16 hex digits, see `utterance_uid`; no dots, because dots split WebDataset keys."""
+    """16 hex digits from `utterance_uid`; without dots, because dots split WebDataset keys."""
     id: str
-    """The name that published protocols use: `ASV19LA-LA_D_1047731`."""
+    """The name used in published protocols: `ASV19LA-LA_D_1047731`."""
     corpus: str
     path: str
     """Relative to the root of the corpus, with forward slashes."""
     label: str
+    """One of `LABELS`."""
     artifact: str | None
     """One of `ARTIFACTS`; None for bona fide speech."""
     attack: str | None
@@ -54,22 +51,19 @@ class Problem:
     path: str
     """The file below the root, or `protocol:line`."""
     reason: str
-    """A slug to count by: `stray`, `unlisted`, `known-bad`, `unknown-label`, `missing`, `duplicate-row` …"""
+    """Short name to count by: `stray`, `unlisted`, `known-bad`, `unknown-label`, `missing`, `duplicate-row` …"""
     detail: str = ""
-    is_file: bool = True
-    """Whether an audio file was found and rejected; False where only a row speaks of one."""
 
 
-def is_audio(path: str) -> bool:
-    """Whether the ending of a name says that it is audio."""
-    return PurePosixPath(path).suffix.lower() in AUDIO_SUFFIXES
+Entry = tuple[FileInfo | None, Utterance | Problem]
+"""A listed file with its utterance or problem; the file is None if there is only a row of a protocol."""
 
 
 def utterance_uid(corpus: str, path: str, start: int | None = None, end: int | None = None) -> str:
-    """Name a file of a corpus, or the segment `start:end` of it, by 16 hex digits that never change.
+    """Return 16 hex digits that identify a file of a corpus, or its segment `start:end`, and never change.
 
     Raises:
-        UnicodeEncodeError: the path holds bytes that are no text.
+        UnicodeEncodeError: the path contains bytes that are not valid text.
     """
     name = f"{corpus}\0{path}" if start is None else f"{corpus}\0{path}\0{start}\0{end}"
     return blake2b(name.encode(), digest_size=8).hexdigest()

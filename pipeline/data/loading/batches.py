@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.audio.load import SAMPLE_RATE
+from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.loading.buckets import BatchConfig, Buckets, plan_buckets
 from pipeline.data.loading.epoch import EpochPlan, PlannedBatch
 from pipeline.data.loading.reading import Augment, BatchReader, Reads, rounding

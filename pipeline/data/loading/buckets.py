@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.audio.load import MIN_SAMPLES, SAMPLE_RATE
+from pipeline.data.audio.waveform import MIN_SAMPLES, SAMPLE_RATE
 from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.loading.hash_random import hash_uniform
 from pipeline.data.store.index import Index

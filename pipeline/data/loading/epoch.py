@@ -21,7 +21,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.audio.load import SAMPLE_RATE
+from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.loading.buckets import (
     BatchConfig,
     Buckets,

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.audio.load import AudioError, Waveform, decode_flac
+from pipeline.data.audio.errors import AudioError
+from pipeline.data.audio.flac import decode_flac
+from pipeline.data.audio.waveform import Waveform
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 

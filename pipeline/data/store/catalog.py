@@ -17,11 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.data.audio.load import REASONS, AudioError, Header, codec_versions, probe
-from pipeline.data.corpora.corpus import Problem, segment
+from pipeline.data.audio.decode import Header
+from pipeline.data.audio.errors import REASONS, AudioError
+from pipeline.data.audio.load import codec_versions, probe
+from pipeline.data.corpora.corpus import segment
 from pipeline.data.corpora.manifest import Manifest
 from pipeline.data.corpora.recipe import EXCLUDED, NO_SPLIT, Recipe
-from pipeline.data.corpora.utterance import Utterance
+from pipeline.data.corpora.utterance import Problem, Utterance
 from pipeline.storage import FileInfo, Folder
 
 SAMPLED_BYTES = 64 * 1024
@@ -39,7 +41,6 @@ _PROBED = pa.schema(
         ("file_seconds", pa.float64()),
         ("bit_depth", pa.int16()),
         ("bitrate", pa.int32()),
-        ("is_misnamed", pa.bool_()),  # the extension belongs to another container
     ]
 )
 

@@ -21,9 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import tables
-from pipeline.data.audio import load as audio
+from pipeline.data.audio.errors import AudioError
+from pipeline.data.audio.flac import encode_flac, pcm_digest, quantise
 from pipeline.data.audio.isolation import crash_safe
-from pipeline.data.audio.load import AudioError, Loaded
+from pipeline.data.audio.load import POLICY, Loaded, codec_versions, load_audio
+from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.storage import Folder
 
 FORMAT = "1"
@@ -129,7 +131,7 @@ def rejects_name(corpus: str, name: str) -> str:
 
 def build_settings(resampler: str, licence: str) -> str:
     """What determines the bytes of a shard beside its members: part of every shard's name."""
-    return f"format={FORMAT} audio={audio.POLICY} resampler={resampler} licence={licence}"
+    return f"format={FORMAT} audio={POLICY} resampler={resampler} licence={licence}"
 
 
 class TarWriter:
@@ -181,7 +183,7 @@ def build_shard(
     Raises:
         RuntimeError: too many workers died over the shard.
     """
-    with crash_safe(audio.load_audio, store, f"{members[0]['corpus']}/{name}") as load:
+    with crash_safe(load_audio, store, f"attempts/{members[0]['corpus']}/{name}") as load:
         return write_shard(name, members, root, store, licence=licence, resampler=resampler, load=load)
 
 
@@ -193,7 +195,7 @@ def write_shard(
     *,
     licence: str,
     resampler: str,
-    load: Load = audio.load_audio,
+    load: Load = load_audio,
 ) -> ShardSummary:
     """Decode, resample and write the members of one shard; tar first, index last.
 
@@ -224,15 +226,15 @@ def write_shard(
             except AudioError as error:
                 rejects.append(_reject(member, name, error.reason, error.detail))
                 continue
-            pcm = audio.quantise(loaded.waveform)
-            flac = audio.encode_flac(pcm)
+            pcm = quantise(loaded.waveform)
+            flac = encode_flac(pcm)
             row = member | {
                 "shard": name,
                 "licence": licence,
-                "seconds": len(loaded.waveform) / audio.SAMPLE_RATE,
+                "seconds": len(loaded.waveform) / SAMPLE_RATE,
                 "decoder": loaded.decoder,
                 "num_bytes": len(flac),
-                "pcm_sha256": audio.pcm_digest(pcm),
+                "pcm_sha256": pcm_digest(pcm),
             }
             row["offset"] = tar.add(row["uid"], flac, {key: row[key] for key in METADATA})
             written.append(row)
@@ -245,8 +247,7 @@ def write_shard(
     index = pa.Table.from_pylist(written, INDEX).replace_schema_metadata(
         {
             "bonafide": json.dumps(
-                asdict(summary)
-                | {"versions": audio.codec_versions(), "recipe": build_settings(resampler, licence)}
+                asdict(summary) | {"versions": codec_versions(), "recipe": build_settings(resampler, licence)}
             )
         }
     )

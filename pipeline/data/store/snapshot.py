@@ -301,7 +301,7 @@ def _index_parts(store: Folder, snapshot: Snapshot, recipe: Recipe, use: Use) ->
 
 def _index_part(table: pa.Table, number: int, corpora: Mapping[str, int], recipe: Recipe, use: Use) -> Part:
     """The rows of shard `number`, in the order in which they lie in it."""
-    table = recipe.labelled(table.filter(pa.array(recipe.uses(table, use)))).sort_by("offset")
+    table = recipe.relabel(table.filter(pa.array(recipe.mask(table, use)))).sort_by("offset")
     return {
         "shard": np.full(len(table), number, np.int32),
         "offset": table["offset"].to_numpy(),

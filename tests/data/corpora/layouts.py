@@ -1,6 +1,6 @@
-"""What must come out of every corpus: small trees as their documentation draws them, and each utterance in them.
+"""A small file tree of every corpus as its documentation describes it, with the utterances expected from it.
 
-Written from the corpora's documentation, not from the manifests, which are tested against it.
+Written from the documentation of the corpora, not from the manifests, which are tested against it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Expected:
-    """One utterance; attack and artifact are None for bona fide speech."""
+    """An expected utterance; attack and artifact are None for bona fide speech."""
 
     path: str
     id: str
@@ -28,23 +28,23 @@ class Expected:
 
 @dataclass(frozen=True)
 class Layout:
-    """A corpus in miniature, with one file too many and, where there is a protocol, one too few."""
+    """A small corpus with one superfluous file and, if it has a protocol, one missing file."""
 
     name: str
     folder: str
     utterances: tuple[Expected, ...]
     stray: str
-    """A file of audio that belongs to nothing."""
+    """An audio file that does not belong to the corpus."""
     tables: Mapping[str, str] = field(default_factory=dict)
-    """Protocols by path, their text; each names one file that is not there."""
+    """Text of the protocols by path; one of them lists a file that does not exist."""
     missing: str | None = None
-    """That file, as it is reported: `*` stands for what a row cannot tell."""
+    """That file as it is reported, with `*` for parts of the path that the row does not contain."""
     ignored: tuple[str, ...] = ()
-    """Audio of the same package that is none of this corpus, and no problem."""
+    """Audio of the same package that does not belong to the corpus and is not reported."""
     stray_reason: str = "stray"
 
     def write(self, root: Path) -> Path:
-        """Make the tree; audio files are empty."""
+        """Write the tree; audio files are empty."""
         for path in [*(each.path for each in self.utterances), self.stray, *self.ignored]:
             put(root / path)
         for path, text in self.tables.items():

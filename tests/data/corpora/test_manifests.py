@@ -1,4 +1,4 @@
-"""Every manifest of the repository, and the strictness of their reader."""
+"""All manifests of the repository are valid, and mistakes in a manifest are errors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.corpora.manifest import MANIFESTS, load_manifest, load_manifests
+from pipeline.data.corpora.corpus import read_corpus
+from pipeline.data.corpora.manifest import (
+    MANIFESTS,
+    Manifest,
+    choose_manifests,
+    load_manifest,
+    load_manifests,
+)
+from pipeline.data.corpora.utterance import Utterance
 from pipeline.errors import InputError
+from pipeline.storage import Folder
 from tests.data.corpora.layouts import EVALUATION, LAYOUTS, TRAIN, put
 
 KNOWN_LICENCES = {
@@ -67,7 +76,7 @@ def test_training_hours_add_up_to_the_published_rows():
     assert sum(one.total is None for one in hours) == 1  # WildSVDD
 
 
-def test_documented_licences_are_those_that_are_known_and_no_others():
+def test_exactly_the_documented_licences_are_known():
     manifests = load_manifests()
     licences = {
         one.name: (manifests[one.name].licence, manifests[one.name].non_commercial)
@@ -77,7 +86,7 @@ def test_documented_licences_are_those_that_are_known_and_no_others():
     assert licences == KNOWN_LICENCES
 
 
-def test_corpora_that_hold_the_same_recordings_name_a_common_source():
+def test_corpora_with_the_same_recordings_have_a_common_source():
     manifests = load_manifests()
     pairs = [
         ("asvspoof2019_la", "decro"),
@@ -95,27 +104,49 @@ def test_corpora_that_hold_the_same_recordings_name_a_common_source():
         assert set(manifests[one].sources) & set(manifests[other].sources), (one, other)
 
 
-def test_names_differ_by_more_than_case():
+def test_corpus_names_are_snake_case_and_unique_regardless_of_case():
     names = list(load_manifests())
     assert len({name.lower() for name in names}) == len(names)
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
 
 
-def test_a_corpus_with_spoofed_hours_says_by_what_artifact():
+def test_a_corpus_with_spoofed_hours_names_an_artifact():
     for manifest in load_manifests().values():
         if manifest.expected_hours.spoof:
             assert manifest.artifacts, manifest.name
 
 
-def test_the_examples_of_the_readme_are_valid_manifests(tmp_path: Path):
+def load_readme_examples(folder: Path) -> dict[str, Manifest]:
     text = (MANIFESTS / "README.md").read_text(encoding="utf-8").partition("## Recipes")[0]
-    examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 4
-    for text in examples:
-        name = re.search(r'^name = "(\w+)"', text, re.MULTILINE)
+    manifests = {}
+    for example in re.findall(r"```toml\n(.*?)```", text, re.DOTALL):
+        name = re.search(r'^name = "(\w+)"', example, re.MULTILINE)
         assert name
-        put(tmp_path / f"{name[1]}.toml", text)
-        assert load_manifest(tmp_path / f"{name[1]}.toml").name == name[1]
+        put(folder / f"{name[1]}.toml", example)
+        manifests[name[1]] = load_manifest(folder / f"{name[1]}.toml")
+    return manifests
+
+
+def test_the_examples_in_the_readme_are_valid_manifests(tmp_path: Path):
+    assert list(load_readme_examples(tmp_path)) == [
+        "mls",
+        "asvspoof5",
+        "codecfake_vctk",
+        "deepfake_eval_2024",
+    ]
+
+
+def test_the_paths_in_the_readme_become_the_utterances_it_states(tmp_path: Path):
+    manifests = load_readme_examples(tmp_path / "manifests")
+    put(tmp_path / "MLS/mls_italian/dev/audio/1595/10/1595_10_000.flac")
+    put(tmp_path / "CodecFake/processed/a/encodec+p225_001.wav")
+    (italian,) = read_corpus(manifests["mls"], Folder(str(tmp_path / "MLS")))
+    (vocoded,) = read_corpus(manifests["codecfake_vctk"], Folder(str(tmp_path / "CodecFake")))
+    assert isinstance(italian, Utterance) and isinstance(vocoded, Utterance)
+    assert italian.id == "MLS-IT-1595_10_000"
+    assert (italian.label, italian.language, italian.speaker) == ("bonafide", "it", "1595")
+    assert italian.split == "validation"
+    assert (vocoded.attack, vocoded.speaker) == ("encodec", "p225")
 
 
 def test_a_valid_manifest_is_read(tmp_path: Path):
@@ -128,66 +159,73 @@ def test_a_valid_manifest_is_read(tmp_path: Path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('role = "train"', 'role = "train"\nrolle = 1', "rolle: no such key"),
+        ('role = "train"', 'role = "train"\nrolle = 1', "rolle: unknown key"),
         ('folder = "Toy"\n', "", "folder: is missing"),
-        ('folder = "Toy"', "folder = 3", "folder: must be a text"),
-        ('role = "train"', 'role = "training"', "role: 'training' is none of train, evaluation"),
+        ('folder = "Toy"', "folder = 3", "folder: must be a non-empty string"),
+        ('role = "train"', 'role = "training"', "role: 'training' is not one of train, evaluation"),
         ('name = "toy"', 'name = "toys"', "name: 'toys', but the file is toy.toml"),
-        ('languages = ["en"]', 'languages = "en"', "languages: must be a list of texts"),
-        ('licence = "unknown"', 'licence = "MIT"', "non_commercial: say it"),
-        ('licence = "unknown"', 'licence = "unknown"\nnon_commercial = true', "non_commercial: say it"),
+        ('languages = ["en"]', 'languages = "en"', "languages: must be a list of strings"),
+        ('licence = "unknown"', 'licence = "MIT"', "non_commercial: required for"),
+        ('licence = "unknown"', 'licence = "unknown"\nnon_commercial = true', "non_commercial: required for"),
         ('licence = "unknown"', 'licence = "unknown"\nnon_commercial = 1', "non_commercial: must be true or"),
-        ("Toy-{utterance}", "Toy-{stem}", "id: no field 'stem'"),
+        ("Toy-{utterance}", "Toy-{stem}", "id: unknown field 'stem'"),
         ("Toy-{utterance}", "Toy-{utterance", "id: .* has a brace"),
         ("{split}/{utterance}", "{split}/{utterance", "audio: .* has a brace"),
         ("{split}/{utterance}", "{utterance}/{utterance}", "audio: .* captures a field twice"),
-        ("{split}/{utterance}", "{language}/{utterance}", "audio: language given twice"),
-        ("{split}/{utterance}", "{split}/{stem}", "protocol: shares no field"),
+        ("{split}/{utterance}", "{language}/{utterance}", "audio: language is defined twice"),
+        ("{split}/{utterance}", "{split}/{stem}", "protocol: has no field in common"),
         ('"{split}/{utterance}.wav"', "[]", "audio: is empty"),
         (
             '"{split}/{utterance}.wav"',
             '["{split}/{utterance}.wav", "{split}.wav"]',
             "audio: .* lacks utterance",
         ),
-        ('"utterance", "label"', '"utterance", ""', "audio: nothing gives the label"),
-        ('columns = ["utterance", "label"]', "", "protocol.columns: give a list"),
+        ('"utterance", "label"', '"utterance", ""', "audio: no path, protocol or constant defines the label"),
+        ('columns = ["utterance", "label"]', "", "protocol.columns: give exactly one"),
         (
             'columns = ["ut',
             'separator = "semicolon"\ncolumns = ["ut',
-            "protocol.separator: 'semicolon' is none",
+            "protocol.separator: 'semicolon' is not one",
         ),
-        ('fake = "spoof"', 'fake = "fake"', "label: 'fake' is none of spoof, bonafide"),
-        ('fake = "spoof"', '"*" = "*"', r"label: '\*' is none of spoof, bonafide"),
-        ('train = "train" }', 'train = "dev" }', "split: 'dev' is none of train, validation, test"),
-        ('artifact = "tts"', 'artifact = "magic"', "artifact: 'magic' is none of tts"),
-        ("split = {", "spilt = {", "translate.spilt: there is no such field"),
-        ("[protocol]", 'parse = { stem = "{speaker}" }\n[protocol]', "parse.stem: no field of this name"),
-        ("[protocol]", 'parse = { split = "{label}" }\n[protocol]', "parse.split: label given twice"),
+        ('fake = "spoof"', 'fake = "fake"', "label: 'fake' is not one of spoof, bonafide"),
+        ('fake = "spoof"', '"*" = "*"', r"label: '\*' is not one of spoof, bonafide"),
+        ('train = "train" }', 'train = "dev" }', "split: 'dev' is not one of train, validation, test"),
+        ('artifact = "tts"', 'artifact = "magic"', "artifact: 'magic' is not one of tts"),
+        ("split = {", "spilt = {", "translate.spilt: unknown field"),
+        ("[protocol]", 'parse = { stem = "{speaker}" }\n[protocol]', "parse.stem: no such field is defined"),
+        ("[protocol]", 'parse = { split = "{label}" }\n[protocol]', "parse.split: label is defined twice"),
         (
             "[protocol]",
             "expected_hours = { spoof = -1 }\n[protocol]",
             "expected_hours.spoof: must be a number",
         ),
-        ("[protocol]", "expected_hours = { fake = 1 }\n[protocol]", "expected_hours.fake: no such key"),
+        ("[protocol]", "expected_hours = { fake = 1 }\n[protocol]", "expected_hours.fake: unknown key"),
         ("[protocol]", "chunks = { seconds = 4 }\n[protocol]", "chunks.choices: is missing"),
         ("[protocol]", "[protocol", "not a TOML file"),
     ],
 )
-def test_a_mistake_is_named_by_file_and_key(old: str, new: str, message: str, tmp_path: Path):
+def test_a_mistake_is_reported_with_file_and_key(old: str, new: str, message: str, tmp_path: Path):
     assert old in VALID
     put(tmp_path / "toy.toml", VALID.replace(old, new))
     with pytest.raises(InputError, match=rf"toy\.toml: {message}"):
         load_manifest(tmp_path / "toy.toml")
 
 
-def test_a_manifest_lies_in_the_folder_of_its_role(tmp_path: Path):
+def test_a_manifest_must_be_in_the_folder_of_its_role(tmp_path: Path):
     put(tmp_path / "evaluation" / "toy.toml", VALID)
-    with pytest.raises(InputError, match="role = 'train', but it lies in evaluation/"):
+    with pytest.raises(InputError, match="role = 'train', but the file is in evaluation/"):
         load_manifests(tmp_path)
 
 
-def test_two_manifests_cannot_have_one_name(tmp_path: Path):
+def test_two_manifests_cannot_have_the_same_name(tmp_path: Path):
     put(tmp_path / "evaluation" / "toy.toml", VALID.replace('role = "train"', 'role = "evaluation"'))
     put(tmp_path / "train" / "toy.toml", VALID)
-    with pytest.raises(InputError, match="already a manifest named 'toy'"):
+    with pytest.raises(InputError, match="another manifest is already named 'toy'"):
         load_manifests(tmp_path)
+
+
+def test_a_mistyped_corpus_is_answered_with_the_nearest_name():
+    with pytest.raises(InputError, match=r"unknown corpus 'ljspech'; did you mean ljspeech\?"):
+        choose_manifests(["ljspech"])
+    assert list(choose_manifests(["mls", "ljspeech"])) == ["mls", "ljspeech"]
+    assert choose_manifests([]) == load_manifests()

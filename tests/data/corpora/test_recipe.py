@@ -1,4 +1,4 @@
-"""Recipes: which rule counts, what counts as spoof, and what the published ones keep apart."""
+"""Recipes: which rule counts, which artifacts count as spoof, and which sources the published recipes separate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MANIFESTS = load_manifests()
 
 ANY_SPLIT = (*SPLITS, None)
 
-# The merge list of the reference, in its order.
+# The corpora that the reference implementation merges, in its order.
 PAPER = (
     *("aishell3", "asvspoof2019_la", "asvspoof2021_la", "asvspoof2021_df", "asvspoof5", "cfad", "cnceleb2"),
     *("codecfake", "codecfake_vctk", "cvoicefake", "decro", "dfadd", "diffusion_deepfake", "diffssd", "dsd"),
@@ -68,7 +68,7 @@ def test_every_recipe_trains_on_training_corpora_or_on_a_train_split(name: str):
             assert (recipe.use(corpus, split) == "train") == (split == "train")
 
 
-def test_the_example_of_the_readme_is_a_recipe(tmp_path: Path):
+def test_the_example_in_the_readme_is_a_valid_recipe(tmp_path: Path):
     text = (RECIPES.parent / "README.md").read_text(encoding="utf-8").partition("## Recipes")[2]
     example = text.partition("```toml\n")[2].partition("```")[0]
     (tmp_path / "my_mix.toml").write_text(example)
@@ -78,7 +78,7 @@ def test_the_example_of_the_readme_is_a_recipe(tmp_path: Path):
     assert recipe.use("libritts", "test") == "validation"
 
 
-def test_antideepfake_is_the_paper():
+def test_antideepfake_is_the_training_set_of_the_paper():
     recipe = load_recipe("antideepfake")
     assert recipe.corpora == PAPER
     for corpus, split in itertools.product(PAPER, ANY_SPLIT):
@@ -87,13 +87,13 @@ def test_antideepfake_is_the_paper():
     assert not recipe.bonafide_artifacts
 
 
-def test_no_recipe_at_all_does_as_the_paper():
+def test_the_default_recipe_equals_that_of_the_paper():
     recipe = load_recipe("antideepfake")
     for corpus, split in itertools.product(PAPER, ANY_SPLIT):
         assert Recipe().use(corpus, split) == recipe.use(corpus, split)
 
 
-def test_leakage_free_shares_no_source_between_what_trains_and_what_validates():
+def test_leakage_free_has_no_source_in_both_training_and_validation():
     recipe = load_recipe("leakage_free")
     leakage = find_leakage(recipe, itertools.product(recipe.corpora, ANY_SPLIT), MANIFESTS)
     assert not leakage.sources
@@ -112,29 +112,29 @@ def test_leakage_free_trains_and_validates_with_both_labels():
         assert sum(manifest.expected_hours.spoof or 0 for manifest in corpora) > 0
 
 
-def test_leakage_of_the_paper_is_found():
+def test_the_leakage_of_the_paper_is_found():
     recipe = load_recipe("antideepfake")
     parts = [("asvspoof2019_la", "validation"), ("decro", "train"), ("fleurs", "train")]
     assert find_leakage(recipe, parts, MANIFESTS).sources == ("vctk",)
     assert find_leakage(recipe, [("my_recordings", "train")], MANIFESTS).unknown == ("my_recordings",)
 
 
-def test_copy_synthesis_is_bona_fide_only_where_a_recipe_says_so():
+def test_copy_synthesis_bonafide_relabels_vocoders_and_codecs():
     assert load_recipe("copy_synthesis_bonafide").bonafide_artifacts == ("vocoder", "codec")
 
 
-def test_the_narrowest_rule_counts(tmp_path: Path):
+def test_the_most_specific_rule_counts(tmp_path: Path):
     recipe = load_recipe(write(tmp_path, VALID))
     assert recipe.use("decro", "validation") == "train"
     assert recipe.use("decro", "test") == "excluded"
     assert recipe.use("decro", None) == "train"
     assert recipe.use("mls", "validation") == "validation"
-    corpus_goes_before_any = Recipe(validation=("*/test",), excluded=("mls",), train=("mls/train",))
-    uses = [corpus_goes_before_any.use("mls", split) for split in ANY_SPLIT]
+    corpus_rule_first = Recipe(validation=("*/test",), excluded=("mls",), train=("mls/train",))
+    uses = [corpus_rule_first.use("mls", split) for split in ANY_SPLIT]
     assert uses == ["train", "excluded", "excluded", "excluded"]
 
 
-def test_weights_are_those_of_what_is_there(tmp_path: Path):
+def test_weights_are_limited_to_the_given_corpora(tmp_path: Path):
     recipe = load_recipe(write(tmp_path, VALID))
     assert recipe.weights_of(["decro"]) == {"decro/spoof": 2.0, "bonafide": 0.5}
 
@@ -148,11 +148,11 @@ def test_rows_are_chosen_by_corpus_and_split(tmp_path: Path):
     for use in ("train", "validation", "excluded"):
         expected = np.array([recipe.use(corpus, split) == use for corpus, split in parts])
         assert expected.any()
-        np.testing.assert_array_equal(recipe.uses(table, use), expected)
-        np.testing.assert_array_equal(recipe.uses(table.slice(0, 0), use), expected[:0])
+        np.testing.assert_array_equal(recipe.mask(table, use), expected)
+        np.testing.assert_array_equal(recipe.mask(table.slice(0, 0), use), expected[:0])
 
 
-def test_what_counts_as_bona_fide_has_neither_artifact_nor_attack(tmp_path: Path):
+def test_relabelled_rows_have_neither_artifact_nor_attack(tmp_path: Path):
     recipe = load_recipe(write(tmp_path, VALID))
     table = pa.table(
         {
@@ -161,12 +161,12 @@ def test_what_counts_as_bona_fide_has_neither_artifact_nor_attack(tmp_path: Path
             "attack": ["hifigan", "bark", None],
         }
     )
-    assert recipe.labelled(table).to_pylist() == [
+    assert recipe.relabel(table).to_pylist() == [
         {"label": "bonafide", "artifact": None, "attack": None},
         {"label": "spoof", "artifact": "tts", "attack": "bark"},
         {"label": "bonafide", "artifact": None, "attack": None},
     ]
-    assert Recipe().labelled(table).equals(table)
+    assert Recipe().relabel(table).equals(table)
 
 
 @pytest.mark.parametrize(
@@ -174,28 +174,34 @@ def test_what_counts_as_bona_fide_has_neither_artifact_nor_attack(tmp_path: Path
     [
         ('name = "toy"', "", "name: is missing"),
         ('name = "toy"', 'name = "other"', "name: 'other', but the file is"),
-        ('"mls", "decro"', '"mls", "mls"', "corpora: 'mls' is named twice"),
-        ('["*/validation"]', '["mls/dev"]', "validation: 'mls/dev': 'dev' is none of train"),
+        ('"mls", "decro"', '"mls", "mls"', "corpora: 'mls' is listed twice"),
+        ('["*/validation"]', '["mls/dev"]', "validation: 'mls/dev': 'dev' is not one of train"),
         ('["*/validation"]', '["libritts"]', "validation: 'libritts': the recipe has no corpus"),
-        ('["*/validation"]', '["*"]', r"validation: '\*' says nothing"),
-        ('["*/validation"]', '"mls"', "validation: must be a list of texts"),
-        ('["*/validation"]', '["decro/validation"]', "validation: 'decro/validation' stands in train"),
-        ('["vocoder"]', '["vocoders"]', "bonafide_artifacts: 'vocoders' is none of tts"),
-        ("mls = 0.1", "mlss = 0.1", "weights.mlss: is no label"),
-        ('"decro/spoof" = 2', '"decro/fake" = 2', "weights.decro/fake: is no label"),
+        ('["*/validation"]', '["*"]', r"validation: '\*' is not a rule"),
+        ('["*/validation"]', '"mls"', "validation: must be a list of strings"),
+        ('["*/validation"]', '["decro/validation"]', "validation: 'decro/validation' is already in train"),
+        ('["vocoder"]', '["vocoders"]', "bonafide_artifacts: 'vocoders' is not one of tts"),
+        ("mls = 0.1", "mlss = 0.1", "weights.mlss: is not a label"),
+        ('"decro/spoof" = 2', '"decro/fake" = 2', "weights.decro/fake: is not a label"),
         ("mls = 0.1", 'mls = "few"', "weights.mls: must be a number"),
-        ("[weights]", "[mixing]", "mixing: no such key"),
+        ("[weights]", "[mixing]", "mixing: unknown key"),
     ],
 )
-def test_a_mistake_in_a_recipe_is_named_by_file_and_key(old: str, new: str, message: str, tmp_path: Path):
+def test_a_mistake_in_a_recipe_is_reported_with_file_and_key(
+    old: str, new: str, message: str, tmp_path: Path
+):
     assert old in VALID
     with pytest.raises(InputError, match=rf"toy\.toml: {message}"):
         load_recipe(write(tmp_path, VALID.replace(old, new)))
 
 
-def test_a_recipe_that_does_not_exist_is_met_with_one_that_does():
-    with pytest.raises(InputError, match="did you mean antideepfake"):
+def test_a_recipe_that_does_not_exist_is_answered_with_the_nearest_name_or_all_names():
+    with pytest.raises(InputError, match=r"unknown recipe 'antideepfakes'; did you mean antideepfake\?"):
         load_recipe("antideepfakes")
+    with pytest.raises(InputError, match="known: antideepfake, copy_synthesis_bonafide"):
+        load_recipe("zzz")
+    with pytest.raises(InputError, match=r"nowhere/mix\.toml: no such recipe file"):
+        load_recipe("nowhere/mix.toml")
 
 
 def utterance(name: str, split: str | None, artifact: str | None = None) -> Utterance:
@@ -204,19 +210,19 @@ def utterance(name: str, split: str | None, artifact: str | None = None) -> Utte
     return Utterance(uid, f"Toy-{name}", "toy", f"{name}.wav", label, artifact, None, None, None, split)
 
 
-def test_excluded_rows_are_neither_lost_nor_problems(tmp_path: Path):
+def test_excluded_rows_stay_in_the_catalog_with_their_split_as_reason(tmp_path: Path):
     (tmp_path / "any.wav").touch()
     (file,) = Folder(str(tmp_path)).find()
-    found: list[tuple[FileInfo, Utterance | Problem]] = [
+    entries: list[tuple[FileInfo, Utterance | Problem]] = [
         (file, utterance("1", "train")),
         (file, utterance("2", None)),
         (file, Problem("any.wav", "stray")),
     ]
     recipe = Recipe(name="toy", excluded=("toy/train", "toy/none"))
-    rows = list(catalogs.rows(found, "toy", recipe))
+    rows = list(catalogs.rows(entries, "toy", recipe))
     assert [row["problem"] for row in rows] == [f"{EXCLUDED}train", f"{EXCLUDED}none", "stray"]
     assert [row["uid"] for row in rows] == [f"{1:016x}", f"{2:016x}", None]
-    assert [row["problem"] for row in catalogs.rows(found, "toy", Recipe())] == [None, None, "stray"]
+    assert [row["problem"] for row in catalogs.rows(entries, "toy", Recipe())] == [None, None, "stray"]
 
 
 def test_one_store_serves_every_recipe(tmp_path: Path):
@@ -246,8 +252,8 @@ def tiny_store(folder: Path) -> tuple[Folder, Snapshot]:
         )
     root, store = Folder(str(folder)), Folder(str(folder / "store"))
     files = {file.name: file for file in root.find()}
-    found = catalogs.rows([(files[each.path], each) for each in utterances], "toy", Recipe())
-    members = list(catalogs.probe_rows(found, root, MANIFESTS["mls"], None))
+    rows = catalogs.rows([(files[each.path], each) for each in utterances], "toy", Recipe())
+    members = list(catalogs.probe_rows(rows, root, MANIFESTS["mls"], None))
     summary = build_shard("toy-1", members, root, store, licence="unknown", resampler="soxr_hq")
     corpus = CorpusSnapshot("toy", "train", "unknown", None, "", "", 5, {}, {}, {}, (summary,))
     return store, commit_snapshot(store, [corpus])

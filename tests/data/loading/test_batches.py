@@ -19,7 +19,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data.audio.load import AudioError, Waveform, decode_flac, encode_flac, quantise
+from pipeline.data.audio.errors import AudioError
+from pipeline.data.audio.flac import decode_flac, encode_flac, quantise
+from pipeline.data.audio.waveform import Waveform
 from pipeline.data.loading.augment import AUGMENTATIONS, augmentation
 from pipeline.data.loading.batches import (
     Batch,

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from pipeline.data.corpora.corpus import load_manifests, read_files
+from pipeline.data.corpora.corpus import read_files
+from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.store import catalog as catalogs
 from pipeline.data.store.catalog import REPEATED_ID, KnownFiles, Row

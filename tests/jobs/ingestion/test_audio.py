@@ -12,7 +12,7 @@ import soundfile
 from jobs import ingest
 from pipeline import tables
 from pipeline.config import Names
-from pipeline.data.audio.load import MAX_SECONDS
+from pipeline.data.audio.waveform import MAX_SECONDS
 from pipeline.data.store.snapshot import load_snapshot, load_utterances
 from pipeline.storage import Folder
 

@@ -1,0 +1,86 @@
+"""Export a snapshot as an AntiDeepfake protocol CSV: one row per file, in twelve columns."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.data.corpora.protocol_csv import COLUMNS, LABELS, ROOT, SPLITS, UNKNOWN_CELL
+from pipeline.data.store.shards import read_index
+from pipeline.data.store.snapshot import READERS, Snapshot
+from pipeline.storage import Folder
+
+_LABEL_CELLS = {label: cell for cell, label in LABELS.items()}
+_SPLIT_CELLS = {split: cell for cell, split in SPLITS.items()}
+
+
+class ExportCounts(NamedTuple):
+    """Counts of an export."""
+
+    num_rows: int
+    segments: Counter[str]
+    """Omitted utterances by corpus: the format has no columns for a segment of a file."""
+
+
+def write_protocol(
+    file: BinaryIO, store: Folder, snapshot: Snapshot, folders: Mapping[str, str]
+) -> ExportCounts:
+    """Write the utterances of a snapshot as a protocol CSV, shard by shard.
+
+    Args:
+        file: open for writing; stays open.
+        store: the store of the snapshot.
+        snapshot: the shards to export; see `choose_corpora`.
+        folders: folder of each corpus below the data root; paths of other corpora are relative to the data root.
+    """
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    num_rows, segments = 0, Counter[str]()
+    for table in _indexes(store, snapshot):
+        files = table.filter(pc.is_null(table["start"]))
+        segments.update(pc.filter(table["corpus"], pc.is_valid(table["start"])).to_pylist())
+        writer.writerows(_cells(row, folders) for row in files.to_pylist())
+        num_rows += len(files)
+    text.detach()
+    return ExportCounts(num_rows, segments)
+
+
+def _indexes(store: Folder, snapshot: Snapshot) -> Iterator[pa.Table]:
+    """Read the index of every shard, in order, a few at a time."""
+    columns = [
+        *("id", "label", "seconds", "sample_rate", "corpus", "path", "attack", "speaker", "split"),
+        *("num_channels", "encoding", "bit_depth", "language", "start"),
+    ]
+    shards = [(corpus.name, shard.name) for corpus in snapshot.corpora.values() for shard in corpus.shards]
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+        for first in range(0, len(shards), READERS):
+            yield from pool.map(
+                lambda shard: read_index(store, shard[0], shard[1], columns), shards[first : first + READERS]
+            )
+
+
+def _cells(row: Mapping[str, Any], folders: Mapping[str, str]) -> list[str]:
+    folder = folders.get(row["corpus"], "")
+    values = (
+        row["id"],
+        _LABEL_CELLS[row["label"]],
+        f"{row['seconds']:.2f}",
+        row["sample_rate"],
+        ROOT + (f"{folder}/" if folder else "") + row["path"],
+        row["attack"],
+        row["speaker"],
+        _SPLIT_CELLS[row["split"]],
+        row["num_channels"],
+        row["encoding"],
+        row["bit_depth"],
+        str(row["language"]).upper() if row["language"] else None,
+    )
+    return [UNKNOWN_CELL if value is None else str(value) for value in values]
