@@ -1,4 +1,9 @@
-"""The error that is the user's to mend."""
+"""Errors that a user can fix, and the hint for a misspelled name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -10,4 +15,11 @@ class InputError(ValueError):
 
 
 class UnavailableError(InputError):
-    """A server does not answer, or says that it cannot now: to try again later may help, and nothing else will."""
+    """A server does not answer or reports a temporary failure; retrying later may succeed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean NEAREST?` for an error message, or the list of known names if none is near."""
+    names = list(known)
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else f"; known: {', '.join(names)}"
