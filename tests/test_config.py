@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import importlib
 import math
+import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from jobs.__main__ import commands
 from pipeline.config import Bounds, Names, Pairs, load_toml, parse, run, to_toml
 from pipeline.errors import InputError
 
@@ -178,24 +182,24 @@ def test_help_shows_the_docstrings_of_module_sections_and_fields(capsys: pytest.
     assert "--precision {fp32,bf16}" in shown
 
 
-def picky(config: Outer) -> None:
-    """A job that cannot work with its input."""
-    raise InputError(f"{config.store}: not there")
+def reject(config: Outer) -> None:
+    """A command that cannot work with its input."""
+    raise InputError(f"{config.store}: not found")
 
 
-def broken(config: Outer) -> None:
-    """A job with a bug."""
+def crash(config: Outer) -> None:
+    """A command with a bug."""
     raise ValueError("a bug")
 
 
-def test_a_users_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]):
-    assert run(picky, ["--store", "x"]) == 2
-    assert capsys.readouterr().err == "bonafide test_config: x: not there\n"
+def test_a_user_error_prints_one_line_and_exits_with_status_2(capsys: pytest.CaptureFixture[str]):
+    assert run(reject, ["--store", "x"]) == 2
+    assert capsys.readouterr().err == "bonafide test_config: x: not found\n"
 
 
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ValueError, match="a bug"):
-        run(broken, ["--store", "x"])
+        run(crash, ["--store", "x"])
 
 
 def test_every_preset_is_toml():
@@ -205,25 +209,55 @@ def test_every_preset_is_toml():
         assert load_toml(preset)
 
 
-def test_a_reader_that_has_enough_is_no_error():
+def test_a_closed_pipe_ends_a_command_without_a_message():
     command = [sys.executable, "-m", "jobs", "corpora"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.close()  # long before the table is there
+        process.stdout.close()  # long before the command prints its table
         assert process.stderr.read() == b""
     assert process.returncode == 141
 
 
-@pytest.mark.parametrize("command", ["corpora", "ingest", "train", "score", "evaluate", "demo"])
-def test_help_does_not_wait_for_the_heavy_libraries(command: str):
+def bonafide(*argv: str, forbidden: Iterable[str]) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, which fails if it imports one of these modules."""
     program = (
-        "import sys, runpy\n"
-        f"sys.argv = ['bonafide', '{command}', '--help']\n"
+        "import runpy, sys\n"
+        f"sys.argv = {['bonafide', *argv]!r}\n"
         "try: runpy.run_module('jobs', run_name='__main__')\n"
-        "except SystemExit as end: assert not end.code\n"
-        "heavy = {'ray', 'torch', 'mlflow', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        "except SystemExit as stopped: status = stopped.code\n"
+        f"imported = {set(forbidden)!r} & set(sys.modules)\n"
+        "assert not imported, imported\n"
+        "sys.exit(status)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+
+def test_help_lists_every_command_with_its_summary_and_imports_none():
+    done = bonafide(
+        "--help", forbidden=["numpy", "pipeline.config", *(f"jobs.{name}" for name in commands())]
+    )
+    assert done.returncode == 0, done.stderr
+    listed = re.findall(r"^  (\w+) +(\S.*)$", done.stdout, re.MULTILINE)
+    assert dict(listed) == commands()
+    names = [name for name, _ in listed]
+    assert names[:5] == ["corpora", "ingest", "train", "score", "evaluate"]
+    assert names[5:] == sorted(names[5:])
+
+
+def test_every_module_of_jobs_that_defines_main_is_a_command():
+    for name in commands():
+        assert callable(importlib.import_module(f"jobs.{name}").main)
+    assert not {"__main__", "ray_session"} & set(commands())
+
+
+def test_an_unknown_command_is_named_with_the_nearest_one():
+    done = bonafide("trian", "--store", "x", forbidden=[])
+    assert (done.returncode, done.stderr) == (2, "bonafide: unknown command 'trian'; did you mean train?\n")
+
+
+@pytest.mark.parametrize("command", commands())
+def test_help_of_a_command_imports_no_heavy_library(command: str):
+    heavy = {"ray", "torch", "mlflow", "matplotlib", "sklearn", "scipy"}
+    done = bonafide(command, "--help", forbidden=heavy)
     assert done.returncode == 0, done.stderr
     assert "--config" in done.stdout
