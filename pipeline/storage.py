@@ -147,9 +147,8 @@ class Folder:
                         continue  # renamed or deleted since the listing
                     yield _Entry(entry.name, False, status.st_size, str(status.st_mtime_ns), status.st_mtime)
                 elif entry.is_symlink() and not Path(entry.path).exists():
-                    yield _Entry(
-                        entry.name, False
-                    )  # keep the dangling link, so that reading it names the file
+                    # Keep the dangling link, so that reading it names the missing file.
+                    yield _Entry(entry.name, False)
 
     def exists(self, name: str = "") -> bool:
         """Whether a file or a non-empty folder of this name exists."""
