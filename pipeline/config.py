@@ -216,7 +216,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser(fields: Mapping[str, _Field], command: str, description: str) -> _Parser:
     parser = _Parser(
         prog=command,
-        usage=f"{command} [FLAGS]",
+        usage=f"{command} [{next(iter(fields.values())).name.upper()}] [FLAGS]",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
@@ -293,7 +293,7 @@ def _reader(hint: Any) -> Callable[[str], object]:
     def read(text: str) -> object:
         try:
             return None if is_optional and text == "none" else convert(text)
-        except ValueError:
+        except (ValueError, TypeError):  # the latter for a list or a table in a table of numbers
             raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}") from None
 
     return read

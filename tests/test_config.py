@@ -157,6 +157,7 @@ def test_a_wrong_argument_is_named_in_one_line(argv: list[str], message: str):
         ),
         ("limit = 'many'", "--limit: expected an integer, got 'many'"),
         ("delete = 2", "--delete: expected true or false"),
+        ("[inner.weights]\nspoof = [2]", "--inner.weights: expected name=number pairs"),
         ("inner = 3", "unknown argument --inner; "),
         ("config = 'other.toml'", "a file cannot name another one"),
         ("limit = ", "not valid TOML"),
@@ -175,6 +176,7 @@ def test_help_shows_the_docstrings_of_module_sections_and_fields(capsys: pytest.
         outer("--help")
     assert not stopped.value.code
     shown = capsys.readouterr().out
+    assert shown.startswith("usage: bonafide test [STORE] [FLAGS]\n")
     assert "\n    bonafide test STORE\n" in shown
     assert "Folder of the store; it is 100 % local. (required)" in " ".join(shown.split())
     assert "inner:\n  How batches are made.\n" in shown
