@@ -187,7 +187,7 @@ def _wait_until_inactive(
         return
     if first.is_running():
         raise _in_use(folder, first)
-    log(f"{folder.uri} was in use by {first}; waiting up to {first.lifetime_s:.0f} s for its next heartbeat")
+    log(f"{folder.uri} was used by {first}; waiting up to {first.lifetime_s:.0f} s for its next heartbeat")
     started = time.monotonic()
     while time.monotonic() - started < first.lifetime_s:
         time.sleep(first.lifetime_s / (2 * HEARTBEATS_PER_LIFETIME))
@@ -201,7 +201,7 @@ def _wait_until_inactive(
 
 def _in_use(folder: Folder, claim: Claim) -> InputError:
     return InputError(
-        f"{folder.uri} is in use by {claim}, whose lease lasts until {claim.expires} and is renewed while it runs; "
+        f"{claim} is using {folder.uri} (its lease lasts until {claim.expires} and is renewed while it runs); "
         "stop that process or choose another folder"
     )
 
