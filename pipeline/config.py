@@ -205,7 +205,8 @@ class _Parser(argparse.ArgumentParser):
         given, extra = self.parse_known_args([_with_dashes(argument) for argument in arguments])
         if extra:
             flag = extra[0].partition("=")[0]
-            self.error(f"unknown argument {flag}{did_you_mean(flag, self._option_string_actions)}")
+            flags = [known for known in self._option_string_actions if known.startswith("--")]
+            self.error(f"unknown argument {flag}{did_you_mean(flag, flags)}")
         return vars(given)
 
     def error(self, message: str) -> NoReturn:
