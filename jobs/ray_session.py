@@ -19,7 +19,7 @@ RAY_ENV = {
 
 LOCAL_ENV = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a local machine is not preempted
-    # There is no dashboard: Ray Train would look for it for 40 s at the start, and for 12 s at the end.
+    # There is no dashboard. Ray Train would search for it for 40 s, and no training would end in less than 12 s.
     "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9",
 }
 """Further environment of a local Ray."""
