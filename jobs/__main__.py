@@ -1,58 +1,61 @@
-"""The `bonafide` command: one subcommand per job."""
+"""The `bonafide` command: every module of this folder that defines `main` is a subcommand."""
 
 from __future__ import annotations
 
-import difflib
+import ast
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-COMMANDS = {
-    "corpora": "the manifests, and what is found of them on disk",
-    "ingest": "corpora on disk or S3 → catalog, shards, snapshot",
-    "train": "a snapshot → a post-trained detector",
-    "score": "evaluation corpora and a checkpoint → scores",
-    "evaluate": "scores → EER table and report",
-    "verify": "a store against its snapshot: bytes, audio, duplicates",
-    "gc": "what no snapshot of a store names",
-    "benchmark": "a job against the bare loop and its peers",
-    "demo": "all of it, on small corpora made here",
-}
-"""Subcommand → what it does; each is the module `jobs.<name>`."""
+from pipeline.errors import did_you_mean
+
+PIPELINE_ORDER = ("corpora", "ingest", "train", "score", "evaluate")
+"""Commands in the order in which a user needs them; the others follow alphabetically."""
 
 
 def main() -> int:
     """Run a subcommand; returns the exit status."""
-    words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help"):
+    argv = sys.argv[1:]
+    if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
-        return 0 if words else 2
-    name = words[0]
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(COMMANDS)}"
-        print(f"bonafide: unknown command {name!r}{hint}", file=sys.stderr)
+        return 0 if argv else 2
+    name = argv[0]
+    if name not in commands():
+        print(f"bonafide: unknown command {name!r}{did_you_mean(name, commands())}", file=sys.stderr)
         return 2
-    return run_command(name, words[1:])
+    return run_command(name, argv[1:])
 
 
-def run_command(name: str, words: Sequence[str]) -> int:
-    """Run one subcommand with the words that follow it; returns the exit status."""
+def run_command(name: str, argv: Sequence[str]) -> int:
+    """Run one subcommand with the arguments that follow it; returns the exit status."""
     from pipeline.config import run
 
-    return run(importlib.import_module(f"jobs.{name}").main, words)
+    return run(importlib.import_module(f"jobs.{name}").main, argv)
+
+
+def commands() -> dict[str, str]:
+    """Each command with its summary, the first line of its module docstring; imports none of them."""
+    summaries = {}
+    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        module = ast.parse(path.read_bytes())
+        if any(
+            isinstance(statement, ast.FunctionDef) and statement.name == "main" for statement in module.body
+        ):
+            summaries[path.stem] = (ast.get_docstring(module) or "").partition("\n")[0]
+    return {name: summaries.pop(name) for name in PIPELINE_ORDER} | summaries
 
 
 def _usage() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    summaries = commands()
+    width = max(map(len, summaries))
     return "\n".join(
         [
             "usage: bonafide COMMAND [FLAGS]",
             "",
             "Post-train self-supervised speech models to tell bona fide speech from spoofed speech.",
             "",
-            *lines,
+            *(f"  {name:<{width}}  {summary}" for name, summary in summaries.items()),
             "",
             "Flags of a command: bonafide COMMAND --help",
         ]

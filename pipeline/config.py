@@ -1,52 +1,59 @@
-"""TOML and command line become one frozen dataclass.
+"""Command-line flags and TOML files become one frozen dataclass.
 
-The only file that imports jsonargparse. A job is a function of one argument, its config; `run` finds the
-class in the annotation of that argument, so a job needs no parser code.
+A command is a function of one argument, its config. `run` finds the config class in the annotation of that argument,
+so a command needs no parser code: its fields are the flags, and the docstrings under them are the help.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
-import difflib
-import hashlib
 import inspect
 import itertools
 import json
 import os
-import re
 import select
 import sys
+import textwrap
+import tomllib
+import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tomli_w
-from jsonargparse import (  # type: ignore[attr-defined]
-    ActionConfigFile,
-    ArgumentError,
-    ArgumentParser,
-    DefaultHelpFormatter,
-    set_parsing_settings,
-)
-from jsonargparse.typing import register_type
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, did_you_mean
 
 Config = TypeVar("Config")
 
 
 class Names(tuple[str, ...]):
-    """Names, separated by commas on the command line, a list in TOML."""
+    """Names: separated by commas on the command line, a list in TOML."""
 
     __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Names:
+        """Read names separated by commas, or a JSON list."""
+        items = json.loads(text) if text.startswith("[") else text.split(",")
+        return cls(name for name in (str(item).strip() for item in items) if name)
 
 
 class Pairs(tuple[tuple[str, str], ...]):
-    """`name=value` pairs, separated by commas on the command line, a list in TOML."""
+    """`name=value` pairs: separated by commas on the command line, a list of strings in TOML."""
 
     __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Pairs:
+        """Read pairs separated by commas, or a JSON list of them; raises ValueError for anything else."""
+        pairs = [item.partition("=") for item in Names.parse(text)]
+        if not all(name and value for name, _, value in pairs):
+            raise ValueError
+        return cls((name, value) for name, _, value in pairs)
 
     @property
     def names(self) -> list[str]:
@@ -54,205 +61,252 @@ class Pairs(tuple[tuple[str, str], ...]):
         return [name for name, _ in self]
 
     def get(self, name: str) -> str | None:
-        """The value of a name; the last one counts."""
+        """The value of a name, or None; the last of several counts."""
         return dict(self).get(name)
 
 
 class Bounds(tuple[int, int]):
-    """At least and at most: one number, or two with a comma between them; a number or a list in TOML."""
+    """Minimum and maximum: one integer for both, or two as `4,16` on the command line and `[4, 16]` in TOML."""
 
     __slots__ = ()
 
-
-def _names(value: object) -> Names:
-    if isinstance(value, str):
-        return Names(name.strip() for name in value.split(",") if name.strip())
-    if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
-        return Names(value)
-    raise ValueError("expected names separated by commas")
-
-
-def _pairs(value: object) -> Pairs:
-    if isinstance(value, Pairs):
-        return value
-    pairs = []
-    for item in _names(value):
-        name, separator, text = item.partition("=")
-        if not separator or not name or not text:
-            raise ValueError(f"expected name=value, got {item!r}")
-        pairs.append((name, text))
-    return Pairs(pairs)
-
-
-def _bounds(value: object) -> Bounds:
-    words = value.split(",") if isinstance(value, str) else value
-    words = list(words) if isinstance(words, (list, tuple)) else [words]
-    if len(words) not in (1, 2) or not all(re.fullmatch(r"\s*-?\d+\s*", str(word)) for word in words):
-        raise ValueError("expected a whole number, or two with a comma between them")
-    return Bounds((int(str(words[0])), int(str(words[-1]))))
-
-
-def _spelled(pairs: Pairs) -> list[str]:
-    return [f"{name}={text}" for name, text in pairs]
-
-
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
-register_type(Names, serializer=list, deserializer=_names)
-register_type(Pairs, serializer=_spelled, deserializer=_pairs)
-register_type(Bounds, serializer=list, deserializer=_bounds)
-
-
-class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the command lines in a job's docstring as they were written."""
-
-
-class _Parser(ArgumentParser):
-    """A jsonargparse parser that shows flags the way they are typed: `--num-workers`."""
-
-    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", super().format_help(formatter))
-        return re.sub(r"--[a-z][a-z0-9_.]*", lambda flag: flag[0].replace("_", "-"), text)
+    @classmethod
+    def parse(cls, text: str) -> Bounds:
+        """Read one or two integers; raises ValueError for anything else."""
+        numbers = [int(item) for item in Names.parse(text)]
+        minimum, maximum = numbers * 2 if len(numbers) == 1 else numbers
+        return cls((minimum, maximum))
 
 
 def run(main: Callable[[Config], None], argv: Sequence[str] | None = None) -> int:
-    """Parse the command line for `main` and call it; returns the exit status.
+    """Parse the command line of a command and call its `main`.
 
     Args:
         main: a function of one argument, annotated with a frozen dataclass.
-        argv: the words after the command; those of the process by default.
+        argv: the arguments after the command; those of the process by default.
+
+    Returns:
+        The exit status: 0, 2 after a user error, 130 if interrupted, 141 if the reader of standard output has gone.
     """
     module = inspect.getmodule(main)
     assert module is not None and module.__file__ is not None
-    command = Path(module.__file__).stem  # __name__ would be __main__ under python -m
+    command = f"bonafide {Path(module.__file__).stem}"  # __name__ would be __main__ under python -m
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        config = parse(
-            config_class(main),
-            list(sys.argv[1:] if argv is None else argv),
-            command=f"bonafide {command}",
-            description=inspect.getdoc(module) or "",
-        )
-        main(config)
+        main(parse(config_class(main), argv, command=command, description=inspect.getdoc(module) or ""))
         sys.stdout.flush()
     except BrokenPipeError:
-        if not _is_unread():
+        if not _is_stdout_closed():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest of the output goes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discard what is still buffered
         return 141
     except InputError as error:
-        print(f"bonafide {command}: {error}", file=sys.stderr)
+        print(f"{command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"bonafide {command}: interrupted; run the same command again to continue", file=sys.stderr)
+        print(f"{command}: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     return 0
 
 
-def _is_unread() -> bool:
-    """Whether nobody reads what this process prints any more, as when `head` has enough."""
-    ends = select.poll()
-    ends.register(sys.stdout, 0)
-    return any(event & select.POLLERR for _, event in ends.poll(0))
+def _is_stdout_closed() -> bool:
+    """Whether the reader of standard output has gone, as in `bonafide corpora | head`."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def config_class(main: Callable[[Config], None]) -> type[Config]:
-    """The dataclass that the first argument of a job's `main` is annotated with."""
+    """The dataclass that annotates the argument of a command's `main`."""
     name = next(iter(inspect.signature(main).parameters))
-    found = typing.get_type_hints(main)[name]
-    assert dataclasses.is_dataclass(found), f"{main} must take one dataclass"
-    return typing.cast("type[Config]", found)
+    return typing.cast("type[Config]", typing.get_type_hints(main)[name])
 
 
 def parse(config: type[Config], argv: Sequence[str], *, command: str, description: str = "") -> Config:
-    """Read flags, and TOML files through `--config`, into `config`; later words win.
+    """Read flags, and TOML files given with `--config`, into a config.
 
-    A first word without dashes is the first field; a boolean flag may stand alone; `--num-workers` and
-    `--num_workers` are one flag.
+    Flags override files, and later files override earlier ones. A first argument without dashes is the first field, a
+    boolean flag may stand alone, and `--num_workers` is the same as `--num-workers`.
+
+    Args:
+        config: a frozen dataclass; fields may be dataclasses themselves.
+        argv: the arguments after the command.
+        command: what the user typed, for messages: `bonafide train`.
+        description: the text above the flags in `--help`.
 
     Raises:
-        InputError: a wrong flag, a wrong value, a required field left out, an unreadable TOML file.
+        InputError: a flag or key is unknown, a value is wrong, a required field is missing, or a file is not TOML.
     """
+    fields = {_flag(field.name): field for field in _fields(config)}
+    parser = _parser(fields, command, description)
+    first = [next(iter(fields))] if argv and not argv[0].startswith("-") else []
+    given = parser.read([*first, *argv])
+    values = {field.name: field.default for field in fields.values()}
+    for path in given.pop("config", ()):
+        parser.source = f"{path}: "
+        in_file = parser.read(_as_arguments(load_toml(path), fields))
+        if "config" in in_file:
+            parser.error("a file cannot name another one with config")
+        values |= in_file
+    values |= given
+    missing = [flag for flag, field in fields.items() if values[field.name] is dataclasses.MISSING]
+    if missing:
+        raise InputError(f"missing {', '.join(missing)} (all flags: {command} --help)")
+    return typing.cast("Config", _build(config, values))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    name: str
+    """With the names of the fields around it: `batch.max_seconds`."""
+    hint: Any
+    default: Any
+    """`dataclasses.MISSING` if the field is required."""
+    help: str
+    section: str
+    """First line of the docstring of the nested config that holds the field."""
+
+
+def _fields(config: Any, prefix: str = "", instance: object = None) -> Iterator[_Field]:
+    """Every field of a config, depth first; the defaults of a nested config are those of `instance`."""
+    hints, help_texts = typing.get_type_hints(config), _attribute_docstrings(config)
+    section = (inspect.getdoc(config) or "").partition("\n")[0] if prefix else ""
+    for field in dataclasses.fields(config):
+        name, hint, default = prefix + field.name, hints[field.name], field.default
+        if instance is not None:
+            default = getattr(instance, field.name)
+        elif field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if dataclasses.is_dataclass(hint):
+            yield from _fields(hint, f"{name}.", default)
+        else:
+            yield _Field(name, hint, default, help_texts.get(field.name, ""), section)
+
+
+def _attribute_docstrings(config: type) -> dict[str, str]:
+    """The string that follows each field in the source of a class."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        ast.unparse(field.target): ast.literal_eval(text.value)
+        for field, text in itertools.pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that raises its errors."""
+
+    source = ""
+    """`FILE: ` while the arguments come from a TOML file."""
+
+    def read(self, arguments: Iterable[str]) -> dict[str, Any]:
+        """The values that the arguments give, by field name."""
+        given, extra = self.parse_known_args([_with_dashes(argument) for argument in arguments])
+        if extra:
+            flag = extra[0].partition("=")[0]
+            flags = [known for known in self._option_string_actions if known.startswith("--")]
+            self.error(f"unknown argument {flag}{did_you_mean(flag, flags)}")
+        return vars(given)
+
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ")
+        raise InputError(f"{self.source}{message} (all flags: {self.prog} --help)")
+
+
+def _parser(fields: Mapping[str, _Field], command: str, description: str) -> _Parser:
     parser = _Parser(
         prog=command,
+        usage=f"{command} [{next(iter(fields.values())).name.upper()}] [FLAGS]",
         description=description,
-        parser_mode="toml",
-        exit_on_error=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
-        formatter_class=_Help,
     )
-    parser.add_argument(
-        "--config", action=ActionConfigFile, help="TOML file with values for the flags below."
-    )
-    parser.add_class_arguments(config, as_group=False)
-    flags = sorted({option for action in parser._actions for option in action.option_strings})
-    try:
-        words = _normalised(argv, config)
-        for flag, path in itertools.pairwise(words):
-            if flag == "--config":
-                load_toml(path)  # an unreadable file is named here, in our words
-        return _filled(config, vars(parser.parse_args(words)))
-    except ArgumentError as error:
-        raise InputError(_one_line(str(error), flags, command)) from error
+    help_text = "TOML file with values for the flags below; may be given several times, later files win"
+    parser.add_argument("--config", metavar="FILE", action="append", help=help_text)
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for flag, field in fields.items():
+        section, _, name = field.name.rpartition(".")
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section or "flags", field.section or None)
+        if typing.get_origin(field.hint) is typing.Literal:
+            options: dict[str, Any] = {"choices": typing.get_args(field.hint)}
+        else:
+            options = {"type": _reader(field.hint), "metavar": name.upper()}
+        if field.hint is bool:
+            options |= {"nargs": "?", "const": True, "metavar": "true|false"}
+        help_text = f"{' '.join(field.help.split())} {_default_note(field.default)}".strip()
+        groups[section].add_argument(flag, dest=field.name, help=help_text.replace("%", "%%"), **options)
+    return parser
 
 
-def _filled(config: type[Config], values: Mapping[str, Any]) -> Config:
-    """A config of parsed values; those of a nested config come as a mapping of their own."""
-    hints = typing.get_type_hints(config)
-    filled: dict[str, Any] = {}
-    for name in (field.name for field in dataclasses.fields(config)):  # type: ignore[arg-type]
-        hint, value = hints[name], values[name]
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            filled[name] = _filled(hint, vars(value))
-        else:  # the parser passes a tuple of ours on as a plain one
-            filled[name] = hint(value) if hint in (Names, Pairs, Bounds) else value
-    return config(**filled)
+def _default_note(default: Any) -> str:
+    if default is dataclasses.MISSING:
+        return "(required)"
+    if default in (None, "", (), {}):
+        return ""  # the help text says what an empty value means
+    return f"(default: {','.join(map(str, default)) if isinstance(default, tuple) else default})"
 
 
-def _normalised(argv: Sequence[str], config: type[object]) -> list[str]:
-    """Flags in the spelling of the fields, with the words that may be left out put back."""
-    fields = dataclasses.fields(config)  # type: ignore[arg-type]
-    booleans = {f"--{name}" for name in _boolean_fields(config)}
-    words = list(argv)
-    if words and not words[0].startswith("-"):
-        words = [f"--{fields[0].name}", *words]
-    normalised: list[str] = []
-    for position, word in enumerate(words):
-        flag, separator, value = word.partition("=")
-        if not flag.startswith("--"):
-            normalised.append(word)
-            continue
-        flag = flag.replace("-", "_").replace("__", "--", 1)
-        normalised.append(flag + separator + value)
-        following = words[position + 1] if position + 1 < len(words) else "--"
-        if flag in booleans and not separator and following.startswith("--"):
-            normalised.append("true")
-    return normalised
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def _boolean_fields(config: type[object], prefix: str = "") -> list[str]:
-    hints = typing.get_type_hints(config)
-    names: list[str] = []
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        hint = hints[field.name]
-        if hint is bool:
-            names.append(prefix + field.name)
-        elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            names += _boolean_fields(hint, f"{prefix}{field.name}.")
-    return names
+def _with_dashes(argument: str) -> str:
+    flag, separator, value = argument.partition("=")
+    return f"{flag.replace('_', '-')}{separator}{value}" if flag.startswith("--") else argument
 
 
-def _one_line(message: str, flags: Sequence[str], command: str) -> str:
-    message = " ".join(message.split())
-    message = re.sub(r"Parser key \"([^\"]+)\":", lambda key: f"--{key[1].replace('_', '-')}:", message)
-    unknown = re.search(r"unrecognized arguments: (--[\w.]+)", message, flags=re.IGNORECASE)
-    if unknown:
-        near = difflib.get_close_matches(unknown[1], flags, n=1, cutoff=0.7)
-        hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
-        return f"unknown flag {unknown[1].replace('_', '-')}{hint} (all flags: {command} --help)"
-    required = re.search(r"following arguments are required: (.+)$", message)
-    if required:
-        names = ", ".join(f"--{name.strip().replace('_', '-')}" for name in required[1].split(","))
-        return f"missing {names} (all flags: {command} --help)"
-    return f"{message} (all flags: {command} --help)"
+def _as_arguments(table: Mapping[str, Any], flags: Container[str], prefix: str = "") -> Iterator[str]:
+    """The items of a TOML table as flags with values; lists, and tables that are one value, become JSON."""
+    for key, value in table.items():
+        flag = _flag(prefix + key)
+        if isinstance(value, dict) and flag not in flags:
+            yield from _as_arguments(value, flags, f"{prefix}{key}.")
+        else:
+            yield f"{flag}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+
+
+def _numbers(text: str) -> dict[str, float]:
+    items = json.loads(text) if text.startswith("{") else dict(Pairs.parse(text))
+    return {name: float(number) for name, number in items.items()}
+
+
+_READERS: dict[Any, tuple[Callable[[str], object], str]] = {
+    str: (str, "text"),
+    bool: (lambda text: bool(("false", "true").index(text)), "true or false"),
+    int: (int, "an integer"),
+    float: (lambda text: float(text.replace(".inf", "inf")), "a number"),
+    Names: (Names.parse, "names separated by commas"),
+    Pairs: (Pairs.parse, "name=value pairs separated by commas"),
+    Bounds: (Bounds.parse, "an integer, or two separated by a comma"),
+    dict[str, float]: (_numbers, "name=number pairs separated by commas"),
+}
+"""How to read a value of each type, and what to call one in a message."""
+
+
+def _reader(hint: Any) -> Callable[[str], object]:
+    """A function that reads a value of this type, or `none` if the type allows None."""
+    is_optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    convert, expected = _READERS[typing.get_args(hint)[0] if is_optional else hint]
+
+    def read(text: str) -> object:
+        try:
+            return None if is_optional and text == "none" else convert(text)
+        except (ValueError, TypeError):  # the latter for a list or a table in a table of numbers
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}") from None
+
+    return read
+
+
+def _build(config: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """A config from the values of all its fields."""
+    arguments = {}
+    for name, hint in typing.get_type_hints(config).items():
+        is_nested = dataclasses.is_dataclass(hint)
+        arguments[name] = _build(hint, values, f"{prefix}{name}.") if is_nested else values[prefix + name]
+    return config(**arguments)
 
 
 def load_toml(path: str | Path) -> dict[str, Any]:
@@ -261,8 +315,6 @@ def load_toml(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or is not TOML.
     """
-    import tomllib
-
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -271,24 +323,17 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: not valid TOML: {error}") from error
 
 
-def to_dict(config: object) -> dict[str, Any]:
+def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain values that JSON and TOML can hold."""
-    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     if isinstance(value, Pairs):
-        return _spelled(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_dict(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    return value
+        return [f"{name}={text}" for name, text in value]
+    if isinstance(value, tuple):
+        return list(value)
+    return to_dict(value) if dataclasses.is_dataclass(value) else value
 
 
 def to_toml(config: object) -> str:
@@ -298,13 +343,7 @@ def to_toml(config: object) -> str:
 
 def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        key: _without_none(value) if isinstance(value, Mapping) else value
+        key: _without_none(value) if isinstance(value, dict) else value
         for key, value in table.items()
         if value is not None
     }
-
-
-def digest(config: object) -> str:
-    """The first 12 hex digits of the SHA-256 of a config: equal configs, equal digests."""
-    text = json.dumps(to_dict(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Errors that a user can fix, and the hint for a misspelled name."""
+"""Errors that the user can fix, and the hint that they end with."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""One process at a time works in a folder: it says so there, and goes on saying so.
+"""A lease on a folder: one process at a time works there, and proves with heartbeats that it is alive.
 
-Whoever wants to work creates the next numbered file in `FOLDER/lease`, which only one can, and rewrites it every few
-seconds. A file that nobody rewrites for its lifetime belongs to nobody: its owner died. That is judged by watching
-the file, so clocks of machines need not agree. And the numbers only grow: whoever was replaced, however late it
-wakes up, finds a higher one and stops writing.
+A process acquires the lease by creating the next numbered file in `FOLDER/lease`, which only one process can, and
+rewrites that file every few seconds. A claim that is not rewritten for its lifetime has expired: its owner died. Others
+find that out by watching the file, so the clocks of machines need not agree. Numbers only grow: a process that was
+replaced, however late it wakes up, sees a higher number and stops writing.
 """
 
 from __future__ import annotations
@@ -25,24 +25,23 @@ from pipeline.storage import Folder
 
 LEASE = "lease"
 LIFETIME_S = 60.0
-BEATS = 12
-"""Signs of life in a lifetime."""
+HEARTBEATS_PER_LIFETIME = 12
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What the file of an owner says."""
+    """The contents of a lease file: who owns the folder, and since when."""
 
     host: str
     pid: int
     machine: str
-    """The running system and its space of process ids; empty where the system does not say."""
+    """Identifies the boot and the process id namespace; empty where the system does not tell."""
     started: str
-    """When the process started, in a unit of the machine: process ids are used again."""
+    """When the process started, in clock ticks of the machine; tells apart processes that reuse an id."""
     heartbeat: str
-    """Time of the last sign of life, by the clock of its owner: for people."""
+    """Time of the last heartbeat by the owner's clock; only for people to read."""
     num_beats: int
     lifetime_s: float
     is_released: bool = False
@@ -51,62 +50,66 @@ class Claim:
         return f"process {self.pid} on {self.host}"
 
     @property
-    def until(self) -> str:
-        """When the claim ends without another sign of life, by the clock of its owner."""
+    def expires(self) -> str:
+        """When the claim expires without another heartbeat, by the owner's clock."""
         end = datetime.fromisoformat(self.heartbeat) + timedelta(seconds=self.lifetime_s)
         return f"{end:%Y-%m-%d %H:%M:%S} UTC"
 
     def is_running(self) -> bool | None:
-        """Whether the owner is alive, where this machine can tell; a process of another one is out of sight."""
-        if not self.machine or self.machine != _machine():
+        """Whether the owner is alive; None if it runs on another machine, where this one cannot look."""
+        if not self.machine or self.machine != _machine_id():
             return None
-        return _started(self.pid) == self.started
+        return _start_time(self.pid) == self.started
 
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """A claim as its owner's helpers carry it, to ask before each write whether it still holds."""
+    """The number of a claim, for workers of its owner to check before each write."""
 
     folder: Folder
     number: int
 
     def check(self) -> None:
-        """Raise InputError if somebody else has taken the folder over."""
+        """Check that no other process has taken over the folder.
+
+        Raises:
+            InputError: another process has.
+        """
         newest = _newest(self.folder)
         if newest != self.number:
             owner = _read(self.folder, newest) if newest is not None else None
             raise InputError(
-                f"{self.folder.uri} was taken over by {owner or 'another process'}; nothing more is written from here"
+                f"{self.folder.uri} was taken over by {owner or 'another process'}; this process writes nothing more"
             )
 
 
 class Lease:
-    """A folder that is ours: a thread gives the signs of life."""
+    """An acquired lease; a thread writes its heartbeats."""
 
     def __init__(self, folder: Folder, number: int, claim: Claim) -> None:
         self.fence = Fence(folder, number)
         self._claim = claim
-        self._ending = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat_until_released, name="lease", daemon=True)
         self._thread.start()
 
     def _beat_until_released(self) -> None:
         folder = self.fence.folder
-        while not self._ending.wait(self._claim.lifetime_s / BEATS):
+        while not self._stop.wait(self._claim.lifetime_s / HEARTBEATS_PER_LIFETIME):
             try:
                 if _newest(folder) != self.fence.number:
-                    return  # taken over: the fence tells whoever wants to write
+                    return  # taken over; the next check of the fence reports it
                 self._write(replace(self._claim, heartbeat=_now(), num_beats=self._claim.num_beats + 1))
-            except Exception as error:  # a storage that is away for a while: the next beat tries again
-                logger.warning("no sign of life in %s: %s", folder.location(LEASE), error)
+            except Exception as error:  # the storage may be away for a while; the next heartbeat tries again
+                logger.warning("could not write a heartbeat to %s: %s", folder.location(LEASE), error)
 
     def _write(self, claim: Claim) -> None:
         self.fence.folder.commit(_name(self.fence.number), _to_bytes(claim))
         self._claim = claim
 
     def release(self) -> None:
-        """Give the folder to whoever comes next; one that was taken over is left as it is."""
-        self._ending.set()
+        """Free the folder, unless another process has taken it over."""
+        self._stop.set()
         self._thread.join()
         if _newest(self.fence.folder) == self.fence.number:
             self._write(replace(self._claim, is_released=True))
@@ -114,38 +117,43 @@ class Lease:
 
 @contextlib.contextmanager
 def held(
-    folder: Folder, lifetime_s: float = LIFETIME_S, say: Callable[[str], None] = print
+    folder: Folder, lifetime_s: float = LIFETIME_S, log: Callable[[str], None] = print
 ) -> Iterator[Lease]:
-    """Work in a folder alone; it is free again when the block ends, and a lifetime after this process dies.
+    """Hold the lease on a folder until the block ends; if this process dies, the lease expires after its lifetime.
+
+    Args:
+        folder: the folder to work in.
+        lifetime_s: how long a claim lasts without a heartbeat.
+        log: receives a line when this process waits for the claim of another one to expire.
 
     Raises:
-        InputError: another process works there; the message says which and until when.
+        InputError: another process works in the folder; the message names it.
     """
-    lease = Lease(folder, *_take(folder, lifetime_s, say))
+    lease = Lease(folder, *_acquire(folder, lifetime_s, log))
     try:
         yield lease
     finally:
         lease.release()
 
 
-def _take(folder: Folder, lifetime_s: float, say: Callable[[str], None]) -> tuple[int, Claim]:
-    silent: dict[int, Claim] = {}  # claims that were watched for their lifetime, as they stood all the while
+def _acquire(folder: Folder, lifetime_s: float, log: Callable[[str], None]) -> tuple[int, Claim]:
+    expired: dict[int, Claim] = {}  # claims that did not change while they were watched for their lifetime
     while True:
         numbers = _numbers(folder)
         for number in numbers:
-            _await_end(folder, number, silent, say)
+            _wait_until_inactive(folder, number, expired, log)
         number = max(numbers, default=0) + 1
         claim = Claim(
-            socket.gethostname(), os.getpid(), _machine(), _started(os.getpid()), _now(), 0, lifetime_s
+            socket.gethostname(), os.getpid(), _machine_id(), _start_time(os.getpid()), _now(), 0, lifetime_s
         )
         if not folder.create(_name(number), _to_bytes(claim)):
-            continue  # somebody was quicker, and is the one to watch now
-        # A number that was given up may have been taken anew since we looked. Of two that both look after they
-        # have created their files, at least one sees the other.
+            continue  # another process was quicker; watch its claim
+        # A number that was deleted may have been created again since we listed them. Of two processes that both list
+        # after they have created their files, at least one sees the other.
         numbers = _numbers(folder)
         others = [other for other in numbers if other < number]
         if numbers[-1:] != [number] or any(
-            _is_held(_read(folder, other), silent.get(other)) for other in others
+            _is_active(_read(folder, other), expired.get(other)) for other in others
         ):
             folder.delete(_name(number))
             continue
@@ -154,39 +162,47 @@ def _take(folder: Folder, lifetime_s: float, say: Callable[[str], None]) -> tupl
         return number, claim
 
 
-def _is_held(claim: Claim | None, silent: Claim | None) -> bool:
-    """Whether a claim is that of somebody of whom we do not know that it has ended.
+def _is_active(claim: Claim | None, expired: Claim | None) -> bool:
+    """Whether the claim may still be active: not released, not expired, owner not known to be dead.
 
-    silent: the claim of that number that gave no sign of life for its lifetime, if we have watched one.
+    Args:
+        claim: the claim as it is stored now; None if it was deleted.
+        expired: the claim of the same number as it was when it expired, if it did.
     """
-    return claim is not None and claim != silent and not claim.is_released and claim.is_running() is not False
+    return (
+        claim is not None and claim != expired and not claim.is_released and claim.is_running() is not False
+    )
 
 
-def _await_end(folder: Folder, number: int, silent: dict[int, Claim], say: Callable[[str], None]) -> None:
-    """Return once the claim of that number has ended; InputError as soon as its owner is seen alive."""
+def _wait_until_inactive(
+    folder: Folder, number: int, expired: dict[int, Claim], log: Callable[[str], None]
+) -> None:
+    """Wait until the claim of that number is released or expires, and note it in `expired`.
+
+    Raises:
+        InputError: its owner is alive.
+    """
     first = _read(folder, number)
-    if first is None or not _is_held(first, silent.get(number)):
+    if first is None or not _is_active(first, expired.get(number)):
         return
     if first.is_running():
-        raise _refusal(folder, first)
-    say(
-        f"{folder.uri} belonged to {first}; waiting up to {first.lifetime_s:.0f} s for a sign of life from it"
-    )
-    began = time.monotonic()
-    while time.monotonic() - began < first.lifetime_s:
-        time.sleep(first.lifetime_s / (2 * BEATS))
+        raise _in_use(folder, first)
+    log(f"{folder.uri} was used by {first}; waiting up to {first.lifetime_s:.0f} s for its next heartbeat")
+    started = time.monotonic()
+    while time.monotonic() - started < first.lifetime_s:
+        time.sleep(first.lifetime_s / (2 * HEARTBEATS_PER_LIFETIME))
         now = _read(folder, number)
         if now is None or now.is_released:
             return
         if now != first:
-            raise _refusal(folder, now)
-    silent[number] = first
+            raise _in_use(folder, now)
+    expired[number] = first
 
 
-def _refusal(folder: Folder, claim: Claim) -> InputError:
+def _in_use(folder: Folder, claim: Claim) -> InputError:
     return InputError(
-        f"{claim} works in {folder.uri} (the lease runs until {claim.until} and is renewed); "
-        "stop it, or choose another folder"
+        f"{claim} is using {folder.uri} (its lease lasts until {claim.expires} and is renewed while it runs); "
+        "stop that process or choose another folder"
     )
 
 
@@ -213,7 +229,7 @@ def _read(folder: Folder, number: int) -> Claim | None:
         return None
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{folder.location(_name(number))} is no lease; delete it if nobody works in {folder.uri}"
+            f"{folder.location(_name(number))} is not a lease; delete it if no process works in {folder.uri}"
         ) from error
 
 
@@ -225,8 +241,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _machine() -> str:
-    """The boot and the namespace of process ids: together they say what a process id means."""
+def _machine_id() -> str:
+    """The boot id and the process id namespace, within which a process id is unique."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -234,8 +250,8 @@ def _machine() -> str:
         return ""
 
 
-def _started(pid: int) -> str:
-    """Clock ticks between the boot and the start of a process; empty if there is none, or only its remains."""
+def _start_time(pid: int) -> str:
+    """Clock ticks from boot to the start of a process; empty if it does not exist or is a zombie."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,8 +1,8 @@
-"""Equal error rate and its kin over arrays of scores; a higher score means more bona fide.
+"""Equal error rate, detection costs and other metrics of scores; a higher score means more bona fide.
 
-Scores are in natural-log units: logit of bona fide minus logit of spoof. Rates are fractions in [0, 1].
-Every function takes the scores of the bona fide and of the spoof utterances as two arrays, each in any order,
-and raises InputError when one of them is empty or holds a nan or an infinity.
+Scores are in natural-log units: logit of bona fide minus logit of spoof. Rates are fractions in [0, 1]. Every metric
+takes the scores of bona fide and of spoof utterances as two arrays, in any order, and raises InputError if one of them
+is empty or contains a nan or an infinity.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -22,18 +22,18 @@ class ClassScores(NamedTuple):
 
 Definition = Literal["bonafide", "asvspoof", "arena", "roc"]
 DEFINITIONS: tuple[Definition, ...] = get_args(Definition)
-"""How an equal error rate is read off the operating points.
+"""Definitions of the equal error rate.
 
-bonafide: mean of miss and false alarm where they differ least; equal scores share one threshold.
-asvspoof: the same without grouping equal scores (bona fide sorts first), as ASVspoof challenges publish it.
-arena: linear between the two points around the crossing (Speech Anti-Spoofing Arena).
-roc: the false alarm rate where miss and false alarm differ least, seen from the highest threshold down.
-On data without ties the four agree within 1 / min(number of bona fide, number of spoof).
+bonafide: mean of miss and false alarm rate where they differ least; equal scores share one threshold.
+asvspoof: the same without grouping equal scores (bona fide sorts first), as in the ASVspoof challenges.
+arena: linear interpolation between the two points around the crossing, as in the Speech Anti-Spoofing Arena.
+roc: the false alarm rate where miss and false alarm rate differ least; of two such points, the higher threshold.
+Without equal scores the four agree within 1 / min(number of bona fide, number of spoof).
 """
 
 
 class EqualErrorRate(NamedTuple):
-    """The rate at which misses and false alarms balance; a score above the threshold is accepted."""
+    """The rate at which miss and false alarm rate are equal; scores above the threshold are accepted."""
 
     eer: float
     threshold: float
@@ -47,7 +47,7 @@ class Interval(NamedTuple):
 
 
 class Decisions(NamedTuple):
-    """What a fixed threshold does; bona fide is the positive class. A ratio without a denominator is 0."""
+    """Rates at a fixed threshold; bona fide is the positive class. A ratio with denominator 0 is 0."""
 
     accuracy: float
     precision: float
@@ -60,8 +60,8 @@ class Decisions(NamedTuple):
 class OperatingPoints(NamedTuple):
     """Error counts at each threshold, from accepting everything (first) to rejecting everything (last).
 
-    At point i a score is rejected when it is at or below thresholds[i]; thresholds[0] is minus infinity.
-    All arrays are [num_points]; thresholds float64, counts int64.
+    At point i, scores at or below thresholds[i] are rejected; thresholds[0] is minus infinity. All arrays are
+    [num_points]; thresholds are float64, counts int64.
     """
 
     thresholds: NDArray[np.float64]
@@ -78,17 +78,17 @@ class OperatingPoints(NamedTuple):
 
     @property
     def miss(self) -> NDArray[np.float64]:
-        """Share of bona fide utterances rejected at each point."""
+        """Fraction of bona fide utterances rejected at each point."""
         return self.misses / self.num_bonafide
 
     @property
     def false_alarm(self) -> NDArray[np.float64]:
-        """Share of spoof utterances accepted at each point."""
+        """Fraction of spoof utterances accepted at each point."""
         return self.false_alarms / self.num_spoof
 
 
 def operating_points(bonafide: ArrayLike, spoof: ArrayLike, *, group_ties: bool = True) -> OperatingPoints:
-    """Sort all scores once and count the errors of every threshold; equal scores share one by default."""
+    """Sort all scores once and count the errors at every threshold; by default equal scores share one."""
     b, s = _scores(bonafide, "bona fide"), _scores(spoof, "spoof")
     scores = np.concatenate((b, s))
     order = np.argsort(scores, kind="stable")
@@ -109,10 +109,10 @@ def operating_points(bonafide: ArrayLike, spoof: ArrayLike, *, group_ties: bool 
 def equal_error_rate(
     bonafide: ArrayLike, spoof: ArrayLike, definition: Definition = "bonafide"
 ) -> EqualErrorRate:
-    """The error rate where bona fide speech is rejected as often as spoofed speech is accepted.
+    """The error rate at which bona fide speech is rejected as often as spoofed speech is accepted.
 
-    Perfect separation gives 0, a reversed order 1, and constant scores 0.5, except where a definition cannot
-    see the ties: constant scores are 1 for `asvspoof` and 0 for `roc`.
+    Perfect separation gives 0, perfectly reversed scores 1. Constant scores give 0.5, except with the definitions
+    `asvspoof` (1) and `roc` (0), which do not treat equal scores as ties.
     """
     if definition not in DEFINITIONS:
         raise InputError(f"unknown definition of the EER {definition!r}; known: {', '.join(DEFINITIONS)}")
@@ -123,15 +123,15 @@ def equal_error_rate(
 
 def _equal_error_rate(points: OperatingPoints, definition: Definition) -> EqualErrorRate:
     num_b, num_s = points.num_bonafide, points.num_spoof
-    # Whole numbers: rounding must not decide which of two equally good points is taken. Each point rejects
-    # more scores than the last, so the difference rises strictly from -num_b * num_s to +num_b * num_s.
+    # Integers, because rounding must not decide between two equally good points. Each point rejects more scores than
+    # the last, so the difference rises strictly from -num_b * num_s to +num_b * num_s.
     difference = points.misses * num_s - points.false_alarms * num_b
     after = int(np.searchsorted(difference, 0))
     before = after - 1
     d_before, d_after = -int(difference[before]), int(difference[after])
     match definition:
         case "bonafide" | "asvspoof":
-            # Accepting everything is not a threshold one could name; it is never strictly better either.
+            # Skip the point that accepts everything: its threshold is infinite, and it is never strictly better.
             i = before if d_before <= d_after and before > 0 else after
             eer = (points.misses[i] * num_s + points.false_alarms[i] * num_b) / (2 * num_b * num_s)
             return EqualErrorRate(float(eer), float(points.thresholds[i]))
@@ -141,7 +141,7 @@ def _equal_error_rate(points: OperatingPoints, definition: Definition) -> EqualE
         case "arena":
             miss, false_alarm, thresholds = points.miss, points.false_alarm, points.thresholds
             if after == thresholds.size - 1:
-                # Thresholds end at the highest score, so rejecting everything is not on this curve.
+                # In this definition the curve ends at the highest score, before everything is rejected.
                 eer = (miss[before] + false_alarm[before]) / 2
                 return EqualErrorRate(float(eer), float(thresholds[after]))
             share = d_before / (d_before + d_after)
@@ -160,9 +160,9 @@ def eer_interval(
 ) -> Interval:
     """Percentile bootstrap interval of the EER; bona fide and spoof utterances are resampled separately.
 
-    A resample is never built. Its error counts between two thresholds are binomial given its counts outside,
-    so bisection draws only the log2(num_points) counts on the way to its crossing: the same distribution as
-    drawing every utterance, at the price of one sort.
+    No resample is materialised. Given its error counts at two thresholds, the counts at a threshold between them are
+    binomial, so a bisection for the crossing draws only log2(num_points) counts per resample. The distribution is that
+    of resampling every utterance; the cost is one sort.
     """
     return _eer_interval(operating_points(bonafide, spoof), num_resamples, confidence, seed)
 
@@ -171,7 +171,7 @@ def _eer_interval(points: OperatingPoints, num_resamples: int, confidence: float
     if num_resamples < 1 or not 0 < confidence < 1:
         raise InputError(
             f"cannot bootstrap with {num_resamples} resamples and confidence {confidence}; "
-            "give at least 1 and a confidence between 0 and 1"
+            "use at least 1 resample and a confidence between 0 and 1"
         )
     misses, rejects = points.misses, points.num_spoof - points.false_alarms
     num_b, num_s = points.num_bonafide, points.num_spoof
@@ -209,7 +209,7 @@ def _draw_between(
     high: NDArray[np.int64],
     num_drawn: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """How many of num_drawn utterances from points (low, high] fall in (low, middle]; all [num_resamples]."""
+    """Draw how many of num_drawn utterances at points (low, high] are at (low, middle]; all arrays [num_resamples]."""
     num_available = counts[high] - counts[low]
     share = (counts[middle] - counts[low]) / np.maximum(num_available, 1)
     return rng.binomial(num_drawn, share)
@@ -223,7 +223,7 @@ def min_dcf(
     cost_miss: float = 1.0,
     cost_false_alarm: float = 10.0,
 ) -> float:
-    """Lowest normalised detection cost over all thresholds (ASVspoof 5, track 1)."""
+    """Lowest normalised detection cost over all thresholds (minDCF of ASVspoof 5, track 1)."""
     return _min_dcf(operating_points(bonafide, spoof), *_weights(spoof_prior, cost_miss, cost_false_alarm))
 
 
@@ -240,7 +240,7 @@ def act_dcf(
     cost_miss: float = 1.0,
     cost_false_alarm: float = 10.0,
 ) -> float:
-    """Normalised detection cost at the Bayes threshold of these costs, for scores in natural-log units."""
+    """Normalised detection cost at the Bayes threshold for these costs (actDCF of ASVspoof 5, track 1)."""
     weight_miss, weight_false_alarm = _weights(spoof_prior, cost_miss, cost_false_alarm)
     at_bayes = decisions(bonafide, spoof, float(np.log(weight_false_alarm / weight_miss)))
     cost = weight_miss * at_bayes.miss + weight_false_alarm * at_bayes.false_alarm
@@ -250,21 +250,21 @@ def act_dcf(
 def _weights(spoof_prior: float, cost_miss: float, cost_false_alarm: float) -> tuple[float, float]:
     if not 0 < spoof_prior < 1 or cost_miss <= 0 or cost_false_alarm <= 0:
         raise InputError(
-            f"no detection cost with spoof prior {spoof_prior} and costs {cost_miss}, {cost_false_alarm}; "
-            "the prior lies between 0 and 1 and costs are positive"
+            f"invalid spoof prior {spoof_prior} or costs {cost_miss}, {cost_false_alarm} of the detection cost; "
+            "the prior must be between 0 and 1, and costs must be positive"
         )
     return (1 - spoof_prior) * cost_miss, spoof_prior * cost_false_alarm
 
 
 def cllr(bonafide: ArrayLike, spoof: ArrayLike) -> float:
-    """Cost of the log-likelihood ratios in bits: 0 is perfect, 1 knows nothing, above 1 misleads."""
+    """Cost of the log-likelihood ratio in bits: 0 for a perfect detector, 1 for scores of 0, above 1 if misleading."""
     b, s = _scores(bonafide, "bona fide"), _scores(spoof, "spoof")
     # logaddexp(0, x) is ln(1 + e^x) without overflow.
     return float((np.logaddexp(0, -b).mean() + np.logaddexp(0, s).mean()) / (2 * np.log(2)))
 
 
 def roc_auc(bonafide: ArrayLike, spoof: ArrayLike) -> float:
-    """Chance that a bona fide utterance scores above a spoof one; a tie counts half."""
+    """Probability that a bona fide utterance scores higher than a spoof one; a tie counts half."""
     return _roc_auc(operating_points(bonafide, spoof))
 
 
@@ -275,7 +275,7 @@ def _roc_auc(points: OperatingPoints) -> float:
 
 
 def decisions(bonafide: ArrayLike, spoof: ArrayLike, threshold: float = 0.0) -> Decisions:
-    """Rates when a score at or above the threshold is called bona fide; 0 means P(bona fide) >= 0.5."""
+    """Rates when scores at or above the threshold are classified as bona fide; 0 means P(bona fide) >= 0.5."""
     b, s = _scores(bonafide, "bona fide"), _scores(spoof, "spoof")
     hits, false_alarms = int(np.sum(b >= threshold)), int(np.sum(s >= threshold))
     recall = hits / b.size
@@ -297,7 +297,7 @@ def summarise(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Every metric of this module by name, with one sort; decisions are those at P(bona fide) >= 0.5."""
+    """Every metric of this module by name, from one sort; decisions are at P(bona fide) >= 0.5."""
     points = operating_points(bonafide, spoof)
     if definition in ("bonafide", "arena", "roc"):
         eer = _equal_error_rate(points, definition)
@@ -320,12 +320,12 @@ def summarise(
 def det_curve(
     bonafide: ArrayLike, spoof: ArrayLike, max_points: int = 400
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False alarm and miss rates for a DET plot, thinned evenly along the curve; both [<= max_points]."""
+    """False alarm and miss rates of a DET plot, thinned evenly along the curve; both [<= max_points]."""
     points = operating_points(bonafide, spoof)
     miss, false_alarm = points.miss, points.false_alarm
     if miss.size <= max_points:
         return false_alarm, miss
-    # On the axes of a DET plot the tails take as much room as the middle, so distance is measured in logits.
+    # The axes of a DET plot stretch the tails, so distance along the curve is measured in logits.
     smallest = 0.5 / max(points.num_bonafide, points.num_spoof)
     m, f = np.clip(miss, smallest, 1 - smallest), np.clip(false_alarm, smallest, 1 - smallest)
     position = np.log(m / (1 - m)) - np.log(f / (1 - f))
@@ -336,7 +336,7 @@ def det_curve(
 def _scores(values: ArrayLike, name: str) -> NDArray[np.float64]:
     scores = np.asarray(values, dtype=np.float64).reshape(-1)
     if scores.size == 0:
-        raise InputError(f"there are no {name} scores; both classes are needed to compare them")
+        raise InputError(f"no {name} scores; metrics need scores of both classes")
     is_bad = ~np.isfinite(scores)
     if is_bad.any():
         first = int(np.argmax(is_bad))

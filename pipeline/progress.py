@@ -1,4 +1,4 @@
-"""One line every few seconds about a long run: how far, how fast, how much longer."""
+"""Progress lines of a long run: how much is done, how fast, and how much time is left."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TextIO
 
 @dataclass
 class Progress:
-    """Counts units of work, and the audio in them; prints at most one line per `every_s`."""
+    """Counts finished units of work and their audio; prints at most one line every `interval_s` seconds."""
 
-    what: str
+    activity: str
     """The work, as a verb in -ing: `building`."""
     total: int
     unit: str
-    """Of `total`, in the plural: `shards`."""
-    every_s: float = 2.0
+    """What `total` counts, in the plural: `shards`."""
+    interval_s: float = 2.0
     stream: TextIO = field(default_factory=lambda: sys.stderr)
 
     def __post_init__(self) -> None:
@@ -27,34 +27,34 @@ class Progress:
         self.num_rejected = 0
 
     def add(self, count: int = 1, *, audio_s: float = 0.0, num_rejected: int = 0) -> None:
-        """Count finished work, and say so if it is time."""
+        """Count finished work, and print the line if it is due."""
         self.done += count
         self.audio_s += audio_s
         self.num_rejected += num_rejected
-        if time.monotonic() - self._printed >= self.every_s:
+        if time.monotonic() - self._printed >= self.interval_s:
             self.print_now()
 
     def print_now(self) -> None:
-        """Print the line now."""
+        """Print the line now, whether or not it is due."""
         self._printed = time.monotonic()
         print(self.line(self._printed - self._start), file=self.stream, flush=True)
 
     def line(self, elapsed_s: float) -> str:
-        """The line after `elapsed_s` seconds."""
-        parts = [f"{self.what} {self.done}/{self.total} {self.unit}"]
+        """Format the line after `elapsed_s` seconds of work."""
+        parts = [f"{self.activity} {self.done}/{self.total} {self.unit}"]
         if self.audio_s:
             parts.append(f"{self.audio_s / 3600:.2f} h of audio")
             parts.append(f"{self.audio_s / max(elapsed_s, 1e-9):.0f}× real time")
         if self.num_rejected:
             parts.append(f"{self.num_rejected} rejected")
-        parts.append(f"{clock(elapsed_s)} so far")
+        parts.append(f"{clock(elapsed_s)} elapsed")
         if 0 < self.done < self.total:
             parts.append(f"{clock(elapsed_s / self.done * (self.total - self.done))} left")
         return " · ".join(parts)
 
 
 def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss."""
+    """Format seconds as h:mm:ss or m:ss."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -1,7 +1,7 @@
 """Local folders and S3 buckets behind one small interface; every write is whole or invisible.
 
-The only file that imports fsspec (and, through it, s3fs). Credentials and endpoints of S3 come from the usual
-chain of AWS: environment, profile, instance role.
+The only file that imports fsspec (and, through it, s3fs). S3 credentials and endpoints come from the usual AWS chain:
+environment, profile, instance role.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ from fsspec.core import split_protocol
 from pipeline.errors import InputError, UnavailableError
 
 PROBE_BLOCK_BYTES = 64 * 1024
-"""How much `Folder.open` fetches at a time from S3: a header, not a file."""
+"""Bytes that `Folder.open` fetches at a time from S3; enough for the header of an audio file."""
 
 PART_BYTES = 32 * 2**20
-"""Part of a multipart upload to S3; a file of less than two parts goes up in one PUT."""
+"""Bytes in a part of a multipart upload to S3; a file of less than two parts is uploaded with one PUT."""
 
-PARTS_AT_ONCE = 2
-"""Parts on their way to S3, each held in memory."""
+NUM_CONCURRENT_PARTS = 2
+"""Parts uploaded to S3 at the same time; each is held in memory."""
 
 MAX_ATTEMPTS = 8
-"""Requests to S3 until an answer of 5xx, SlowDown among them, is believed: half a minute of waiting on average.
+"""Attempts at a request to S3 that answers 5xx, such as SlowDown; together they wait half a minute on average.
 
-AWS_MAX_ATTEMPTS sets another number. s3fs itself asks five times as often where the answer says SlowDown.
+The environment variable AWS_MAX_ATTEMPTS overrides it. For SlowDown, s3fs itself multiplies the attempts by five.
 """
 
-CONNECTIONS = 64
-"""Requests that a process has on their way to S3 at once; by default further ones would wait for the first ten."""
+MAX_CONNECTIONS = 64
+"""Concurrent requests to S3 from one process; the default of botocore is 10."""
 
-_CONFLICTS = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
-"""What S3 answers to the later one of two that create the same object."""
+_CONFLICT_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
+"""Error codes of S3 for the later of two requests that create the same object."""
 
 STAGED_SUFFIX = ".staged"
-"""Ending of what a killed writer leaves behind; no reader looks at it."""
+"""Suffix of a local file that is being written; a killed writer leaves it behind, and readers ignore it."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """A file as a listing shows it."""
+    """A file in a listing."""
 
     name: str
     """Path relative to the folder, with forward slashes."""
     size: int
     """Bytes."""
     version: str
-    """Changes when the file is overwritten: modification time in ns, or the ETag."""
+    """Changes when the file is overwritten: the modification time in ns, or the ETag on S3."""
     modified: float
     """Seconds since the epoch; 0 if the file is a dangling link."""
 
@@ -80,7 +80,7 @@ class Folder:
         if protocol not in (None, "file", "s3"):
             raise InputError(f"{self.uri}: only local paths and s3:// URIs are supported")
         if not path:
-            raise InputError("an empty location; give a folder or an s3:// URI")
+            raise InputError("empty location; give a folder or an s3:// URI")
         uri = f"s3://{path.rstrip('/')}" if protocol == "s3" else str(Path(path).expanduser().absolute())
         object.__setattr__(self, "uri", uri)
 
@@ -97,29 +97,29 @@ class Folder:
         """The full path or URI of a file.
 
         Raises:
-            InputError: the name is absolute or climbs out of the folder.
+            InputError: the name is absolute or points outside the folder.
         """
         if not name:
             return self.uri
         parts = PurePosixPath(name).parts
         if name.startswith("/") or "\\" in name or "\0" in name or ".." in parts:
-            raise InputError(f"{name!r} would leave {self.uri}")
+            raise InputError(f"{name!r} points outside {self.uri}")
         return f"{self.uri}/{'/'.join(parts)}"
 
     def find(self, prefix: str = "") -> Iterator[FileInfo]:
-        """Every file below, in lexicographic order of the names; one directory in memory at a time."""
-        with self._explained(prefix):
+        """Every file below `prefix`, in lexicographic order of names; holds one directory in memory at a time."""
+        with self._user_errors(prefix):
             yield from self._walk(prefix, frozenset())
 
     def _walk(self, prefix: str, parents: frozenset[str]) -> Iterator[FileInfo]:
-        here = self.location(prefix)
+        location = self.location(prefix)
         if self.is_local:
-            real = os.path.realpath(here)
+            real = os.path.realpath(location)
             if real in parents:  # a symbolic link to a folder above itself
                 return
             parents = parents | {real}
-        # "a.wav" sorts before "a/b.wav" as a full name only if folders are compared with their slash.
-        for entry in sorted(self._entries(here), key=_full_name):
+        # Compare folders with their slash: "a-1" sorts before "a/b", although "a" sorts before "a-1".
+        for entry in sorted(self._entries(location), key=_sort_key):
             name = f"{prefix}/{entry.name}" if prefix else entry.name
             if entry.is_folder:
                 yield from self._walk(name, parents)
@@ -132,7 +132,7 @@ class Folder:
                 name = str(info["name"]).rstrip("/").rpartition("/")[2]
                 if info["type"] == "directory":
                     yield _Entry(name, True)
-                elif f"s3://{info['name']}" != f"{location}/":  # the marker of an empty folder
+                elif f"s3://{info['name']}" != f"{location}/":  # the marker object of an empty folder
                     version = str(info["ETag"]).strip('"')
                     yield _Entry(name, False, int(info["size"]), version, info["LastModified"].timestamp())
             return
@@ -144,99 +144,100 @@ class Folder:
                     try:
                         status = entry.stat()
                     except FileNotFoundError:
-                        continue  # renamed or deleted while we listed
+                        continue  # renamed or deleted since the listing
                     yield _Entry(entry.name, False, status.st_size, str(status.st_mtime_ns), status.st_mtime)
                 elif entry.is_symlink() and not Path(entry.path).exists():
-                    yield _Entry(entry.name, False)  # a dangling link, to be missed by name when it is read
+                    # Keep the dangling link, so that reading it names the missing file.
+                    yield _Entry(entry.name, False)
 
     def exists(self, name: str = "") -> bool:
-        """Whether there is a file, or a folder with something in it, of this name."""
-        with self._explained(name):
+        """Whether a file or a non-empty folder of this name exists."""
+        with self._user_errors(name):
             if self.is_local:
                 return Path(self.location(name)).exists()
             try:
                 self._filesystem.info(self.location(name))
             except FileNotFoundError as error:
-                if _answer(error)[1] == "NoSuchBucket":
+                if _response(error)[1] == "NoSuchBucket":
                     raise
                 return False
             return True
 
     def open(self, name: str) -> BinaryIO:
-        """A seekable file that fetches only what is read of it."""
+        """Open a file for reading; seekable, and on S3 only the ranges that are read are fetched."""
         if self.is_local:
             return cast("BinaryIO", Path(self.location(name)).open("rb"))
-        with self._explained(name):
+        with self._user_errors(name):
             size = int(self._filesystem.info(self.location(name))["size"])
         return cast("BinaryIO", io.BufferedReader(_RemoteFile(self, name, size), PROBE_BLOCK_BYTES))
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes of a file, or those from `start` up to `end`.
+        """Read a file, or its bytes from `start` up to but excluding `end`.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
         """
-        with self._explained(name):
+        with self._user_errors(name):
             return cast("bytes", self._filesystem.cat_file(self.location(name), start=start, end=end))
 
     def commit(self, name: str, data: bytes) -> None:
-        """Write a file; readers see the old one or the new one, never a part."""
+        """Write a file; readers see the old contents or the new ones, never a part."""
         with self.staged(name) as file:
             file.write(data)
 
     @contextlib.contextmanager
     def staged(self, name: str) -> Iterator[BinaryIO]:
-        """A file to write to; it appears under its name if the block ends well, and not at all otherwise."""
+        """Open a file for writing that appears under its name only if the block ends without an exception."""
         location = self.location(name)
         if self.is_local:
-            with self._aside(name, publish=os.replace) as file:
+            with self._staged_locally(name, publish=os.replace) as file:
                 yield file
             return
         with tempfile.NamedTemporaryFile() as file:
             yield cast("BinaryIO", file)
             file.flush()
-            with self._explained(name):  # one PUT, or a multipart upload that is aborted if a part fails
+            with self._user_errors(name):  # one PUT, or a multipart upload that s3fs aborts if a part fails
                 self._filesystem.put_file(
-                    file.name, location, chunksize=PART_BYTES, max_concurrency=PARTS_AT_ONCE
+                    file.name, location, chunksize=PART_BYTES, max_concurrency=NUM_CONCURRENT_PARTS
                 )
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file only if there is none of its name; False, and nothing written, if there is."""
+        """Write a file unless it exists; returns whether this call wrote it."""
         try:
             if self.is_local:
-                with self._aside(name, publish=os.link) as file:
+                with self._staged_locally(name, publish=os.link) as file:
                     file.write(data)
                 return True
-            with self._explained(name):
+            with self._user_errors(name):
                 self._filesystem.pipe_file(self.location(name), data, mode="create")
         except FileExistsError:
             return False
         return True
 
     def delete(self, name: str) -> None:
-        """Remove a file; one that is not there is no error."""
-        with self._explained(name), contextlib.suppress(FileNotFoundError):
+        """Remove a file if it exists."""
+        with self._user_errors(name), contextlib.suppress(FileNotFoundError):
             if self.is_local:
                 Path(self.location(name)).unlink()
             else:
                 self._filesystem.rm_file(self.location(name))
 
     @contextlib.contextmanager
-    def _aside(self, name: str, publish: Callable[[Path, str], None]) -> Iterator[BinaryIO]:
-        """A file beside its final place, flushed to the disk before `publish` gives it its name."""
+    def _staged_locally(self, name: str, publish: Callable[[Path, str], None]) -> Iterator[BinaryIO]:
+        """A temporary file in the same folder, flushed to disk before `publish` gives it its name."""
         location = self.location(name)
-        aside = Path(f"{location}.{uuid.uuid4().hex}{STAGED_SUFFIX}")
-        with self._explained(name):
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            file = aside.open("xb")
+        temporary = Path(f"{location}.{uuid.uuid4().hex}{STAGED_SUFFIX}")
+        with self._user_errors(name):
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            file = temporary.open("xb")
         try:
             with file:
                 yield cast("BinaryIO", file)
                 file.flush()
                 os.fsync(file.fileno())
-            publish(aside, location)
+            publish(temporary, location)
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     @property
     def _filesystem(self) -> Any:  # fsspec has no types
@@ -244,44 +245,46 @@ class Folder:
             return fsspec.filesystem("file")
         attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", MAX_ATTEMPTS))
         retries = {"mode": "standard", "total_max_attempts": attempts}
-        options = {"retries": retries, "max_pool_connections": CONNECTIONS}
+        options = {"retries": retries, "max_pool_connections": MAX_CONNECTIONS}
         return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=options)
 
     @contextlib.contextmanager
-    def _explained(self, name: str = "") -> Iterator[None]:
-        """Say in one line what a user can mend: rights, credentials, an address, a bucket, a server that is down."""
+    def _user_errors(self, name: str = "") -> Iterator[None]:
+        """Turn errors that a user can fix (permissions, credentials, endpoint, bucket) into one-line InputErrors."""
         try:
             yield
         except InputError:
             raise
         except Exception as error:
-            where, line = self.location(name), _first_line(error)
-            status, code = _answer(error)
+            location, line = self.location(name), _first_line(error)
+            status, code = _response(error)
             if isinstance(error, NotADirectoryError):
-                raise InputError(f"{where}: a file stands where a folder should be") from error
+                raise InputError(f"{location}: a parent of this path is a file, not a folder") from error
             if isinstance(error, PermissionError):
-                cure = (
-                    ""
-                    if self.is_local
-                    else "; check the AWS credentials, and what they may do in this bucket"
+                remedy = (
+                    "" if self.is_local else "; check the AWS credentials and the permissions of the bucket"
                 )
-                raise InputError(f"{where}: no right to do this: {line}{cure}") from error
+                raise InputError(f"{location}: permission denied: {line}{remedy}") from error
             if code == "NoSuchBucket":
-                raise InputError(
-                    f"{where}: there is no such bucket; create it, or correct its name"
-                ) from error
-            if code in _CONFLICTS:
-                raise FileExistsError(where) from error
-            if isinstance(error, (FileNotFoundError, FileExistsError)) or not _is_of_s3(error):
+                raise InputError(f"{location}: no such bucket; create it or correct its name") from error
+            if code in _CONFLICT_CODES:
+                raise FileExistsError(location) from error
+            if isinstance(error, (FileNotFoundError, FileExistsError)) or not _is_from_s3(error):
                 raise
-            cure = "; the server is overloaded or down: run it again later" if status >= 500 else ""
-            cure = cure or ("" if code else "; check the AWS credentials and AWS_ENDPOINT_URL")
-            kind = UnavailableError if status >= 500 or not code else InputError
-            raise kind(f"{where}: {line.rstrip('.')}{cure}") from error
+            message = f"{location}: {line.rstrip('.')}"
+            if status >= 500:
+                raise UnavailableError(
+                    f"{message}; the server is overloaded or down: run the command again later"
+                ) from error
+            if not code:
+                raise UnavailableError(
+                    f"{message}; check the AWS credentials and AWS_ENDPOINT_URL"
+                ) from error
+            raise InputError(message) from error
 
 
 class _RemoteFile(io.RawIOBase):
-    """An object on S3 that is read in ranges."""
+    """An object on S3, read in ranges."""
 
     def __init__(self, folder: Folder, name: str, size: int) -> None:
         self._folder, self._name, self._size, self._position = folder, name, size, 0
@@ -317,7 +320,7 @@ class _RemoteFile(io.RawIOBase):
         return data
 
 
-def _full_name(entry: _Entry) -> str:
+def _sort_key(entry: _Entry) -> str:
     return f"{entry.name}/" if entry.is_folder else entry.name
 
 
@@ -326,16 +329,16 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _answer(error: BaseException) -> tuple[int, str]:
-    """HTTP status and error code in an answer of S3; 0 and nothing where there was none."""
-    answer: Any = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
-    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return int(status), str(answer.get("Error", {}).get("Code", ""))
+def _response(error: BaseException) -> tuple[int, str]:
+    """HTTP status and error code of the response of S3 behind an error; 0 and "" if there was no response."""
+    response: Any = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return int(status), str(response.get("Error", {}).get("Code", ""))
 
 
-def _is_of_s3(error: BaseException) -> bool:
-    """Whether S3, or the way to it, is at fault."""
+def _is_from_s3(error: BaseException) -> bool:
+    """Whether S3 or the connection to it failed."""
     return any(
-        type(one).__module__.startswith(("botocore", "aiobotocore", "aiohttp"))
-        for one in (error, error.__cause__)
+        type(cause).__module__.startswith(("botocore", "aiobotocore", "aiohttp"))
+        for cause in (error, error.__cause__)
     )

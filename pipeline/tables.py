@@ -1,4 +1,4 @@
-"""Parquet files in a folder: whole tables, and row groups that a task reads alone."""
+"""Parquet files in a folder: whole tables, and single row groups."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.storage import Folder
 
 
 def to_parquet(table: pa.Table, group_lengths: Sequence[int] | None = None) -> bytes:
-    """A table as a Parquet file.
+    """Encode a table as a Parquet file.
 
     Args:
         table: any table.
-        group_lengths: rows of each row group, in order; rows beyond them make a last group of their own.
+        group_lengths: number of rows in each row group, in order; rows beyond their sum form one more group.
     """
     sink = io.BytesIO()
     if group_lengths is None:
@@ -32,11 +32,11 @@ def to_parquet(table: pa.Table, group_lengths: Sequence[int] | None = None) -> b
 
 
 def read_table(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A whole Parquet file, or some of its columns."""
+    """Read a Parquet file, or some of its columns."""
     return pq.read_table(pa.BufferReader(folder.read(name)), columns=columns)
 
 
 def read_group(folder: Folder, name: str, group: int) -> pa.Table:
-    """One row group of a Parquet file, without reading the others."""
+    """Read one row group of a Parquet file, without fetching the others."""
     with folder.open(name) as file:
         return pq.ParquetFile(file).read_row_group(group)

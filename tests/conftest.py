@@ -1,4 +1,4 @@
-"""What several tests share: an S3 endpoint over HTTP."""
+"""Fixtures for several tests: an S3 endpoint over HTTP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """A real HTTP server that speaks the S3 protocol; credentials are in the environment."""
+    """The URL of an HTTP server that speaks the S3 protocol; the environment has its credentials."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -26,7 +26,7 @@ def s3_endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> str:
-    """An empty bucket, as an s3:// URI."""
+    """The s3:// URI of an empty bucket."""
     import s3fs
 
     name = f"bucket-{abs(hash(request.node.nodeid)):x}"

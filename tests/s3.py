@@ -1,4 +1,4 @@
-"""An S3 endpoint over HTTP that can be told to refuse requests, as a loaded or a strict one does."""
+"""An S3 endpoint over HTTP that refuses requests on demand, as an overloaded or a strict server does."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 Refuse = Callable[[str, str], tuple[str, str] | None]
-"""What to answer to a kind of request for a path, as status and error code; None to let it through."""
+"""From the kind and path of a request to the status and error code of the refusal; None to forward it."""
 
 
 class Gate:
-    """Stands before the S3 server of the tests and shares its buckets."""
+    """A proxy in front of the S3 server of the tests; shares its buckets."""
 
     def __init__(self) -> None:
         self.refuse: Refuse = lambda _kind, _path: None
         self.seen: Counter[tuple[str, str]] = Counter()
-        """Requests by kind and path, refused ones included."""
+        """Number of requests by kind and path, including refused ones."""
         self._lock = threading.Lock()
         self._server = DomainDispatcherApplication(create_backend_app)
 
@@ -41,19 +41,19 @@ class Gate:
         return [] if kind == "HEAD" else [body]
 
     def refuse_first(self, count: int) -> None:
-        """Answer 503 to the first requests of each kind for each path."""
+        """Answer 503 to the first `count` requests of each kind for each path."""
         self.seen.clear()
         self.refuse = lambda kind, path: (
             ("503 Slow Down", "SlowDown") if self.seen[kind, path] < count else None
         )
 
     def refuse_always(self, status: str, code: str, *kinds: str) -> None:
-        """Give this answer to all requests, or to those of some kinds."""
+        """Refuse all requests, or those of some kinds."""
         self.refuse = lambda kind, _path: (status, code) if not kinds or kind in kinds else None
 
 
 def kind_of(environ: dict[str, Any]) -> str:
-    """GET, PUT, HEAD … or the part that a request plays in a listing or in an upload of many parts."""
+    """The HTTP method of a request, or its role in a listing or a multipart upload."""
     query = parse_qs(environ["QUERY_STRING"], keep_blank_values=True)
     names = {"list-type": "LIST", "uploads": "BEGIN", "partNumber": "PART"}
     known = next((kind for name, kind in names.items() if name in query), None)
@@ -64,7 +64,7 @@ def kind_of(environ: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def gated_s3(patch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """A gate that is the S3 of this process and of those it starts."""
+    """Make a gate the S3 endpoint of this process and its children."""
     import s3fs
 
     gate = Gate()

@@ -1,119 +1,207 @@
 from __future__ import annotations
 
+import importlib
+import math
+import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from pipeline.config import Bounds, Names, Pairs, digest, load_toml, parse, run, to_toml
+from jobs.__main__ import commands
+from pipeline.config import Bounds, Names, Pairs, load_toml, parse, run, to_toml
 from pipeline.errors import InputError
 
 
 @dataclass(frozen=True)
 class Inner:
+    """How batches are made."""
+
     max_seconds: float = 100.0
     """Padded seconds per batch."""
     shuffle: bool = True
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Outer:
     store: str
-    """Where it lies."""
+    """Folder of the store; it is 100 %
+    local."""
     corpora: Names = Names()
     roots: Pairs = Pairs()
     inner: Inner = field(default_factory=Inner)
     limit: int | None = None
     delete: bool = False
-    workers: Bounds = Bounds((1, 1))
+    num_workers: Bounds = Bounds((1, 1))
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
-def of(*words: str) -> Outer:
-    return parse(Outer, words, command="bonafide test")
+def outer(*argv: str) -> Outer:
+    return parse(Outer, argv, command="bonafide test", description="A command.\n\n    bonafide test STORE\n")
 
 
 def test_flags_fill_the_config():
-    config = of("--store", "x", "--corpora", "a,b", "--roots", "a=/x,b=s3://y/z", "--inner.max-seconds", "5")
-    assert config == Outer("x", Names(("a", "b")), Pairs([("a", "/x"), ("b", "s3://y/z")]), Inner(5.0))
+    config = outer(
+        *("--store", "x", "--corpora", "a,b", "--roots", "a=/x,b=s3://y/z"),
+        *("--inner.max-seconds", "5", "--precision", "bf16", "--inner.weights", "spoof=2,mlaad/spoof=0.5"),
+    )
+    assert config == Outer(
+        *("x", Names(("a", "b")), Pairs([("a", "/x"), ("b", "s3://y/z")])),
+        Inner(5.0, weights={"spoof": 2.0, "mlaad/spoof": 0.5}),
+        precision="bf16",
+    )
 
 
-def test_what_is_left_out_has_its_own_type_too():
-    assert of("x").roots.get("a") is None
-    assert isinstance(of("x").corpora, Names)
+def test_defaults_have_the_type_of_their_field():
+    assert outer("x").roots.get("a") is None
+    assert isinstance(outer("x").corpora, Names)
 
 
-def test_one_number_or_two_bound_something(tmp_path: Path):
+def test_a_nested_config_keeps_the_defaults_of_the_field_that_holds_it():
+    @dataclass(frozen=True)
+    class Short:
+        inner: Inner = field(default_factory=lambda: Inner(5.0))
+
+    assert parse(Short, ["--inner.shuffle=false"], command="bonafide test").inner == Inner(5.0, False)
+
+
+def test_bounds_are_one_integer_or_two(tmp_path: Path):
     path = tmp_path / "c.toml"
-    path.write_text("store = 'x'\nworkers = 3\n")
-    assert of("--config", str(path)).workers == (3, 3)
-    for words in (["--workers", "2,5"], ["--workers=2, 5"]):
-        config = of("x", *words)
-        assert config.workers == (2, 5)
+    path.write_text("store = 'x'\nnum_workers = 3\n")
+    assert outer("--config", str(path)).num_workers == (3, 3)
+    for argv in (["--num-workers", "2,5"], ["--num_workers=2, 5"]):
+        config = outer("x", *argv)
+        assert config.num_workers == (2, 5)
         path.write_text(to_toml(config))
-        assert of("--config", str(path)) == config
+        assert outer("--config", str(path)) == config
     for wrong in ("two", "1,2,3", "1.5", ""):
-        with pytest.raises(InputError, match="--workers"):
-            of("x", "--workers", wrong)
+        with pytest.raises(InputError, match="--num-workers"):
+            outer("x", "--num-workers", wrong)
 
 
-def test_a_first_word_without_dashes_is_the_first_field():
-    assert of("x", "--limit=3") == Outer("x", limit=3)
+def test_a_first_argument_without_dashes_is_the_first_field():
+    assert outer("x", "--limit=3") == Outer("x", limit=3)
 
 
 def test_a_boolean_flag_may_stand_alone():
-    assert of("--delete", "--store", "x").delete
-    assert not of("--store", "x", "--inner.shuffle", "false").inner.shuffle
+    assert outer("--delete", "--store", "x").delete
+    assert not outer("--store", "x", "--inner.shuffle", "false").inner.shuffle
+
+
+@pytest.mark.parametrize("text", [".inf", "inf"])
+def test_infinity_is_a_number(text: str):
+    assert outer("x", "--inner.max-seconds", text).inner.max_seconds == math.inf
+
+
+def test_none_unsets_an_optional_value_of_a_file(tmp_path: Path):
+    path = tmp_path / "c.toml"
+    path.write_text("store = 'x'\nlimit = 3\n")
+    assert outer("--config", str(path), "--limit", "none").limit is None
 
 
 def test_toml_reads_back_what_was_written_and_flags_win(tmp_path: Path):
-    config = Outer("x", Names(("a",)), Pairs([("a", "b")]), Inner(3.0, False), None, True)
+    config = Outer(
+        *("x", Names(("a,b", "c")), Pairs([("a", "b")]), Inner(math.inf, False, {"a/b": 0.5})),
+        *(None, True, Bounds((2, 3)), "bf16"),
+    )
     path = tmp_path / "c.toml"
     path.write_text(to_toml(config))
-    assert of("--config", str(path)) == config
-    assert of("--config", str(path), "--inner.max_seconds", "7").inner == Inner(7.0, False)
+    assert outer("--config", str(path)) == config
+    changed = replace(config, inner=replace(config.inner, max_seconds=7.0))
+    assert outer("--inner.max_seconds", "7", "--config", str(path)) == changed
+
+
+def test_later_files_win(tmp_path: Path):
+    for name, limit in (("a", 1), ("b", 2)):
+        (tmp_path / f"{name}.toml").write_text(f"limit = {limit}\n[inner]\nshuffle = false\n")
+    argv = [word for name in "ab" for word in ("--config", f"{tmp_path}/{name}.toml")]
+    assert outer("x", *argv) == Outer("x", inner=Inner(shuffle=False), limit=2)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
-        (["--stor", "x"], r"unknown flag --stor; did you mean --store\?"),
+        (["--stor", "x"], r"unknown argument --stor; did you mean --store\?"),
+        (["--store", "x", "extra"], "unknown argument extra; known: .*--store"),
+        (["--store", "x", "--inner", "3"], "unknown argument --inner; "),
         ([], "missing --store"),
-        (["--store", "x", "--limit", "many"], "--limit: "),
-        (["--store", "x", "--roots", "nonsense"], "name=value"),
+        (["--store"], "--store: expected one argument"),
+        (["--store", "x", "--limit", "many"], "--limit: expected an integer, got 'many'"),
+        (["--store", "x", "--limit", "1.5"], "--limit: expected an integer"),
+        (["--store", "x", "--inner.max-seconds", "long"], "--inner.max-seconds: expected a number"),
+        (["--store", "x", "--delete", "maybe"], "--delete: expected true or false"),
+        (["--store", "x", "--precision", "fp8"], "--precision: invalid choice: 'fp8'"),
+        (["--store", "x", "--roots", "nonsense"], "--roots: expected name=value pairs"),
+        (["--store", "x", "--inner.weights", "spoof=a"], "--inner.weights: expected name=number pairs"),
         (["--config", "/nowhere.toml"], r"/nowhere\.toml: cannot be read"),
     ],
 )
-def test_what_is_wrong_is_one_line_that_names_it(words: list[str], message: str):
+def test_a_wrong_argument_is_named_in_one_line(argv: list[str], message: str):
     with pytest.raises(InputError, match=message) as caught:
-        of(*words)
+        outer(*argv)
     assert "\n" not in str(caught.value)
 
 
-def test_equal_configs_have_equal_digests():
-    assert digest(Outer("x")) == digest(Outer("x"))
-    assert digest(Outer("x")) != digest(Outer("y"))
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stor = 'x'", r"unknown argument --stor; did you mean --store\?"),
+        (
+            "[inner]\nmax_second = 3",
+            r"unknown argument --inner.max-second; did you mean --inner.max-seconds\?",
+        ),
+        ("limit = 'many'", "--limit: expected an integer, got 'many'"),
+        ("delete = 2", "--delete: expected true or false"),
+        ("[inner.weights]\nspoof = [2]", "--inner.weights: expected name=number pairs"),
+        ("inner = 3", "unknown argument --inner; "),
+        ("config = 'other.toml'", "a file cannot name another one"),
+        ("limit = ", "not valid TOML"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_its_file(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"c\.toml: {message}") as caught:
+        outer("x", "--config", str(path))
+    assert "\n" not in str(caught.value)
 
 
-def picky(config: Outer) -> None:
-    """A job that cannot work with its input."""
-    raise InputError(f"{config.store}: not there")
+def test_help_shows_the_docstrings_of_module_sections_and_fields(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stopped:
+        outer("--help")
+    assert not stopped.value.code
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: bonafide test [STORE] [FLAGS]\n")
+    assert "\n    bonafide test STORE\n" in shown
+    assert "Folder of the store; it is 100 % local. (required)" in " ".join(shown.split())
+    assert "inner:\n  How batches are made.\n" in shown
+    assert "Padded seconds per batch. (default: 100.0)" in " ".join(shown.split())
+    assert "--precision {fp32,bf16}" in shown
 
 
-def broken(config: Outer) -> None:
-    """A job with a bug."""
+def reject(config: Outer) -> None:
+    """A command that cannot work with its input."""
+    raise InputError(f"{config.store}: not found")
+
+
+def crash(config: Outer) -> None:
+    """A command with a bug."""
     raise ValueError("a bug")
 
 
-def test_a_users_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]):
-    assert run(picky, ["--store", "x"]) == 2
-    assert capsys.readouterr().err == "bonafide test_config: x: not there\n"
+def test_a_user_error_prints_one_line_and_exits_with_status_2(capsys: pytest.CaptureFixture[str]):
+    assert run(reject, ["--store", "x"]) == 2
+    assert capsys.readouterr().err == "bonafide test_config: x: not found\n"
 
 
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ValueError, match="a bug"):
-        run(broken, ["--store", "x"])
+        run(crash, ["--store", "x"])
 
 
 def test_every_preset_is_toml():
@@ -123,25 +211,55 @@ def test_every_preset_is_toml():
         assert load_toml(preset)
 
 
-def test_a_reader_that_has_enough_is_no_error():
+def test_a_closed_pipe_ends_a_command_without_a_message():
     command = [sys.executable, "-m", "jobs", "corpora"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.close()  # long before the table is there
+        process.stdout.close()  # long before the command prints its table
         assert process.stderr.read() == b""
     assert process.returncode == 141
 
 
-@pytest.mark.parametrize("command", ["corpora", "ingest", "train", "score", "evaluate", "demo"])
-def test_help_does_not_wait_for_the_heavy_libraries(command: str):
+def bonafide(*argv: str, forbidden: Iterable[str]) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, which fails if it imports one of these modules."""
     program = (
-        "import sys, runpy\n"
-        f"sys.argv = ['bonafide', '{command}', '--help']\n"
+        "import runpy, sys\n"
+        f"sys.argv = {['bonafide', *argv]!r}\n"
         "try: runpy.run_module('jobs', run_name='__main__')\n"
-        "except SystemExit as end: assert not end.code\n"
-        "heavy = {'ray', 'torch', 'mlflow', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        "except SystemExit as stopped: status = stopped.code\n"
+        f"imported = {set(forbidden)!r} & set(sys.modules)\n"
+        "assert not imported, imported\n"
+        "sys.exit(status)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+
+def test_help_lists_every_command_with_its_summary_and_imports_none():
+    done = bonafide(
+        "--help", forbidden=["numpy", "pipeline.config", *(f"jobs.{name}" for name in commands())]
+    )
+    assert done.returncode == 0, done.stderr
+    listed = re.findall(r"^  (\w+) +(\S.*)$", done.stdout, re.MULTILINE)
+    assert dict(listed) == commands()
+    names = [name for name, _ in listed]
+    assert names[:5] == ["corpora", "ingest", "train", "score", "evaluate"]
+    assert names[5:] == sorted(names[5:])
+
+
+def test_every_module_of_jobs_that_defines_main_is_a_command():
+    for name in commands():
+        assert callable(importlib.import_module(f"jobs.{name}").main)
+    assert not {"__main__", "ray_session"} & set(commands())
+
+
+def test_an_unknown_command_is_named_with_the_nearest_one():
+    done = bonafide("trian", "--store", "x", forbidden=[])
+    assert (done.returncode, done.stderr) == (2, "bonafide: unknown command 'trian'; did you mean train?\n")
+
+
+@pytest.mark.parametrize("command", commands())
+def test_help_of_a_command_imports_no_heavy_library(command: str):
+    heavy = {"ray", "torch", "mlflow", "matplotlib", "sklearn", "scipy"}
+    done = bonafide(command, "--help", forbidden=heavy)
     assert done.returncode == 0, done.stderr
     assert "--config" in done.stdout

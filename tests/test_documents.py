@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from jobs.__main__ import COMMANDS
+from jobs.__main__ import commands as list_commands
 from pipeline import tables
 from pipeline.config import Names, run
 from pipeline.data.corpora.corpus import read_files
@@ -100,14 +100,14 @@ def test_every_flag_that_a_document_shows_is_a_flag_of_its_command(capsys: pytes
     for document in DOCUMENTS:
         for name, flags in commands(read(document)):
             shown.setdefault(name, set()).update(flags)
-    assert {"corpora", "ingest", "train", "score", "evaluate", "demo"} <= set(shown) <= set(COMMANDS)
+    assert {"corpora", "ingest", "train", "score", "evaluate", "demo"} <= set(shown) <= set(list_commands())
     assert {name: flags - flags_of(name, capsys) for name, flags in shown.items() if flags} == {
         name: set() for name, flags in shown.items() if flags
     }
 
 
 def test_every_flag_in_the_prose_belongs_to_some_command(capsys: pytest.CaptureFixture[str]):
-    known = {"--help", "--working-dir"}.union(*(flags_of(name, capsys) for name in COMMANDS))
+    known = {"--help", "--working-dir"}.union(*(flags_of(name, capsys) for name in list_commands()))
     for document in DOCUMENTS:
         for span in re.findall(r"(?<!`)`(--[^`\n]+)`(?!`)", read(document)):
             assert shlex.split(span)[0] in known, f"{document}: {span}"
@@ -147,7 +147,7 @@ def test_the_examples_of_the_readme_run(number: int, results: Path):
 
 
 def test_every_command_is_in_the_readme():
-    assert [name for name in COMMANDS if f"bonafide {name} " not in read("README.md")] == []
+    assert [name for name in list_commands() if f"bonafide {name} " not in read("README.md")] == []
 
 
 def test_dependencies_are_explained():

@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in."""
+"""A lease lets one process at a time work in a folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def claims(folder: Folder) -> dict[str, dict[str, object]]:
     return {name: json.loads(folder.read(name)) for name in names}
 
 
-def write_foreign_claim(folder: Folder, number: int, **facts: object) -> None:
+def write_foreign_claim(folder: Folder, number: int, **fields: object) -> None:
     """The claim of a process on another machine."""
     claim = {
         "host": "elsewhere",
@@ -50,16 +50,16 @@ def write_foreign_claim(folder: Folder, number: int, **facts: object) -> None:
         "num_beats": 0,
         "lifetime_s": 0.5,
     }
-    folder.commit(f"lease/{number:08d}.json", json.dumps(claim | facts).encode())
+    folder.commit(f"lease/{number:08d}.json", json.dumps(claim | fields).encode())
 
 
-def test_a_second_one_is_told_who_works_there(folder: Folder):
-    told = pytest.raises(InputError, match=f"process {os.getpid()} on .* works in .*root .*UTC")
-    with held(folder), told, held(folder):
+def test_the_error_for_a_second_process_names_the_first(folder: Folder):
+    refused = pytest.raises(InputError, match=f"process {os.getpid()} on .* is using .*root .*UTC")
+    with held(folder), refused, held(folder):
         pass
 
 
-def test_a_folder_is_free_after_the_work_and_after_an_exception(folder: Folder):
+def test_a_lease_is_released_after_the_block_and_after_an_exception(folder: Folder):
     with pytest.raises(RuntimeError, match="midway"), held(folder):
         raise RuntimeError("midway")
     for number in (2, 3):
@@ -77,51 +77,51 @@ def test_a_killed_owner_on_this_machine_is_replaced_at_once(folder: Folder):
         with pytest.raises(InputError, match=f"process {owner.pid} on"), held(folder):
             pass
         owner.send_signal(signal.SIGKILL)
-        os.waitid(os.P_PID, owner.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet cleared away
+        os.waitid(os.P_PID, owner.pid, os.WEXITED | os.WNOWAIT)  # dead, and still a zombie
         with held(folder) as lease:
             assert lease.fence.number == 2
 
 
-def test_an_owner_elsewhere_that_gives_no_sign_of_life_is_replaced(folder: Folder):
+def test_an_owner_on_another_machine_without_heartbeats_is_replaced(folder: Folder):
     write_foreign_claim(folder, 4)
-    said: list[str] = []
-    with held(folder, say=said.append) as lease:
+    lines: list[str] = []
+    with held(folder, log=lines.append) as lease:
         assert lease.fence.number == 5
-    assert len(said) == 1
-    assert "belonged to process 17 on elsewhere" in said[0]
+    assert len(lines) == 1
+    assert "was used by process 17 on elsewhere" in lines[0]
 
 
-def test_every_silent_owner_that_left_a_claim_is_replaced(folder: Folder):
-    for number in (3, 4):  # the later one died before it had cleared the earlier one away
+def test_every_owner_whose_claim_expired_is_replaced(folder: Folder):
+    for number in (3, 4):  # the later owner died before it deleted the earlier claim
         write_foreign_claim(folder, number)
-    said: list[str] = []
-    with held(folder, say=said.append) as lease:
+    lines: list[str] = []
+    with held(folder, log=lines.append) as lease:
         assert lease.fence.number == 5
-    assert len(said) == 2
+    assert len(lines) == 2
     assert list(claims(folder)) == ["lease/00000005.json"]
 
 
-def test_an_owner_elsewhere_that_gives_signs_of_life_is_left_alone(folder: Folder):
+def test_an_owner_on_another_machine_with_heartbeats_keeps_the_lease(folder: Folder):
     ended = threading.Event()
 
-    def live() -> None:
+    def beat() -> None:
         for num_beats in range(1, 1000):
             write_foreign_claim(folder, 4, lifetime_s=1.2, num_beats=num_beats)
             if ended.wait(0.05):
                 return
 
     write_foreign_claim(folder, 4, lifetime_s=1.2)
-    owner = threading.Thread(target=live)
+    owner = threading.Thread(target=beat)
     owner.start()
     try:
-        with pytest.raises(InputError, match="process 17 on elsewhere works"), held(folder, say=print):
+        with pytest.raises(InputError, match="process 17 on elsewhere is using"), held(folder):
             pass
     finally:
         ended.set()
         owner.join()
 
 
-def test_one_that_was_replaced_writes_nothing_more(folder: Folder):
+def test_a_replaced_owner_writes_nothing_more(folder: Folder):
     with held(folder) as lease:
         write_foreign_claim(folder, 2)
         before = claims(folder)
@@ -130,30 +130,30 @@ def test_one_that_was_replaced_writes_nothing_more(folder: Folder):
     assert claims(folder) == before
 
 
-def test_the_owner_gives_signs_of_life(folder: Folder):
+def test_the_owner_writes_heartbeats(folder: Folder):
     with held(folder, lifetime_s=0.3):
         while claims(folder)["lease/00000001.json"]["num_beats"] == 0:
             pass
     assert claims(folder)["lease/00000001.json"]["is_released"]
 
 
-def test_of_many_at_once_one_gets_it(folder: Folder):
-    everybody_tried = threading.Barrier(6)
+def test_one_of_many_concurrent_attempts_acquires_the_lease(folder: Folder):
+    all_tried = threading.Barrier(6)
 
     def attempt(_: int) -> bool:
         try:
             with held(folder):
-                everybody_tried.wait()
+                all_tried.wait()
                 return True
         except InputError:
-            everybody_tried.wait()
+            all_tried.wait()
             return False
 
     with ThreadPoolExecutor(6) as pool:
         assert sum(pool.map(attempt, range(6))) == 1
 
 
-def test_what_is_no_lease_is_named(folder: Folder):
+def test_a_malformed_lease_file_is_named(folder: Folder):
     folder.commit("lease/00000001.json", b"half")
-    with pytest.raises(InputError, match=r"00000001.json is no lease"), held(folder):
+    with pytest.raises(InputError, match=r"00000001.json is not a lease"), held(folder):
         pass

@@ -1,4 +1,4 @@
-"""The laws of the metrics, and their agreement with slow definitions and with scikit-learn."""
+"""Invariants of the metrics, and their agreement with slow implementations and scikit-learn."""
 
 import time
 
@@ -56,7 +56,7 @@ def slow_arena_eer(bonafide: Scores, spoof: Scores) -> float:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("scores", [gaussian_scores, tied_scores])
-def test_eer_is_what_a_loop_over_all_thresholds_finds(scores, seed):
+def test_eer_agrees_with_a_loop_over_all_thresholds(scores, seed):
     bonafide, spoof = scores(seed)
     assert equal_error_rate(bonafide, spoof).eer == pytest.approx(slow_eer(bonafide, spoof), abs=1e-12)
     assert equal_error_rate(bonafide, spoof, "arena").eer == pytest.approx(
@@ -65,7 +65,7 @@ def test_eer_is_what_a_loop_over_all_thresholds_finds(scores, seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_roc_definition_is_the_false_alarm_rate_of_the_best_point_of_the_roc_curve(seed):
+def test_the_roc_definition_agrees_with_the_roc_curve_of_scikit_learn(seed):
     bonafide, spoof = tied_scores(seed)
     labels = np.repeat((1, 0), (bonafide.size, spoof.size))
     false_alarm, recall, _ = sklearn_metrics.roc_curve(
@@ -80,13 +80,13 @@ def test_constant_scores_tell_nothing():
     assert equal_error_rate(np.ones(3), np.ones(5), "arena").eer == 0.5
 
 
-def test_definitions_that_cut_between_equal_scores_or_beyond_them_show_it_on_constant_scores():
+def test_definitions_without_tie_handling_give_0_or_1_on_constant_scores():
     assert equal_error_rate(np.ones(3), np.ones(5), "asvspoof").eer == 1.0
     assert equal_error_rate(np.ones(3), np.ones(5), "roc").eer == 0.0
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
-def test_perfect_separation_is_zero_and_the_reverse_is_one(definition: Definition):
+def test_perfect_separation_gives_0_and_reversed_scores_1(definition: Definition):
     high, low = np.array([2.0, 3.0, 4.0]), np.array([-1.0, 0.5])
     assert equal_error_rate(high, low, definition).eer == 0.0
     assert equal_error_rate(low, high, definition).eer == 1.0
@@ -128,7 +128,7 @@ def test_definitions_agree_where_there_are_no_ties(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_threshold_of_the_eer_gives_the_eer(seed):
+def test_the_threshold_of_the_eer_has_that_error_rate(seed):
     bonafide, spoof = tied_scores(seed)
     eer, threshold = equal_error_rate(bonafide, spoof)
     assert ((bonafide <= threshold).mean() + (spoof > threshold).mean()) / 2 == pytest.approx(eer, abs=1e-12)
@@ -140,7 +140,7 @@ def test_one_utterance_of_each_class_is_enough():
 
 
 @pytest.mark.parametrize(
-    ("bonafide", "spoof", "words"),
+    ("bonafide", "spoof", "message"),
     [
         ([], [1.0], "no bona fide scores"),
         ([1.0], [], "no spoof scores"),
@@ -156,13 +156,13 @@ def test_one_utterance_of_each_class_is_enough():
     "metric",
     [equal_error_rate, min_dcf, act_dcf, cllr, roc_auc, decisions, eer_interval, summarise, det_curve],
 )
-def test_scores_that_mean_nothing_are_named(metric, bonafide, spoof, words):
-    with pytest.raises(InputError, match=words):
+def test_empty_or_non_finite_scores_are_rejected(metric, bonafide, spoof, message):
+    with pytest.raises(InputError, match=message):
         metric(bonafide, spoof)
 
 
 def test_an_unknown_definition_is_named():
-    with pytest.raises(InputError, match=r"'mine'.*bonafide, asvspoof, arena, roc"):
+    with pytest.raises(InputError, match=r"'mine'; known: bonafide, asvspoof, arena, roc"):
         equal_error_rate([1.0], [0.0], "mine")  # type: ignore[arg-type]
 
 
@@ -171,10 +171,9 @@ def test_a_million_scores_take_about_a_second():
     bonafide, spoof = rng.normal(1, 1, 300_000), rng.normal(-1, 1, 700_000)
     started = time.perf_counter()
     eer = equal_error_rate(bonafide, spoof).eer
-    assert (
-        time.perf_counter() - started < 5
-    )  # generous: the machine may be busy; a quadratic loop takes hours
-    assert eer == pytest.approx(0.1587, abs=0.002)  # half of two unit Gaussians two apart
+    # Generous, because the machine may be busy; a quadratic loop would take hours.
+    assert time.perf_counter() - started < 5
+    assert eer == pytest.approx(0.1587, abs=0.002)  # two unit Gaussians at a distance of 2
 
 
 @pytest.mark.parametrize("scores", [gaussian_scores, tied_scores])
@@ -189,35 +188,35 @@ def test_roc_auc_agrees_with_scikit_learn(scores):
 def test_decisions_agree_with_scikit_learn(threshold):
     bonafide, spoof = tied_scores(2)
     truth = np.repeat((1, 0), (bonafide.size, spoof.size))
-    called = np.concatenate((bonafide, spoof)) >= threshold
+    accepted = np.concatenate((bonafide, spoof)) >= threshold
     rates = decisions(bonafide, spoof, threshold)
-    assert rates.accuracy == pytest.approx(sklearn_metrics.accuracy_score(truth, called))
-    assert rates.precision == pytest.approx(sklearn_metrics.precision_score(truth, called, zero_division=0))
-    assert rates.recall == pytest.approx(sklearn_metrics.recall_score(truth, called))
-    assert rates.f1 == pytest.approx(sklearn_metrics.f1_score(truth, called))
+    assert rates.accuracy == pytest.approx(sklearn_metrics.accuracy_score(truth, accepted))
+    assert rates.precision == pytest.approx(sklearn_metrics.precision_score(truth, accepted, zero_division=0))
+    assert rates.recall == pytest.approx(sklearn_metrics.recall_score(truth, accepted))
+    assert rates.f1 == pytest.approx(sklearn_metrics.f1_score(truth, accepted))
     assert rates.miss == pytest.approx((bonafide < threshold).mean())
     assert rates.false_alarm == pytest.approx((spoof >= threshold).mean())
 
 
-def test_min_dcf_is_the_lowest_cost_a_loop_finds():
+def test_min_dcf_agrees_with_a_loop_over_all_thresholds():
     bonafide, spoof = tied_scores(4)
     thresholds = (-np.inf, *bonafide, *spoof)
     costs = [(0.95 * (bonafide <= t).mean() + 0.5 * (spoof > t).mean()) / 0.5 for t in thresholds]
     assert min_dcf(bonafide, spoof) == pytest.approx(min(costs))
 
 
-def test_min_dcf_never_exceeds_a_detector_that_does_not_listen():
+def test_min_dcf_is_at_most_that_of_constant_scores():
     assert min_dcf(np.ones(3), np.ones(4)) == pytest.approx(1.0)
     assert min_dcf(*gaussian_scores(0)[::-1]) == pytest.approx(1.0, abs=0.05)
 
 
-def test_act_dcf_decides_at_the_bayes_threshold():
+def test_act_dcf_uses_the_bayes_threshold():
     bonafide, spoof = np.array([-0.7, -0.6, 3.0]), np.array([-2.0, -0.65, -0.63])
     assert -np.log(1.9) == pytest.approx(-0.642, abs=1e-3)
     assert act_dcf(bonafide, spoof) == pytest.approx((0.95 / 3 + 0.5 / 3) / 0.5)
 
 
-def test_act_dcf_and_cllr_mind_a_shift_that_the_eer_does_not_see():
+def test_act_dcf_and_cllr_depend_on_a_shift_of_all_scores_and_min_dcf_does_not():
     bonafide, spoof = gaussian_scores(6)
     assert act_dcf(bonafide - 5, spoof - 5) > act_dcf(bonafide, spoof) + 0.1
     assert cllr(bonafide - 5, spoof - 5) > cllr(bonafide, spoof) + 0.1
@@ -274,7 +273,7 @@ def test_operating_points_run_from_accepting_everything_to_rejecting_everything(
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
-def test_summary_holds_what_the_functions_say(definition: Definition):
+def test_summarise_agrees_with_the_single_functions(definition: Definition):
     bonafide, spoof = tied_scores(11)
     summary = summarise(bonafide, spoof, definition)
     assert (summary["eer"], summary["eer_threshold"]) == equal_error_rate(bonafide, spoof, definition)

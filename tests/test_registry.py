@@ -1,4 +1,4 @@
-"""Registered detectors: in a database of this machine, and behind a real server that proxies artifacts."""
+"""Registered detectors: in a local database, and on a real server that proxies artifacts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(database: str, folder: Path) -> Iterator[str]:
-    """An `mlflow server` over a database, with artifacts behind its proxy."""
+    """Run an `mlflow server` over a database, with proxied artifacts; yields its URL."""
     uri = f"http://127.0.0.1:{free_port()}"
     command = [
         sys.executable,
@@ -55,7 +55,7 @@ def serving(database: str, folder: Path) -> Iterator[str]:
         )
     try:
         until = time.monotonic() + 300
-        while not answers(f"{uri}/health"):
+        while not responds(f"{uri}/health"):
             assert server.poll() is None and time.monotonic() < until, (folder / "server.log").read_text()
             time.sleep(0.1)
         yield uri
@@ -64,22 +64,22 @@ def serving(database: str, folder: Path) -> Iterator[str]:
         server.wait()
 
 
-def answers(url: str) -> bool:
+def responds(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310
+            return bool(response.status == 200)
     except OSError:
         return False
 
 
 @pytest.fixture(scope="module", params=["database", "server"])
 def tracking_uri(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    place = tmp_path_factory.mktemp("registry")
-    database = f"sqlite:///{place}/mlflow.db"
+    folder = tmp_path_factory.mktemp("registry")
+    database = f"sqlite:///{folder}/mlflow.db"
     if request.param == "database":
         yield database
         return
-    with serving(database, place) as uri:
+    with serving(database, folder) as uri:
         yield uri
 
 
@@ -102,20 +102,20 @@ def register_again(
     return version
 
 
-def test_weights_come_back_as_they_were_registered(tracking_uri: str, tmp_path: Path) -> None:
+def test_registered_weights_can_be_downloaded_again(tracking_uri: str, tmp_path: Path) -> None:
     file = tmp_path / "detector.safetensors"
     file.write_bytes(b"weights")
-    registered = register(tracking_uri, "there-and-back", str(file), "d", 0.1)
+    registered = register(tracking_uri, "round-trip", str(file), "d", 0.1)
     if tracking_uri.startswith("http"):
-        file.unlink()  # the server has its own
-    for uri in ("models:/there-and-back@best", "models:/there-and-back/1", "models:/there-and-back/latest"):
-        found = tracking.find_version(tracking_uri, uri)
-        assert found == registered
-        assert tracking.download(tracking_uri, found, tmp_path / "fetched").read_bytes() == b"weights"
-    assert found.tags == {"weights": "d", "eer": "0.1", "validation": "v"}
+        file.unlink()  # the server has a copy
+    for uri in ("models:/round-trip@best", "models:/round-trip/1", "models:/round-trip/latest"):
+        version = tracking.find_version(tracking_uri, uri)
+        assert version == registered
+        assert tracking.download(tracking_uri, version, tmp_path / "fetched").read_bytes() == b"weights"
+    assert version.tags == {"weights": "d", "eer": "0.1", "validation": "v"}
 
 
-def test_weights_on_s3_are_referred_to_and_not_copied(tracking_uri: str) -> None:
+def test_weights_on_s3_are_referenced_and_not_copied(tracking_uri: str) -> None:
     registered = register(tracking_uri, "on-s3", "s3://bucket/run/detector.safetensors", "d", 0.1)
     assert registered.source == "s3://bucket/run/detector.safetensors"
 
@@ -146,10 +146,10 @@ def test_the_same_weights_of_the_same_run_are_one_version(tracking_uri: str) -> 
     assert again[0].number == 1
 
 
-def test_what_is_not_registered_is_named(tracking_uri: str) -> None:
+def test_an_unregistered_name_or_version_is_named(tracking_uri: str) -> None:
     register(tracking_uri, "known", "s3://bucket/x.safetensors", "d", 0.1)
     for uri, message in (
-        ("models:/unknown@best", "nothing is registered as 'unknown'"),
+        ("models:/unknown@best", "has no registered model 'unknown'"),
         ("models:/known/7", "no such version or alias; its versions: 1"),
         ("models:/known@prod", "no such version or alias; its versions: 1"),
         ("models:/known", "write models:/NAME/VERSION"),
@@ -158,26 +158,26 @@ def test_what_is_not_registered_is_named(tracking_uri: str) -> None:
             tracking.find_version(tracking_uri, uri)
 
 
-def test_without_a_server_the_remedy_is_a_server() -> None:
+def test_a_registered_detector_needs_a_tracking_uri() -> None:
     with pytest.raises(InputError, match="--tracking-uri"):
         tracking.find_version("", "models:/known@best")
 
 
-def test_a_name_that_mlflow_would_refuse_is_refused_at_once() -> None:
+def test_a_name_that_mlflow_would_reject_is_rejected_at_once() -> None:
     tracking.check_name("bonafide-xlsr_300m")
     for name in ("", "a/b", "a@b", "it's"):
         with pytest.raises(InputError, match="cannot name a registered model"):
             tracking.check_name(name)
 
 
-def test_a_dead_server_costs_a_warning_and_no_training(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_server_costs_a_warning_and_no_training(caplog: pytest.LogCaptureFixture) -> None:
     tags = {"weights": "d", "eer": 0.1, "validation": "v"}
-    dead = f"http://127.0.0.1:{free_port()}"
-    registered = tracking.register(dead, "x", "s3://b/x", run_id="f" * 32, tags=tags, description="")
+    unreachable = f"http://127.0.0.1:{free_port()}"
+    registered = tracking.register(unreachable, "x", "s3://b/x", run_id="f" * 32, tags=tags, description="")
     assert registered is None
     assert "run the same command again" in caplog.text
-    with pytest.raises(InputError, match="does not answer"):
-        tracking.find_version(dead, "models:/x@best")
+    with pytest.raises(InputError, match="does not respond"):
+        tracking.find_version(unreachable, "models:/x@best")
 
 
 POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), shutil.which("initdb"))
@@ -185,9 +185,9 @@ POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), 
 
 @pytest.mark.skipif(
     POSTGRES is None or find_spec("psycopg2") is None,
-    reason="needs PostgreSQL and psycopg2, which nothing else does",
+    reason="needs PostgreSQL and psycopg2, which no other test needs",
 )
-def test_a_server_over_postgresql_does_the_same(tmp_path: Path) -> None:
+def test_a_server_over_postgresql_behaves_the_same(tmp_path: Path) -> None:
     with postgres(Path(str(POSTGRES)).parent) as database, serving(database, tmp_path) as uri:
         file = tmp_path / "detector.safetensors"
         file.write_bytes(b"weights")
@@ -195,8 +195,8 @@ def test_a_server_over_postgresql_does_the_same(tmp_path: Path) -> None:
             run.log_metrics({"train/loss": 0.5}, step=1)
         register_again(uri, "on-postgres", str(file), str(run.run_id), "d", 0.1)
         file.unlink()
-        found = tracking.find_version(uri, "models:/on-postgres@best")
-        assert tracking.download(uri, found, tmp_path / "fetched").read_bytes() == b"weights"
+        version = tracking.find_version(uri, "models:/on-postgres@best")
+        assert tracking.download(uri, version, tmp_path / "fetched").read_bytes() == b"weights"
         with tracking.run(uri, "registry", job="train", name="t", run_id=run.run_id) as again:
             again.log_metrics({"train/loss": 0.4}, step=1)
         from mlflow.tracking import MlflowClient
@@ -207,25 +207,25 @@ def test_a_server_over_postgresql_does_the_same(tmp_path: Path) -> None:
 
 @contextmanager
 def postgres(binaries: Path) -> Iterator[str]:
-    """A PostgreSQL of its own on a free port; it refuses to run as root, so root starts it as `postgres`."""
+    """Run a private PostgreSQL on a free port; it does not run as root, so root starts it as user `postgres`."""
     import tempfile
 
     user = "postgres" if os.geteuid() == 0 else None
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="bonafide-postgres-") as place:
+    with tempfile.TemporaryDirectory(prefix="bonafide-postgres-") as folder:
         if user:
-            shutil.chown(place, user)
-        data = f"{place}/data"
+            shutil.chown(folder, user)
+        data = f"{folder}/data"
         subprocess.run(
             [str(binaries / "initdb"), "-D", data, "-U", "mlflow", "-A", "trust"],
             user=user,
-            cwd=place,
+            cwd=folder,
             check=True,
         )
         server = subprocess.Popen(
-            [str(binaries / "postgres"), "-D", data, "-p", str(port), "-k", place, "-h", "127.0.0.1"],
+            [str(binaries / "postgres"), "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1"],
             user=user,
-            cwd=place,
+            cwd=folder,
         )
         try:
             ready = [str(binaries / "pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]

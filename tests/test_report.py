@@ -1,4 +1,4 @@
-"""What every report page must be: whole, offline, safe, and drawn to scale."""
+"""Report pages are well-formed, offline, safe, and drawn to scale."""
 
 import re
 from html.parser import HTMLParser
@@ -24,15 +24,15 @@ HOSTILE = "<script>alert('x')</script>\" onload=\"x & </style>"
 VOID_ELEMENTS = {"meta"}
 
 
-class Balance(HTMLParser):
-    """Follows open elements and collects tags, attributes and text."""
+class Reader(HTMLParser):
+    """Checks that elements are closed in order, and collects tags, attributes and texts."""
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
-        self.words: list[str] = []
+        self.texts: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -44,11 +44,11 @@ class Balance(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        self.texts.append(data)
 
 
-def read(html: str) -> Balance:
-    parser = Balance()
+def read(html: str) -> Reader:
+    parser = Reader()
     parser.feed(html)
     parser.close()
     return parser
@@ -76,18 +76,18 @@ def two_axes(name: str):
     return linear_axis(name, 0, 1), linear_axis(name, 0, 1)
 
 
-def test_every_element_is_closed_where_it_was_opened():
+def test_elements_are_closed_in_order():
     parser = read(page_of(*every_block("plain")))
     assert parser.open == []
     assert parser.tags.count("figure") == 4
 
 
-def test_names_from_files_are_text_and_never_markup():
+def test_text_is_escaped_everywhere():
     parser = read(Page(HOSTILE, HOSTILE, [Section(HOSTILE, every_block(HOSTILE))]).to_html())
     assert parser.open == []
     assert "script" not in parser.tags
     assert "onload" not in dict(parser.attributes)
-    assert parser.words.count(HOSTILE) > 10
+    assert parser.texts.count(HOSTILE) > 10
 
 
 def test_page_fetches_nothing():
@@ -100,19 +100,19 @@ def test_page_fetches_nothing():
     assert "default-src 'none'" in page_of()
 
 
-def test_menu_leads_to_every_section_even_when_titles_repeat():
+def test_the_menu_links_to_every_section_even_if_titles_repeat():
     parser = read(Page("p", "", [Section("A", []), Section("A", []), Section("·", [])]).to_html())
     links = [value for name, value in parser.attributes if name == "href"]
-    places = [f"#{value}" for name, value in parser.attributes if name == "id"]
-    assert links == places
+    anchors = [f"#{value}" for name, value in parser.attributes if name == "id"]
+    assert links == anchors
     assert len(set(links)) == 3
 
 
-def test_equal_contents_give_equal_bytes():
+def test_the_same_contents_give_the_same_bytes():
     assert page_of(*every_block("plain")) == page_of(*every_block("plain"))
 
 
-def test_numbers_stand_on_the_right_and_words_on_the_left():
+def test_numbers_are_aligned_to_the_right_and_text_to_the_left():
     html = Table(["corpus", "hours", "licence"], [["mlaad", 1234, "CC"], ["itw", 5.678, "?"]]).to_html()
     assert '<td class="number">1,234</td>' in html
     assert '<td class="number">5.68</td>' in html
@@ -121,28 +121,28 @@ def test_numbers_stand_on_the_right_and_words_on_the_left():
     assert '<th scope="col">licence</th>' in html
 
 
-def test_missing_values_are_shown_as_missing():
+def test_missing_values_are_shown_as_a_dash():
     assert '<td class="number">–</td>' in Table(["a", "b"], [["x", None]]).to_html()
 
 
-def test_a_ragged_table_is_refused():
+def test_a_ragged_table_is_rejected():
     with pytest.raises(AssertionError, match="ragged"):
         Table(["a", "b"], [["x"]]).to_html()
 
 
-def test_a_cell_may_stand_as_a_word_and_warn():
+def test_a_cell_may_be_aligned_as_text_and_marked_as_a_warning():
     html = Table(["a", "b"], [["x", Cell("forbidden", is_warning=True, is_word=True)]]).to_html()
     assert '<th scope="col">b</th>' in html
     assert '<td class="alarm">forbidden</td>' in html
 
 
-def test_total_rows_are_the_last_ones():
+def test_the_last_rows_of_a_table_may_be_totals():
     html = Table(["a", "n"], [["x", 1], ["y", 2], ["sum", 3]], num_totals=1).to_html()
     assert re.findall(r'<tr class="total"><th scope="row">(\w+)', html) == ["sum"]
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"),
+    ("low", "high", "texts"),
     [
         (0, 1, ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
         (0, 55, ["0", "10", "20", "30", "40", "50"]),
@@ -152,31 +152,33 @@ def test_total_rows_are_the_last_ones():
         (3, 3, ["2.6", "2.8", "3.0", "3.2", "3.4"]),
     ],
 )
-def test_ticks_stand_at_round_values_and_say_them_exactly(low, high, words):
+def test_ticks_are_at_round_values_and_labelled_exactly(low, high, texts):
     axis = linear_axis("x", low, high)
-    assert [text for _, text in axis.ticks] == words
-    assert [float(text.replace(",", "")) for text in words] == pytest.approx([at for at, _ in axis.ticks])
+    assert [text for _, text in axis.ticks] == texts
+    assert [float(text.replace(",", "")) for text in texts] == pytest.approx(
+        [value for value, _ in axis.ticks]
+    )
 
 
-def test_probit_axis_is_even_in_standard_deviations():
+def test_a_probit_axis_is_linear_in_standard_deviations():
     axis = probit_axis("miss", 0.0013499, 1 - 0.0013499)  # three standard deviations either way
-    assert axis.share(0.5) == pytest.approx(0.5)
-    assert axis.share(0.8413447) == pytest.approx(4 / 6, abs=1e-4)
-    assert np.isfinite(axis.share(0.0)) and np.isfinite(axis.share(1.0))
+    assert axis.fraction(0.5) == pytest.approx(0.5)
+    assert axis.fraction(0.8413447) == pytest.approx(4 / 6, abs=1e-4)
+    assert np.isfinite(axis.fraction(0.0)) and np.isfinite(axis.fraction(1.0))
 
 
 def drawing(figure) -> ET.Element:
     return ET.fromstring(figure.svg)  # noqa: S314
 
 
-def test_bars_are_as_long_as_their_values():
+def test_bar_lengths_are_proportional_to_values():
     bars = [("system", [Bar(10.0, "ten"), Bar(20.0, "twenty"), None])]
     figure = bar_chart("t", ["a", "b", "c"], bars, linear_axis("x", 0, 40))
     short, long = (float(bar.attrib["width"]) for bar in drawing(figure).iter("rect"))
     assert long == pytest.approx(2 * short, rel=0.01)
 
 
-def test_a_line_runs_from_corner_to_corner_of_its_axes():
+def test_a_line_is_drawn_to_the_scale_of_its_axes():
     figure = line_chart("t", [Line("up", [0, 1], [0, 1], 1)], *two_axes("x"))
     plot = next(iter(drawing(figure).iter("svg"))).find("svg")
     assert plot is not None
@@ -187,7 +189,7 @@ def test_a_line_runs_from_corner_to_corner_of_its_axes():
     )
 
 
-def test_histogram_counts_far_values_in_its_outermost_bins():
+def test_a_histogram_counts_outliers_in_its_outermost_bins():
     values = np.concatenate((np.random.default_rng(0).normal(size=5000), [1e6]))
     figure = histogram("t", [("n", values, 1)], "score")
     ticks = [
@@ -196,11 +198,11 @@ def test_histogram_counts_far_values_in_its_outermost_bins():
     assert max(ticks) < 10
 
 
-def test_histogram_of_one_repeated_value_is_drawn():
+def test_a_histogram_of_one_repeated_value_can_be_drawn():
     assert drawing(histogram("t", [("n", np.ones(5), 1)], "score")) is not None
 
 
-def test_stacked_pieces_follow_each_other_and_are_as_long_as_their_values():
+def test_stacked_pieces_are_adjacent_and_proportional_to_their_values():
     series = [("first", [Bar(10.0, "ten"), Bar(0.0, "none")], 1), ("second", [Bar(30.0, "thirty")] * 2, 2)]
     figure = stacked_chart("t", ["a", "b"], series, linear_axis("x", 0, 40), ["40", "30"])
     first, second, alone = (
@@ -211,8 +213,8 @@ def test_stacked_pieces_follow_each_other_and_are_as_long_as_their_values():
     assert (first["y"], alone["x"]) == (second["y"], first["x"])
 
 
-def test_log_axis_has_equal_lengths_for_equal_ratios():
+def test_a_log_axis_has_equal_lengths_for_equal_ratios():
     axis = log_axis("s", 0.5, 50.0)
-    assert axis.share(5.0) == pytest.approx(0.5)
-    assert [words for _, words in axis.ticks] == ["0.5", "1", "2", "5", "10", "20", "50"]
-    assert [words for _, words in log_axis("s", 0.5, 5000.0).ticks] == ["1", "10", "100", "1,000"]
+    assert axis.fraction(5.0) == pytest.approx(0.5)
+    assert [text for _, text in axis.ticks] == ["0.5", "1", "2", "5", "10", "20", "50"]
+    assert [text for _, text in log_axis("s", 0.5, 5000.0).ticks] == ["1", "10", "100", "1,000"]

@@ -1,4 +1,4 @@
-"""Runs and lineage against a real MLflow on SQLite, and against a server that is not there."""
+"""Runs and lineage against a real MLflow on SQLite, and against an unreachable server."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/deep/mlflow.db"
 
 
-def dead_server() -> str:
+def unreachable_server() -> str:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return f"http://user:hunter2@127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_parent_and_child_share_the_digest_of_the_data(tracking_uri: str) -> None:
+def test_runs_on_the_same_data_share_its_digest_and_can_be_nested(tracking_uri: str) -> None:
     digest = "0123456789abcdef"
     tags = {"bonafide.snapshot": digest}
     with tracking.run(tracking_uri, "lineage", job="ingest", name="snapshot 1", tags=tags) as ingest:
@@ -49,7 +49,7 @@ def test_parent_and_child_share_the_digest_of_the_data(tracking_uri: str) -> Non
     assert "secret" not in datasets[0].source
 
 
-def test_a_run_tells_its_config_and_code_and_no_credentials(tracking_uri: str, tmp_path: Path) -> None:
+def test_a_run_records_its_config_and_code_but_no_credentials(tracking_uri: str, tmp_path: Path) -> None:
     config: dict[str, object] = {
         "store": "s3://key:hunter2@bucket/x",
         "batch": {"max_seconds": 100.0},
@@ -76,7 +76,9 @@ def test_a_run_tells_its_config_and_code_and_no_credentials(tracking_uri: str, t
     assert stored.data.tags["mlflow.user"]
     text = Path(client.download_artifacts(str(run.run_id), "config.toml", str(tmp_path))).read_text()
     assert text == "uri = 'postgresql://host/db'"
-    assert [found.path for found in client.list_artifacts(str(run.run_id), "notes")] == ["notes/note.txt"]
+    assert [artifact.path for artifact in client.list_artifacts(str(run.run_id), "notes")] == [
+        "notes/note.txt"
+    ]
 
 
 def test_a_resumed_run_is_the_same_run_and_keeps_its_first_params(tracking_uri: str) -> None:
@@ -109,7 +111,7 @@ def test_a_resumed_run_is_the_same_run_and_keeps_its_first_params(tracking_uri: 
     ]
 
 
-def test_steps_that_a_resumed_run_does_again_have_one_value_each(tracking_uri: str, tmp_path: Path) -> None:
+def test_steps_that_a_resumed_run_repeats_have_one_value_each(tracking_uri: str, tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     with (
         pytest.raises(RuntimeError, match="lost"),
@@ -137,16 +139,16 @@ def test_steps_that_a_resumed_run_does_again_have_one_value_each(tracking_uri: s
     assert steps == [1, 2, 3, 4, 5, 3, 4, 5, 6, 7, 6]
 
 
-def test_what_a_crash_kept_from_the_server_is_sent_when_the_run_goes_on(
+def test_metrics_that_a_crash_kept_from_the_server_are_sent_when_the_run_resumes(
     tracking_uri: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "metrics.jsonl"
     with tracking.run(tracking_uri, "missing", job="train", name="t", metrics_file=file) as first:
         first.log_metrics({"train/loss": 0.5, "validation/eer": 0.4}, step=1)
-        first.write_metrics({"validation/eer": 0.9}, step=2)  # done again, so it does not count
+        first.write_metrics({"validation/eer": 0.9}, step=2)  # repeated below, so it does not count
         first.write_metrics({"train/loss": 0.25, "validation/eer": 0.3}, step=2)
         first.send_metrics({"train/loss": 0.25}, step=2)
-        first.write_metrics({"train/loss": 0.1, "validation/eer": 0.2}, step=3)  # of no checkpoint
+        first.write_metrics({"train/loss": 0.1, "validation/eer": 0.2}, step=3)  # after the newest checkpoint
     with tracking.run(
         tracking_uri, "missing", job="train", name="t", run_id=first.run_id, metrics_file=file
     ) as second:
@@ -167,18 +169,18 @@ def test_an_interrupt_ends_the_run_killed(tracking_uri: str) -> None:
     assert MlflowClient(tracking_uri).get_run(str(run.run_id)).info.status == "KILLED"
 
 
-def test_a_run_id_that_the_server_lost_becomes_a_new_run(tracking_uri: str) -> None:
+def test_a_run_id_that_the_server_does_not_have_becomes_a_new_run(tracking_uri: str) -> None:
     with tracking.run(tracking_uri, "lost", job="train", name="t", run_id="f" * 32) as run:
         pass
     assert run.run_id not in (None, "f" * 32)
 
 
-def test_a_dead_server_costs_one_warning_and_no_metric(
+def test_an_unreachable_server_costs_one_warning_and_no_metric(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "metrics.jsonl"
     started = time.monotonic()
-    with tracking.run(dead_server(), "dead", job="train", name="t", metrics_file=file) as run:
+    with tracking.run(unreachable_server(), "dead", job="train", name="t", metrics_file=file) as run:
         for step in range(100):
             run.log_metrics({"loss": 1.0 / (step + 1)}, step=step)
         run.set_tags({"a": "b"})
@@ -195,7 +197,7 @@ def test_a_dead_server_costs_one_warning_and_no_metric(
     assert [line["step"] for line in lines] == list(range(100))
 
 
-def test_metrics_of_an_outage_arrive_when_the_server_is_back(
+def test_metrics_logged_during_an_outage_arrive_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sender, "RETRY_S", 0.05)
@@ -207,9 +209,9 @@ def test_metrics_of_an_outage_arrive_when_the_server_is_back(
         started = time.monotonic()
         for step in range(2500):
             run.log_metrics({"loss": float(step)}, step=step)
-        assert time.monotonic() - started < 1.0  # logging never waits for the server
+        assert time.monotonic() - started < 1.0  # logging does not wait for the server
         until = time.monotonic() + 20
-        while not any("does not answer" in record.getMessage() for record in caplog.records):
+        while not any("does not respond" in record.getMessage() for record in caplog.records):
             assert time.monotonic() < until
             time.sleep(0.02)
         with sqlite3.connect(database) as connection:
@@ -218,7 +220,7 @@ def test_metrics_of_an_outage_arrive_when_the_server_is_back(
     assert sorted(point.step for point in history) == list(range(2500))
 
 
-def test_without_a_uri_nothing_is_tracked_but_the_file_is_written(tmp_path: Path) -> None:
+def test_without_a_uri_only_the_local_file_is_written(tmp_path: Path) -> None:
     file = tmp_path / "sub" / "metrics.jsonl"
     with tracking.run("", "none", job="train", name="t", metrics_file=file) as run:
         run.log_metrics({"eer": 0.5}, step=3)
@@ -230,7 +232,7 @@ def test_without_a_uri_nothing_is_tracked_but_the_file_is_written(tmp_path: Path
     assert tracking.find_run("", "none", {}) is None
 
 
-def test_a_uri_that_mlflow_does_not_know_is_the_users_to_mend() -> None:
+def test_an_unsupported_tracking_uri_is_a_user_error() -> None:
     with (
         pytest.raises(InputError, match="tracking URI"),
         tracking.run("gopher://nowhere", "x", job="train", name="t"),
@@ -238,7 +240,7 @@ def test_a_uri_that_mlflow_does_not_know_is_the_users_to_mend() -> None:
         pass
 
 
-def test_credentials_leave_every_uri_of_a_text() -> None:
+def test_credentials_are_removed_from_every_uri_of_a_text() -> None:
     text = "a s3://id:pw@bucket/k?X-Amz-Signature=abc&part=1 b http://host/x sqlite:////p/m.db"
     assert (
         tracking.without_credentials(text)

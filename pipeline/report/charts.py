@@ -1,4 +1,4 @@
-"""Line charts, histograms, bars and stacked bars as SVG that follows the page's light or dark colours."""
+"""Line charts, histograms, bar charts and stacked bar charts as SVG in the page's light or dark colours."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +13,13 @@ from pipeline.report.page import Figure, colour
 
 WIDTH, HEIGHT, LOW_HEIGHT = 560.0, 360.0, 240.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 12.0, 12.0, 44.0
-CHARACTER = 6.2
-"""Width of an average character of a label, in units of the drawing."""
+CHARACTER_WIDTH = 6.2
+"""Average width of a character of a label, in SVG units."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A scale: values are drawn at position(value), between the positions of low and high."""
+    """An axis from `low` to `high`; `position` maps values to a scale on which the axis is linear."""
 
     label: str
     low: float
@@ -27,14 +27,14 @@ class Axis:
     ticks: Sequence[tuple[float, str]]
     position: Callable[[float], float] = float
 
-    def share(self, value: float) -> float:
-        """Where a value lies on the axis: 0 at its low end, 1 at its high end."""
+    def fraction(self, value: float) -> float:
+        """Position of a value on the axis: 0 at its low end, 1 at its high end."""
         start, end = self.position(self.low), self.position(self.high)
         return (self.position(value) - start) / (end - start)
 
 
 def linear_axis(label: str, low: float, high: float, *, num_ticks: int = 6) -> Axis:
-    """An even axis from low to high, with about num_ticks ticks at round values."""
+    """A linear axis from low to high, with about num_ticks ticks at round values."""
     if not high > low:
         low, high = low - 0.5, low + 0.5
     rough = (high - low) / num_ticks
@@ -47,7 +47,7 @@ def linear_axis(label: str, low: float, high: float, *, num_ticks: int = 6) -> A
 
 
 def log_axis(label: str, low: float, high: float) -> Axis:
-    """An axis on which equal ratios are equally long; 0 < low < high. Ticks at 1, 2, 5 or at powers of ten."""
+    """A logarithmic axis, 0 < low < high, with ticks at 1, 2, 5 times powers of ten, or at powers of ten alone."""
     factors = (1, 2, 5) if high < 1000 * low else (1,)
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     values = (factor * 10.0**exponent for exponent in exponents for factor in factors)
@@ -57,7 +57,7 @@ def log_axis(label: str, low: float, high: float) -> Axis:
 
 
 def probit_axis(label: str, low: float, high: float) -> Axis:
-    """The axis of a DET plot: rates in (0, 1), shown in percent, on which a Gaussian detector is a line."""
+    """The axis of a DET plot: rates in (0, 1), shown in percent; Gaussian scores give a straight line."""
     rates = (0.00001, 0.0001, 0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.999)
     ticks = [(rate, f"{100 * rate:g}") for rate in rates if low <= rate <= high]
     return Axis(label, low, high, ticks, _probit)
@@ -76,9 +76,9 @@ class Line:
     y: ArrayLike
     colour: int
     is_filled: bool = False
-    """Fill the area down to the x axis."""
+    """Whether the area down to the x axis is filled."""
     marks: Sequence[tuple[float, float, str]] = ()
-    """Points to set a dot on: (x, y, what to say on hover)."""
+    """Points to mark with a dot: (x, y, text shown on hover)."""
 
 
 def line_chart(
@@ -90,11 +90,11 @@ def line_chart(
     has_diagonal: bool = False,
     total_height: float = HEIGHT,
 ) -> Figure:
-    """Curves over two axes; what lies outside of them is cut off."""
+    """Draw curves over two axes; parts outside of the axes are clipped."""
     width, height = WIDTH - LEFT - RIGHT, total_height - TOP - BOTTOM
     guide = [element("path", d=f"M0 {height}L{width} 0", class_="guide")] if has_diagonal else []
     curves = [part for line in lines for part in _curve(line, x, y, width, height)]
-    # A nested drawing is cut at its borders, which spares every chart a clip path with an id of its own.
+    # A nested svg clips at its borders, so charts need no clip path with a unique id.
     plot = element("svg", *guide, *curves, x=LEFT, y=TOP, width=width, height=height, overflow="hidden")
     svg = _svg(title, total_height, [*_axes(x, y, width, height), plot])
     return Figure(title, svg, [(line.name, line.colour) for line in lines])
@@ -102,7 +102,7 @@ def line_chart(
 
 def _curve(line: Line, x: Axis, y: Axis, width: float, height: float) -> Iterator[Markup]:
     points = [
-        (width * x.share(float(u)), height * (1 - y.share(float(v))))
+        (width * x.fraction(float(u)), height * (1 - y.fraction(float(v))))
         for u, v in zip(np.asarray(line.x), np.asarray(line.y), strict=True)
     ]
     path = "M" + "L".join(f"{u:.1f} {v:.1f}" for u, v in points)
@@ -112,22 +112,22 @@ def _curve(line: Line, x: Axis, y: Axis, width: float, height: float) -> Iterato
         yield element("path", d=area, style=f"fill: {shade}; opacity: .22")
     stroke = f"fill: none; stroke: {shade}; stroke-width: 1.8; stroke-linejoin: round"
     yield element("path", element("title", line.name), d=path, style=stroke)
-    for u, v, words in line.marks:
+    for u, v, text in line.marks:
         dot = f"fill: {shade}; stroke: var(--surface); stroke-width: 1.5"
-        u, v = width * x.share(u), height * (1 - y.share(v))
-        yield element("circle", element("title", words), cx=u, cy=v, r=4, style=dot)
+        u, v = width * x.fraction(u), height * (1 - y.fraction(v))
+        yield element("circle", element("title", text), cx=u, cy=v, r=4, style=dot)
 
 
 def _axes(x: Axis, y: Axis, width: float, height: float) -> list[Markup]:
     parts: list[Markup] = []
-    for value, words in x.ticks:
-        u = LEFT + width * x.share(value)
+    for value, text in x.ticks:
+        u = LEFT + width * x.fraction(value)
         parts.append(element("path", d=f"M{u:.1f} {TOP}V{TOP + height}", class_="gridline"))
-        parts.append(element("text", words, x=u, y=TOP + height + 16, text_anchor="middle"))
-    for value, words in y.ticks:
-        v = TOP + height * (1 - y.share(value))
+        parts.append(element("text", text, x=u, y=TOP + height + 16, text_anchor="middle"))
+    for value, text in y.ticks:
+        v = TOP + height * (1 - y.fraction(value))
         parts.append(element("path", d=f"M{LEFT} {v:.1f}H{LEFT + width}", class_="gridline"))
-        parts.append(element("text", words, x=LEFT - 7, y=v + 4, text_anchor="end"))
+        parts.append(element("text", text, x=LEFT - 7, y=v + 4, text_anchor="end"))
     parts.append(element("path", d=f"M{LEFT} {TOP}V{TOP + height}H{LEFT + width}", class_="frame"))
     parts.append(element("text", x.label, x=LEFT + width / 2, y=TOP + height + 36, text_anchor="middle"))
     turned = f"translate(13 {TOP + height / 2:.1f}) rotate(-90)"
@@ -136,7 +136,7 @@ def _axes(x: Axis, y: Axis, width: float, height: float) -> list[Markup]:
 
 
 def histogram(title: str, series: Sequence[tuple[str, ArrayLike, int]], x_label: str) -> Figure:
-    """Distributions of values over common bins, each scaled to an area of one: (name, values, colour)."""
+    """Draw the densities of several series (name, values, colour) over common bins."""
     arrays = [np.asarray(values, dtype=np.float64) for _, values, _ in series]
     edges = _bin_edges(arrays)
     densities = []
@@ -151,7 +151,7 @@ def histogram(title: str, series: Sequence[tuple[str, ArrayLike, int]], x_label:
 def step_chart(
     title: str, edges: ArrayLike, series: Sequence[tuple[str, ArrayLike, int]], x: Axis, y_label: str
 ) -> Figure:
-    """Filled steps over bins between edges [num_bins + 1]: (name, heights [num_bins], colour)."""
+    """Draw series (name, heights [num_bins], colour) as filled steps over bins between edges [num_bins + 1]."""
     steps_x = np.repeat(np.asarray(edges, dtype=np.float64), 2)
     lines = [
         Line(name, steps_x, np.concatenate(([0.0], np.repeat(heights, 2), [0.0])), index, is_filled=True)
@@ -164,7 +164,7 @@ def step_chart(
 
 def _bin_edges(arrays: Sequence[NDArray[np.float64]], num_bins: int = 60) -> NDArray[np.float64]:
     values = np.concatenate(arrays)
-    # A handful of far values would squeeze all others into one bin; they are counted in the outermost bins.
+    # A few outliers would squeeze all other values into one bin; they are counted in the outermost bins instead.
     low, high = np.quantile(values, (0.001, 0.999)) if values.size else (0.0, 1.0)
     margin = 0.02 * (high - low) or 0.5
     return np.linspace(low - margin, high + margin, num_bins + 1)
@@ -172,26 +172,29 @@ def _bin_edges(arrays: Sequence[NDArray[np.float64]], num_bins: int = 60) -> NDA
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar of a bar chart, with an optional interval drawn as a whisker; the words stand at its end."""
+    """One bar of a bar chart, with an optional interval drawn as a whisker."""
 
     value: float
-    words: str
+    text: str
+    """Shown at the end of the bar and on hover."""
     interval: tuple[float, float] | None = None
 
 
 def bar_chart(
     title: str, labels: Sequence[str], series: Sequence[tuple[str, Sequence[Bar | None]]], axis: Axis
 ) -> Figure:
-    """Horizontal bars: for each label one bar of each series (name, [num_labels] bars or None); grows with rows."""
-    thick, gap = (16.0, 14.0) if len(series) == 1 else (12.0, 16.0)
-    rows = _Rows(labels, gap + len(series) * (thick + 2), gap, axis)
+    """Draw horizontal bars: for each label, one bar of each series (name, [num_labels] bars or None)."""
+    thickness, gap = (16.0, 14.0) if len(series) == 1 else (12.0, 16.0)
+    rows = _Rows(labels, gap + len(series) * (thickness + 2), gap, axis)
     parts = rows.frame()
     for row, label in enumerate(labels):
         for index, (name, bars) in enumerate(series):
             bar = bars[row]
             if bar is not None:
-                top = rows.top(row) + index * (thick + 2)
-                parts += _bar(bar, f"{label} · {name}", axis, index + 1, rows.left, top, rows.width, thick)
+                top = rows.top(row) + index * (thickness + 2)
+                parts += _bar(
+                    bar, f"{label} · {name}", axis, index + 1, rows.left, top, rows.width, thickness
+                )
     svg = _svg(title, rows.bottom + BOTTOM, parts)
     return Figure(title, svg, [(name, index + 1) for index, (name, _) in enumerate(series)])
 
@@ -203,29 +206,31 @@ def stacked_chart(
     axis: Axis,
     ends: Sequence[str],
 ) -> Figure:
-    """Horizontal bars of pieces that add up.
+    """Draw horizontal bars, each stacked from one piece of every series.
 
     Args:
-        title: above the chart.
-        labels: [num_labels] one bar each.
-        series: (name, [num_labels] pieces, colour), from left to right; a piece's words show on hover.
-        axis: from 0.
-        ends: [num_labels] what to write at the end of each bar.
+        title: shown above the chart.
+        labels: [num_labels] names of the bars.
+        series: (name, [num_labels] pieces, colour), stacked from left to right; the text of a piece is shown on hover.
+        axis: must start at 0.
+        ends: [num_labels] text at the end of each bar.
     """
-    thick, gap = 15.0, 9.0
-    rows = _Rows(labels, gap + thick, gap, axis)
+    thickness, gap = 15.0, 9.0
+    rows = _Rows(labels, gap + thickness, gap, axis)
     parts = rows.frame()
-    for row, (label, words) in enumerate(zip(labels, ends, strict=True)):
+    for row, (label, end_text) in enumerate(zip(labels, ends, strict=True)):
         value, end = 0.0, rows.left
         for name, pieces, index in series:
             piece = pieces[row]
             value += piece.value
-            start, end = end, rows.left + rows.width * min(1.0, axis.share(value))
+            start, end = end, rows.left + rows.width * min(1.0, axis.fraction(value))
             if piece.value > 0:
-                hover = element("title", f"{label} · {name}: {piece.words}")
-                place = {"x": start, "y": rows.top(row), "width": max(end - start, 0.5), "height": thick}
-                parts.append(element("rect", hover, **place, style=f"fill: {colour(index)}"))
-        parts.append(element("text", words, x=end + 7, y=rows.top(row) + thick / 2 + 4, class_="value"))
+                hover = element("title", f"{label} · {name}: {piece.text}")
+                box = {"x": start, "y": rows.top(row), "width": max(end - start, 0.5), "height": thickness}
+                parts.append(element("rect", hover, **box, style=f"fill: {colour(index)}"))
+        parts.append(
+            element("text", end_text, x=end + 7, y=rows.top(row) + thickness / 2 + 4, class_="value")
+        )
     return Figure(
         title, _svg(title, rows.bottom + BOTTOM, parts), [(name, index) for name, _, index in series]
     )
@@ -233,17 +238,17 @@ def stacked_chart(
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Labels on the left, one below the other, and room for bars beside them."""
+    """The layout of a bar chart: labels on the left, one below the other, and bars beside them."""
 
     labels: Sequence[str]
-    room: float
-    """Height of a row, with the gap to the next."""
+    height: float
+    """Height of a row, including the gap to the next."""
     gap: float
     axis: Axis
 
     @property
     def left(self) -> float:
-        return min(190.0, 16 + CHARACTER * max((len(label) for label in self.labels), default=0))
+        return min(190.0, 16 + CHARACTER_WIDTH * max((len(label) for label in self.labels), default=0))
 
     @property
     def width(self) -> float:
@@ -251,25 +256,29 @@ class _Rows:
 
     @property
     def bottom(self) -> float:
-        return TOP + self.room * len(self.labels)
+        return TOP + self.height * len(self.labels)
 
     def top(self, row: int) -> float:
-        """Where the bars of a row begin."""
-        return TOP + row * self.room + self.gap / 2
+        """The y coordinate of the first bar of a row."""
+        return TOP + row * self.height + self.gap / 2
 
     def frame(self) -> list[Markup]:
-        """Labels, axis and grid."""
+        """Draw labels, axis and grid."""
         left, bottom = self.left, self.bottom
         parts: list[Markup] = []
-        for value, words in self.axis.ticks:
-            u = left + self.width * self.axis.share(value)
+        for value, text in self.axis.ticks:
+            u = left + self.width * self.axis.fraction(value)
             parts.append(element("path", d=f"M{u:.1f} {TOP}V{bottom:.1f}", class_="gridline"))
-            parts.append(element("text", words, x=u, y=bottom + 16, text_anchor="middle"))
+            parts.append(element("text", text, x=u, y=bottom + 16, text_anchor="middle"))
         for row, label in enumerate(self.labels):
-            short = label if len(label) * CHARACTER < left else label[: int(left / CHARACTER) - 2] + "…"
-            place = {"x": left - 8, "y": self.top(row) + (self.room - self.gap) / 2 + 4}
+            short = (
+                label
+                if len(label) * CHARACTER_WIDTH < left
+                else label[: int(left / CHARACTER_WIDTH) - 2] + "…"
+            )
+            position = {"x": left - 8, "y": self.top(row) + (self.height - self.gap) / 2 + 4}
             hover = element("title", label)
-            parts.append(element("text", short, hover, **place, text_anchor="end", class_="value"))
+            parts.append(element("text", short, hover, **position, text_anchor="end", class_="value"))
         parts.append(element("path", d=f"M{left} {TOP}V{bottom:.1f}", class_="frame"))
         middle = left + self.width / 2
         parts.append(element("text", self.axis.label, x=middle, y=bottom + 34, text_anchor="middle"))
@@ -277,19 +286,21 @@ class _Rows:
 
 
 def _bar(
-    bar: Bar, name: str, axis: Axis, index: int, left: float, top: float, width: float, thick: float
+    bar: Bar, name: str, axis: Axis, index: int, left: float, top: float, width: float, thickness: float
 ) -> Iterator[Markup]:
-    end = left + width * min(1.0, axis.share(bar.value))
-    hover = element("title", f"{name}: {bar.words}")
+    end = left + width * min(1.0, axis.fraction(bar.value))
+    hover = element("title", f"{name}: {bar.text}")
     style = f"fill: {colour(index)}"
-    yield element("rect", hover, x=left, y=top, width=max(end - left, 1.0), height=thick, rx=2, style=style)
+    yield element(
+        "rect", hover, x=left, y=top, width=max(end - left, 1.0), height=thickness, rx=2, style=style
+    )
     if bar.interval is not None:
-        low, high = (left + width * min(1.0, axis.share(value)) for value in bar.interval)
-        middle = top + thick / 2
+        low, high = (left + width * min(1.0, axis.fraction(value)) for value in bar.interval)
+        middle = top + thickness / 2
         ends = f"M{low:.1f} {middle - 3}v6M{high:.1f} {middle - 3}v6"
         yield element("path", d=f"M{low:.1f} {middle}H{high:.1f}{ends}", class_="whisker")
         end = max(end, high)
-    yield element("text", bar.words, x=end + 7, y=top + thick / 2 + 4, class_="value")
+    yield element("text", bar.text, x=end + 7, y=top + thickness / 2 + 4, class_="value")
 
 
 def _svg(title: str, height: float, parts: Sequence[Markup]) -> Markup:

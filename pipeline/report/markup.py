@@ -1,24 +1,30 @@
-"""One function that writes HTML and SVG elements, so that no text reaches a page unescaped."""
+"""HTML and SVG elements; text is always escaped."""
 
 from html import escape
 
 
 class Markup(str):
-    """Text that is already HTML; any other str is escaped on its way in."""
+    """Text that is already HTML; any other str is escaped when it is put into an element."""
 
     __slots__ = ()
 
 
 def element(tag: str, *children: str, **attributes: object) -> Markup:
-    """An HTML or SVG element; `class_` and `stroke_width` stand for class and stroke-width, None is left out."""
-    words = [tag]
+    """Write an HTML or SVG element.
+
+    Args:
+        tag: name of the element.
+        children: elements, or text to escape.
+        attributes: `stroke_width` is written as stroke-width and `class_` as class; those that are None are left out.
+    """
+    parts = [tag]
     for name, value in attributes.items():
         if value is not None:
             text = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-            words.append(f'{name.rstrip("_").replace("_", "-")}="{escape(text)}"')
-    return Markup(f"<{' '.join(words)}>{join(*children)}</{tag}>")
+            parts.append(f'{name.rstrip("_").replace("_", "-")}="{escape(text)}"')
+    return Markup(f"<{' '.join(parts)}>{join(*children)}</{tag}>")
 
 
 def join(*children: str) -> Markup:
-    """Put pieces of a page one after the other, escaping those that are plain text."""
+    """Concatenate elements, and text to escape."""
     return Markup("".join(child if isinstance(child, Markup) else escape(child) for child in children))

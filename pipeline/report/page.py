@@ -1,4 +1,4 @@
-"""A page of sections of blocks, written as one HTML file without anything to fetch."""
+"""A page made of sections, made of blocks, written as one HTML file that fetches nothing."""
 
 import itertools
 import re
@@ -9,26 +9,26 @@ from typing import Literal
 from pipeline.report.markup import Markup, element, join
 from pipeline.report.style import NUM_COLOURS, STYLE
 
-NOTHING = "–"
+MISSING = "–"
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A number in a table that needs more than its digits, or words that are no plain ones."""
+    """A table cell with more than plain text or a plain number."""
 
     text: str
     note: str = ""
-    """Small and muted behind the text."""
+    """Shown small and muted after the text."""
     share: float | None = None
-    """Underlines the cell with a bar, as a fraction of its width in [0, 1]."""
+    """Length of a bar below the text, as a fraction of the cell's width in [0, 1]."""
     is_best: bool = False
     is_warning: bool = False
     is_word: bool = False
-    """Stands on the left, as a plain str does."""
+    """Align to the left, like a plain str; otherwise to the right, like a number."""
 
 
 Value = str | int | float | Cell | None
-"""A str is a word and stands on the left; everything else, unless it says so, is a number and stands on the right."""
+"""What a table cell may hold: a str is aligned to the left, a number to the right; None is shown as a dash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A few headline values: (what it is, value, note)."""
+    """A few headline values: (name, value, note)."""
 
     facts: Sequence[tuple[str, str, str]]
 
@@ -58,13 +58,13 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under column titles; the first column names its row."""
+    """Rows under column titles; the first column names the row."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Value]]
     caption: str = ""
     num_totals: int = 0
-    """How many rows at the end sum up the others and are set apart."""
+    """Number of rows at the end that are totals and are set apart."""
 
     def to_html(self) -> Markup:
         assert all(len(row) == len(self.columns) for row in self.rows), f"ragged table {self.caption!r}"
@@ -77,7 +77,7 @@ class Table:
             ),
         )
         first_total = len(self.rows) - self.num_totals
-        # An empty note keeps the digits of its cell above and below those of the others.
+        # If any cell of a column has a note, all get one, possibly empty, so that their digits stay aligned.
         has_note = [any(_note(row[i]) for row in self.rows) for i in range(len(self.columns))]
         body = (
             element("tr", *_cells(row, has_note), class_="total" if i >= first_total else None)
@@ -93,7 +93,7 @@ def _cells(row: Sequence[Value], has_note: Sequence[bool]) -> Iterator[Markup]:
         if i == 0:
             yield element("th", _text(value), scope="row")
         elif isinstance(value, Cell):
-            kinds = {
+            classes = {
                 "number": not value.is_word,
                 "bar": value.share is not None,
                 "best": value.is_best,
@@ -101,8 +101,8 @@ def _cells(row: Sequence[Value], has_note: Sequence[bool]) -> Iterator[Markup]:
             }
             style = None if value.share is None else f"--share: {min(1, max(0, value.share)):.3f}"
             note = element("small", value.note) if has_note[i] else ""
-            classes = " ".join(kind for kind, is_so in kinds.items() if is_so) or None
-            yield element("td", value.text, note, class_=classes, style=style)
+            class_ = " ".join(name for name, applies in classes.items() if applies) or None
+            yield element("td", value.text, note, class_=class_, style=style)
         else:
             yield element("td", _text(value), class_=None if isinstance(value, str) else "number")
 
@@ -118,7 +118,7 @@ def _note(value: Value) -> str:
 def _text(value: Value) -> str:
     match value:
         case None:
-            return NOTHING
+            return MISSING
         case Cell():
             return value.text
         case str():
@@ -131,12 +131,12 @@ def _text(value: Value) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing from pipeline.report.charts with its title and the names of its colours."""
+    """A drawing from pipeline.report.charts with a title and a legend."""
 
     title: str
     svg: Markup
     legend: Sequence[tuple[str, int]] = ()
-    """(name, colour), colours counted from 1."""
+    """(name, colour) of each series; colours count from 1."""
 
     def to_html(self) -> Markup:
         keys = (
@@ -150,17 +150,17 @@ class Figure:
 Block = Text | Facts | Table | Figure
 
 ROWS: dict[type[Block], str] = {Figure: "figures", Table: "tables"}
-"""Blocks that share a row, and the style class of that row."""
+"""Consecutive blocks of these types share a row; the style class of that row."""
 
 
 def colour(index: int) -> str:
-    """The CSS colour of the index-th series, counted from 1."""
+    """The CSS colour of a series; indices count from 1."""
     return f"var(--c{(index - 1) % NUM_COLOURS + 1})"
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A headline, its link in the page's menu, and what stands below it."""
+    """A headline, linked from the page's menu, and the blocks below it."""
 
     title: str
     blocks: Sequence[Block]
@@ -171,7 +171,7 @@ class Section:
 
     def to_html(self, anchor: str) -> Markup:
         parts: list[Markup] = []
-        # Figures, and tables, that follow each other stand side by side where there is room.
+        # Consecutive figures, and consecutive tables, are placed side by side if there is room.
         for kind, blocks in itertools.groupby(self.blocks, key=type):
             markup = [block.to_html() for block in blocks]
             row = ROWS.get(kind)
@@ -181,7 +181,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A whole report; equal contents give equal bytes."""
+    """A whole report; the same contents give the same bytes."""
 
     title: str
     summary: str
@@ -194,7 +194,7 @@ class Page:
             for section, anchor in zip(self.sections, anchors, strict=True)
         )
         sections = (section.to_html(anchor) for section, anchor in zip(self.sections, anchors, strict=True))
-        # Nothing may be fetched and no script may run, whatever a corpus calls its files.
+        # Forbid requests and scripts, whatever the names of a corpus's files contain.
         policy = "default-src 'none'; style-src 'unsafe-inline'"
         head = join(
             Markup('<meta charset="utf-8">'),

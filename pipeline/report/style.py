@@ -1,10 +1,10 @@
-"""How a report looks: one style sheet, light and dark, screen and paper."""
+"""The style sheet of a report: light and dark, screen and print."""
 
 NUM_COLOURS = 8
-"""Series colours 1 to 8; a ninth series starts over."""
+"""Number of series colours; the ninth series reuses the first."""
 
-# Two sets of series colours: each pair of neighbours differs in lightness as well as in hue, so that they stay
-# apart for colour-blind readers, and all have a contrast of at least 3 against their own background.
+# Light and dark series colours: neighbours differ in lightness as well as in hue, so that colour-blind readers can tell
+# them apart, and all have a contrast of at least 3 against their background.
 STYLE = """
 :root {
   color-scheme: light dark;

@@ -1,9 +1,9 @@
-"""Runs, metrics, lineage and registered detectors in MLflow; the work goes on when its server does not.
+"""Runs, metrics, lineage and registered detectors in MLflow; an unreachable server never stops the work.
 
     with tracking.run(uri, "bonafide", job="train", name="train xlsr_300m", config=to_dict(config)) as tracked:
         tracked.log_metrics({"train/loss": 0.7}, step=10)
 
-The only package that imports MLflow, and only where it talks to a server: importing this one costs nothing.
+The only package that imports MLflow, and only inside functions that talk to a server, so importing it is cheap.
 """
 
 from pipeline.tracking.registry import Version, check_name, download, find_model, find_version, register

@@ -1,4 +1,4 @@
-"""One MLflow run: opened, written to, found again."""
+"""MLflow runs: open, resume, write to and find them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_PARAMS_PER_CALL = 100
-"""MLflow refuses more."""
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""MLflow rejects more."""
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    """A run on the server, and the last step of each metric that it had already."""
+class _ServerRun:
+    """An open run on the server, with the last step that it already has of each metric."""
 
     run_id: str
     experiment_id: str
@@ -43,36 +43,36 @@ class _Opened:
 
 
 class Run:
-    """One MLflow run; without a server (run_id None) it only keeps the local metrics file.
+    """One MLflow run; without a server (run_id None) it only writes the local metrics file.
 
-    A run that goes on after a crash does some steps again. The server keeps one value of a metric for each step:
-    the first. The local file has both, one after the other.
+    A run that resumes after a crash repeats some steps. The server keeps the first value of a metric at each step; the
+    local file has both, one after the other.
     """
 
     def __init__(
         self,
         client: MlflowClient | None,
-        opened: _Opened | None,
+        server_run: _ServerRun | None,
         metrics_file: Path | None,
         model_id: str | None = None,
     ) -> None:
-        self.run_id = opened.run_id if opened is not None else None
-        self._experiment_id = opened.experiment_id if opened is not None else None
+        self.run_id = server_run.run_id if server_run is not None else None
+        self._experiment_id = server_run.experiment_id if server_run is not None else None
         self.metrics_file = metrics_file
-        self._client = client if opened is not None else None
-        self._last_steps = dict(opened.last_steps) if opened is not None else {}
+        self._client = client if server_run is not None else None
+        self._last_steps = dict(server_run.last_steps) if server_run is not None else {}
         self._sender = None
-        if client is not None and opened is not None:
-            self._sender = MetricSender(client, opened.run_id, model_id)
+        if client is not None and server_run is not None:
+            self._sender = MetricSender(client, server_run.run_id, model_id)
 
     @property
     def url(self) -> str | None:
-        """Where a browser shows the run; None where no server was asked."""
+        """The web page of the run; None without an HTTP server."""
         if self._client is None or not self._client.tracking_uri.startswith(("http://", "https://")):
             return None
-        place = f"experiments/{self._experiment_id}/runs/{self.run_id}"
-        # MLflow opens on its pages for language models otherwise.
-        return without_credentials(f"{self._client.tracking_uri}/#/{place}?workflowType=machine_learning")
+        path = f"experiments/{self._experiment_id}/runs/{self.run_id}"
+        # Without the query, MLflow opens its pages for language models.
+        return without_credentials(f"{self._client.tracking_uri}/#/{path}?workflowType=machine_learning")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write the metrics to the local file now and to the server in the background."""
@@ -80,14 +80,14 @@ class Run:
         self.send_metrics(metrics, step)
 
     def write_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write the metrics to the local file alone."""
+        """Write the metrics to the local file only."""
         if self.metrics_file is not None:
             line = json.dumps({"time": time.time(), "step": step, **metrics})
             with self.metrics_file.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
     def send_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Send the metrics to the server alone, in the background."""
+        """Send the metrics to the server only, in the background."""
         if self._sender is not None:
             now_ms = time.time_ns() // 1_000_000
             self._sender.send(
@@ -99,18 +99,19 @@ class Run:
             )
 
     def send_missing(self, last_step: int) -> None:
-        """Send what the local file has up to a step and the server has not: it was away, or the process died first."""
+        """Send metrics up to a step that only the local file has, as after a crash or an outage."""
         if self._sender is None or self.metrics_file is None or not self.metrics_file.exists():
             return
-        missing: dict[tuple[int, str], Point] = {}  # of a step that was done twice the later point counts
+        # The later point of a repeated step replaces the earlier one.
+        missing: dict[tuple[int, str], Point] = {}
         for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
             metrics = json.loads(line)
-            at_ms, step = int(1000 * metrics.pop("time")), metrics.pop("step")
+            time_ms, step = int(1000 * metrics.pop("time")), metrics.pop("step")
             if step is not None and step <= last_step:
                 for key, value in metrics.items():
                     if step > self._last_steps.get(key, -1):
-                        missing[step, key] = (key, float(value), at_ms, step)
-        self._sender.send([missing[place] for place in sorted(missing)])
+                        missing[step, key] = (key, float(value), time_ms, step)
+        self._sender.send([missing[key] for key in sorted(missing)])
         self._last_steps |= {key: step for step, key in sorted(missing)}
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
@@ -120,27 +121,30 @@ class Run:
             self._attempt(upload, self.run_id, str(path), folder)
 
     def log_text(self, text: str, name: str) -> None:
-        """Keep a text as the artifact of that name; credentials inside URIs are taken out."""
+        """Upload a text as an artifact, without the credentials of URIs in it."""
         if self._client is not None:
             self._attempt(self._client.log_text, self.run_id, without_credentials(text), name)
 
     def describe(self, markdown: str) -> None:
-        """Say what the run is, above everything else on its page."""
+        """Set the description at the top of the run's page."""
         self.set_tags({"mlflow.note.content": markdown})
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
-        """Set tags; a value of None is left out."""
+        """Set tags; those with a value of None are left out."""
         for key, value in clean_tags(tags).items():
             if self._client is not None:
                 self._attempt(self._client.set_tag, self.run_id, key, value)
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Record that the run wrote or read a data set; an equal name and digest on two runs is the lineage edge.
+        """Record that the run wrote or read a data set; runs with the same name and digest share their lineage.
 
-        name: what a person calls it; digest: at most 36 characters; source: its path or URI;
-        context: what for ("ingest", "training", "evaluation").
+        Args:
+            name: the name that MLflow shows.
+            digest: 1 to 36 characters.
+            source: path or URI.
+            context: the purpose: ingest, training or evaluation.
         """
-        assert 0 < len(digest) <= MAX_DIGEST_LENGTH, f"MLflow takes digests of 1 to 36 characters: {digest!r}"
+        assert 0 < len(digest) <= MAX_DIGEST_LENGTH, f"a digest must have 1 to 36 characters: {digest!r}"
         if self._client is None:
             return
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -152,30 +156,30 @@ class Run:
             source_type="s3" if source.startswith("s3://") else "local",
             source=json.dumps({"uri": source}),
         )
-        tagged = DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
-        self._attempt(self._client.log_inputs, self.run_id, [tagged])
+        dataset_input = DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
+        self._attempt(self._client.log_inputs, self.run_id, [dataset_input])
 
     def close(self, status: str) -> None:
-        """Send what is left and end the run as FINISHED, FAILED or KILLED."""
+        """Send the queued metrics and end the run as FINISHED, FAILED or KILLED."""
         if self._sender is None or self._client is None:
             return
         num_lost = self._sender.close()
         if num_lost:
-            logger.warning("%d metrics did not reach MLflow; %s", num_lost, self._remedy())
+            kept = (
+                f"they are in {self.metrics_file}" if self.metrics_file else "there is no local metrics file"
+            )
+            logger.warning("%d metrics did not reach MLflow; %s", num_lost, kept)
         self._attempt(self._client.set_terminated, self.run_id, status)
-
-    def _remedy(self) -> str:
-        return f"they are in {self.metrics_file}" if self.metrics_file else "no local file was asked for"
 
     def _attempt(self, call: Callable[..., object], *arguments: object) -> None:
         if self._sender is not None and not self._sender.is_reachable:
-            # Waiting here for a server that is away would stall the work.
-            logger.warning("MLflow is away: %s of run %s is left out", call.__name__, self.run_id)
+            # Waiting here for an unreachable server would stall the work.
+            logger.warning("MLflow does not respond; skipped %s of run %s", call.__name__, self.run_id)
             return
         try:
             call(*arguments)
         except failures() as failure:
-            warn(f"MLflow did not take {call.__name__} of run {self.run_id}", failure)
+            warn(f"MLflow rejected {call.__name__} of run {self.run_id}", failure)
 
 
 @contextmanager
@@ -187,33 +191,45 @@ def run(
     name: str,
     parent_run_id: str | None = None,
     run_id: str | None = None,
-    tags: Mapping[str, object] = NOTHING,
-    config: Mapping[str, object] = NOTHING,
+    tags: Mapping[str, object] = EMPTY,
+    config: Mapping[str, object] = EMPTY,
     metrics_file: Path | None = None,
     model_id: str | None = None,
 ) -> Iterator[Run]:
-    """Open a run, or go on with `run_id`, and end it FINISHED, FAILED (exception) or KILLED (interrupt).
+    """Open a run, or resume `run_id`, and end it as FINISHED, FAILED (exception) or KILLED (interrupt).
 
-    An empty `tracking_uri` tracks nothing. A server that cannot be reached costs a warning, never the work:
-    `metrics_file` (JSON lines) has every metric in any case. `parent_run_id` nests across processes; `model_id`, from
-    `find_model`, is the model that all metrics of the run are of.
-    Raises InputError for a tracking URI that MLflow cannot use.
+    A server that cannot be reached costs a warning, never the work.
+
+    Args:
+        tracking_uri: tracking server or database; with an empty one only `metrics_file` is written.
+        experiment: MLflow experiment; created if it does not exist.
+        job: the command, as a tag: train.
+        name: name of a new run.
+        parent_run_id: run that this one is nested under; may belong to another process.
+        run_id: run to resume; one that the server does not have is replaced by a new run.
+        tags: further tags; those with a value of None are left out.
+        config: settings, logged as params without credentials.
+        metrics_file: JSON lines file that receives every metric, whether or not the server does.
+        model_id: the model that all metrics of the run belong to, from `find_model`.
+
+    Raises:
+        InputError: MLflow cannot use the tracking URI.
     """
     if metrics_file is not None:
         metrics_file.parent.mkdir(parents=True, exist_ok=True)
     client = connect(tracking_uri) if tracking_uri else None
-    opened = None
+    server_run = None
     if client is not None:
         tags = {"bonafide.job": job, "mlflow.source.name": f"jobs.{job}", **tags, **environment()}
         if parent_run_id:
             tags["mlflow.parentRunId"] = parent_run_id
         try:
-            opened = _open_run(
+            server_run = _open_run(
                 client, tracking_uri, experiment, name, run_id, clean_tags(tags), flatten(config)
             )
         except failures() as failure:
-            warn(f"MLflow at {tracking_uri} does not answer; this run is not tracked", failure)
-    tracked = Run(client, opened, metrics_file, model_id)
+            warn(f"MLflow at {tracking_uri} does not respond; this run is not tracked", failure)
+    tracked = Run(client, server_run, metrics_file, model_id)
     status = "KILLED"
     try:
         yield tracked
@@ -226,18 +242,18 @@ def run(
 
 
 def find_run(tracking_uri: str, experiment: str, tags: Mapping[str, str]) -> str | None:
-    """Return the id of the newest run of the experiment that has all these tags, or None."""
+    """Return the id of the newest run of an experiment with all these tags, or None."""
     if not tracking_uri:
         return None
     client = connect(tracking_uri)
     try:
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
+        stored = client.get_experiment_by_name(experiment)
+        if stored is None:
             return None
-        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        runs = client.search_runs([found.experiment_id], wanted, max_results=1, order_by=["start_time DESC"])
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        runs = client.search_runs([stored.experiment_id], query, max_results=1, order_by=["start_time DESC"])
     except failures() as failure:
-        warn(f"MLflow at {tracking_uri} does not answer; the run was not looked up", failure)
+        warn(f"MLflow at {tracking_uri} does not respond; the run was not looked up", failure)
         return None
     return str(runs[0].info.run_id) if runs else None
 
@@ -250,10 +266,10 @@ def _open_run(
     run_id: str | None,
     tags: Mapping[str, str],
     params: Mapping[str, str],
-) -> _Opened:
+) -> _ServerRun:
     from mlflow.entities import Param
 
-    known: Mapping[str, str] = {}
+    stored_params: Mapping[str, str] = {}
     last_steps: Mapping[str, int] = {}
     if run_id is None or not _is_usable(client, run_id):
         info = client.create_run(
@@ -262,16 +278,16 @@ def _open_run(
         run_id = str(info.run_id)
     else:
         client.update_run(run_id, status="RUNNING")
-        found = client.get_run(run_id)
-        info, known = found.info, found.data.params
-        last_steps = {metric.key: metric.step for metric in found.data.to_proto().metrics}
-        changed = {key: value for key, value in params.items() if known.get(key, value) != value}
-        if changed:  # a param is written once; the first values stay and the later ones are told beside them
+        stored = client.get_run(run_id)
+        info, stored_params = stored.info, stored.data.params
+        last_steps = {metric.key: metric.step for metric in stored.data.to_proto().metrics}
+        changed = {key: value for key, value in params.items() if stored_params.get(key, value) != value}
+        if changed:  # MLflow does not overwrite params, so the new values go into a tag
             client.set_tag(run_id, "bonafide.resumed_with", json.dumps(changed)[:MAX_TAG_LENGTH])
-    new = [Param(key, value) for key, value in params.items() if key not in known]
+    new = [Param(key, value) for key, value in params.items() if key not in stored_params]
     for start in range(0, len(new), MAX_PARAMS_PER_CALL):
         client.log_batch(run_id, params=new[start : start + MAX_PARAMS_PER_CALL])
-    return _Opened(run_id, str(info.experiment_id), last_steps)
+    return _ServerRun(run_id, str(info.experiment_id), last_steps)
 
 
 def _is_usable(client: MlflowClient, run_id: str) -> bool:
@@ -288,17 +304,17 @@ def _is_usable(client: MlflowClient, run_id: str) -> bool:
 def _experiment_id(client: MlflowClient, tracking_uri: str, experiment: str) -> str:
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(experiment)
-    if found is not None:
-        return str(found.experiment_id)
+    stored = client.get_experiment_by_name(experiment)
+    if stored is not None:
+        return str(stored.experiment_id)
     artifacts = None
-    if tracking_uri.startswith("sqlite:///"):  # MLflow would choose ./mlruns, wherever the process stands
+    if tracking_uri.startswith("sqlite:///"):  # MLflow would choose ./mlruns in the working directory
         artifacts = (database_folder(tracking_uri) / "artifacts" / experiment).as_uri()
     try:
         return str(client.create_experiment(experiment, artifact_location=artifacts))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None, f"experiment {experiment!r} exists and yet does not"
-    return str(found.experiment_id)
+    stored = client.get_experiment_by_name(experiment)
+    assert stored is not None, f"MLflow reports that experiment {experiment!r} exists, but does not return it"
+    return str(stored.experiment_id)

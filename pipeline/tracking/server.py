@@ -1,4 +1,4 @@
-"""The way to a tracking server or database, and what it may do wrong."""
+"""The connection to a tracking server or database, and its failures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# MLflow's own defaults wait four minutes for a server that is gone, and print.
+# MLflow's own defaults wait four minutes for an unreachable server, and print to the terminal.
 HTTP_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -26,12 +26,12 @@ HTTP_DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-WEIGHTS_TIMEOUT_S = 3600
-"""A server answers an upload when it has passed all of it on."""
+TRANSFER_TIMEOUT_S = 3600
+"""Timeout of uploads and downloads: a server responds to an upload only after it has stored all of it."""
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """A client of a server, or of a database, whose folder is made.
+    """Return a client of a server or a database; creates the folder of an SQLite file.
 
     Raises:
         InputError: MLflow cannot use the URI.
@@ -41,56 +41,56 @@ def connect(tracking_uri: str) -> MlflowClient:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    for logger_name in ("mlflow", "alembic"):
+        logging.getLogger(logger_name).setLevel(logging.ERROR)
     if tracking_uri.startswith("sqlite:///"):
         database_folder(tracking_uri).mkdir(parents=True, exist_ok=True)
     try:
         return MlflowClient(tracking_uri, tracking_uri)
     except MlflowException as error:
         raise InputError(
-            f"{without_credentials(tracking_uri)}: not a tracking URI that MLflow knows; "
+            f"{without_credentials(tracking_uri)}: MLflow does not support this tracking URI; "
             "write sqlite:////path/mlflow.db or http://host:port"
         ) from error
 
 
 def absolute_uri(tracking_uri: str) -> str:
-    """The URI with the full path of an SQLite file, for processes that stand elsewhere."""
+    """Make the path of an SQLite URI absolute, for processes with another working directory."""
     if not tracking_uri.startswith("sqlite:///"):
         return tracking_uri
-    path, question, options = tracking_uri.removeprefix("sqlite:///").partition("?")
-    return f"sqlite:///{Path(path).expanduser().absolute()}{question}{options}"
+    path, separator, options = tracking_uri.removeprefix("sqlite:///").partition("?")
+    return f"sqlite:///{Path(path).expanduser().absolute()}{separator}{options}"
 
 
 def database_folder(tracking_uri: str) -> Path:
-    """The folder of an SQLite file."""
+    """The folder of the file that an SQLite URI names."""
     return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0]).absolute().parent
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What a server does wrong; requests' exceptions are OSErrors."""
+    """Exceptions that a failing server causes; those of `requests` are OSErrors."""
     from mlflow.exceptions import MlflowException
 
     return MlflowException, OSError
 
 
-def warn(what: str, failure: Exception) -> None:
-    """Log one line about something that MLflow did not take."""
-    logger.warning("%s: %s", without_credentials(what), reason(failure))
+def warn(message: str, failure: Exception) -> None:
+    """Log one line about a failure of the server."""
+    logger.warning("%s: %s", without_credentials(message), reason(failure))
 
 
 def reason(failure: Exception) -> str:
-    """The first line of what went wrong, without credentials."""
+    """The first line of an exception, without credentials."""
     lines = str(failure).strip().splitlines() or [type(failure).__name__]
     return without_credentials(lines[0])[:300]
 
 
 @contextlib.contextmanager
-def patient() -> Iterator[None]:
-    """Give the server the time that gigabytes take."""
+def long_timeout() -> Iterator[None]:
+    """Raise the HTTP timeout while gigabytes are transferred."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ.get(name)
-    os.environ[name] = str(WEIGHTS_TIMEOUT_S)
+    os.environ[name] = str(TRANSFER_TIMEOUT_S)
     try:
         yield
     finally:

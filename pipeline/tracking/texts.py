@@ -1,4 +1,4 @@
-"""What is written into MLflow: within its lengths, without credentials, and with what code ran where."""
+"""Texts for MLflow: cut to its length limits, free of credentials; and tags that describe code and machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-# MLflow refuses what is longer.
+# MLflow rejects longer texts.
 MAX_KEY_LENGTH = 250
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
@@ -25,12 +25,12 @@ SECRET_QUERY = re.compile(
 
 
 def without_credentials(text: str) -> str:
-    """Take user, password and signed query values out of every URI in a text."""
+    """Remove user names, passwords and secret query values from every URI in a text."""
     return SECRET_QUERY.sub(r"\1…", USER_INFO.sub(r"\1", text))
 
 
 def clean_tags(tags: Mapping[str, object]) -> dict[str, str]:
-    """Tags as MLflow takes them; a value of None is left out."""
+    """Tags as MLflow accepts them; those with a value of None are left out."""
     kept = {key: value for key, value in tags.items() if value is not None}
     return {
         key[:MAX_KEY_LENGTH]: without_credentials(str(value))[:MAX_TAG_LENGTH] for key, value in kept.items()
@@ -38,7 +38,7 @@ def clean_tags(tags: Mapping[str, object]) -> dict[str, str]:
 
 
 def flatten(config: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """Turn nested settings into `outer.inner` → text, without credentials and within MLflow's lengths."""
+    """Flatten nested settings to `outer.inner` → text, free of credentials and cut to MLflow's length limits."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"[:MAX_KEY_LENGTH]
@@ -52,7 +52,7 @@ def flatten(config: Mapping[str, object], prefix: str = "") -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """Say what code runs where, and who runs it: versions, git commit, host; never the environment variables."""
+    """Tags with the user, package versions, git commit and host; never environment variables."""
     versions = []
     for package in ("bonafide", "torch", "ray"):
         try:
@@ -70,7 +70,7 @@ def environment() -> dict[str, str]:
 def _user() -> dict[str, str]:
     try:
         return {"mlflow.user": getpass.getuser()}
-    except (KeyError, OSError):  # an account of a container may have no name
+    except (KeyError, OSError):  # a user of a container may have no name
         return {}
 
 
@@ -80,11 +80,14 @@ def _git() -> dict[str, str]:
     if git is None or not (root / ".git").exists():
         return {}
 
-    def ask(*arguments: str) -> str:
-        answer = subprocess.run(  # noqa: S603
+    def output_of(*arguments: str) -> str:
+        process = subprocess.run(  # noqa: S603
             [git, "-C", str(root), *arguments], capture_output=True, text=True, check=False, timeout=10
         )
-        return answer.stdout.strip()
+        return process.stdout.strip()
 
-    is_dirty = bool(ask("status", "--porcelain", "--untracked-files=no"))
-    return {"mlflow.source.git.commit": ask("rev-parse", "HEAD"), "bonafide.git.dirty": str(is_dirty).lower()}
+    is_dirty = bool(output_of("status", "--porcelain", "--untracked-files=no"))
+    return {
+        "mlflow.source.git.commit": output_of("rev-parse", "HEAD"),
+        "bonafide.git.dirty": str(is_dirty).lower(),
+    }

@@ -63,14 +63,14 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
 def test_wrong_credentials_of_the_store_are_one_line(code: str, data: Path, bucket: str, gate: Gate):
     gate.refuse_always("403 Forbidden", code)
     line = refusal(command(data, f"{bucket}/store"))
-    assert line.startswith(f"bonafide ingest: {bucket}/store/snapshots: no right to do this")
+    assert line.startswith(f"bonafide ingest: {bucket}/store/snapshots: permission denied")
     assert "check the AWS credentials" in line
 
 
 def test_wrong_credentials_of_the_data_are_one_line(tmp_path: Path, bucket: str, gate: Gate):
     gate.refuse_always("403 Forbidden", "SignatureDoesNotMatch")
     line = refusal(command(f"{bucket}/data", tmp_path / "store"))
-    assert line.startswith(f"bonafide ingest: {bucket}/data/In-the-Wild: no right to do this")
+    assert line.startswith(f"bonafide ingest: {bucket}/data/In-the-Wild: permission denied")
 
 
 def test_no_credentials_at_all_are_one_line(data: Path, bucket: str, gate: Gate, tmp_path: Path):
@@ -86,7 +86,7 @@ def test_a_bucket_that_is_not_there_is_one_line(which: str, data: Path, gate: Ga
     done = command(missing, tmp_path / "store") if which == "root" else command(data, missing)
     line = refusal(done)
     assert line.startswith(f"bonafide ingest: {missing}")
-    assert "there is no such bucket" in line
+    assert "no such bucket" in line
 
 
 @pytest.mark.ray

@@ -76,6 +76,6 @@ def test_what_the_user_can_mend_comes_back_from_a_worker_as_one_line(cluster: No
     write_in_the_wild(tmp_path / "data", count=2)
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(
-        InputError, match=r"^.*/file/store/attempts/.*: a file stands where a folder should be$"
+        InputError, match=r"^.*/file/store/attempts/.*: a parent of this path is a file, not a folder$"
     ):
         ingest.main(ingest.IngestConfig(str(tmp_path / "data"), str(tmp_path / "file" / "store")))
