@@ -13,7 +13,7 @@ from pipeline.detector.training import Progress
 from pipeline.detector.validation import Validation
 from pipeline.errors import InputError
 from pipeline.metrics import equal_error_rate
-from tests.detector.test_training import assert_same_weights, run, toy_batches, toy_config, toy_validation
+from tests.detector.toys import assert_same_weights, run, toy_batches, toy_config, toy_validation
 
 
 def after(num_questions: int) -> Callable[[], bool]:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from pipeline.detector.config import TrainingConfig
 from pipeline.detector.ranks import run_ranks
 from pipeline.detector.training import Progress, State, train
-from tests.detector.test_training import (
+from tests.detector.toys import (
     NUM_BATCHES,
     Log,
     ToyBatch,

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from pipeline.detector.config import LossConfig, TrainingConfig
 from pipeline.detector.ranks import run_ranks
 from pipeline.detector.training import State, train
-from tests.detector.test_training import (
+from tests.detector.toys import (
     NUM_BATCHES,
     Log,
     ToyBatch,
