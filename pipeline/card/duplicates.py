@@ -38,33 +38,33 @@ class Copy:
         return f"{self.corpus}/{self.split or NOT_STATED}"
 
 
-Copies = Sequence[Sequence[Copy]]
+DuplicateGroups = Sequence[Sequence[Copy]]
 """For each recording that occurs more than once, its utterances."""
 
 
-def read_copies(store: Folder, snapshot: Snapshot) -> Copies:
+def read_duplicates(store: Folder, snapshot: Snapshot) -> DuplicateGroups:
     """Read the duplicates of a snapshot; copies in corpora that the snapshot lacks are ignored."""
     if snapshot.duplicates is None:
         return []
     columns = ("id", "corpus", "split", "label", "seconds")
     table = tables.read_table(store, snapshot.duplicates, ["group", *columns])
-    copies: dict[int, list[Copy]] = {}
+    groups: dict[int, list[Copy]] = {}
     values = zip(*(table[column].to_pylist() for column in columns), strict=True)
     for group, row in zip(table["group"].to_pylist(), values, strict=True):
         copy = Copy(*row)
         if copy.corpus in snapshot.corpora:
-            copies.setdefault(group, []).append(copy)
-    return [group_copies for group_copies in copies.values() if len(group_copies) > 1]
+            groups.setdefault(group, []).append(copy)
+    return [copies for copies in groups.values() if len(copies) > 1]
 
 
-def duplicate_warnings(copies: Copies, snapshot: Snapshot) -> dict[str, str]:
+def duplicate_warnings(groups: DuplicateGroups, snapshot: Snapshot) -> dict[str, str]:
     """Describe each kind of harmful duplicate: kind → warning."""
     kinds = {
-        "with both labels": [each for each in copies if len({copy.label for copy in each}) > 1],
+        "with both labels": [copies for copies in groups if len({copy.label for copy in copies}) > 1],
         "in both training and evaluation": [
-            each for each in copies if len({snapshot.corpora[copy.corpus].role for copy in each}) > 1
+            copies for copies in groups if len({snapshot.corpora[copy.corpus].role for copy in copies}) > 1
         ],
-        "in several splits of one corpus": [each for each in copies if _crosses_splits(each)],
+        "in several splits of one corpus": [copies for copies in groups if _crosses_splits(copies)],
     }
     return {
         kind: f"Duplicated recordings {kind}: {len(harmful):,}, for example {_examples(harmful)}."
@@ -73,15 +73,15 @@ def duplicate_warnings(copies: Copies, snapshot: Snapshot) -> dict[str, str]:
     }
 
 
-def duplicates_section(copies: Copies, snapshot: Snapshot) -> Section:
+def duplicates_section(groups: DuplicateGroups, snapshot: Snapshot) -> Section:
     """Show which corpora and splits share audio."""
-    if not copies:
+    if not groups:
         return Section(TITLE, [Text("No two utterances have identical samples.")])
-    extra = [copy for each in copies for copy in each[1:]]
+    extra = [copy for copies in groups for copy in copies[1:]]
     facts = Facts(
         [
-            ("duplicated recordings", f"{len(copies):,}", "that occur more than once"),
-            ("utterances", f"{sum(map(len, copies)):,}", "that have a copy"),
+            ("duplicated recordings", f"{len(groups):,}", "that occur more than once"),
+            ("utterances", f"{sum(map(len, groups)):,}", "that have a copy"),
             (
                 "redundant audio",
                 format_hours(sum(copy.seconds for copy in extra) / 3600),
@@ -89,9 +89,9 @@ def duplicates_section(copies: Copies, snapshot: Snapshot) -> Section:
             ),
         ]
     )
-    warnings = duplicate_warnings(copies, snapshot).values()
+    warnings = duplicate_warnings(groups, snapshot).values()
     blocks: list[Block] = [facts, *(Text(warning, "warning") for warning in warnings)]
-    counts = Counter(" + ".join(sorted({copy.corpus_and_split for copy in each})) for each in copies)
+    counts = Counter(" + ".join(sorted({copy.corpus_and_split for copy in copies})) for copies in groups)
     ranked = names_by_size(counts)
     rows: list[list[Value]] = [[name, counts[name]] for name in ranked[:MAX_COMBINATIONS]]
     blocks.append(Table(["corpus/split", "recordings"], rows, "Corpora and splits that share audio"))
@@ -104,8 +104,10 @@ def _crosses_splits(copies: Iterable[Copy]) -> bool:
     splits: dict[str, set[str | None]] = {}
     for copy in copies:
         splits.setdefault(copy.corpus, set()).add(copy.split)
-    return any(len(each) > 1 for each in splits.values())
+    return any(len(corpus_splits) > 1 for corpus_splits in splits.values())
 
 
-def _examples(copies: Copies) -> str:
-    return "; ".join(" = ".join(copy.id for copy in each[:NUM_EXAMPLES]) for each in copies[:NUM_EXAMPLES])
+def _examples(groups: DuplicateGroups) -> str:
+    return "; ".join(
+        " = ".join(copy.id for copy in copies[:NUM_EXAMPLES]) for copies in groups[:NUM_EXAMPLES]
+    )

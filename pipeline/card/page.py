@@ -9,7 +9,7 @@ from pipeline.card.completeness import (
     incomplete_corpora,
 )
 from pipeline.card.duplicates import TITLE as DUPLICATES_TITLE
-from pipeline.card.duplicates import Copies, duplicate_warnings, duplicates_section, read_copies
+from pipeline.card.duplicates import DuplicateGroups, duplicate_warnings, duplicates_section, read_duplicates
 from pipeline.card.durations import durations_section
 from pipeline.card.formatting import LABEL_ORDER, format_hours, format_list, format_percent
 from pipeline.card.hours import hours_section
@@ -36,26 +36,26 @@ def corpus_card(store: Folder, snapshot: Snapshot, recipe: Recipe | None = None)
     """
     tally = tally_snapshot(store, snapshot)
     shortcuts = find_shortcuts(tally, snapshot)
-    copies = read_copies(store, snapshot)
+    duplicates = read_duplicates(store, snapshot)
     created = snapshot.created.replace("T", " ").replace("+00:00", " UTC")
     return Page(
         f"Corpus card of snapshot {snapshot.name}",
         f"{format_list(snapshot.corpora, 6)}. Created {created}, digest {snapshot.digest}.",
         [
-            _overview(snapshot, tally, _warnings(snapshot, shortcuts, copies)),
+            _overview(snapshot, tally, _warnings(snapshot, shortcuts, duplicates)),
             *([recipe_section(tally, snapshot, recipe)] if recipe else []),
             hours_section(tally, snapshot),
             durations_section(tally, snapshot),
             shortcut_section(shortcuts, tally, snapshot),
             completeness_section(snapshot),
             rejects_section(snapshot, find_examples(store, snapshot)),
-            duplicates_section(copies, snapshot),
+            duplicates_section(duplicates, snapshot),
             licences_section(snapshot),
         ],
     )
 
 
-def _warnings(snapshot: Snapshot, shortcuts: list[Shortcut], copies: Copies) -> list[str]:
+def _warnings(snapshot: Snapshot, shortcuts: list[Shortcut], duplicates: DuplicateGroups) -> list[str]:
     """List the problems found by other sections, each with the title of its section."""
     incomplete = [corpus.name for corpus in incomplete_corpora(snapshot)]
     unexpected = [corpus.name for corpus in corpora_with_unexpected_hours(snapshot)]
@@ -63,7 +63,7 @@ def _warnings(snapshot: Snapshot, shortcuts: list[Shortcut], copies: Copies) -> 
         ("Utterances not accounted for", incomplete, COMPLETENESS_TITLE),
         ("Hours differ from the published hours", unexpected, COMPLETENESS_TITLE),
         ("Labels predictable without listening", list(predictive_by_group(shortcuts)), SHORTCUTS_TITLE),
-        ("Duplicated recordings", list(duplicate_warnings(copies, snapshot)), DUPLICATES_TITLE),
+        ("Duplicated recordings", list(duplicate_warnings(duplicates, snapshot)), DUPLICATES_TITLE),
     )
     return [f"{problem}: {format_list(names)}. See {title}." for problem, names, title in problems if names]
 

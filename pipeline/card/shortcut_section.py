@@ -147,7 +147,7 @@ def _figures(
 ) -> list[Figure]:
     """Draw the charted traits for each role, then the most predictive trait of each group that has one."""
     by_name = {(shortcut.trait.title, shortcut.group): shortcut for shortcut in shortcuts}
-    roles = [
+    role_groups = [
         role_group(role) if len(corpora) > 1 else corpora[0].name
         for role, corpora in corpora_by_role(snapshot).items()
     ]
@@ -156,7 +156,7 @@ def _figures(
         shortcut for shortcut in simplest if len(shortcut.trait.columns) == 1 and shortcut.trait != CORPUS
     ]
     keys = [
-        *((title, group) for title in CHARTED_TRAITS for group in roles),
+        *((title, group) for title in CHARTED_TRAITS for group in role_groups),
         *((shortcut.trait.title, shortcut.group) for shortcut in drawable[:MAX_PREDICTIVE_CHARTS]),
     ]
     return [_figure(by_name[key]) for key in dict.fromkeys(keys) if key in by_name]
