@@ -89,19 +89,19 @@ def test_a_duration_is_between_the_edges_of_its_bin(store, seconds):
 
 def test_a_codec_that_predicts_the_label_causes_a_warning(store):
     rows = [*utterances(100, "bonafide", **MP3), *utterances(97, "spoof"), *utterances(3, "spoof", **MP3)]
-    words = words_of(store, write_corpus(store, "uneven", [rows]))
-    assert "Labels predictable without listening: uneven. See Label shortcuts." in words
-    assert "Traits with an EER of 10.0 % or less: codec in uneven." in words
-    assert "uneven codec 2.9 mp3 (100.0 %) flac (97.0 %), mp3 (3.0 %)" in words
-    assert "uneven bona fide mp3 44.1 kHz stereo" in words
-    assert "uneven spoof flac 97 %, mp3 3 %" in words
+    text = words_of(store, write_corpus(store, "uneven", [rows]))
+    assert "Labels predictable without listening: uneven. See Label shortcuts." in text
+    assert "Traits with an EER of 10.0 % or less: codec in uneven." in text
+    assert "uneven codec 2.9 mp3 (100.0 %) flac (97.0 %), mp3 (3.0 %)" in text
+    assert "uneven bona fide mp3 44.1 kHz stereo" in text
+    assert "uneven spoof flac 97 %, mp3 3 %" in text
 
 
 def test_equal_signal_chains_cause_no_warning(store):
     rows = [*utterances(50, "bonafide"), *utterances(500, "spoof")]
-    words = words_of(store, write_corpus(store, "even", [rows]))
-    assert "predictable" not in words
-    assert "No trait has an EER of 10.0 % or less, beyond chance." in words
+    text = words_of(store, write_corpus(store, "even", [rows]))
+    assert "predictable" not in text
+    assert "No trait has an EER of 10.0 % or less, beyond chance." in text
 
 
 def test_corpora_with_one_label_each_are_only_compared_with_each_other(store):
@@ -135,18 +135,18 @@ def test_rejects_are_listed_with_reasons_and_files_from_the_catalog_and_the_shar
     examples = find_examples(store, snapshot_of(corpus))
     assert [path for path, _ in examples["c", "stray"]] == [f"{i}/x.wav" for i in range(NUM_EXAMPLES)]
     assert examples["c", "truncated"] == [("cut.flac", "ends early")]
-    words = words_of(store, corpus)
-    assert "ends early: cut.flac" in words
-    assert "rejected stray 12 80.0 % no row: 0/x.wav, 1/x.wav, 2/x.wav" in words
+    text = words_of(store, corpus)
+    assert "ends early: cut.flac" in text
+    assert "rejected stray 12 80.0 % no row: 0/x.wav, 1/x.wav, 2/x.wav" in text
 
 
 def test_utterances_excluded_by_a_recipe_are_not_rejects(store):
     corpus = write_corpus(store, "c", [utterances(2, "spoof")], found=problems(4, "excluded-test"))
     corpus = replace(corpus, rejected={}, excluded={"excluded-test": 4})
-    words = words_of(store, corpus)
-    assert "Nothing was rejected." in words
-    assert "excluded excluded-test 4 66.7 %" in words
-    assert "accounted for" not in words
+    text = words_of(store, corpus)
+    assert "Nothing was rejected." in text
+    assert "excluded excluded-test 4 66.7 %" in text
+    assert "accounted for" not in text
 
 
 def test_an_utterance_that_is_not_accounted_for_causes_a_warning(store):
@@ -190,18 +190,18 @@ def test_non_commercial_and_unknown_licences_cause_warnings(store):
         write_corpus(store, "academic", [rows], licence="CC-BY-NC-4.0", non_commercial=True),
         write_corpus(store, "silent", [rows], licence="unknown", non_commercial=None),
     ]
-    words = words_of(store, *corpora)
-    assert "CC-BY-4.0 allowed 1.00 33.3 % free" in words
-    assert "CC-BY-NC-4.0 non-commercial only 1.00 33.3 % academic" in words
-    assert "Non-commercial use only: academic." in words
-    assert "Unknown licence: silent." in words
+    text = words_of(store, *corpora)
+    assert "CC-BY-4.0 allowed 1.00 33.3 % free" in text
+    assert "CC-BY-NC-4.0 non-commercial only 1.00 33.3 % academic" in text
+    assert "Non-commercial use only: academic." in text
+    assert "Unknown licence: silent." in text
 
 
 def test_rare_languages_share_a_bar_but_all_are_in_the_table(store):
     rows = [row for i in range(30) for row in utterances(1 + (i < 20), "spoof", language=f"l{i}")]
-    words = words_of(store, write_corpus(store, "c", [rows]))
-    assert "10 others" in words
-    assert all(f" l{i} " in words for i in range(30))
+    text = words_of(store, write_corpus(store, "c", [rows]))
+    assert "10 others" in text
+    assert all(f" l{i} " in text for i in range(30))
 
 
 def test_names_from_corpora_are_escaped(store):
@@ -228,8 +228,8 @@ def test_equal_snapshots_in_different_folders_give_equal_bytes(tmp_path):
 
 
 def test_a_corpus_without_written_utterances_has_a_card(store):
-    words = words_of(store, write_corpus(store, "lost", [[]], found=problems(3, "empty")))
-    assert "empty 3 100.0 %" in words
+    text = words_of(store, write_corpus(store, "lost", [[]], found=problems(3, "empty")))
+    assert "empty 3 100.0 %" in text
 
 
 def test_hours_are_shown_with_a_suitable_unit_and_precision():

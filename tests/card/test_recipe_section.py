@@ -66,16 +66,16 @@ def test_hours_are_split_by_use_label_and_weight(store: Folder):
 
 
 def test_the_card_shows_policy_uses_weights_and_hours(store: Folder):
-    words = words_of(store, *speech_and_vocoded(store), recipe=MIX)
-    assert "training 4.00 h 25.0 % spoof validation 10.0 min 0.0 % spoof unused 5.0 min" in words
-    assert "drawn per epoch 12.5 h 4.0 % spoof corpora 2 1 others in the snapshot" in words
-    assert "Artifact families that count as bona fide: codec; all other families count as spoof." in words
-    assert "speech train validation test 1.00 0.17 0.08" in words
-    assert "vocoded train, not stated 3.00 – –" in words
-    assert "speech 1.00 6 6.00 – – – 48.0 %" in words
-    assert "vocoded 2.00 3 6.00 1.00 0.5 0.50 52.0 %" in words
-    assert "codec bona fide 2.00 – –" in words
-    assert "vocoder spoof 1.00 – –" in words
+    text = words_of(store, *speech_and_vocoded(store), recipe=MIX)
+    assert "training 4.00 h 25.0 % spoof validation 10.0 min 0.0 % spoof unused 5.0 min" in text
+    assert "drawn per epoch 12.5 h 4.0 % spoof corpora 2 1 others in the snapshot" in text
+    assert "Artifact families that count as bona fide: codec; all other families count as spoof." in text
+    assert "speech train validation test 1.00 0.17 0.08" in text
+    assert "vocoded train, not stated 3.00 – –" in text
+    assert "speech 1.00 6 6.00 – – – 48.0 %" in text
+    assert "vocoded 2.00 3 6.00 1.00 0.5 0.50 52.0 %" in text
+    assert "codec bona fide 2.00 – –" in text
+    assert "vocoder spoof 1.00 – –" in text
 
 
 def test_training_and_validation_hours_match_the_loaded_index(store: Folder):
@@ -120,6 +120,6 @@ def test_a_card_without_a_recipe_has_no_recipe_section(store: Folder):
 
 def test_published_recipes_have_a_card(store: Folder):
     corpora = [write_corpus(store, name, [utterances(2, "bonafide")]) for name in ("fleurs", "habla", "mls")]
-    words = words_of(store, *corpora, recipe=load_recipe("leakage_free"))
-    assert "Recipe leakage_free" in words
-    assert "corpora 3 of 29 0 others in the snapshot" in words
+    text = words_of(store, *corpora, recipe=load_recipe("leakage_free"))
+    assert "Recipe leakage_free" in text
+    assert "corpora 3 of 29 0 others in the snapshot" in text
