@@ -64,22 +64,19 @@ def main(config: DemoConfig) -> None:
         for system, file in systems.items():
             checkpoint = ["--checkpoint", str(training / file), "--system", system]
             folders = ["--store", store, "--corpora", EVALUATION, "--out", str(scores / system)]
-            size = [
-                "--part-seconds",
-                "300",
-                "--num-workers",
-                "1",
-            ]  # starting a second one takes longer than it saves
+            # Starting a second worker takes longer than it saves.
+            size = ["--part-seconds", "300", "--num-workers", "1"]
             run_job("score", *folders, *checkpoint, *size, *tracking)
     print_stage("5/5 evaluate: scores → EER")
     sets = ",".join(str(scores / system) for system in systems)
     run_job("evaluate", "--scores", sets, "--out", str(out / "report"), *tracking)
-    print(f"\nDone in {time.monotonic() - started:.0f} s.")
-    print(f"Report:    {out / 'report' / 'report.html'}")
-    print(f"Validation: {training / 'validation.html'}")
+    print(f"\nDone in {time.monotonic() - started:.0f} s. Open next:")
+    print(f"  evaluation report  {out / 'report' / 'report.html'}")
+    print(f"  validation report  {training / 'validation.html'}")
     print(
-        f"MLflow UI:  {Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri sqlite:///{out}/mlflow.db\n"
-        "           then open http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
+        f"  MLflow             {Path(sys.executable).parent / 'mlflow'} ui "
+        f"--backend-store-uri sqlite:///{out}/mlflow.db\n"
+        "                     and http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
     )
 
 
