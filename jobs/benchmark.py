@@ -1,10 +1,11 @@
-"""Measure bonafide against the bare loop and its peers, in one run on one machine.
+"""Measure the speed of ingest, loader or training against a minimal loop and other libraries.
 
     bonafide benchmark ingest
     bonafide benchmark loader
     bonafide benchmark train
 
-Prints the machine, the versions and ratios: a ratio to the bare loop travels between machines, a speed does not.
+Prints the machine, library versions, speeds and ratios to the minimal loop. Ratios can be compared between machines;
+speeds cannot.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from pipeline.config import run
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What to measure, on how much."""
+    """What to measure, and the settings of each benchmark."""
 
-    what: Literal["ingest", "loader", "train"] = "ingest"
-    """What to measure."""
+    benchmark: Literal["ingest", "loader", "train"] = "ingest"
+    """Benchmark to run."""
     ingest: ingest.IngestBenchmark = field(default_factory=ingest.IngestBenchmark)
     loader: loader.LoaderBenchmark = field(default_factory=loader.LoaderBenchmark)
     train: train.TrainBenchmark = field(default_factory=train.TrainBenchmark)
@@ -35,12 +36,12 @@ def main(config: BenchmarkConfig) -> None:
     """Run one benchmark and print its table."""
     print(machine(), flush=True)
     with tempfile.TemporaryDirectory(prefix="bonafide-benchmark-") as folder:
-        measured = {
+        benchmarks = {
             "ingest": lambda: ingest.measure(config.ingest, Path(folder)),
             "loader": lambda: loader.measure(config.loader, Path(folder)),
             "train": lambda: train.measure(config.train),
         }
-        show(measured[config.what]())
+        show(benchmarks[config.benchmark]())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Go the whole road on small corpora made here: ingest, train, score, evaluate. No GPU, no server, no download.
+"""Run ingest, train, score and evaluate on small synthetic corpora; needs no GPU, server or download.
 
     bonafide demo --out demo
 
-Speech comes from espeak-ng and stands in for bona fide speech; spoofs are that speech after real artifact processes.
-The evaluation corpora hold languages and processes that training never heard.
+Speech synthesised by espeak-ng stands in for bona fide speech; spoofs are the same kind of speech after real artifact
+processes. The languages, voices and processes of the evaluation corpora do not occur in training.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pathlib import Path
 
 from jobs.__main__ import run_command
 from jobs.ray_session import ray_session
+from jobs.training import folder
 from pipeline.config import run, to_toml
+from pipeline.evaluation import layout
 
 PRESET = Path(__file__).parent / "presets" / "demo.toml"
 TRAINING = "asvspoof2019_la,fleurs,mlaad"
@@ -25,18 +27,18 @@ EVALUATION = "in_the_wild,fakeorreal"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Where the demo writes, and how much."""
+    """Where the demo writes, and how much audio it makes."""
 
     out: str = "demo"
-    """Local folder of everything the demo writes; what is there and whole is used again."""
+    """Local folder for all results; complete results of an earlier run are reused."""
     minutes: float = 48.0
-    """Audio to make."""
+    """Minutes of audio to synthesise."""
     seed: int = 0
+    """Seed of the synthetic corpora."""
 
 
 def main(config: DemoConfig) -> None:
     """Make corpora, then run the four jobs as a user would."""
-    from pipeline.evaluation import layout
     from pipeline.storage import Folder
 
     started = time.monotonic()
@@ -47,44 +49,50 @@ def main(config: DemoConfig) -> None:
     training, scores = out / "training", out / "scores"
     tracking = ["--tracking-uri", f"sqlite:///{out}/mlflow.db"]
 
-    title("1/5 corpora: espeak-ng speaks, artifact processes spoof")
+    print_stage("1/5 corpora: synthesise speech and turn half of it into spoofs")
     make_corpora(config, Path(data))
     with ray_session():
-        title("2/5 ingest: corpora → shards and a snapshot")
+        print_stage("2/5 ingest: corpora → shards and a snapshot")
         corpora = f"{TRAINING},{EVALUATION}"
-        job("ingest", "--root", data, "--store", store, "--corpora", corpora, "--shard-mib", "8", *tracking)
-        title("3/5 train: snapshot → detector, two workers")
-        job("train", "--config", str(PRESET), "--store", store, "--out", str(training), *tracking)
-        title("4/5 score: the detector before and after training, on languages and processes it never heard")
-        systems = {"untrained": "initial.safetensors", "trained": "detector.safetensors"}
+        run_job(
+            "ingest", "--root", data, "--store", store, "--corpora", corpora, "--shard-mib", "8", *tracking
+        )
+        print_stage("3/5 train: snapshot → detector, with two workers")
+        run_job("train", "--config", str(PRESET), "--store", store, "--out", str(training), *tracking)
+        print_stage(
+            "4/5 score: the detector before and after training, on unseen languages, voices and processes"
+        )
+        systems = {"untrained": folder.INITIAL, "trained": folder.DETECTOR}
         for system, file in systems.items():
             checkpoint = ["--checkpoint", str(training / file), "--system", system]
-            place = ["--store", store, "--corpora", EVALUATION, "--out", str(scores / system)]
-            size = ["--part-seconds", "300", "--num-workers", "1"]  # another one costs more than it brings
-            job("score", *place, *checkpoint, *size, *tracking)
-    title("5/5 evaluate: scores → EER")
+            folders = ["--store", store, "--corpora", EVALUATION, "--out", str(scores / system)]
+            # Starting a second worker takes longer than it saves.
+            size = ["--part-seconds", "300", "--num-workers", "1"]
+            run_job("score", *folders, *checkpoint, *size, *tracking)
+    print_stage("5/5 evaluate: scores → EER")
     sets = ",".join(str(scores / system) for system in systems)
-    job("evaluate", "--scores", sets, "--out", str(out / "report"), *tracking)
-    print(f"\nDone in {time.monotonic() - started:.0f} s.")
-    print(f"Report:    {out / 'report' / layout.REPORT_PAGE}")
-    print(f"Validation: {training / 'validation.html'}")
+    run_job("evaluate", "--scores", sets, "--out", str(out / "report"), *tracking)
+    print(f"\nDone in {time.monotonic() - started:.0f} s. Open next:")
+    print(f"  evaluation report  {out / 'report' / layout.REPORT_PAGE}")
+    print(f"  validation report  {training / folder.VALIDATION_PAGE}")
     print(
-        f"MLflow UI: {Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri sqlite:///{out}/mlflow.db\n"
-        "           then http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
+        f"  MLflow             {Path(sys.executable).parent / 'mlflow'} ui "
+        f"--backend-store-uri sqlite:///{out}/mlflow.db\n"
+        "                     and http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
     )
 
 
-def title(text: str) -> None:
-    """Say which stretch of the road begins."""
+def print_stage(text: str) -> None:
+    """Print the heading of a stage."""
     print(f"\n── {text}", flush=True)
 
 
 def make_corpora(config: DemoConfig, root: Path) -> None:
-    """Write the demo corpora, or keep the ones that are there."""
+    """Write the demo corpora, or reuse complete ones."""
     from pipeline.progress import Progress
     from pipeline.synthetic.corpora import write_demo_corpora
 
-    progress = Progress("making", 0, "recordings")
+    progress = Progress("synthesising", 0, "recordings")
 
     def count(done: int, total: int) -> None:
         progress.total = total
@@ -96,8 +104,8 @@ def make_corpora(config: DemoConfig, root: Path) -> None:
     progress.print_now()
 
 
-def job(name: str, *flags: str) -> None:
-    """Run a command as if it were typed, on the Ray that the demo has started."""
+def run_job(name: str, *flags: str) -> None:
+    """Run a command with flags as on the command line, and exit if it fails."""
     status = run_command(name, flags)
     if status:
         raise SystemExit(status)

@@ -1,4 +1,4 @@
-"""The cluster folder: what Ray's own validator says of it, and whether our jobs fit on its machines."""
+"""The files of `cluster/`: Ray's validator accepts them, presets fit on the machines, and services are safe."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ CLUSTER = ROOT / "cluster"
 
 @pytest.fixture(scope="module")
 def cluster() -> dict[str, Any]:
+    """The cluster configuration with Ray's defaults filled in."""
     written: dict[str, Any] = yaml.safe_load((CLUSTER / "ray-cluster.yaml").read_text(encoding="utf-8"))
     prepared: dict[str, Any] = prepare_config(written)
     return prepared
@@ -28,18 +29,18 @@ def test_ray_accepts_the_cluster(cluster: dict[str, Any]):
     validate_config(cluster)
 
 
-def test_ray_would_refuse_a_key_that_it_does_not_know(cluster: dict[str, Any]):
+def test_ray_rejects_an_unknown_key(cluster: dict[str, Any]):
     with pytest.raises(Exception, match="spot_workers"):
         validate_config(cluster | {"spot_workers": 3})
 
 
-def test_nothing_computes_on_the_head(cluster: dict[str, Any]):
+def test_the_head_runs_no_tasks(cluster: dict[str, Any]):
     head = cluster["available_node_types"][cluster["head_node_type"]]
     assert head["resources"]["CPU"] == 0
     assert head["max_workers"] == 0
 
 
-def test_workers_come_from_zero_and_all_may_be_there_at_once(cluster: dict[str, Any]):
+def test_workers_scale_from_zero_and_all_of_them_fit_under_the_cluster_limit(cluster: dict[str, Any]):
     workers = [
         kind for name, kind in cluster["available_node_types"].items() if name != cluster["head_node_type"]
     ]
@@ -47,28 +48,18 @@ def test_workers_come_from_zero_and_all_may_be_there_at_once(cluster: dict[str, 
     assert sum(kind["max_workers"] for kind in workers) <= cluster["max_workers"]
 
 
-def test_jobs_need_no_resource_but_cpus_and_gpus(cluster: dict[str, Any]):
-    offered = {name for kind in cluster["available_node_types"].values() for name in kind["resources"]}
-    assert offered == {"CPU", "GPU"}
-    sources = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "jobs").glob("*.py"))
-    asked = re.findall(r"resources_per_worker=\{.*?\}\,\n", sources)
-    assert asked
-    assert {name for text in asked for name in re.findall(r'"(\w+)":', text)} == {"CPU", "GPU"}
-    assert not re.search(r"\bresources=\{", sources)
-
-
 @pytest.mark.parametrize(
     "preset", sorted((ROOT / "jobs" / "presets").glob("*.toml")), ids=lambda path: path.stem
 )
 def test_every_preset_fits_on_the_gpu_machines(preset: Path, cluster: dict[str, Any]):
-    words = ["--config", str(preset), "--store", "s3://bucket/store", "--out", "s3://bucket/run"]
-    config = parse(TrainConfig, words, command="bonafide train")
+    flags = ["--config", str(preset), "--store", "s3://bucket/store", "--out", "s3://bucket/run"]
+    config = parse(TrainConfig, flags, command="bonafide train")
     gpu = cluster["available_node_types"]["gpu"]
     per_machine = min(gpu["resources"]["GPU"], gpu["resources"]["CPU"] // config.cpus_per_worker)
     assert config.num_workers[1] <= per_machine * gpu["max_workers"]
 
 
-def test_the_image_copies_what_is_there_and_has_a_python_that_we_support():
+def test_the_image_copies_existing_files_has_a_supported_python_and_does_not_run_as_root():
     text = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
     copied = [word for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE) for word in line.split()[:-1]]
     assert {"jobs", "manifests", "pipeline", "pyproject.toml", "constraints.txt"} <= set(copied)
@@ -77,7 +68,7 @@ def test_the_image_copies_what_is_there_and_has_a_python_that_we_support():
     assert [name for name in copied if f"!{name}" not in kept] == []
     base = re.search(r"^FROM python:(\d+)\.(\d+)-slim", text, re.MULTILINE)
     assert base and (int(base[1]), int(base[2])) >= (3, 11)
-    assert re.search(r"^USER (?!root)\w+$", text, re.MULTILINE), "containers run without the rights of root"
+    assert re.search(r"^USER (?!root)\w+$", text, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -87,29 +78,30 @@ def services() -> dict[str, Any]:
     assert {volume for service in written["services"].values() for volume in mounted(service)} == set(
         written["volumes"]
     )
-    found: dict[str, Any] = written["services"]
-    return found
+    services: dict[str, Any] = written["services"]
+    return services
 
 
 def mounted(service: dict[str, Any]) -> list[str]:
+    """List the volumes of a service."""
     return [volume.partition(":")[0] for volume in service.get("volumes", [])]
 
 
-def test_no_secret_is_committed_and_none_has_a_default(services: dict[str, Any]):
+def test_secrets_come_from_the_environment_and_have_no_default(services: dict[str, Any]):
     secrets = {
         value
         for service in services.values()
         for name, value in service.get("environment", {}).items()
         if re.search("PASSWORD|KEY", name)
     }
-    names = {found[1] for secret in secrets if (found := re.fullmatch(r"\$\{(\w+):\?[^}]+\}", secret))}
+    names = {match[1] for secret in secrets if (match := re.fullmatch(r"\$\{(\w+):\?[^}]+\}", secret))}
     assert len(names) == len(secrets), secrets
     assert names == {"POSTGRES_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     assert ".env" in (ROOT / ".gitignore").read_text(encoding="utf-8").split()
     assert not re.search(r"://[^/\s]+:[^/\s]+@", (CLUSTER / "compose.yaml").read_text(encoding="utf-8"))
 
 
-def test_only_mlflow_and_s3_are_reached_from_outside_and_by_default_from_this_machine_alone(
+def test_only_mlflow_and_s3_publish_ports_and_by_default_only_on_this_machine(
     services: dict[str, Any],
 ):
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
@@ -119,7 +111,7 @@ def test_only_mlflow_and_s3_are_reached_from_outside_and_by_default_from_this_ma
     }
 
 
-def test_images_are_pinned_and_mlflow_is_the_version_that_jobs_have(services: dict[str, Any]):
+def test_images_are_pinned_and_mlflow_has_the_version_of_the_client(services: dict[str, Any]):
     tags = {name: service["image"].rpartition(":")[2] for name, service in services.items()}
     assert all(re.match(r"v?\d", tag) for tag in tags.values()), tags
     pinned = re.search(r"^mlflow==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
@@ -127,18 +119,18 @@ def test_images_are_pinned_and_mlflow_is_the_version_that_jobs_have(services: di
     assert tags["mlflow"] == tags["buckets"] == f"v{pinned[1]}-full"
 
 
-def test_nothing_starts_before_what_it_needs_is_well(services: dict[str, Any]):
+def test_services_start_after_their_dependencies_are_healthy(services: dict[str, Any]):
     for service in services.values():
-        for needed, how in service.get("depends_on", {}).items():
-            is_one_shot = services[needed]["restart"] == "no"
-            assert how["condition"] == (
+        for dependency, settings in service.get("depends_on", {}).items():
+            is_one_shot = services[dependency]["restart"] == "no"
+            assert settings["condition"] == (
                 "service_completed_successfully" if is_one_shot else "service_healthy"
             )
-            assert is_one_shot or services[needed]["healthcheck"]["test"][0] == "CMD"
+            assert is_one_shot or services[dependency]["healthcheck"]["test"][0] == "CMD"
 
 
-@pytest.mark.filterwarnings("ignore")  # those of MLflow's command line, when it is imported
-def test_mlflow_knows_every_flag_that_it_is_started_with(services: dict[str, Any]):
+@pytest.mark.filterwarnings("ignore")  # importing MLflow's command line emits warnings
+def test_mlflow_accepts_its_flags(services: dict[str, Any]):
     from mlflow.cli import server
 
     program, command, *flags = services["mlflow"]["command"]

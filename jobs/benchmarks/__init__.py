@@ -1,1 +1,1 @@
-"""What `bonafide benchmark` measures: one module a subject."""
+"""The benchmarks of `bonafide benchmark`, one module per subject."""

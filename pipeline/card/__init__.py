@@ -1,1 +1,1 @@
-"""The corpus card: what a snapshot holds, how its labels could be guessed without listening, what was left out."""
+"""The corpus card: an HTML page about the contents of a snapshot, its label shortcuts and its rejects."""

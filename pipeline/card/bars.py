@@ -1,11 +1,18 @@
-"""Stacked bars of hours and of their shares, as several sections draw them."""
+"""Stacked bar charts of hours and of shares of hours, used by several sections."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from pipeline.card.formatting import COLOURS, LABELS_SHOWN, TITLES, by_size, hours_words, percent_words
+from pipeline.card.formatting import (
+    LABEL_COLOURS,
+    LABEL_ORDER,
+    LABEL_TITLES,
+    format_hours,
+    format_percent,
+    names_by_size,
+)
 from pipeline.report import Figure
 from pipeline.report.charts import Bar, linear_axis, stacked_chart
 
@@ -13,13 +20,20 @@ Amounts = Mapping[tuple[str, str], float]
 """Hours by (row, series)."""
 
 Series = Sequence[tuple[str, str, int]]
-"""(key, title, colour) of each piece of a bar, from left to right."""
+"""(key, title, colour) of each segment of a bar, from left to right."""
 
-LABEL_SERIES: Series = [(label, TITLES[label], COLOURS[label]) for label in LABELS_SHOWN]
+LABEL_SERIES: Series = [(label, LABEL_TITLES[label], LABEL_COLOURS[label]) for label in LABEL_ORDER]
 
 
 def hours_chart(title: str, amounts: Amounts, series: Series, *, order: Sequence[str] = ()) -> Figure:
-    """Stacked hours, rows by size unless they come in an order of their own; minutes if they are few."""
+    """Draw one stacked bar of hours for each row, in minutes if every bar is shorter than an hour.
+
+    Args:
+        title: Title of the figure.
+        amounts: Hours by (row, series).
+        series: The segments of each bar.
+        order: Rows to put first, in this order; the others follow by size.
+    """
     totals = totals_of(amounts)
     rows = _ordered(totals, order)
     longest = max(totals.values(), default=1.0)
@@ -29,11 +43,11 @@ def hours_chart(title: str, amounts: Amounts, series: Series, *, order: Sequence
         for key, name, colour in series
     ]
     axis = linear_axis(unit, 0.0, factor * longest, num_ticks=4)
-    return stacked_chart(title, rows, stacks, axis, [hours_words(totals[row]) for row in rows])
+    return stacked_chart(title, rows, stacks, axis, [format_hours(totals[row]) for row in rows])
 
 
 def shares_chart(title: str, amounts: Amounts, series: Series, *, order: Sequence[str] = ()) -> Figure:
-    """Each row as a whole, whatever its hours."""
+    """Draw one stacked bar of percentages for each row; the arguments are those of `hours_chart`."""
     totals = totals_of(amounts)
     rows = [row for row in _ordered(totals, order) if totals[row]]
     stacks = [
@@ -41,11 +55,11 @@ def shares_chart(title: str, amounts: Amounts, series: Series, *, order: Sequenc
         for key, name, colour in series
     ]
     axis = linear_axis("% of the hours", 0.0, 100.0)
-    return stacked_chart(title, rows, stacks, axis, [hours_words(totals[row]) for row in rows])
+    return stacked_chart(title, rows, stacks, axis, [format_hours(totals[row]) for row in rows])
 
 
 def totals_of(amounts: Amounts) -> dict[str, float]:
-    """Hours of each row."""
+    """Sum the hours of each row over its series."""
     totals: dict[str, float] = defaultdict(float)
     for (row, _), hours in amounts.items():
         totals[row] += hours
@@ -53,15 +67,15 @@ def totals_of(amounts: Amounts) -> dict[str, float]:
 
 
 def _ordered(totals: Mapping[str, float], order: Sequence[str]) -> list[str]:
-    """Rows in their given order, then the others by size."""
+    """List the rows named in `order`, then the others by size."""
     return [name for name in order if name in totals] + [
-        name for name in by_size(totals) if name not in order
+        name for name in names_by_size(totals) if name not in order
     ]
 
 
 def _hours_bar(hours: float, factor: int) -> Bar:
-    return Bar(factor * hours, hours_words(hours))
+    return Bar(factor * hours, format_hours(hours))
 
 
 def _share_bar(hours: float, total: float) -> Bar:
-    return Bar(100 * hours / total, f"{percent_words(hours / total)}, {hours_words(hours)}")
+    return Bar(100 * hours / total, f"{format_percent(hours / total)}, {format_hours(hours)}")

@@ -1,4 +1,4 @@
-"""Utterances with the same audio, sample by sample: where they lie, and where that does harm."""
+"""The section about utterances with identical samples: which corpora share them, and where that is a problem."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline import tables
-from pipeline.card.formatting import NOT_STATED, hours_words
+from pipeline.card.formatting import NOT_STATED, format_hours, names_by_size
 from pipeline.data.store.snapshot import Snapshot
 from pipeline.report import Block, Facts, Section, Table, Text, Value
 from pipeline.storage import Folder
 
 TITLE = "Duplicates"
-"""Of the section, for those who point to it."""
+"""Title of the section; the overview refers to it."""
 
-NUM_PLACES = 60
-"""Rows of the table of places."""
+MAX_COMBINATIONS = 60
+"""Maximum number of rows in the table of corpora and splits that share audio."""
 
 NUM_EXAMPLES = 3
+"""Duplicated recordings, and copies of each, that a warning names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,70 +33,70 @@ class Copy:
     seconds: float
 
     @property
-    def place(self) -> str:
-        """Corpus and split."""
+    def corpus_and_split(self) -> str:
+        """The corpus and split, such as "mls/train"."""
         return f"{self.corpus}/{self.split or NOT_STATED}"
 
 
-Copies = Sequence[Sequence[Copy]]
-"""The utterances of each piece of audio that occurs more than once."""
+DuplicateGroups = Sequence[Sequence[Copy]]
+"""For each recording that occurs more than once, its utterances."""
 
 
-def read_copies(store: Folder, snapshot: Snapshot) -> Copies:
-    """What the snapshot records, as far as its corpora go."""
+def read_duplicates(store: Folder, snapshot: Snapshot) -> DuplicateGroups:
+    """Read the duplicates of a snapshot; copies in corpora that the snapshot lacks are ignored."""
     if snapshot.duplicates is None:
         return []
     columns = ("id", "corpus", "split", "label", "seconds")
     table = tables.read_table(store, snapshot.duplicates, ["group", *columns])
-    copies: dict[int, list[Copy]] = {}
+    groups: dict[int, list[Copy]] = {}
     values = zip(*(table[column].to_pylist() for column in columns), strict=True)
     for group, row in zip(table["group"].to_pylist(), values, strict=True):
         copy = Copy(*row)
         if copy.corpus in snapshot.corpora:
-            copies.setdefault(group, []).append(copy)
-    return [each for each in copies.values() if len(each) > 1]
+            groups.setdefault(group, []).append(copy)
+    return [copies for copies in groups.values() if len(copies) > 1]
 
 
-def duplicate_warnings(copies: Copies, snapshot: Snapshot) -> dict[str, str]:
-    """What to say of each kind of harm that copies do."""
+def duplicate_warnings(groups: DuplicateGroups, snapshot: Snapshot) -> dict[str, str]:
+    """Describe each kind of harmful duplicate: kind → warning."""
     kinds = {
-        "under both labels": [each for each in copies if len({copy.label for copy in each}) > 1],
-        "in training and in evaluation": [
-            each for each in copies if len({snapshot.corpora[copy.corpus].role for copy in each}) > 1
+        "with both labels": [copies for copies in groups if len({copy.label for copy in copies}) > 1],
+        "in both training and evaluation": [
+            copies for copies in groups if len({snapshot.corpora[copy.corpus].role for copy in copies}) > 1
         ],
-        "in several splits of a corpus": [each for each in copies if _crosses_splits(each)],
+        "in several splits of one corpus": [copies for copies in groups if _crosses_splits(copies)],
     }
     return {
-        kind: f"{len(found):,} pieces of audio occur {kind}, for example {_examples(found)}."
-        for kind, found in kinds.items()
-        if found
+        kind: f"Duplicated recordings {kind}: {len(harmful):,}, for example {_examples(harmful)}."
+        for kind, harmful in kinds.items()
+        if harmful
     }
 
 
-def duplicates_section(copies: Copies, snapshot: Snapshot) -> Section:
-    """Which corpora and splits share audio."""
-    if not copies:
-        return Section(TITLE, [Text("No two utterances have the same audio, sample by sample.")])
-    extra = [copy for each in copies for copy in each[1:]]
+def duplicates_section(groups: DuplicateGroups, snapshot: Snapshot) -> Section:
+    """Show which corpora and splits share audio."""
+    if not groups:
+        return Section(TITLE, [Text("No two utterances have identical samples.")])
+    extra = [copy for copies in groups for copy in copies[1:]]
     facts = Facts(
         [
-            ("pieces of audio", f"{len(copies):,}", "that occur more than once"),
-            ("utterances", f"{sum(map(len, copies)):,}", "with one of them"),
+            ("duplicated recordings", f"{len(groups):,}", "that occur more than once"),
+            ("utterances", f"{sum(map(len, groups)):,}", "that have a copy"),
             (
-                "more than once",
-                hours_words(sum(copy.seconds for copy in extra) / 3600),
-                f"{len(extra):,} utterances beyond the first of each",
+                "redundant audio",
+                format_hours(sum(copy.seconds for copy in extra) / 3600),
+                f"{len(extra):,} utterances beyond the first copies",
             ),
         ]
     )
-    warnings = duplicate_warnings(copies, snapshot).values()
+    warnings = duplicate_warnings(groups, snapshot).values()
     blocks: list[Block] = [facts, *(Text(warning, "warning") for warning in warnings)]
-    places = Counter(" + ".join(sorted({copy.place for copy in each})) for each in copies)
-    ranked = sorted(places, key=lambda place: (-places[place], place))
-    rows: list[list[Value]] = [[place, places[place]] for place in ranked[:NUM_PLACES]]
-    blocks.append(Table(["corpus/split", "pieces of audio"], rows, "Where the same audio occurs"))
-    if len(ranked) > NUM_PLACES:
-        blocks.append(Text(f"{len(ranked) - NUM_PLACES} rarer combinations are not shown."))
+    counts = Counter(" + ".join(sorted({copy.corpus_and_split for copy in copies})) for copies in groups)
+    ranked = names_by_size(counts)
+    rows: list[list[Value]] = [[name, counts[name]] for name in ranked[:MAX_COMBINATIONS]]
+    blocks.append(Table(["corpus/split", "recordings"], rows, "Corpora and splits that share audio"))
+    if len(ranked) > MAX_COMBINATIONS:
+        blocks.append(Text(f"{len(ranked) - MAX_COMBINATIONS} rarer combinations are not shown."))
     return Section(TITLE, blocks)
 
 
@@ -103,8 +104,10 @@ def _crosses_splits(copies: Iterable[Copy]) -> bool:
     splits: dict[str, set[str | None]] = {}
     for copy in copies:
         splits.setdefault(copy.corpus, set()).add(copy.split)
-    return any(len(each) > 1 for each in splits.values())
+    return any(len(corpus_splits) > 1 for corpus_splits in splits.values())
 
 
-def _examples(found: Copies) -> str:
-    return "; ".join(" = ".join(copy.id for copy in each[:NUM_EXAMPLES]) for each in found[:NUM_EXAMPLES])
+def _examples(groups: DuplicateGroups) -> str:
+    return "; ".join(
+        " = ".join(copy.id for copy in copies[:NUM_EXAMPLES]) for copies in groups[:NUM_EXAMPLES]
+    )

@@ -1,10 +1,10 @@
-"""How the card writes hours, values that are not there, and classes of values."""
+"""How the card orders and formats corpora, labels, hours, shares and the values of counted columns."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from pipeline.card.tally import UNKNOWN_BITRATE, USUAL_KBITS, Key, duration_edge
+from pipeline.card.tally import BITRATE_BINS_KBITS, UNKNOWN_BITRATE, Key, duration_bin_edge
 from pipeline.data.corpora.manifest import ROLES
 from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
@@ -12,27 +12,37 @@ from pipeline.report import Cell, Value
 
 NOT_STATED = "not stated"
 
-COLOURS = {"bonafide": 1, "spoof": 2}
-"""Of the labels, on every page."""
+LABEL_COLOURS = {"bonafide": 1, "spoof": 2}
 
-TITLES = {"bonafide": "bona fide", "spoof": "spoof"}
+LABEL_TITLES = {"bonafide": "bona fide", "spoof": "spoof"}
 
-LABELS_SHOWN = tuple(reversed(LABELS))
+LABEL_ORDER = tuple(reversed(LABELS))
 """Bona fide first."""
 
-NUM_NAMED = 3
-"""Names that a list of shares spells out."""
+MAX_SHARES = 3
+"""How many shares `format_shares` lists before it counts the rest."""
 
 
-def by_role(snapshot: Snapshot) -> dict[str, list[CorpusSnapshot]]:
-    """The corpora by role, what trains before what evaluates."""
-    found = snapshot.corpora.values()
-    roles = {role: [corpus for corpus in found if corpus.role == role] for role in ROLES}
-    return {role: corpora for role, corpora in roles.items() if corpora}
+def corpora_by_role(snapshot: Snapshot) -> dict[str, list[CorpusSnapshot]]:
+    """Group corpora by role, training before evaluation; roles without corpora are left out."""
+    corpora = snapshot.corpora.values()
+    roles = {role: [corpus for corpus in corpora if corpus.role == role] for role in ROLES}
+    return {role: members for role, members in roles.items() if members}
 
 
-def hours_words(hours: float) -> str:
-    """Hours with as many digits as they are worth; what is less than an hour in minutes or seconds."""
+def names_by_size(amounts: Mapping[str, float]) -> list[str]:
+    """Sort names by amount, largest first; ties are alphabetical."""
+    return sorted(amounts, key=lambda name: (-amounts[name], name))
+
+
+def format_list(names: Collection[str], max_names: int = 12) -> str:
+    """Join names with commas; names beyond `max_names` are only counted."""
+    text = ", ".join(list(names)[:max_names])
+    return f"{text} and {len(names) - max_names} more" if len(names) > max_names else text
+
+
+def format_hours(hours: float) -> str:
+    """Format hours with about three digits; less than an hour is shown in minutes or seconds."""
     if hours >= 1000:
         return f"{hours:,.0f} h"
     if hours >= 1:
@@ -40,8 +50,13 @@ def hours_words(hours: float) -> str:
     return f"{60 * hours:.1f} min" if hours >= 1 / 30 else f"{3600 * hours:.0f} s"
 
 
-def with_hours(rows: Iterable[Sequence[Value]], *columns: int) -> list[list[Value]]:
-    """The rows of a table with the hours in these columns as the largest of them asks for; none looks like nothing."""
+def format_hour_columns(rows: Iterable[Sequence[Value]], *columns: int) -> list[list[Value]]:
+    """Format hour columns with the precision the largest value needs; small non-zero values print as "< 0.01".
+
+    Args:
+        rows: Rows of a table.
+        columns: Positions of the columns to format; values that are not floats are left alone.
+    """
     table = [list(row) for row in rows]
     amounts = [row[column] for row in table for column in columns]
     largest = max((amount for amount in amounts if isinstance(amount, float)), default=0.0)
@@ -50,13 +65,15 @@ def with_hours(rows: Iterable[Sequence[Value]], *columns: int) -> list[list[Valu
         for column in columns:
             amount = row[column]
             if isinstance(amount, float):
-                few = 0 < amount < 0.5 * 10**-decimals
-                row[column] = Cell(f"< {10**-decimals:.{decimals}f}" if few else f"{amount:,.{decimals}f}")
+                rounds_to_zero = 0 < amount < 0.5 * 10**-decimals
+                row[column] = Cell(
+                    f"< {10**-decimals:.{decimals}f}" if rounds_to_zero else f"{amount:,.{decimals}f}"
+                )
     return table
 
 
-def seconds_words(seconds: float) -> str:
-    """A duration with its unit."""
+def format_seconds(seconds: float) -> str:
+    """Format a duration in seconds, minutes or hours."""
     if seconds >= 3600:
         return f"{seconds / 3600:.1f} h"
     if seconds >= 120:
@@ -64,48 +81,37 @@ def seconds_words(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2f} s"
 
 
-def named_shares(amounts: Mapping[str, float]) -> str:
-    """The largest of some amounts as shares of them all."""
-    total = sum(amounts.values())
-    ranked = by_size(amounts)
-    if len(ranked) == 1 or not total:
-        return ", ".join(ranked)
-    parts = (f"{name} {_rounded(amounts[name] / total)}" for name in ranked[:NUM_NAMED])
-    words = ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
-    more = len(ranked) - NUM_NAMED
-    return f"{words}, {more} more" if more > 0 else words
-
-
-def _rounded(share: float) -> str:
-    return "< 1 %" if share < 0.005 else f"{100 * share:.0f} %"
-
-
-def by_size(amounts: Mapping[str, float]) -> list[str]:
-    """Names, that of the largest amount first."""
-    return sorted(amounts, key=lambda name: (-amounts[name], name))
-
-
-def listed(names: Collection[str], most: int = 12) -> str:
-    """Names as a sentence has room for them."""
-    words = ", ".join(list(names)[:most])
-    return f"{words} and {len(names) - most} more" if len(names) > most else words
-
-
-def percent_words(share: float) -> str:
-    """A share in percent; what is not nothing does not look like it."""
+def format_percent(share: float) -> str:
+    """Format a fraction as a percentage with one decimal; small non-zero shares print as "< 0.1 %"."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
-def value_words(column: str, value: object) -> str:
-    """A value of a counted column as a person reads it."""
+def format_shares(amounts: Mapping[str, float]) -> str:
+    """List the largest amounts as percentages of the total, such as "flac 97 %, mp3 3 %"."""
+    total = sum(amounts.values())
+    ranked = names_by_size(amounts)
+    if len(ranked) == 1 or not total:
+        return ", ".join(ranked)
+    parts = (f"{name} {_format_whole_percent(amounts[name] / total)}" for name in ranked[:MAX_SHARES])
+    text = ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
+    num_more = len(ranked) - MAX_SHARES
+    return f"{text}, {num_more} more" if num_more > 0 else text
+
+
+def _format_whole_percent(share: float) -> str:
+    return "< 1 %" if share < 0.005 else f"{100 * share:.0f} %"
+
+
+def format_value(column: str, value: object) -> str:
+    """Format a value of a counted column with its unit."""
     if value is None:
         return "none (lossy)" if column == "bit_depth" else NOT_STATED
-    if column == "bitrate_class":
+    if column == "bitrate_bin":
         assert isinstance(value, int)
-        return "unknown" if value == UNKNOWN_BITRATE else f"~ {USUAL_KBITS[value]} kbit/s"
-    if column == "duration_class":
+        return "unknown" if value == UNKNOWN_BITRATE else f"~ {BITRATE_BINS_KBITS[value]} kbit/s"
+    if column == "duration_bin":
         assert isinstance(value, int)
-        return f"{seconds_words(duration_edge(value))} to {seconds_words(duration_edge(value + 1))}"
+        return f"{format_seconds(duration_bin_edge(value))} to {format_seconds(duration_bin_edge(value + 1))}"
     if column in ("sample_rate", "bandwidth"):
         assert isinstance(value, int)
         return f"{value / 1000:g} kHz"
@@ -114,6 +120,6 @@ def value_words(column: str, value: object) -> str:
     return f"{value} bit" if column == "bit_depth" else str(value)
 
 
-def key_words(columns: tuple[str, ...], key: Key) -> str:
-    """A combination of values."""
-    return ", ".join(value_words(column, value) for column, value in zip(columns, key, strict=True))
+def format_key(columns: tuple[str, ...], key: Key) -> str:
+    """Format a combination of values, one for each column."""
+    return ", ".join(format_value(column, value) for column, value in zip(columns, key, strict=True))

@@ -1,34 +1,45 @@
-"""Under which terms the audio was published, and how many hours of it forbid commercial use."""
+"""The section about licences: the terms of each corpus, and the hours that exclude commercial use."""
 
 from __future__ import annotations
 
 from pipeline.card.bars import LABEL_SERIES, hours_chart
-from pipeline.card.formatting import LABELS_SHOWN, by_role, listed, percent_words, with_hours
+from pipeline.card.formatting import (
+    LABEL_ORDER,
+    corpora_by_role,
+    format_hour_columns,
+    format_list,
+    format_percent,
+)
 from pipeline.data.corpora.manifest import UNKNOWN
 from pipeline.data.store.snapshot import Snapshot
 from pipeline.report import Block, Cell, Section, Table, Text, Value
 
+COMMERCIAL_USE = {False: "allowed", True: "non-commercial only", None: "unknown"}
+"""Titles of the values of `CorpusSnapshot.non_commercial`."""
+
 
 def licences_section(snapshot: Snapshot) -> Section:
-    """The terms by corpus and by licence."""
+    """Show hours by permitted use, by licence and by corpus."""
     corpora = snapshot.corpora.values()
     blocks: list[Block] = []
-    bound = [corpus.name for corpus in corpora if corpus.non_commercial]
-    if bound:
-        words = f"Not for commercial use: {listed(bound)}. That may bind what is trained with them."
-        blocks.append(Text(words, "warning"))
+    restricted = [corpus.name for corpus in corpora if corpus.non_commercial]
+    if restricted:
+        warning = f"Non-commercial use only: {format_list(restricted)}. Models trained on them may be restricted too."
+        blocks.append(Text(warning, "warning"))
     unknown = [corpus.name for corpus in corpora if corpus.licence == UNKNOWN]
     if unknown:
-        words = f"Of unknown licence: {listed(unknown)}. Ask the publishers before you pass anything on."
-        blocks.append(Text(words, "warning"))
-    amounts = {
-        (_use_words(use), label): sum(
-            corpus.hours.get(label, 0.0) for corpus in corpora if corpus.non_commercial is use
+        warning = (
+            f"Unknown licence: {format_list(unknown)}. Ask the publishers before you redistribute anything."
         )
-        for use in (False, True, None)
-        for label in LABELS_SHOWN
+        blocks.append(Text(warning, "warning"))
+    amounts = {
+        (title, label): sum(
+            corpus.hours.get(label, 0.0) for corpus in corpora if corpus.non_commercial is non_commercial
+        )
+        for non_commercial, title in COMMERCIAL_USE.items()
+        for label in LABEL_ORDER
     }
-    order = [_use_words(use) for use in (False, True, None)]
+    order = list(COMMERCIAL_USE.values())
     chart = hours_chart("Hours by commercial use", amounts, LABEL_SERIES, order=order)
     return Section("Licences", [*blocks, chart, _licences_table(snapshot), _corpora_table(snapshot)])
 
@@ -43,16 +54,16 @@ def _licences_table(snapshot: Snapshot) -> Table:
     total = sum(hours.values()) or 1.0
     rows: list[list[Value]] = [
         [
-            key[0],
-            _use_cell(key[1]),
-            hours[key],
-            Cell(percent_words(hours[key] / total)),
-            ", ".join(names[key]),
+            licence,
+            _use_cell(non_commercial),
+            hours[licence, non_commercial],
+            Cell(format_percent(hours[licence, non_commercial] / total)),
+            ", ".join(names[licence, non_commercial]),
         ]
-        for key in sorted(hours, key=lambda key: (-hours[key], key[0]))
+        for licence, non_commercial in sorted(hours, key=lambda key: (-hours[key], key[0]))
     ]
     return Table(
-        ["licence", "commercial use", "hours", "share", "corpora"], with_hours(rows, 2), "By licence"
+        ["licence", "commercial use", "hours", "share", "corpora"], format_hour_columns(rows, 2), "By licence"
     )
 
 
@@ -63,18 +74,14 @@ def _corpora_table(snapshot: Snapshot) -> Table:
             corpus.role,
             corpus.licence,
             _use_cell(corpus.non_commercial),
-            *(corpus.hours.get(label, 0.0) for label in LABELS_SHOWN),
+            *(corpus.hours.get(label, 0.0) for label in LABEL_ORDER),
         ]
-        for corpora in by_role(snapshot).values()
+        for corpora in corpora_by_role(snapshot).values()
         for corpus in corpora
     ]
     titles = ["corpus", "role", "licence", "commercial use", "bona fide h", "spoof h"]
-    return Table(titles, with_hours(rows, 4, 5), "By corpus")
+    return Table(titles, format_hour_columns(rows, 4, 5), "By corpus")
 
 
 def _use_cell(non_commercial: bool | None) -> Cell:
-    return Cell(_use_words(non_commercial), is_warning=non_commercial is True, is_word=True)
-
-
-def _use_words(non_commercial: bool | None) -> str:
-    return {True: "non-commercial only", False: "allowed", None: "unknown"}[non_commercial]
+    return Cell(COMMERCIAL_USE[non_commercial], is_warning=non_commercial is True, is_word=True)

@@ -1,7 +1,7 @@
-"""What the shards of a snapshot hold, counted in one pass over their indexes.
+"""Count the utterances and seconds of a snapshot in one pass over its shard indexes.
 
-Every index becomes four small tables of counts, which are added up as they come; the rows of a whole snapshot are
-never in memory at once.
+Each index is reduced to four small tables of counts, which are summed as they arrive, so the rows of a whole snapshot
+are never in memory at once.
 """
 
 from __future__ import annotations
@@ -33,63 +33,65 @@ CHAIN = (
     "bit_depth",
     "decoder",
 )
-BITRATES = ("corpus", "label", "bitrate_class")
-DURATIONS = ("corpus", "label", "duration_class")
+BITRATES = ("corpus", "label", "bitrate_bin")
+DURATIONS = ("corpus", "label", "duration_bin")
 
-READ = sorted({*CONTENT, *CHAIN, "bitrate", "seconds"} & set(INDEX.names))
-"""The columns of an index that are counted."""
+INDEX_COLUMNS = sorted({*CONTENT, *CHAIN, "bitrate", "seconds"} & set(INDEX.names))
+"""The index columns that the counts need."""
 
-DURATION_CLASSES_PER_OCTAVE = 8
+DURATION_BINS_PER_OCTAVE = 8
 SHORTEST_S = 0.01
+"""Shorter utterances are counted with this duration."""
 
-USUAL_KBITS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 512, 768, 1024, 1536, 3072)
-"""Bit rates in kbit/s; every other one counts as the nearest of these, by ratio."""
+BITRATE_BINS_KBITS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 512, 768, 1024, 1536, 3072)
+"""Common bit rates in kbit/s; other rates are counted with the nearest one by ratio."""
+
 UNKNOWN_BITRATE = -1
 
-SHARDS_AT_ONCE = 64
-"""Indexes that are counted before their counts are added up."""
+SHARDS_PER_BATCH = 64
+"""How many indexes are counted before their counts are summed."""
 
 Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Cells:
+class Counts:
     """Utterances and seconds by the values of some columns."""
 
     table: pa.Table
-    """The columns, then num_utterances and seconds; one row per combination of values."""
+    """The columns, then num_utterances and seconds; one row for each combination of values."""
 
     def utterances(self, *columns: str) -> dict[Key, int]:
-        """Number of utterances by the values of some of the columns, in the order of the values."""
+        """Sum the utterances by the values of some columns, sorted by value."""
         return self._sums("num_utterances", columns)
 
     def hours(self, *columns: str) -> dict[Key, float]:
-        """Hours by the values of some of the columns, in the order of the values."""
+        """Sum the hours by the values of some columns, sorted by value."""
         return {key: seconds / 3600 for key, seconds in self._sums("seconds", columns).items()}
 
     def _sums(self, value: str, columns: Sequence[str]) -> dict[Key, Any]:
         table = _grouped(self.table, columns, [(value, "sum")])
         keys = zip(*(table[column].to_pylist() for column in columns), strict=True)
-        found = dict(zip(keys, table[f"{value}_sum"].to_pylist(), strict=True))
-        return {key: found[key] for key in sorted(found, key=_none_last)}
+        sums = dict(zip(keys, table[f"{value}_sum"].to_pylist(), strict=True))
+        return {key: sums[key] for key in sorted(sums, key=_none_last)}
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
     """All counts of a snapshot."""
 
-    content: Cells
+    content: Counts
     """By `CONTENT`."""
-    chain: Cells
-    """By `CHAIN`: what the signal went through before it came here."""
-    bitrates: Cells
+    chain: Counts
+    """By `CHAIN`: the format of the published file."""
+    bitrates: Counts
     """By `BITRATES`."""
-    durations: Cells
+    durations: Counts
     """By `DURATIONS`."""
 
 
-def tally(store: Folder, snapshot: Snapshot) -> Tally:
-    """Count the utterances and seconds of a snapshot; the same snapshot gives the same numbers to the last bit."""
+def tally_snapshot(store: Folder, snapshot: Snapshot) -> Tally:
+    """Count the utterances and seconds of a snapshot; equal snapshots give bit-identical numbers."""
     shards = [
         (corpus.name, shard.name)
         for corpus in snapshot.corpora.values()
@@ -98,24 +100,26 @@ def tally(store: Folder, snapshot: Snapshot) -> Tally:
     ]
     sums = count_rows(INDEX.empty_table())
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        for first in range(0, len(shards), SHARDS_AT_ONCE):
-            counted = pool.map(functools.partial(_count_shard, store), shards[first : first + SHARDS_AT_ONCE])
-            sums = [_add_up(parts) for parts in zip(sums, *counted, strict=True)]
-    return Tally(*map(Cells, sums))
+        for first in range(0, len(shards), SHARDS_PER_BATCH):
+            counted = pool.map(
+                functools.partial(_count_shard, store), shards[first : first + SHARDS_PER_BATCH]
+            )
+            sums = [_sum_tables(parts) for parts in zip(sums, *counted, strict=True)]
+    return Tally(*map(Counts, sums))
 
 
 def _count_shard(store: Folder, shard: tuple[str, str]) -> list[pa.Table]:
-    return count_rows(read_index(store, *shard, READ))
+    return count_rows(read_index(store, *shard, INDEX_COLUMNS))
 
 
 def count_rows(index: pa.Table) -> list[pa.Table]:
-    """The four tables of a `Tally`, in its order, for rows of an index."""
+    """Reduce the rows of an index to the four tables of a `Tally`, in the order of its fields."""
     seconds = index["seconds"].cast(pa.float64())
     index = index.set_column(index.schema.get_field_index("seconds"), "seconds", seconds)
     for name, column in (
         ("bandwidth", _bandwidth(index["sample_rate"])),
-        ("bitrate_class", _bitrate_class(index["bitrate"])),
-        ("duration_class", _duration_class(seconds)),
+        ("bitrate_bin", _bitrate_bin(index["bitrate"])),
+        ("duration_bin", _duration_bin(seconds)),
     ):
         index = index.append_column(name, column)
     counted = [("seconds", "count"), ("seconds", "sum")]
@@ -123,7 +127,7 @@ def count_rows(index: pa.Table) -> list[pa.Table]:
     return [table.rename_columns([*table.column_names[:-2], "num_utterances", "seconds"]) for table in tables]
 
 
-def _add_up(parts: Iterable[pa.Table]) -> pa.Table:
+def _sum_tables(parts: Iterable[pa.Table]) -> pa.Table:
     table = pa.concat_tables(parts)
     columns = table.column_names[:-2]
     sums = _grouped(table, columns, [("num_utterances", "sum"), ("seconds", "sum")])
@@ -131,33 +135,33 @@ def _add_up(parts: Iterable[pa.Table]) -> pa.Table:
 
 
 def _grouped(table: pa.Table, columns: Sequence[str], aggregates: Sequence[tuple[str, str]]) -> pa.Table:
-    """Columns, then aggregates; one thread, because the order of additions decides the last bits of a sum."""
+    """Group by columns, on one thread: the order of additions determines the last bits of a sum."""
     groups = table.group_by(list(columns), use_threads=False).aggregate(list(aggregates))
     return groups.select([*columns, *(f"{column}_{function}" for column, function in aggregates)])
 
 
 def _bandwidth(sample_rate: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Highest frequency in Hz that is left of a recording in a shard."""
+    """The highest frequency in Hz that remains after resampling to the rate of the shards."""
     return pc.divide(pc.min_element_wise(sample_rate, SAMPLE_RATE, skip_nulls=False), 2)
 
 
-def _bitrate_class(bitrate: pa.ChunkedArray) -> pa.Array:
-    """Position in `USUAL_KBITS`."""
-    usual = np.array(USUAL_KBITS, np.float64)
+def _bitrate_bin(bitrate: pa.ChunkedArray) -> pa.Array:
+    """The position of the nearest bin in `BITRATE_BINS_KBITS`, or `UNKNOWN_BITRATE`."""
+    bins = np.array(BITRATE_BINS_KBITS, np.float64)
     kbits = pc.fill_null(bitrate, 0).to_numpy() / 1000
-    classes = np.searchsorted(np.sqrt(usual[:-1] * usual[1:]), kbits)
-    return pa.array(np.where(kbits > 0, classes, UNKNOWN_BITRATE).astype(np.int8))
+    nearest = np.searchsorted(np.sqrt(bins[:-1] * bins[1:]), kbits)
+    return pa.array(np.where(kbits > 0, nearest, UNKNOWN_BITRATE).astype(np.int8))
 
 
-def _duration_class(seconds: pa.ChunkedArray) -> pa.Array:
-    """Eighths of an octave above one second, rounded down."""
+def _duration_bin(seconds: pa.ChunkedArray) -> pa.Array:
+    """The number of bins above one second, rounded down; negative below one second."""
     octaves = np.log2(np.maximum(seconds.to_numpy(), SHORTEST_S))
-    return pa.array(np.floor(DURATION_CLASSES_PER_OCTAVE * octaves).astype(np.int16))
+    return pa.array(np.floor(DURATION_BINS_PER_OCTAVE * octaves).astype(np.int16))
 
 
-def duration_edge(duration_class: float) -> float:
-    """Where a class of durations begins, in seconds."""
-    return float(2.0 ** (duration_class / DURATION_CLASSES_PER_OCTAVE))
+def duration_bin_edge(duration_bin: float) -> float:
+    """The lower edge of a duration bin in seconds; add 0.5 to the bin for its centre, 1 for its upper edge."""
+    return float(2.0 ** (duration_bin / DURATION_BINS_PER_OCTAVE))
 
 
 def _none_last(key: Key) -> Key:

@@ -1,1 +1,1 @@
-"""Small corpora of synthetic speech, written to disk in the layouts of public ones."""
+"""Small corpora of synthetic speech for the demo, written in the layouts of published corpora."""

@@ -1,4 +1,4 @@
-"""Send a waveform through a codec of the FFmpeg inside PyAV, and back."""
+"""Encode and decode a waveform with a codec of FFmpeg, through PyAV."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.synthetic.recording import RECORDING_RATE
 from pipeline.synthetic.speech import Waveform
 
 
-def through_codec(
+def encode_and_decode(
     waveform: Waveform,
     encoder: str,
     decoder: str,
@@ -24,13 +24,23 @@ def through_codec(
     bit_rate: int,
     options: Mapping[str, str] | None = None,
 ) -> Waveform:
-    """Encode and decode `waveform` (16 kHz, [num_samples]); the codec's delay is taken out again.
+    """Pass a waveform through a codec and remove the codec's delay.
 
-    `sample_rate` in Hz and `bit_rate` in bit/s are what the codec works at. The result has the length of the
-    input, and the packets need no container: they go from the encoder straight to the decoder.
+    Packets go from the encoder to the decoder without a container.
+
+    Args:
+        waveform: [num_samples] at 16 kHz.
+        encoder: FFmpeg's name of the encoder.
+        decoder: FFmpeg's name of the decoder.
+        sample_rate: Rate in Hz at which the codec works.
+        bit_rate: Bit rate in bit/s.
+        options: FFmpeg options of the encoder.
+
+    Returns:
+        The decoded waveform [num_samples] at 16 kHz.
     """
     source = soxr.resample(waveform, RECORDING_RATE, sample_rate)
-    # What the codec still holds back at the end is flushed out by a little silence.
+    # Silence at the end flushes the samples that the codec delays.
     samples = np.pad(source, (0, sample_rate // 5))
     writer = av.AudioCodecContext.create(encoder, "w")
     assert isinstance(writer, av.AudioCodecContext)
@@ -46,7 +56,7 @@ def through_codec(
     if writer.extradata:
         reader.extradata = writer.extradata
     decoded = [
-        _samples_of(frame)
+        _to_float(frame)
         for packet in _packets(writer, samples, sample_rate)
         for frame in reader.decode(packet)
     ]
@@ -58,7 +68,7 @@ def through_codec(
 def _packets(
     writer: av.AudioCodecContext, samples: Waveform, sample_rate: int
 ) -> list[av.Packet[av.AudioStream]]:
-    """Encode mono `samples` [num_samples] frame by frame, as the encoder wants them."""
+    """Encode mono samples [num_samples] in frames of the size that the encoder requires."""
     assert writer.format is not None
     converter = av.AudioResampler(format=writer.format, layout="mono", rate=sample_rate)
     packets: list[av.Packet[av.AudioStream]] = []
@@ -71,17 +81,17 @@ def _packets(
     return packets + writer.encode(None)
 
 
-def _samples_of(frame: av.AudioFrame) -> NDArray[np.float32]:
-    """The samples [num_samples] of a decoded mono frame, full scale at ±1."""
+def _to_float(frame: av.AudioFrame) -> NDArray[np.float32]:
+    """Convert a decoded mono frame to samples [num_samples] with full scale at ±1."""
     samples = np.asarray(frame.to_ndarray().reshape(-1))
     full_scale = 1.0 if samples.dtype.kind == "f" else 2.0 ** (8 * samples.dtype.itemsize - 1)
     return (samples.astype(np.float64) / full_scale).astype(np.float32)
 
 
 def _align(decoded: Waveform, source: Waveform) -> Waveform:
-    """Shift `decoded` to where it correlates best with `source` (delays up to 0.1 s), at the source's length."""
-    longest = RECORDING_RATE // 10
-    padded = np.pad(decoded, (0, max(0, source.size + longest - decoded.size)))
-    correlation = signal.correlate(padded[: source.size + longest], source, mode="valid", method="fft")
+    """Undo the delay of `decoded`, up to 0.1 s, and cut it to the length of `source`."""
+    max_delay = RECORDING_RATE // 10
+    padded = np.pad(decoded, (0, max(0, source.size + max_delay - decoded.size)))
+    correlation = signal.correlate(padded[: source.size + max_delay], source, mode="valid", method="fft")
     delay = int(np.argmax(np.abs(correlation)))
     return np.asarray(padded[delay : delay + source.size], dtype=np.float32)

@@ -1,8 +1,8 @@
-"""Decide, before anything is spoken, which recordings the demo's corpora hold and where they lie.
+"""Plan the recordings of the demo corpora before any audio is made.
 
-The folders and key tables are those of the public corpora. What lies in them is not: ASVspoof2019-LA and the
-evaluation corpora are English by their manifests, and in the demo In-the-Wild and FakeOrReal hold the languages
-of `[evaluation]` in sentences.toml. Each recording's true language is in its `Voice`.
+Folders and protocols follow the published corpora, but the contents do not: the manifests of In-the-Wild and
+FakeOrReal state English, while the demo's versions contain the `[evaluation]` languages of sentences.toml. `Voice` has
+the true language of each recording.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.synthetic import artifacts
+from pipeline.synthetic.artifacts import EVALUATION_PROCESSES, TRAINING_PROCESSES
 from pipeline.synthetic.speech import Voice
 
 MEAN_S = 3.2
-"""Seconds of a recording, on average."""
+"""Mean duration of a recording in seconds."""
 
 SHARES = {
     "ASVspoof2019-LA": 0.36,
@@ -28,9 +28,9 @@ SHARES = {
     "In-the-Wild": 0.18,
     "FakeOrReal": 0.14,
 }
-"""Corpus folder → its share of the recordings."""
+"""Corpus folder → share of all recordings."""
 
-# No voice of training speaks in an evaluation.
+# Training and evaluation share no voice.
 _TRAINING_VARIANTS = ("m1", "m2", "m3", "m4", "f1", "f2", "f3")
 _EVALUATION_VARIANTS = ("m5", "m6", "m7", "m8", "f4", "f5")
 _ENGLISH_ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-029")
@@ -50,26 +50,28 @@ _FLEURS_FOLDERS = {
     "sw": "sw_ke",
     "tr": "tr_tr",
 }
-_ATTACKS = {name: f"A{number:02d}" for number, name in enumerate(artifacts.TRAINING, start=1)}
+_ATTACKS = {name: f"A{number:02d}" for number, name in enumerate(TRAINING_PROCESSES, start=1)}
 _ASVSPOOF_SETS = (("train", "T", "trn", 0.64), ("dev", "D", "trl", 0.24), ("eval", "E", "trl", 0.12))
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One file to make: who says what, what happens to it, and how it is stored."""
+    """One file of a demo corpus: voice, text, artifact process and format."""
 
     corpus: str
     """Folder of the corpus."""
     path: str
-    """Relative to the corpus folder, POSIX."""
+    """POSIX path relative to the corpus folder."""
     voice: Voice
     text: str
     process: str | None
-    """Name in `artifacts.TRAINING` or `artifacts.EVALUATION`; None: bona fide."""
+    """Name in `TRAINING_PROCESSES` or `EVALUATION_PROCESSES`; None for bona fide speech."""
     speaker: str
     sample_rate: int
+    """Of the file, in Hz."""
     num_channels: int
     seed: int
+    """Determines the simulated recording and the artifact process."""
 
     @property
     def label(self) -> str:
@@ -78,7 +80,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class _Script:
-    """What is to be said before it has a place: everything of a recording but its file."""
+    """The fields of a recording that do not depend on its file."""
 
     voice: Voice
     text: str
@@ -89,13 +91,13 @@ class _Script:
 
 @cache
 def load_sentences(part: str) -> dict[str, tuple[str, ...]]:
-    """Language → sentences, of `part` "training" or "evaluation"."""
+    """Load the sentences by language; `part` is "training" or "evaluation"."""
     table = tomllib.loads(Path(__file__).with_name("sentences.toml").read_text(encoding="utf-8"))
     return {language: tuple(sentences) for language, sentences in table[part].items()}
 
 
 def plan_recordings(seed: int, minutes: float) -> list[Recording]:
-    """Every recording of the demo's corpora, about `minutes` of audio in all. Pure: same input, same plan."""
+    """Plan about `minutes` of audio in total; equal arguments give equal plans."""
     num_recordings = minutes * 60 / MEAN_S
     planners = {
         "ASVspoof2019-LA": _plan_asvspoof2019_la,
@@ -111,8 +113,8 @@ def plan_recordings(seed: int, minutes: float) -> list[Recording]:
     return plan
 
 
-def key_tables(plan: Sequence[Recording]) -> dict[str, str]:
-    """Path relative to the root → text, of every protocol and metadata file the corpora come with."""
+def protocol_files(plan: Sequence[Recording]) -> dict[str, str]:
+    """Make the protocol files of the corpora: path relative to the root → text."""
     tables: dict[str, list[str]] = {}
     for recording in plan:
         stem = Path(recording.path).stem
@@ -132,7 +134,7 @@ def key_tables(plan: Sequence[Recording]) -> dict[str, str]:
 
 
 def _plan_asvspoof2019_la(num_recordings: int, generator: np.random.Generator) -> Iterator[Recording]:
-    """English; the speakers of train, dev and eval are disjoint; half of each set bona fide, half A01–A04."""
+    """English; speakers of train, dev and eval are disjoint; half of each set is bona fide, half A01–A05."""
     speaker = 0
     for name, letter, _, share in _ASVSPOOF_SETS:
         num_files = max(4, round(share * num_recordings))
@@ -141,67 +143,69 @@ def _plan_asvspoof2019_la(num_recordings: int, generator: np.random.Generator) -
             speaker += 1
             accent = str(generator.choice(_ENGLISH_ACCENTS))
             voices[f"LA_{speaker:04d}"] = _draw_voice(accent, _TRAINING_VARIANTS, generator)
-        processes = _halves(num_files, tuple(artifacts.TRAINING), generator)
+        processes = _draw_processes(num_files, tuple(TRAINING_PROCESSES), generator)
         numbers = generator.choice(9_000_000, num_files, replace=False) + 1_000_000
         for number, process in zip(numbers, processes, strict=True):
-            name_of_speaker = str(generator.choice(list(voices)))
-            script = _script(voices[name_of_speaker], "training", process, name_of_speaker, generator)
+            speaker_name = str(generator.choice(list(voices)))
+            script = _script(voices[speaker_name], "training", process, speaker_name, generator)
             path = f"LA/ASVspoof2019_LA_{name}/flac/LA_{letter}_{number}.flac"
-            yield _file("ASVspoof2019-LA", path, script, 16_000)
+            yield _recording("ASVspoof2019-LA", path, script, 16_000)
 
 
 def _plan_fleurs(num_recordings: int, generator: np.random.Generator) -> Iterator[Recording]:
-    """Bona fide only, in all languages of training."""
+    """Bona fide only, in all training languages."""
     for language in np.resize(list(load_sentences("training")), num_recordings):
-        script = _anybody(str(language), "training", None, generator)
+        script = _script_for_new_voice(str(language), "training", None, generator)
         folder = f"fleurs/data/{_FLEURS_FOLDERS[str(language)]}/audio/train"
-        yield _file(
+        yield _recording(
             "FLEURS", f"{folder}/{generator.integers(10**18, 9 * 10**18)}.wav", script, _draw_rate(generator)
         )
 
 
 def _plan_mlaad(num_recordings: int, generator: np.random.Generator) -> Iterator[Recording]:
-    """Spoofs only, in the same languages: language does not tell the label."""
-    processes = generator.permuted(np.resize(list(artifacts.TRAINING), num_recordings))
+    """Spoofs only, in the same languages as FLEURS, so that language does not predict the label."""
+    processes = generator.permuted(np.resize(list(TRAINING_PROCESSES), num_recordings))
     languages = np.resize(list(load_sentences("training")), num_recordings)
     for number, (language, process) in enumerate(zip(languages, processes, strict=True)):
-        script = _anybody(str(language), "training", str(process), generator)
+        script = _script_for_new_voice(str(language), "training", str(process), generator)
         path = f"fake/{language}/{process}/demo_{number:05d}.wav"
-        yield _file("MLAAD_v5", path, script, _draw_rate(generator))
+        yield _recording("MLAAD_v5", path, script, _draw_rate(generator))
 
 
 def _plan_in_the_wild(num_recordings: int, generator: np.random.Generator) -> Iterator[Recording]:
-    """Languages, voices and processes of evaluation."""
+    """Half bona fide, with the languages, voices and processes of evaluation."""
     languages = generator.permuted(np.resize(list(load_sentences("evaluation")), num_recordings))
-    processes = _halves(num_recordings, tuple(artifacts.EVALUATION), generator)
+    processes = _draw_processes(num_recordings, tuple(EVALUATION_PROCESSES), generator)
     for number, (language, process) in enumerate(zip(languages, processes, strict=True)):
-        script = _anybody(str(language), "evaluation", process, generator)
-        yield _file("In-the-Wild", f"release_in_the_wild/{number}.wav", script, _draw_rate(generator))
+        script = _script_for_new_voice(str(language), "evaluation", process, generator)
+        yield _recording("In-the-Wild", f"release_in_the_wild/{number}.wav", script, _draw_rate(generator))
 
 
 def _plan_fake_or_real(num_recordings: int, generator: np.random.Generator) -> Iterator[Recording]:
-    """Languages, voices and processes of evaluation, as stereo WAV or mono MP3 of high rate."""
+    """As In-the-Wild, but stored as stereo WAV or as mono MP3 of high bit rate."""
     languages = generator.permuted(np.resize(list(load_sentences("evaluation")), num_recordings))
-    processes = _halves(num_recordings, tuple(artifacts.EVALUATION), generator)
+    processes = _draw_processes(num_recordings, tuple(EVALUATION_PROCESSES), generator)
     for number, (language, process) in enumerate(zip(languages, processes, strict=True), start=1):
-        script = _anybody(str(language), "evaluation", process, generator)
+        script = _script_for_new_voice(str(language), "evaluation", process, generator)
         subset = ("training", "testing", "validation")[number % 3]
         suffix, num_channels = (("wav", 2), ("mp3", 1))[number % 2]
         path = f"for-original/{subset}/{'real' if process is None else 'fake'}/file{number}.{suffix}"
-        yield _file("FakeOrReal", path, script, 44_100, num_channels)
+        yield _recording("FakeOrReal", path, script, 44_100, num_channels)
 
 
-def _halves(
+def _draw_processes(
     num_recordings: int, processes: Sequence[str], generator: np.random.Generator
 ) -> list[str | None]:
-    """One half bona fide (None), the other shared evenly by `processes`, in random order."""
+    """Draw None (bona fide) for half of the recordings and the processes evenly for the rest, in random order."""
     num_spoofs = num_recordings // 2
     drawn = [*np.resize(processes, num_spoofs), *[""] * (num_recordings - num_spoofs)]
     return [str(name) or None for name in generator.permuted(drawn)]
 
 
-def _anybody(language: str, part: str, process: str | None, generator: np.random.Generator) -> _Script:
-    """A script for a voice that is drawn for it alone."""
+def _script_for_new_voice(
+    language: str, part: str, process: str | None, generator: np.random.Generator
+) -> _Script:
+    """Draw a voice and make a script for it."""
     variants = _TRAINING_VARIANTS if part == "training" else _EVALUATION_VARIANTS
     voice = _draw_voice(language, variants, generator)
     return _script(voice, part, process, f"{language} {voice.variant} {voice.pitch}", generator)
@@ -210,7 +214,7 @@ def _anybody(language: str, part: str, process: str | None, generator: np.random
 def _script(
     voice: Voice, part: str, process: str | None, speaker: str, generator: np.random.Generator
 ) -> _Script:
-    """Give `voice` one or two sentences of its language to say."""
+    """Draw one or two sentences in the language of the voice."""
     sentences = load_sentences(part)[voice.language.partition("-")[0]]
     chosen = generator.choice(len(sentences), size=1 + int(generator.random() < 0.3), replace=False)
     text = " ".join(sentences[index] for index in chosen)
@@ -233,7 +237,7 @@ def _draw_rate(generator: np.random.Generator) -> int:
     return int(generator.choice([16_000, 22_050, 24_000, 44_100]))
 
 
-def _file(corpus: str, path: str, script: _Script, sample_rate: int, num_channels: int = 1) -> Recording:
+def _recording(corpus: str, path: str, script: _Script, sample_rate: int, num_channels: int = 1) -> Recording:
     return Recording(
         corpus,
         path,

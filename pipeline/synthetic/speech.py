@@ -1,4 +1,4 @@
-"""Speak a sentence with espeak-ng, in this process, in any of its languages and voices."""
+"""Synthesise speech with espeak-ng, in this process."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 
 SPEECH_RATE = 22_050
-"""Hz at which espeak-ng speaks."""
+"""Sample rate in Hz of espeak-ng."""
 
 Waveform: TypeAlias = NDArray[np.float32]
-"""Mono audio of shape [num_samples], full scale at ±1."""
+"""[num_samples] Mono audio with full scale at ±1."""
 
-# From espeak-ng's speak_lib.h.
+# Constants from espeak-ng's speak_lib.h.
 _SYNCHRONOUS = 2
 _DO_NOT_EXIT = 0x8000
 _UTF8 = 1
@@ -32,10 +32,10 @@ _ON_AUDIO = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """Somebody who can speak: a language and a way to speak it."""
+    """A language and a manner of speaking."""
 
     language: str
-    """espeak-ng's name of the language, such as `en-gb`."""
+    """espeak-ng's name for the language, such as `en-gb`."""
     variant: str
     """Timbre: `m1` … `m8`, `f1` … `f5`."""
     pitch: int
@@ -46,10 +46,16 @@ class Voice:
 
 
 class Synthesizer:
-    """An espeak-ng of its own: the same calls in the same order give the same samples.
+    """A private copy of espeak-ng: the same calls in the same order give the same samples.
 
-    espeak-ng keeps its pitch flutter and its noise in static variables of the library, so what it says
-    depends on everything it said before in the process. Each instance loads a private copy of it.
+    espeak-ng keeps the state of its pitch flutter and noise in static variables of the library, so its output depends
+    on everything it spoke before in the process. Each instance therefore loads its own copy of the library.
+
+    Args:
+        seed: Seeds espeak-ng's noise generator.
+
+    Raises:
+        InputError: espeak-ng is not installed.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -57,9 +63,9 @@ class Synthesizer:
             import espeakng_loader
         except ModuleNotFoundError as error:
             raise InputError(
-                "the demo speaks with espeak-ng, which is not installed: pip install 'bonafide[demo]'"
+                "the demo needs espeak-ng, which is not installed; run: pip install 'bonafide[demo]'"
             ) from error
-        # espeak-ng has 160 characters for its path, so the data is reached through a short link.
+        # espeak-ng limits the path of its data to 160 characters, so give it a short symbolic link.
         self._folder = tempfile.TemporaryDirectory(prefix="espeak-")
         folder = Path(self._folder.name)
         library = folder / Path(espeakng_loader.get_library_path()).name
@@ -68,11 +74,11 @@ class Synthesizer:
         data.symlink_to(espeakng_loader.get_data_path(), target_is_directory=True)
         self._library = ctypes.CDLL(str(library))
         self._received: list[NDArray[np.int16]] = []
-        self._on_audio = _ON_AUDIO(self._receive)  # the library holds a bare pointer to it
+        self._on_audio = _ON_AUDIO(self._receive)  # keep a reference: the library only has a pointer
         rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, str(data).encode(), _DO_NOT_EXIT)
         assert rate == SPEECH_RATE, rate
         self._library.espeak_SetSynthCallback(self._on_audio)
-        # Initialising seeds the noise with the time of day.
+        # espeak_Initialize seeds the noise with the time of day, so set the seed afterwards.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
 
     def __enter__(self) -> Synthesizer:
@@ -85,7 +91,11 @@ class Synthesizer:
         self._folder.cleanup()
 
     def speak(self, text: str, voice: Voice) -> Waveform:
-        """Say `text`; the result [num_samples] is at `SPEECH_RATE`. An unknown language is a ValueError."""
+        """Synthesise a text as [num_samples] at `SPEECH_RATE`.
+
+        Raises:
+            ValueError: espeak-ng does not have the voice, or produces no audio for the text.
+        """
         name = f"{voice.language}+{voice.variant}"
         if self._library.espeak_SetVoiceByName(name.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {name!r}")
@@ -100,16 +110,16 @@ class Synthesizer:
         assert status == 0, status
         self._library.espeak_Synchronize()
         if not self._received:
-            raise ValueError(f"espeak-ng says nothing for {text!r} in {name}")
+            raise ValueError(f"espeak-ng produced no audio for {text!r} with voice {name!r}")
         return np.concatenate(self._received).astype(np.float32) / np.float32(32_768)
 
     def _receive(self, samples: ctypes._Pointer[ctypes.c_short], num_samples: int, _events: object) -> int:
         if samples and num_samples > 0:
             self._received.append(np.ctypeslib.as_array(samples, (num_samples,)).copy())
-        return 0  # go on
+        return 0  # continue
 
 
-def trim(speech: Waveform, threshold: float = 1e-3) -> Waveform:
-    """Cut the digital silence that espeak-ng leaves before and after what it says."""
+def trim_silence(speech: Waveform, threshold: float = 1e-3) -> Waveform:
+    """Remove the digital silence before and after speech: samples whose magnitude is at most `threshold`."""
     loud = np.flatnonzero(np.abs(speech) > threshold)
     return speech[loud[0] : loud[-1] + 1] if loud.size else speech[:0]

@@ -8,7 +8,7 @@ import torch
 from pipeline.detector.batch_size import SAFETY, find_batch_seconds, largest
 from pipeline.detector.config import TrainingConfig
 from pipeline.errors import InputError
-from tests.detector.test_training import assert_same_weights, toy_detector
+from tests.detector.toys import assert_same_weights, toy_detector
 
 
 @pytest.mark.parametrize("at_most", [0, 1, 2, 7, 153])

@@ -11,7 +11,7 @@ import pytest
 from pipeline.detector.config import TrainingConfig
 from pipeline.errors import InputError
 from pipeline.metrics import equal_error_rate
-from tests.detector.test_training import assert_same_weights, run, toy_batches, toy_config, toy_validation
+from tests.detector.toys import assert_same_weights, run, toy_batches, toy_config, toy_validation
 
 
 def after(num_questions: int) -> Callable[[], bool]:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.detector.flops import forward_flops, peak_tflops, training_flops
 from pipeline.detector.network import VARIANTS, Detector, EncoderConfig
-from tests.detector.test_training import run, toy_config
+from tests.detector.toys import run, toy_config
 
 SHAPES = (
     VARIANTS["tiny"],

@@ -14,7 +14,7 @@ from pipeline.detector.checkpoint import load_detector, save_detector
 from pipeline.detector.config import LossConfig, LossName, TrainingConfig
 from pipeline.detector.losses import CrossEntropy, OneClassSoftmax, SupervisedContrastive, make_loss
 from pipeline.errors import InputError
-from tests.detector.test_training import (
+from tests.detector.toys import (
     assert_same_weights,
     run,
     toy_batch,

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.detector.network import VARIANTS, Detector, EncoderConfig, frame_lengths, normalise
+from tests.detector.toys import FAMILIES
 
-FAMILIES = ("tiny", "tiny_group")
 LENGTHS = (16_000, 12_345, 9_000, 799, 400, 399, 20)
 
 

@@ -12,8 +12,14 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from pipeline.detector.config import Implementation
 from pipeline.detector.network import VARIANTS, Detector
 from pipeline.detector.trainer import compile_layers
-from tests.detector.test_network import FAMILIES
-from tests.detector.test_training import assert_same_weights, run, toy_batch, toy_config, toy_validation
+from tests.detector.toys import (
+    FAMILIES,
+    assert_same_weights,
+    run,
+    toy_batch,
+    toy_config,
+    toy_validation,
+)
 
 
 def gradients(detector: Detector, lengths: tuple[int, ...] = (1600,)) -> list[Tensor]:

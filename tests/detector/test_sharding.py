@@ -16,7 +16,7 @@ from pipeline.detector.config import LossConfig, TrainingConfig
 from pipeline.detector.ranks import run_ranks
 from pipeline.detector.state import TrainingState
 from pipeline.detector.training import train
-from tests.detector.test_training import (
+from tests.detector.toys import (
     NUM_BATCHES,
     Log,
     ToyBatch,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,108 +12,24 @@ import torch
 from torch import Tensor
 
 from pipeline.detector.config import OptimiserConfig, TrainingConfig, learning_rate
-from pipeline.detector.network import VARIANTS, Detector, normalise
-from pipeline.detector.state import NonFiniteError, TrainingProgress, TrainingState
+from pipeline.detector.network import VARIANTS, Detector
+from pipeline.detector.state import NonFiniteError
 from pipeline.detector.training import train
-from pipeline.detector.validation import Validation
 from pipeline.errors import InputError
+from tests.detector.toys import (
+    NUM_BATCHES,
+    Log,
+    ToyBatch,
+    assert_same_weights,
+    run,
+    toy_batch,
+    toy_batches,
+    toy_config,
+    toy_detector,
+    toy_validation,
+)
 
 PAPER = OptimiserConfig()
-NUM_BATCHES = 7
-
-
-@dataclass(frozen=True)
-class ToyBatch:
-    waveform: Tensor
-    num_samples: Tensor
-    label: Tensor
-    uid: list[str]
-
-
-def toy_batch(epoch: int, step: int) -> ToyBatch:
-    """Noise, with a tone under the bona fide ones: a function of the position, as the real batches are."""
-    generator = torch.Generator().manual_seed(1000 * epoch + step)
-    label = torch.arange(8) % 2
-    num_samples = torch.randint(1200, 1600, (8,), generator=generator)
-    tone = torch.sin(torch.arange(1600) * 0.9)
-    waveform = torch.randn(8, 1600, generator=generator) + 2 * label[:, None] * tone
-    waveform = normalise(waveform * (torch.arange(1600) < num_samples[:, None]), num_samples)
-    return ToyBatch(waveform, num_samples, label, [f"{epoch}-{step}-{row}" for row in range(8)])
-
-
-def toy_batches(epoch: int, first: int) -> Iterator[ToyBatch]:
-    torch.rand(1)  # a loader may draw from torch's generator when it starts
-    for step in range(first, NUM_BATCHES):
-        yield toy_batch(epoch, step)
-
-
-def toy_validation() -> Iterator[ToyBatch]:
-    for step in range(4):
-        yield toy_batch(99, step)
-
-
-def toy_detector() -> Detector:
-    torch.manual_seed(0)
-    return Detector(replace(VARIANTS["tiny"], num_layers=1, dropout=0.1, input_dropout=0.1))
-
-
-def toy_config(num_steps: int = 20, **changes: Any) -> TrainingConfig:
-    optimiser = OptimiserConfig(learning_rate=2e-3, num_warmup_steps=min(3, num_steps), num_steps=num_steps)
-    config = TrainingConfig(
-        optimiser, precision="fp32", validate_every=10, checkpoint_every=5, log_every=1, seed=7
-    )
-    return replace(config, **changes)
-
-
-class Log:
-    """Keeps every report; a checkpoint is copied, as writing it would."""
-
-    def __init__(self) -> None:
-        self.losses: dict[int, float] = {}
-        self.metrics: dict[int, Mapping[str, float]] = {}
-        self.states: dict[int, TrainingState] = {}
-        self.validations: dict[int, Validation] = {}
-
-    def __call__(
-        self,
-        progress: TrainingProgress,
-        metrics: Mapping[str, float],
-        state: TrainingState | None,
-        validation: Validation | None,
-    ) -> None:
-        self.metrics[progress.step] = metrics
-        if "train/loss" in metrics:
-            self.losses[progress.step] = metrics["train/loss"]
-        if state is not None:
-            self.states[progress.step] = copy(state)
-        if validation is not None:
-            assert state is not None
-            self.validations[progress.step] = validation
-
-
-def copy(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: copy(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(copy(item) for item in value)
-    return value
-
-
-def run(
-    config: TrainingConfig, batches: Callable[[int, int], Iterator[ToyBatch]] = toy_batches, **arguments: Any
-) -> tuple[Detector, Log, TrainingProgress]:
-    torch.set_num_threads(1)
-    detector, log = toy_detector(), Log()
-    progress = train(detector, batches, config, log, **arguments)
-    return detector, log, progress
-
-
-def assert_same_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    different = [name for name in one if not torch.equal(one[name], other[name])]
-    assert not different
 
 
 @pytest.mark.parametrize(

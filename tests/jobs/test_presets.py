@@ -1,4 +1,4 @@
-"""The presets are what the paper says, as far as it says it."""
+"""The presets are valid configs with the settings of the paper (arXiv 2506.21090)."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ PRESETS = sorted((Path(train.__file__).parent / "presets").glob("*.toml"))
 POST_TRAINING = [path for path in PRESETS if path.stem in VARIANTS]
 
 
-def read(preset: Path, *words: str) -> TrainConfig:
+def read(preset: Path, *flags: str) -> TrainConfig:
     required = ["--config", str(preset), "--store", "store", "--out", "out"]
-    return parse(TrainConfig, [*required, *words], command="bonafide train")
+    return parse(TrainConfig, [*required, *flags], command="bonafide train")
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_every_preset_is_a_config(preset: Path):
+def test_every_preset_is_a_valid_config(preset: Path):
     config = read(preset)
     assert config.variant in VARIANTS
     if config.recipe:
         load_recipe(config.recipe)
 
 
-def test_every_published_variant_has_its_preset():
+def test_every_published_variant_has_a_preset():
     published = {variant for variant in VARIANTS if not variant.startswith("tiny")}
     assert {path.stem for path in POST_TRAINING} == published
 
 
 @pytest.mark.parametrize("preset", POST_TRAINING, ids=lambda path: path.stem)
-def test_post_training_is_as_in_the_paper(preset: Path):
+def test_post_training_settings_are_those_of_the_paper(preset: Path):
     config = read(preset)
     assert config.variant == preset.stem
     optimiser = config.training.optimiser
@@ -54,7 +54,7 @@ def test_post_training_is_as_in_the_paper(preset: Path):
 
 
 @pytest.mark.parametrize("seconds", [4, 10, 13, 30, 50])
-def test_fine_tuning_takes_the_pieces_of_the_paper(seconds: float):
+def test_chunk_s_sets_the_crop_length_of_fine_tuning(seconds: float):
     preset = next(path for path in PRESETS if path.stem == "deepfake_eval_2024")
     config = read(preset, "--chunk-s", str(seconds))
     batch = resolve_batch(config, None, Recipe(), ())

@@ -1,3 +1,5 @@
+"""The demo corpora: layouts, labels, balance, repeatability and safe replacement."""
+
 import csv
 import hashlib
 import json
@@ -12,13 +14,13 @@ from pipeline.errors import InputError
 from pipeline.synthetic.corpora import MARKER, SOURCES, write_demo_corpora
 from pipeline.synthetic.plan import plan_recordings
 
-FEW = 0.5  # minutes; the plan has a least size
+MINUTES = 0.5  # rounded up to 10 recordings per corpus
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("demo")
-    write_demo_corpora(root, seed=3, minutes=FEW, num_workers=1)
+    write_demo_corpora(root, seed=3, minutes=MINUTES, num_workers=1)
     return root
 
 
@@ -31,7 +33,7 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def test_the_same_seed_writes_the_same_files_with_any_number_of_workers(root, tmp_path):
-    write_demo_corpora(tmp_path, seed=3, minutes=FEW, num_workers=2)
+    write_demo_corpora(tmp_path, seed=3, minutes=MINUTES, num_workers=2)
     assert digests(tmp_path) == digests(root)
 
 
@@ -63,7 +65,7 @@ def test_in_the_wild_lists_every_wav_in_its_table(root):
     assert Counter(row["label"] for row in rows) == {"bona-fide": 5, "spoof": 5}
 
 
-def test_the_other_corpora_have_their_labels_in_their_paths(root):
+def test_the_paths_of_the_other_corpora_contain_their_labels(root):
     folders = {
         path.relative_to(root).parts[1:-1]
         for corpus in ("FLEURS", "MLAAD_v5", "FakeOrReal")
@@ -77,7 +79,7 @@ def test_the_other_corpora_have_their_labels_in_their_paths(root):
     assert {parts[2] for parts in folders if parts[0] == "for-original"} == {"real", "fake"}
 
 
-def test_formats_rates_and_channels_are_mixed_so_that_the_ingest_has_work(root):
+def test_formats_rates_and_channels_vary(root):
     headers = [soundfile.info(path) for path in root.rglob("*") if path.suffix in {".flac", ".wav", ".mp3"}]
     assert {header.format for header in headers} == {"FLAC", "WAV", "MP3"}
     assert len({header.samplerate for header in headers}) >= 3
@@ -95,7 +97,7 @@ def test_evaluation_shares_no_language_voice_or_process_with_training():
     assert len(languages[0] | languages[1]) >= 12
 
 
-def test_language_does_not_tell_the_label():
+def test_language_does_not_predict_the_label():
     plan = plan_recordings(seed=0, minutes=60)
     for corpora in ({"FLEURS", "MLAAD_v5"}, {"ASVspoof2019-LA"}):
         part = [each for each in plan if each.corpus in corpora]
@@ -104,7 +106,7 @@ def test_language_does_not_tell_the_label():
             assert shares[language, "bonafide"] == pytest.approx(shares[language, "spoof"], rel=0.05)
 
 
-def test_format_and_length_do_not_tell_the_label():
+def test_format_and_length_do_not_predict_the_label():
     plan = plan_recordings(seed=0, minutes=120)
     for corpus in ("In-the-Wild", "FakeOrReal"):
         by_label: dict[str, list[tuple[float, str]]] = {"bonafide": [], "spoof": []}
@@ -118,48 +120,52 @@ def test_format_and_length_do_not_tell_the_label():
             assert abs(feature(by_label["bonafide"]) - feature(by_label["spoof"])) < 0.2
 
 
-def test_a_second_call_writes_nothing_and_reports_all_as_done(root):
+def test_a_second_call_writes_nothing_and_reports_completion(root):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    seen = []
-    write_demo_corpora(root, seed=3, minutes=FEW, on_progress=lambda *counts: seen.append(counts))
+    reports = []
+    write_demo_corpora(root, seed=3, minutes=MINUTES, on_progress=lambda *counts: reports.append(counts))
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
-    assert len(seen) == 1 and seen[0][0] == seen[0][1]
+    num_files = len(plan_recordings(seed=3, minutes=MINUTES))
+    assert reports == [(num_files, num_files)]
 
 
-def test_what_was_begun_is_written_anew(root):
+def test_incomplete_corpora_are_replaced(root):
     before = digests(root)
-    lost = next(root.rglob("*.flac"))
-    lost.unlink()
+    next(root.rglob("*.flac")).unlink()
     stray = root / "In-the-Wild" / "release_in_the_wild" / "stray.wav"
     stray.write_bytes(b"")
-    write_demo_corpora(root, seed=3, minutes=FEW, num_workers=1)
+    write_demo_corpora(root, seed=3, minutes=MINUTES, num_workers=1)
     assert digests(root) == before
 
 
-def test_a_folder_that_the_demo_did_not_write_is_left_alone(tmp_path):
-    precious = tmp_path / "In-the-Wild" / "release_in_the_wild" / "0.wav"
-    precious.parent.mkdir(parents=True)
-    precious.write_bytes(b"real data")
-    with pytest.raises(InputError, match="In-the-Wild is there already"):
-        write_demo_corpora(tmp_path, minutes=FEW)
-    assert precious.read_bytes() == b"real data"
+def test_a_folder_that_the_demo_did_not_write_is_not_touched(tmp_path):
+    existing = tmp_path / "In-the-Wild" / "release_in_the_wild" / "0.wav"
+    existing.parent.mkdir(parents=True)
+    existing.write_bytes(b"real data")
+    with pytest.raises(InputError, match="In-the-Wild already exists"):
+        write_demo_corpora(tmp_path, minutes=MINUTES)
+    assert existing.read_bytes() == b"real data"
     assert not (tmp_path / MARKER).exists()
 
 
-def test_the_table_of_sources_tells_language_and_process_of_every_file(root):
+def test_the_table_of_sources_lists_every_file_with_its_language_and_process(root):
     with (root / SOURCES).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert all((root / row["corpus"] / row["path"]).is_file() for row in rows)
-    assert len(rows) == len(plan_recordings(seed=3, minutes=FEW))
-    assert all((row["process"] == "-") == (row["label"] == "bonafide") for row in rows)
+    audio = {path for path in root.rglob("*") if path.suffix in {".flac", ".wav", ".mp3"}}
+    assert {root / row["corpus"] / row["path"] for row in rows} == audio
+    plan = {(each.corpus, each.path): each for each in plan_recordings(seed=3, minutes=MINUTES)}
+    for row in rows:
+        recording = plan[row["corpus"], row["path"]]
+        assert (row["label"], row["process"]) == (recording.label, recording.process or "-")
+        assert (row["language"], row["text"]) == (recording.voice.language, recording.text)
 
 
-def test_without_espeak_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_a_missing_espeak_is_an_error_with_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(InputError, match=r"pip install 'bonafide\[demo\]'"):
-        write_demo_corpora(tmp_path, minutes=FEW)
+        write_demo_corpora(tmp_path, minutes=MINUTES)
     assert not (tmp_path / MARKER).exists()
 
 
-def test_the_marker_is_readable_and_says_that_all_is_whole(root):
-    assert json.loads((root / MARKER).read_text())["is_whole"] is True
+def test_the_marker_of_finished_corpora_states_that_they_are_complete(root):
+    assert json.loads((root / MARKER).read_text())["is_complete"] is True

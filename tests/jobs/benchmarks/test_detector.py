@@ -11,7 +11,7 @@ import torch
 from jobs.benchmarks import detector as benchmark
 from pipeline.detector.config import TrainingConfig
 from pipeline.detector.dry_run import make_noise, prepare_dry_run
-from tests.detector.test_training import assert_same_weights, toy_detector
+from tests.detector.toys import assert_same_weights, toy_detector
 
 TINY = ("--device", "cpu", "--variants", "tiny", "--utterances", "2", "--seconds", "0.2", "--steps", "1")
 
