@@ -36,13 +36,13 @@ from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.data.store.snapshot import Snapshot, load_snapshot, load_utterances
 from pipeline.detector.config import TrainingConfig
-from pipeline.detector.variants import VARIANTS
+from pipeline.detector.variants import VARIANTS, DetectorConfig
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 
 FREE = {
     *("checkpoint_every", "checkpoint_minutes", "log_every", "peak_tflops"),
-    *("strategy", "activation_checkpointing", "compile", "attention"),
+    *("strategy", "activation_checkpointing", "compile"),
 }
 """Settings of a training that may change while it goes on: when it saves and speaks, and how the same is computed."""
 
@@ -297,7 +297,7 @@ def begin(out: Folder, config: TrainConfig, recipe: Recipe, snapshot: Snapshot) 
     from pipeline.detector.network import Detector
 
     torch.manual_seed(config.training.seed)
-    detector = Detector(VARIANTS[config.variant])
+    detector = Detector(DetectorConfig(VARIANTS[config.variant]))
     if config.init:
         print(load_weights(detector, Path(config.init), accept_front_end=True))
     training = uuid.uuid4().hex[:12]

@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.storage import FileInfo, Folder
 
 if TYPE_CHECKING:
-    from pipeline.detector.network import Detector, EncoderConfig
+    from pipeline.detector.network import Detector, DetectorConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def _cache(*names: str) -> Path:
     return Path(tempfile.gettempdir()) / "bonafide" / digest
 
 
-def share(detector: Detector) -> tuple[EncoderConfig, Any]:
+def share(detector: Detector) -> tuple[DetectorConfig, Any]:
     """Put weights where every worker of the cluster finds them: once on each machine."""
     import ray
 
@@ -93,7 +93,7 @@ def share(detector: Detector) -> tuple[EncoderConfig, Any]:
     return detector.config, ray.put(weights)
 
 
-def receive(shared: tuple[EncoderConfig, Any]) -> Detector:
+def receive(shared: tuple[DetectorConfig, Any]) -> Detector:
     """The detector of `share`, on a worker."""
     import ray
     import torch

@@ -36,9 +36,9 @@ def find(variant: str, training: TrainingConfig, utterance_s: float) -> float:
     import torch
 
     from pipeline.detector.batch_size import find_batch_seconds
-    from pipeline.detector.network import VARIANTS, Detector
+    from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 
-    detector = Detector(VARIANTS[variant])
+    detector = Detector(DetectorConfig(VARIANTS[variant]))
     if torch.cuda.is_available():
         detector.cuda()
     return find_batch_seconds(detector, training, utterance_s=utterance_s)
