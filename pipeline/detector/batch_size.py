@@ -97,7 +97,9 @@ def _search(
         # Only after the except clause, because the exception holds on to the tensors of the step.
         detector.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        print_line(f"a batch of {num_utterances * utterance_s:.0f} s {'fits' if is_fitting else 'does not fit'}")
+        print_line(
+            f"a batch of {num_utterances * utterance_s:.0f} s {'fits' if is_fitting else 'does not fit'}"
+        )
         return is_fitting
 
     return largest(fits, at_most)

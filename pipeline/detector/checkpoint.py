@@ -15,7 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.detector.formats import METADATA_KEY, PRE_TRAINING_ONLY, Contents, config_to_json, read_checkpoint
+from pipeline.detector.formats import (
+    METADATA_KEY,
+    PRE_TRAINING_ONLY,
+    Contents,
+    config_to_json,
+    read_checkpoint,
+)
 from pipeline.detector.heads import head_class
 from pipeline.detector.network import PREFIX, VARIANTS, Detector, DetectorConfig, EncoderConfig
 from pipeline.detector.tensors import write_safetensors

@@ -24,11 +24,11 @@ class Head(nn.Module):
     `frame_logits` and `direction`. All of them run in float32 with autocast off.
     """
 
-    module_name: ClassVar[str] = "head"
-    """Attribute of the detector that holds the head, and so the prefix of its tensors in a checkpoint."""
+    module_name: ClassVar[str] = "classifier"
+    """Name of the head among the modules of the detector, and so the prefix of its tensors in a checkpoint."""
 
     layers: tuple[int, ...] = (-1,)
-    """Hidden states to pool, as in transformers: 0 enters the first layer, i leaves layer i, -1 is the last.
+    """Hidden states to pool: 0 enters the first layer, i leaves layer i, and -1, the last, leaves the final norm.
 
     The last must be among them: DistributedDataParallel requires a gradient for the weights of every layer.
     """
@@ -52,7 +52,9 @@ class Head(nn.Module):
         Raises:
             InputError: this head cannot classify single frames.
         """
-        raise InputError(f"a {type(self).__name__} head has no frame logits; use a head that has, such as mean_linear")
+        raise InputError(
+            f"a {type(self).__name__} head has no frame logits; use a head that has, such as mean_linear"
+        )
 
     def direction(self) -> Tensor:
         """Return the direction [E] in which the score of an embedding rises.

@@ -118,7 +118,9 @@ def _encoder_from_transformers(settings: Mapping[str, Any], folder: Path) -> Enc
     }
     for name, values in supported.items():
         if settings.get(name) not in values:
-            raise InputError(f"{folder}: config.json has {name} {settings.get(name)!r}; supported: {values[0]!r}")
+            raise InputError(
+                f"{folder}: config.json has {name} {settings.get(name)!r}; supported: {values[0]!r}"
+            )
     try:
         conv_widths = settings["conv_dim"]
         if len(set(conv_widths)) != 1:

@@ -180,7 +180,7 @@ class FrontEnd(nn.Module):
         valid_BF = None
         if num_samples_B is not None:
             valid_BF = is_valid(frame_lengths(num_samples_B), frames_BFC.shape[1])
-        return self.encoder(frames_BFC, valid_BF), valid_BF
+        return self.encoder(frames_BFC, valid_BF, layers), valid_BF
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -127,8 +127,12 @@ def broadcast(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor], what
     given = broadcast_object({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     expected = {name: tuple(target.shape) for name, target in targets.items()}
     if given != expected:
-        names = sorted(name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name))
-        raise InputError(f"the checkpoint is of a different {what}; tensors that differ: {', '.join(names[:5])}")
+        names = sorted(
+            name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name)
+        )
+        raise InputError(
+            f"the checkpoint is of a different {what}; tensors that differ: {', '.join(names[:5])}"
+        )
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(_broadcast_tensor(tensors.get(name), target.shape, target.dtype, target))
@@ -150,7 +154,9 @@ def broadcast_moments(
     )
     unknown = sorted(layout.keys() - set(names))
     if unknown:
-        raise InputError(f"the checkpoint's optimiser has weights that this training does not have: {unknown[:5]}")
+        raise InputError(
+            f"the checkpoint's optimiser has weights that this training does not have: {unknown[:5]}"
+        )
     state: dict[int, dict[str, Tensor]] = {}
     for index, (name, weight) in enumerate(zip(names, _weights(optimiser), strict=True)):
         for key, (shape, dtype) in layout.get(name, {}).items():

@@ -37,8 +37,8 @@ class Transformer(nn.Module):
         Args:
             frames_BFC: output of the convolutions, projected to the width of the transformer.
             valid_BF: True at valid frames, None if no frame is padding; outputs at padded frames are arbitrary.
-            layers: indices of hidden states, as in transformers: 0 enters the first layer, i leaves layer i,
-                -1 is the last and includes the final layer norm.
+            layers: indices of hidden states: 0 enters the first layer, i leaves layer i, and -1, the last, leaves the
+                final layer norm.
         """
         last = len(self.layers)
         assert all(-last - 1 <= index <= last for index in layers), f"{layers} of {last} layers"
@@ -154,4 +154,3 @@ class SelfAttention(nn.Module):
         mixed_BHFD = F.scaled_dot_product_attention(query_BHFD, key_BHFD, value_BHFD, mask_B11F, dropout)
         mixed_BFC: Tensor = self.out_proj(mixed_BHFD.transpose(1, 2).flatten(2))
         return mixed_BFC
-
