@@ -104,7 +104,7 @@ def training_flops(config: EncoderConfig, num_samples_B: Sequence[int] | NDArray
 def peak_tflops(device_name: str, precision: Precision) -> float | None:
     """Look up the peak of a device by its name, TFLOP/s; None if the device or this precision of it is unknown."""
     name = set(re.split(r"[\s-]+", device_name))
-    for words, peaks in PEAK_TFLOPS.items():
-        if name.issuperset(words.split()):
+    for keywords, peaks in PEAK_TFLOPS.items():
+        if name.issuperset(keywords.split()):
             return peaks.get(precision)
     return None

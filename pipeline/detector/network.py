@@ -65,7 +65,7 @@ class DetectorOutput(NamedTuple):
     logits: Tensor
     """[B, 2]: index 0 spoof, index 1 bonafide."""
     embedding: Tensor
-    """[B, E]: what the head classifies."""
+    """[B, E]: the pooled frames, which the head classifies."""
     frame_logits: Tensor | None = None
     """[B, F, 2] if requested, 0 at padded frames; `frame_lengths` counts the valid frames."""
 

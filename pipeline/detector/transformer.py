@@ -32,7 +32,7 @@ class Transformer(nn.Module):
     def forward(
         self, frames_BFC: Tensor, valid_BF: Tensor | None, layers: Sequence[int] = (-1,)
     ) -> list[Tensor]:
-        """Contextualise frames [B, F, C] and return the hidden states asked for, each [B, F, C].
+        """Contextualise frames [B, F, C] and return the requested hidden states, each [B, F, C].
 
         Args:
             frames_BFC: output of the convolutions, projected to the width of the transformer.

@@ -57,7 +57,7 @@ class HeadConfig:
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig:
-    """A whole detector."""
+    """Front end and head of a detector."""
 
     front_end: EncoderConfig
     head: HeadConfig = HeadConfig()

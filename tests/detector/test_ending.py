@@ -24,12 +24,12 @@ def after(num_calls: int) -> Callable[[], bool]:
 
 @pytest.mark.parametrize("step", [1, 7, 10, 20])
 def test_an_interrupted_training_resumes_bit_for_bit(step: int) -> None:
-    whole, log, end = run(toy_config(), validation=toy_validation)
+    uninterrupted, log, end = run(toy_config(), validation=toy_validation)
     _, first, stopped = run(toy_config(), validation=toy_validation, should_stop=after(step))
     assert (stopped.step, stopped.is_interrupted) == (step, True)
     assert max(first.metrics) == step
     resumed, later, progress = run(toy_config(), validation=toy_validation, state=first.states[step])
-    assert_same_weights(whole.state_dict(), resumed.state_dict())
+    assert_same_weights(uninterrupted.state_dict(), resumed.state_dict())
     assert progress == end
     assert first.losses | later.losses == log.losses
     for at in (10, 20):

@@ -136,9 +136,9 @@ def test_with_every_loss_a_higher_score_means_bona_fide(name: LossName, tmp_path
 
 @pytest.mark.parametrize("name", LOSSES[1:])
 def test_a_training_with_any_loss_resumes_bit_for_bit(name: LossName) -> None:
-    whole, log, _ = run(settings(name), validation=toy_validation)
+    uninterrupted, log, _ = run(settings(name), validation=toy_validation)
     resumed, later, _ = run(settings(name), validation=toy_validation, state=log.states[5])
-    assert_same_weights(whole.state_dict(), resumed.state_dict())
+    assert_same_weights(uninterrupted.state_dict(), resumed.state_dict())
     assert later.losses == {step: loss for step, loss in log.losses.items() if step > 5}
 
 

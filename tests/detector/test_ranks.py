@@ -79,10 +79,10 @@ def log_line(line: str) -> None:
 def one_rank(folder: Path) -> None:
     rank = dist.get_rank()
     config = toy_config(10)
-    whole = run(config)
+    uninterrupted = run(config)
     results = {
-        "whole": whole,
-        "resumed": run(config, state=whole["states"][5]),
+        "uninterrupted": uninterrupted,
+        "resumed": run(config, state=uninterrupted["states"][5]),
         "poisoned": run(config, poisoned_on_rank_1),
         "interrupted": run(config, stop_after=3 if rank == 1 else 99),
         "accumulated": run(replace(config, num_accumulated=2)),
@@ -104,15 +104,17 @@ def test_all_ranks_end_with_the_same_weights(ranks: list[Mapping[str, Results]])
 
 
 def test_three_ranks_resume_bit_for_bit(ranks: list[Mapping[str, Results]]) -> None:
-    whole, resumed = ranks[0]["whole"], ranks[0]["resumed"]
-    assert_same_weights(whole["weights"], resumed["weights"])
-    assert resumed["losses"] == {step: loss for step, loss in whole["losses"].items() if step > 5}
-    assert whole["position"] == resumed["position"] == (4, 6, WORLD)
+    uninterrupted, resumed = ranks[0]["uninterrupted"], ranks[0]["resumed"]
+    assert_same_weights(uninterrupted["weights"], resumed["weights"])
+    assert resumed["losses"] == {step: loss for step, loss in uninterrupted["losses"].items() if step > 5}
+    assert uninterrupted["position"] == resumed["position"] == (4, 6, WORLD)
 
 
 def test_every_rank_reports_the_eer_and_loss_of_all_ranks(ranks: list[Mapping[str, Results]]) -> None:
-    assert len({rank["whole"]["eer"] for rank in ranks}) == 1
-    assert {rank["whole"]["losses"][10] for rank in ranks} == {ranks[0]["whole"]["losses"][10]}
+    assert len({rank["uninterrupted"]["eer"] for rank in ranks}) == 1
+    assert {rank["uninterrupted"]["losses"][10] for rank in ranks} == {
+        ranks[0]["uninterrupted"]["losses"][10]
+    }
 
 
 def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(ranks: list[Mapping[str, Results]]) -> None:
@@ -129,4 +131,4 @@ def test_a_stop_request_on_one_rank_stops_all(ranks: list[Mapping[str, Results]]
 
 def test_accumulating_two_batches_takes_twice_the_batches(ranks: list[Mapping[str, Results]]) -> None:
     assert ranks[0]["accumulated"]["position"] == (9, 6, WORLD)
-    assert ranks[0]["accumulated"]["losses"] != ranks[0]["whole"]["losses"]
+    assert ranks[0]["accumulated"]["losses"] != ranks[0]["uninterrupted"]["losses"]

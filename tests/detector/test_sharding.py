@@ -137,10 +137,12 @@ def test_each_rank_holds_a_shard_of_the_weights(ranks: list[Mapping[str, Results
 
 @pytest.mark.parametrize("kind", ["fsdp", "fsdp oc_softmax"])
 def test_a_sharded_training_resumes_bit_for_bit(ranks: list[Mapping[str, Results]], kind: str) -> None:
-    whole, resumed = ranks[0][kind], ranks[0][f"{kind} resumed"]
-    assert resumed["losses"] == {step: loss for step, loss in whole["losses"].items() if step > MIDDLE}
+    uninterrupted, resumed = ranks[0][kind], ranks[0][f"{kind} resumed"]
+    assert resumed["losses"] == {
+        step: loss for step, loss in uninterrupted["losses"].items() if step > MIDDLE
+    }
     for part in ("detector", "loss"):
-        assert_same_weights(whole["states"][NUM_STEPS][part], resumed["states"][NUM_STEPS][part])
+        assert_same_weights(uninterrupted["states"][NUM_STEPS][part], resumed["states"][NUM_STEPS][part])
 
 
 def test_a_checkpoint_has_full_tensors_and_does_not_depend_on_the_ranks(

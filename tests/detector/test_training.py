@@ -152,28 +152,28 @@ def test_training_lowers_the_loss_and_the_eer(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("interrupted_at", [5, 15])
 def test_a_resumed_training_ends_with_the_same_bits(interrupted_at: int) -> None:
-    whole, log, _ = run(toy_config(), validation=toy_validation)
+    uninterrupted, log, _ = run(toy_config(), validation=toy_validation)
     resumed, later, progress = run(toy_config(), validation=toy_validation, state=log.states[interrupted_at])
-    assert_same_weights(whole.state_dict(), resumed.state_dict())
+    assert_same_weights(uninterrupted.state_dict(), resumed.state_dict())
     assert progress.step == 20
     assert later.losses == {step: loss for step, loss in log.losses.items() if step > interrupted_at}
 
 
 def test_without_the_generator_the_resumed_bits_differ() -> None:
-    whole, log, _ = run(toy_config())
+    uninterrupted, log, _ = run(toy_config())
     state = log.states[5]
     state["rng"] = [{"cpu": torch.get_rng_state()}]
     resumed, _, _ = run(toy_config(), state=state)
     with pytest.raises(AssertionError):
-        assert_same_weights(whole.state_dict(), resumed.state_dict())
+        assert_same_weights(uninterrupted.state_dict(), resumed.state_dict())
 
 
 def test_a_checkpoint_can_be_saved_and_loaded_without_pickled_code(tmp_path: Any) -> None:
-    whole, log, _ = run(toy_config(10))
+    uninterrupted, log, _ = run(toy_config(10))
     torch.save(log.states[5], tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     resumed, _, _ = run(toy_config(10), state=state)
-    assert_same_weights(whole.state_dict(), resumed.state_dict())
+    assert_same_weights(uninterrupted.state_dict(), resumed.state_dict())
 
 
 def test_accumulating_two_half_batches_equals_one_full_batch() -> None:
