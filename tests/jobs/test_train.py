@@ -111,7 +111,7 @@ def test_windows_longer_than_the_chunks_of_a_store_are_refused() -> None:
 
 def test_the_largest_batch_is_found_on_a_gpu_and_kept(place: Path) -> None:
     asked = replace(config(place, "filled", (1, 1)), find_batch_seconds=True, device="cpu")
-    with pytest.raises(InputError, match="the largest batch is found by filling the memory of a GPU"):
+    with pytest.raises(InputError, match="finding the largest batch needs a GPU"):
         train.main(asked)
     begun = train.Begun("id", {"batch": {"max_seconds": 77.0}}, "000001", "digest", "weights")
     assert train.with_batch_seconds(asked, begun).batch.max_seconds == 77.0
