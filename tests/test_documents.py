@@ -24,7 +24,7 @@ from pipeline.data.store import catalog as catalogs
 from pipeline.data.store import shards
 from pipeline.data.store.plan import plan_shards
 from pipeline.detector.checkpoint import save_detector
-from pipeline.detector.network import VARIANTS, Detector
+from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.storage import Folder
 from tests.corpora import write_in_the_wild
 
@@ -131,7 +131,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scores = catalog.select(["uid", "id", "label"]).append_column("score", pa.array([0.5] * len(catalog)))
     Folder(str(place / "SCORES")).commit("scores/part-000000.parquet", tables.to_parquet(scores))
     (place / "RUN").mkdir()
-    save_detector(Detector(VARIANTS["tiny"]), place / "RUN" / "detector.safetensors", {})
+    save_detector(Detector(DetectorConfig(VARIANTS["tiny"])), place / "RUN" / "detector.safetensors", {})
     return place
 
 

@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.storage import FileInfo, Folder
 
 if TYPE_CHECKING:
-    from pipeline.detector.network import Detector, EncoderConfig
+    from pipeline.detector.network import Detector, DetectorConfig
 
 COPY_BUFFER_BYTES = 16 * 2**20
 
@@ -97,7 +97,7 @@ def _cache_folder(*keys: str) -> Path:
 class SharedDetector:
     """A detector in Ray's object store, which keeps one copy of the weights per machine."""
 
-    config: EncoderConfig
+    config: DetectorConfig
     weights: Any
     """Ray reference to a dictionary: name → array."""
 

@@ -38,10 +38,10 @@ def _find(variant: str, training: TrainingConfig, utterance_s: float) -> float:
     import torch
 
     from pipeline.detector.batch_size import find_batch_seconds
-    from pipeline.detector.network import Detector
+    from pipeline.detector.network import Detector, DetectorConfig
     from pipeline.detector.variants import VARIANTS
 
-    detector = Detector(VARIANTS[variant])
+    detector = Detector(DetectorConfig(VARIANTS[variant]))
     if torch.cuda.is_available():
         detector.cuda()
     return find_batch_seconds(detector, training, utterance_s=utterance_s)

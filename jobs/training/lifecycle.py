@@ -38,11 +38,11 @@ def start(training: ResolvedTraining) -> TrainingRecord:
     import torch
 
     from pipeline.detector.checkpoint import load_weights, save_detector
-    from pipeline.detector.network import Detector
+    from pipeline.detector.network import Detector, DetectorConfig
 
     config, out = training.config, training.out
     torch.manual_seed(config.training.seed)
-    detector = Detector(VARIANTS[config.variant])
+    detector = Detector(DetectorConfig(VARIANTS[config.variant]))
     if config.init:
         print(load_weights(detector, Path(config.init), accept_front_end=True), flush=True)
     training_id = uuid.uuid4().hex[:12]

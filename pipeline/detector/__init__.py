@@ -1,1 +1,1 @@
-"""A batch of waveforms becomes a score; needs torch and NumPy, nothing else."""
+"""The detector: network, checkpoints, training and scoring. Network, training and scoring need only torch and NumPy."""

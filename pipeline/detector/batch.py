@@ -1,4 +1,4 @@
-"""What the detector asks of a batch, so that it needs nothing of what makes one."""
+"""Protocol of a training batch, so that the detector does not depend on the loader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Batch(Protocol):
-    """Utterances of one step on one rank, normalised and padded with zeros."""
+    """Utterances of one step on one rank: normalised waveforms, padded with zeros."""
 
     @property
     def waveform(self) -> Tensor:
@@ -16,7 +16,7 @@ class Batch(Protocol):
 
     @property
     def num_samples(self) -> Tensor:
-        """[B] int64: how much of each row is audio."""
+        """[B] int64: number of valid samples in each row."""
 
     @property
     def label(self) -> Tensor:
@@ -24,4 +24,4 @@ class Batch(Protocol):
 
     @property
     def uid(self) -> list[str]:
-        """[B]"""
+        """Identifiers of the utterances, [B]."""

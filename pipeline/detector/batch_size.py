@@ -1,4 +1,4 @@
-"""The most seconds of audio that fit into a batch of one device."""
+"""Find how many seconds of audio fit into a batch on one GPU."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pipeline.detector.network import Detector
 from pipeline.errors import InputError
 
 SAFETY = 0.9
-"""Of what fits is taken: memory falls into pieces over a long training, and ranks keep room for each other."""
+"""Fraction of the largest fitting batch that is used; the rest allows for fragmentation and communication buffers."""
 
 
 def largest(fits: Callable[[int], bool], at_most: int) -> int:
-    """The largest whole number from 0 to `at_most` that fits, where all smaller ones do as well.
+    """Find the largest integer from 0 to `at_most` that fits, given that all smaller ones fit.
 
-    Few numbers beyond it are asked about, and none far beyond: it doubles from 1, then halves the gap.
+    Doubling from 1 and then bisecting keeps failing attempts few, and none is more than twice the result.
     """
     fitting, number = 0, 1
     while number <= at_most and fits(number):
         fitting, number = number, max(number + 1, min(2 * number, at_most))
-    beyond = min(number, at_most + 1)
-    while beyond - fitting > 1:
-        middle = (fitting + beyond) // 2
+    too_large = min(number, at_most + 1)
+    while too_large - fitting > 1:
+        middle = (fitting + too_large) // 2
         if fits(middle):
             fitting = middle
         else:
-            beyond = middle
+            too_large = middle
     return fitting
 
 
@@ -39,24 +39,33 @@ def find_batch_seconds(
     *,
     utterance_s: float = 13.0,
     at_most_s: float = 2000.0,
-    say: Callable[[str], None] = print,
+    print_line: Callable[[str], None] = print,
 ) -> float:
-    """Find the `max_seconds` of a batch by steps on the GPU of a detector, whose weights stay as they are.
+    """Find the largest `max_seconds` of a batch by taking dry-run steps; the detector's weights do not change.
 
-    utterance_s: the longest utterance of the training; batches of shorter ones need less memory for as many
-    seconds. Each rank of several that shard a detector needs less than what is found here, which is for a device
-    that holds all of it.
-    Raises InputError on a CPU, and when not even one utterance fits.
+    The result is for a GPU that holds the whole detector. Ranks that shard a detector could take more.
+
+    Args:
+        detector: on the GPU to measure.
+        config: settings of the training.
+        utterance_s: longest utterance of the training; shorter ones need less memory for the same seconds.
+        at_most_s: largest batch to try.
+        print_line: receives one line per attempt.
+
+    Returns:
+        Seconds of audio, padding included.
+
+    Raises:
+        InputError: the detector is on a CPU, or not even one utterance fits.
     """
-    device = detector.proj_fc.weight.device
+    device = detector.device
     if device.type != "cuda":
         raise InputError(
-            "the largest batch is found by filling the memory of a GPU, and there is none; choose "
-            "--batch.max-seconds by hand"
+            "finding the largest batch needs a GPU, and there is none; set --batch.max-seconds by hand"
         )
     was_training = detector.training
     with torch.random.fork_rng(devices=[device]):
-        num_utterances = _search(detector, config, utterance_s, int(at_most_s // utterance_s), say)
+        num_utterances = _search(detector, config, utterance_s, int(at_most_s // utterance_s), print_line)
     torch.cuda.empty_cache()
     detector.train(was_training)
     if not num_utterances:
@@ -68,23 +77,29 @@ def find_batch_seconds(
 
 
 def _search(
-    detector: Detector, config: TrainingConfig, utterance_s: float, at_most: int, say: Callable[[str], None]
+    detector: Detector,
+    config: TrainingConfig,
+    utterance_s: float,
+    at_most: int,
+    print_line: Callable[[str], None],
 ) -> int:
-    """Try batches of more and more utterances; what a trial took is free again when this returns."""
-    trial = prepare_dry_run(detector, config)
+    """Find how many utterances fit into a batch; the memory of the dry run is released on return."""
+    dry_run = prepare_dry_run(detector, config)
 
     def fits(num_utterances: int) -> bool:
         is_fitting = True
         try:
-            for _ in range(2):  # the optimiser takes its memory in the first step
-                trial.step(make_noise(num_utterances, utterance_s, trial.device))
-            torch.cuda.synchronize(trial.device)
+            for _ in range(2):  # the optimiser allocates its moments in the first step
+                dry_run.step(make_noise(num_utterances, utterance_s, dry_run.device))
+            torch.cuda.synchronize(dry_run.device)
         except torch.cuda.OutOfMemoryError:
             is_fitting = False
-        # After the except clause: until its end the error keeps the tensors of the step.
+        # Only after the except clause, because the exception holds on to the tensors of the step.
         detector.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        say(f"a batch of {num_utterances * utterance_s:.0f} s {'fits' if is_fitting else 'does not fit'}")
+        print_line(
+            f"a batch of {num_utterances * utterance_s:.0f} s {'fits' if is_fitting else 'does not fit'}"
+        )
         return is_fitting
 
     return largest(fits, at_most)

@@ -1,4 +1,4 @@
-"""The first part of a front end: seven convolutions that turn samples into frames, padding invisible to them."""
+"""The first part of a front end: seven convolutions from samples to frames, unaffected by padding."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from pipeline.detector.variants import CONVOLUTIONS, MIN_NUM_SAMPLES, NORM_EPSILON, EncoderConfig
 
-# B: utterances, T: samples at 16 kHz, F: frames (20 ms once all convolutions are passed), C: channels.
+# B: utterances, T: samples at 16 kHz, F: frames (20 ms after all convolutions), C: channels.
 
 
 def frame_lengths(num_samples_B: Tensor) -> Tensor:
-    """Count the frames of clips, in integers: a float32 count would be wrong beyond 2**24 samples (17 min).
+    """Count the frames of utterances with integers; float32 would be wrong beyond 2**24 samples (17 min).
 
-    A clip shorter than `MIN_NUM_SAMPLES` has one frame, because it is padded to that length.
+    An utterance shorter than `MIN_NUM_SAMPLES` has one frame, because it is padded to that length.
     """
     num_frames_B = num_samples_B.clamp(min=MIN_NUM_SAMPLES)
     for kernel, stride in CONVOLUTIONS:
@@ -27,7 +27,7 @@ class ConvolutionStack(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        # The numbers are places in the reference's nn.Sequential; what has no weights has no entry here.
+        # Keys are positions in fairseq's nn.Sequential; modules without weights are left out.
         self.conv_layers = nn.ModuleList()
         for index, (kernel, stride) in enumerate(CONVOLUTIONS):
             num_inputs = 1 if index == 0 else config.conv_width
@@ -42,7 +42,7 @@ class ConvolutionStack(nn.Module):
         self.conv_norm = config.conv_norm
 
     def forward(self, waveform_BT: Tensor, num_samples_B: Tensor | None) -> Tensor:
-        """Turn waveforms into frames [B, F, conv_width]; `num_samples_B` None: nothing is padded."""
+        """Turn waveforms [B, T] into frames [B, F, conv_width]; `num_samples_B` is None if no row is padded."""
         frames_BFC = waveform_BT[:, :, None]
         for index, layer in enumerate(self.conv_layers):
             assert isinstance(layer, nn.ModuleDict)
@@ -58,7 +58,7 @@ class ConvolutionStack(nn.Module):
 
 
 class Convolution(nn.Module):
-    """A strided convolution over time whose channels come last in memory."""
+    """A strided convolution over time with channels last in memory."""
 
     def __init__(self, num_inputs: int, num_outputs: int, kernel: int, stride: int, has_bias: bool) -> None:
         super().__init__()
@@ -68,17 +68,17 @@ class Convolution(nn.Module):
         nn.init.kaiming_normal_(self.weight)
 
     def forward(self, frames_BFC: Tensor) -> Tensor:
-        """Convolve [B, F, C] to [B, fewer F, C]."""
-        # As an image of height 1 in channels-last memory, no layer has to transpose for the norm that follows.
+        """Convolve [B, F, C] to fewer frames."""
+        # conv2d on an image of height 1 keeps channels last, so the norm that follows needs no transpose.
         frames_BC1F = frames_BFC.transpose(1, 2).unsqueeze(2)
         frames_BC1F = F.conv2d(frames_BC1F, self.weight.unsqueeze(2), self.bias, (1, self.stride))
         return frames_BC1F.squeeze(2).transpose(1, 2)
 
 
 class TimeNorm(nn.Module):
-    """Normalise each channel over the valid frames of a clip: GroupNorm with a group per channel.
+    """Normalise each channel over the valid frames of an utterance: GroupNorm with one group per channel.
 
-    Statistics over the padding as well would let the neighbours in a batch change a score.
+    Padding is excluded from the statistics, so a score does not depend on the rest of the batch.
     """
 
     def __init__(self, width: int) -> None:
@@ -87,7 +87,7 @@ class TimeNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, frames_BFC: Tensor, num_samples_B: Tensor | None) -> Tensor:
-        """Normalise the output of the first convolution, computing in float32 or wider."""
+        """Normalise the output of the first convolution [B, F, C] in float32 or wider."""
         dtype = frames_BFC.dtype
         frames_BFC = at_least_float32(frames_BFC)
         if num_samples_B is None:
@@ -105,10 +105,10 @@ class TimeNorm(nn.Module):
 
 
 def is_valid(lengths_B: Tensor, length: int) -> Tensor:
-    """Mark what lies before the end of each clip: [B] to [B, length], bool."""
+    """Mark the positions before the end of each row: [B] to [B, length], bool."""
     return torch.arange(length, device=lengths_B.device) < lengths_B[:, None]
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Widen what is narrower than float32."""
+    """Convert to float32, unless the tensor is float64."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,4 +1,4 @@
-"""A training step on noise: what a real one does on a device, without data, ranks or consequences."""
+"""Training steps on noise that change no weight, to measure time and memory."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.detector.config import TrainingConfig
 from pipeline.detector.losses import make_loss
 from pipeline.detector.network import Detector, normalise
 from pipeline.detector.precision import autocast, tf32_policy
 from pipeline.detector.trainer import clip, gradient_norm, make_optimiser, prepare
 
-SAMPLE_RATE = 16_000
-
 # B: utterances, T: samples at 16 kHz.
 
 
 @dataclass(frozen=True)
 class Noise:
-    """A batch of normalised noise, its classes by turns."""
+    """A batch of normalised noise with alternating labels."""
 
     waveform: Tensor
     """[B, T], on the device."""
@@ -38,7 +37,7 @@ class Noise:
 
 
 def make_noise(num_utterances: int, seconds: float, device: torch.device) -> Noise:
-    """Utterances of up to so many seconds, the shortest a tenth shorter, padded to the longest."""
+    """Make utterances of `seconds` down to 0.9 × `seconds`, padded to the longest."""
     longest = round(seconds * SAMPLE_RATE)
     num_samples_B = torch.linspace(longest, 0.9 * longest, num_utterances).long()
     waveform_BT = torch.randn(num_utterances, longest, generator=torch.Generator().manual_seed(0))
@@ -51,12 +50,18 @@ def make_noise(num_utterances: int, seconds: float, device: torch.device) -> Noi
 
 
 class DryRun:
-    """Takes steps with a learning rate of zero, so that no weight changes."""
+    """Takes training steps with a learning rate of 0."""
 
     def __init__(
         self, loss_of: Callable[[Noise], Tensor], weights: Sequence[Tensor], config: TrainingConfig
     ) -> None:
-        """loss_of: forward pass and loss of a batch; it runs under the autocast of the config."""
+        """Build the optimiser.
+
+        Args:
+            loss_of: forward pass and loss of a batch; called under the autocast of `config`.
+            weights: parameters that the optimiser updates, all on one device.
+            config: precision, clipping and optimiser.
+        """
         self.config = config
         self.device = weights[0].device
         self._loss_of = loss_of
@@ -65,30 +70,30 @@ class DryRun:
         for group in self._optimiser.param_groups:
             group["lr"] = 0.0
 
-    def step(self, batch: Noise, mark: Callable[[str], None] = lambda _: None) -> None:
-        """Take a step; `mark` hears what has been done: forward, backward, optimiser."""
+    def step(self, batch: Noise, on_phase_end: Callable[[str], None] = lambda _: None) -> None:
+        """Take a step; `on_phase_end` is called with forward, backward and optimiser as each ends."""
         self._optimiser.zero_grad(set_to_none=True)
         with tf32_policy(self.device, self.config.precision):
             with autocast(self.device, self.config.precision):
                 loss = self._loss_of(batch)
-            mark("forward")
+            on_phase_end("forward")
             torch.autograd.backward(loss)
-        mark("backward")
+        on_phase_end("backward")
         clip(self._weights, gradient_norm(self._weights), self.config.optimiser.clip_norm)
         self._optimiser.step()
-        mark("optimiser")
+        on_phase_end("optimiser")
 
 
 def prepare_dry_run(detector: Detector, config: TrainingConfig) -> DryRun:
-    """Prepare a detector, which lies on its device, for trial steps as a training would."""
+    """Set up a detector, on its device, for dry-run steps as a training would."""
     loss = make_loss(config, detector)
     prepare(detector, config, loss)
     detector.train()
 
     def loss_of(batch: Noise) -> Tensor:
-        logits_B2, embedding_BC = detector(batch.waveform, batch.num_samples, with_embedding=True)
+        output = detector(batch.waveform, batch.num_samples)
         with torch.autocast(batch.waveform.device.type, enabled=False):
-            value: Tensor = loss(logits_B2, embedding_BC, batch.label)
+            value: Tensor = loss(output.logits, output.embedding, batch.label)
         return value
 
     return DryRun(loss_of, [*detector.parameters(), *loss.parameters()], config)

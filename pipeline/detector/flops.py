@@ -1,7 +1,7 @@
-"""How many operations a detector needs for an utterance, term by term, and how many a device can do.
+"""Counts the floating-point operations of a detector term by term, and lists the peak rates of devices.
 
-A multiplication and its addition count as two, as in every published peak. Norms, activations and softmax are left
-out: they are less than a hundredth and no peak speaks of them.
+A multiply-add counts as two operations, as in published peak rates. Norms, activations and softmax are not counted:
+they are less than 1 % of the total. The head counts as one linear layer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.detector.variants import CONVOLUTIONS, MIN_NUM_SAMPLES, EncoderCon
 # B: utterances.
 
 FORWARD_AND_BACKWARD = 3
-"""A backward pass takes the product of each forward product twice, for its input and for its weight."""
+"""Ratio of a training step to a forward pass: each product has two in the backward pass, for input and weight."""
 
 PEAK_TFLOPS: dict[str, dict[Precision, float]] = {
     "GB200": {"bf16": 2500, "fp16": 2500, "tf32": 1250, "fp32": 80},
@@ -40,35 +40,40 @@ PEAK_TFLOPS: dict[str, dict[Precision, float]] = {
     "V100": {"fp16": 125, "fp32": 15.7},
     "T4": {"fp16": 65, "fp32": 8.1},
 }
-"""Dense peaks of NVIDIA's data sheets, TFLOP/s. A device is the first whose words are all in its name."""
+"""Dense peaks from NVIDIA's data sheets, TFLOP/s. The first entry whose words all occur in the device name applies."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardFlops:
-    """Operations of one forward pass over each utterance of a batch, [B] each."""
+    """Operations of one forward pass, for each utterance of a batch; every field is [B]."""
 
     convolutions: NDArray[np.float64]
     """Samples to frames."""
     projection: NDArray[np.float64]
-    """To the width of the transformer."""
+    """From the width of the convolutions to that of the transformer."""
     position: NDArray[np.float64]
-    """The convolution that tells frames their place."""
+    """The position convolution."""
     attention_projections: NDArray[np.float64]
-    """Queries, keys, values and output, of all layers."""
+    """Queries, keys, values and output in all layers."""
     attention: NDArray[np.float64]
-    """Frames by frames: weights and mixing, of all layers. The only term that grows with the square."""
+    """Attention weights and weighted sums in all layers; the only term that is quadratic in the number of frames."""
     feed_forward: NDArray[np.float64]
     head: NDArray[np.float64]
 
     @property
     def total(self) -> NDArray[np.float64]:
-        """All of it, [B]."""
+        """Sum of all terms, [B]."""
         total_B: NDArray[np.float64] = np.sum(astuple(self), axis=0)
         return total_B
 
 
 def forward_flops(config: EncoderConfig, num_samples_B: Sequence[int] | NDArray[np.int64]) -> ForwardFlops:
-    """Count the operations for utterances of so many samples, none of them padded."""
+    """Count the operations for unpadded utterances.
+
+    Args:
+        config: shape of the front end.
+        num_samples_B: length of each utterance in samples at 16 kHz.
+    """
     num_frames_B = np.maximum(np.asarray(num_samples_B, np.int64), MIN_NUM_SAMPLES)
     convolutions_B = np.zeros(len(num_frames_B))
     num_inputs = 1
@@ -78,7 +83,7 @@ def forward_flops(config: EncoderConfig, num_samples_B: Sequence[int] | NDArray[
         num_inputs = config.conv_width
     frames_B = num_frames_B.astype(np.float64)
     width, layers = config.width, config.num_layers
-    # An even kernel makes one frame more than is kept.
+    # An even kernel computes one frame that is then dropped.
     num_positions_B = frames_B + (config.position_kernel + 1) % 2
     return ForwardFlops(
         convolutions=convolutions_B,
@@ -92,14 +97,14 @@ def forward_flops(config: EncoderConfig, num_samples_B: Sequence[int] | NDArray[
 
 
 def training_flops(config: EncoderConfig, num_samples_B: Sequence[int] | NDArray[np.int64]) -> float:
-    """Operations of a training step over a batch; what is computed again to save memory does not count."""
+    """Count the operations of a training step on a batch; recomputation by activation checkpointing does not count."""
     return FORWARD_AND_BACKWARD * float(forward_flops(config, num_samples_B).total.sum())
 
 
 def peak_tflops(device_name: str, precision: Precision) -> float | None:
-    """The peak of a device by its name, in TFLOP/s; None for one that is not known, or cannot do it."""
+    """Look up the peak of a device by its name, TFLOP/s; None if the device or this precision of it is unknown."""
     name = set(re.split(r"[\s-]+", device_name))
-    for words, peaks in PEAK_TFLOPS.items():
-        if name.issuperset(words.split()):
+    for keywords, peaks in PEAK_TFLOPS.items():
+        if name.issuperset(keywords.split()):
             return peaks.get(precision)
     return None

@@ -1,4 +1,4 @@
-"""Folders of transformers, in and out: Wav2Vec2 and HuBERT front ends, and audio classifiers over them."""
+"""Reads and writes transformers folders: Wav2Vec2 and HuBERT front ends, and audio classifiers on top of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.detector.network import PREFIX, Detector
+from pipeline.data.audio.waveform import SAMPLE_RATE
+from pipeline.detector.heads import MeanLinear
+from pipeline.detector.network import PREFIX, Detector, FrontEnd
 from pipeline.detector.tensors import read_safetensors, read_torch, to_float32, write_safetensors
 from pipeline.detector.variants import CONVOLUTIONS, NORM_EPSILON, EncoderConfig
 from pipeline.errors import InputError
@@ -45,7 +47,7 @@ _PRETRAINING_FROM_TRANSFORMERS = {
 
 
 def _transformers_name(name: str) -> str:
-    """Translate the name of a front-end tensor, without prefix, to the one in transformers' Wav2Vec2Model."""
+    """Translate the name of a front-end tensor, without prefix, to its name in transformers' Wav2Vec2Model."""
     for pattern, replacement in _TO_TRANSFORMERS:
         renamed, count = re.subn(pattern, replacement, name)
         if count:
@@ -56,35 +58,37 @@ def _transformers_name(name: str) -> str:
 def read_transformers(folder: Path) -> tuple[dict[str, Tensor], EncoderConfig]:
     """Read a folder into the released layout.
 
-    Raises InputError for a folder that lacks something, and for settings that our network does not have.
+    Returns:
+        Tensors by their released names, and the shape of the front end.
+
+    Raises:
+        InputError: a file is missing, or config.json has settings that our network does not support.
     """
     settings = _read_json(folder / "config.json")
     config = _encoder_from_transformers(settings, folder)
-    theirs: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists():
-        theirs, _ = read_safetensors(folder / "model.safetensors")
+        tensors, _ = read_safetensors(folder / "model.safetensors")
     elif index.exists():
         for name in sorted(set(_read_json(index).get("weight_map", {}).values())):
-            theirs |= read_safetensors(folder / Path(name).name)[0]
+            tensors |= read_safetensors(folder / Path(name).name)[0]
     elif (folder / "pytorch_model.bin").exists():
-        theirs = read_torch(folder / "pytorch_model.bin")
+        tensors = read_torch(folder / "pytorch_model.bin")
     else:
         raise InputError(f"{folder}: has a config.json but no model.safetensors")
     with torch.device("meta"):
-        front_end = Detector(config).m_ssl["model"]
-    ours = {
-        _transformers_name(name): name for name in front_end.state_dict()
-    } | _PRETRAINING_FROM_TRANSFORMERS
+        names = FrontEnd(config).state_dict()
+    released = {_transformers_name(name): name for name in names} | _PRETRAINING_FROM_TRANSFORMERS
     weight_norm = "encoder.pos_conv_embed.conv."
-    ours[weight_norm + "weight_g"] = "encoder.pos_conv.0.weight_g"
-    ours[weight_norm + "weight_v"] = "encoder.pos_conv.0.weight_v"
-    theirs = to_float32(theirs)
-    tensors = _head_from_transformers(theirs, settings, folder)
-    for name, tensor in theirs.items():
+    released[weight_norm + "weight_g"] = "encoder.pos_conv.0.weight_g"
+    released[weight_norm + "weight_v"] = "encoder.pos_conv.0.weight_v"
+    tensors = to_float32(tensors)
+    renamed = _take_head(tensors, settings, folder)
+    for name, tensor in tensors.items():
         bare = name.removeprefix("wav2vec2.").removeprefix("hubert.")
-        tensors[PREFIX + ours.get(bare, bare)] = tensor
-    return tensors, config
+        renamed[PREFIX + released.get(bare, bare)] = tensor
+    return renamed, config
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -93,14 +97,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"{path.parent}: not a transformers folder: it has no {path.name}") from error
     except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+        raise InputError(f"{path}: invalid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__} where an object is expected")
+        raise InputError(f"{path}: expected a JSON object, not a {type(content).__name__}")
     return content
 
 
 def _encoder_from_transformers(settings: Mapping[str, Any], folder: Path) -> EncoderConfig:
-    wanted = {
+    supported = {
         "model_type": ("wav2vec2", "hubert"),
         "conv_kernel": ([kernel for kernel, _ in CONVOLUTIONS],),
         "conv_stride": ([stride for _, stride in CONVOLUTIONS],),
@@ -112,14 +116,16 @@ def _encoder_from_transformers(settings: Mapping[str, Any], folder: Path) -> Enc
         "add_adapter": (False, None),
         "adapter_attn_dim": (None,),
     }
-    for name, known in wanted.items():
-        if settings.get(name) not in known:
-            raise InputError(f"{folder}: config.json has {name} {settings.get(name)!r}; known: {known[0]!r}")
+    for name, values in supported.items():
+        if settings.get(name) not in values:
+            raise InputError(
+                f"{folder}: config.json has {name} {settings.get(name)!r}; supported: {values[0]!r}"
+            )
     try:
         conv_widths = settings["conv_dim"]
         if len(set(conv_widths)) != 1:
             raise InputError(
-                f"{folder}: config.json has conv_dim {conv_widths}; known: one width for all layers"
+                f"{folder}: config.json has conv_dim {conv_widths}; supported: one width for all layers"
             )
         return EncoderConfig(
             num_layers=settings["num_hidden_layers"],
@@ -138,25 +144,23 @@ def _encoder_from_transformers(settings: Mapping[str, Any], folder: Path) -> Enc
             layer_drop=settings.get("layerdrop", 0.0),
         )
     except KeyError as error:
-        raise InputError(f"{folder}: config.json lacks {error.args[0]}") from error
+        raise InputError(f"{folder}: config.json has no {error.args[0]}") from error
 
 
-def _head_from_transformers(
-    theirs: dict[str, Tensor], settings: Mapping[str, Any], folder: Path
-) -> dict[str, Tensor]:
-    """Take the two linear maps of an audio classifier out of `theirs` and return them as one head."""
+def _take_head(tensors: dict[str, Tensor], settings: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
+    """Remove the two linear layers of an audio classifier from `tensors` and return them merged into one head."""
     names = ("projector.weight", "projector.bias", "classifier.weight", "classifier.bias")
-    if not all(name in theirs for name in names):
+    if not all(name in tensors for name in names):
         return {}
-    projector, projector_bias, classifier, classifier_bias = (theirs.pop(name).double() for name in names)
+    projector, projector_bias, classifier, classifier_bias = (tensors.pop(name).double() for name in names)
     labels = [str(label) for _, label in sorted(settings.get("id2label", {}).items())]
     if sorted(labels) != sorted(LABELS):
-        raise InputError(f"{folder}: config.json has labels {labels} in id2label; known: {list(LABELS)}")
+        raise InputError(f"{folder}: config.json has labels {labels} in id2label; supported: {list(LABELS)}")
     order = [labels.index(label) for label in LABELS]
-    # Nothing non-linear stands between the two maps, and the mean over frames passes through the first.
+    # There is no non-linearity between the two layers, and the mean over frames commutes with the first.
     return {
-        "proj_fc.weight": (classifier @ projector)[order].float(),
-        "proj_fc.bias": (classifier @ projector_bias + classifier_bias)[order].float(),
+        f"{MeanLinear.module_name}.weight": (classifier @ projector)[order].float(),
+        f"{MeanLinear.module_name}.bias": (classifier @ projector_bias + classifier_bias)[order].float(),
     }
 
 
@@ -164,24 +168,32 @@ def export_transformers(detector: Detector, folder: Path) -> None:
     """Write config.json, preprocessor_config.json and model.safetensors for transformers.
 
     `AutoModelForAudioClassification.from_pretrained(folder)` then gives the same logits, and
-    `AutoModel.from_pretrained(folder)` the front end. The projector that transformers puts before its
+    `AutoModel.from_pretrained(folder)` gives the front end. The projector that transformers has before its
     classifier becomes the identity.
+
+    Raises:
+        InputError: transformers has no class for the head of this detector.
     """
-    config = detector.config
+    config, head = detector.config.front_end, detector.head
+    if not isinstance(head, MeanLinear):
+        raise InputError(
+            f"{folder}: transformers has no class for a {detector.config.head.name} head; "
+            "only detectors with a mean_linear head can be exported"
+        )
     tensors: dict[str, Tensor] = {}
     for name, tensor in detector.state_dict().items():
         if name.startswith(PREFIX):
             tensors["wav2vec2." + _transformers_name(name.removeprefix(PREFIX))] = tensor
     tensors["projector.weight"] = torch.eye(config.width)
     tensors["projector.bias"] = torch.zeros(config.width)
-    tensors["classifier.weight"] = detector.proj_fc.weight
-    tensors["classifier.bias"] = detector.proj_fc.bias
+    tensors["classifier.weight"] = head.weight
+    tensors["classifier.bias"] = head.bias
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(tensors, folder / "model.safetensors", {"format": "pt"})
     extractor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
-        "sampling_rate": 16_000,
+        "sampling_rate": SAMPLE_RATE,
         "do_normalize": True,
         "padding_value": 0.0,
         "return_attention_mask": True,
@@ -194,7 +206,7 @@ def export_transformers(detector: Detector, folder: Path) -> None:
 
 
 def transformers_settings(config: EncoderConfig) -> dict[str, object]:
-    """Spell a config as the config.json of transformers' Wav2Vec2ForSequenceClassification."""
+    """Return the config.json of transformers' Wav2Vec2ForSequenceClassification for a front end."""
     return {
         "architectures": ["Wav2Vec2ForSequenceClassification"],
         "model_type": "wav2vec2",

@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.detector.batch import Batch
 from pipeline.detector.config import TrainingConfig
 from pipeline.detector.flops import peak_tflops, training_flops
 from pipeline.detector.variants import EncoderConfig
 
-SAMPLE_RATE = 16_000
 PROGRESS_S = 5.0
 """Seconds between two lines of progress."""
 

@@ -1,37 +1,52 @@
-"""The detector: a wav2vec 2.0 or HuBERT front end, the mean over its frames, and one linear head.
+"""The detector: a wav2vec 2.0 or HuBERT front end, and a head that pools its frames and classifies.
 
-The names of the parameters are those of the released AntiDeepfake checkpoints (`m_ssl.model.*`,
-`proj_fc.*`), so a `state_dict` is a checkpoint and nothing is ever renamed. The mathematics is that of
-wav2vec 2.0 (Baevski et al., 2020), HuBERT (Hsu et al., 2021) and XLS-R (Babu et al., 2021). Padding is
-invisible: a clip in a padded batch gets the logits that it gets alone.
+Parameters are named as in the released AntiDeepfake checkpoints (`m_ssl.model.*`, `proj_fc.*`), so a
+`state_dict` is a checkpoint and no tensor is ever renamed. The architecture is that of wav2vec 2.0 (Baevski et
+al., 2020), HuBERT (Hsu et al., 2021) and XLS-R (Babu et al., 2021). Padding does not affect the result: an
+utterance in a padded batch gets the same logits as alone.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from pipeline.detector.convolutions import ConvolutionStack, at_least_float32, frame_lengths, is_valid
+from pipeline.detector.heads import Head, head_class
 from pipeline.detector.transformer import Transformer
-from pipeline.detector.variants import MIN_NUM_SAMPLES, NORM_EPSILON, VARIANTS, EncoderConfig
+from pipeline.detector.variants import MIN_NUM_SAMPLES, NORM_EPSILON, VARIANTS, DetectorConfig, EncoderConfig
 
-__all__ = ["PREFIX", "VARIANTS", "Detector", "EncoderConfig", "FrontEnd", "frame_lengths", "normalise"]
+__all__ = [
+    "PREFIX",
+    "VARIANTS",
+    "Detector",
+    "DetectorConfig",
+    "DetectorOutput",
+    "EncoderConfig",
+    "FrontEnd",
+    "frame_lengths",
+    "normalise",
+]
 
 PREFIX = "m_ssl.model."
-"""What the released layout puts before the name that fairseq gives to a tensor of the front end."""
+"""Prefix of the front end's tensors in the released layout; fairseq's names follow it."""
 
-# B: utterances, T: samples at 16 kHz, F: frames (20 ms once all convolutions are passed), C: channels,
-# 2: the logits of (spoof, bonafide).
+# B: utterances, T: samples at 16 kHz, F: frames (20 ms after all convolutions), C: channels of the front end,
+# E: channels of the embedding, 2: the logits of (spoof, bonafide).
 
 
 def normalise(waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
-    """Give the valid samples of every clip mean 0 and variance 1, in float32, and set its padding to 0.
+    """Normalise the valid samples of each utterance to mean 0 and variance 1 in float32, and zero its padding.
 
-    This is the layer norm over the whole clip that the released detectors expect. `num_samples_B` None means
-    that no clip is padded.
+    This is the layer norm over the whole utterance that the released detectors expect.
+
+    Args:
+        waveform_BT: samples at 16 kHz, [B, T].
+        num_samples_B: number of valid samples in each row; None if no row is padded.
     """
     waveform_BT = waveform_BT.float()
     if num_samples_B is None:
@@ -44,52 +59,90 @@ def normalise(waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tenso
     return centred_BT * torch.rsqrt(variance_B1 + NORM_EPSILON)
 
 
-class Detector(nn.Module):
-    """Waveforms in, two logits out: index 0 spoof, index 1 bonafide.
+class DetectorOutput(NamedTuple):
+    """Results of one forward pass."""
 
-    Weights start random; seed them by `torch.manual_seed` before the call. `pretraining_tensors` are the tensors of
-    pre-training that a checkpoint brought along, by their full names: not part of the network, kept for saving.
+    logits: Tensor
+    """[B, 2]: index 0 spoof, index 1 bonafide."""
+    embedding: Tensor
+    """[B, E]: the pooled frames, which the head classifies."""
+    frame_logits: Tensor | None = None
+    """[B, F, 2] if requested, 0 at padded frames; `frame_lengths` counts the valid frames."""
+
+
+class Detector(nn.Module):
+    """Waveforms → logits of (spoof, bonafide).
+
+    Weights are initialised at random: call `torch.manual_seed` before. `pretraining_tensors` holds tensors that
+    only pre-training uses, by their full names: they are not part of the network, but are saved with it.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: DetectorConfig) -> None:
+        """Build the front end and the head.
+
+        Raises:
+            InputError: no head has the name in `config`.
+        """
         super().__init__()
         self.config = config
         self.pretraining_tensors: dict[str, Tensor] = {}
         self.is_head_probe = False
-        """Whether the gradient of the head ends at the embedding."""
-        self.m_ssl = nn.ModuleDict({"model": FrontEnd(config)})
-        self.proj_fc = nn.Linear(config.width, 2)
+        """Whether to stop the gradient of the logits at the embedding."""
+        make_head = head_class(config.head)
+        self.m_ssl = nn.ModuleDict({"model": FrontEnd(config.front_end)})
+        self.add_module(make_head.module_name, make_head(config.front_end, config.head))
         self.apply(_initialise)
 
     @property
+    def front_end(self) -> FrontEnd:
+        """The self-supervised encoder."""
+        front_end = self.m_ssl["model"]
+        assert isinstance(front_end, FrontEnd)
+        return front_end
+
+    @property
     def encoder(self) -> Transformer:
-        """The part of the front end with the layers."""
-        encoder = self.m_ssl["model"].encoder
+        """The transformer of the front end."""
+        encoder = self.front_end.encoder
         assert isinstance(encoder, Transformer)
         return encoder
 
+    @property
+    def head(self) -> Head:
+        """The head, which is registered under the name that its tensors have in a checkpoint."""
+        head = self.get_submodule(head_class(self.config.head).module_name)
+        assert isinstance(head, Head)
+        return head
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
     def forward(
-        self, waveform_BT: Tensor, num_samples_B: Tensor | None = None, *, with_embedding: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Score normalised waveforms: [B, T] and their valid lengths (None: nothing is padded) to [B, 2].
+        self, waveform_BT: Tensor, num_samples_B: Tensor | None = None, *, with_frame_logits: bool = False
+    ) -> DetectorOutput:
+        """Classify normalised waveforms.
 
-        `with_embedding` returns the pooled embeddings [B, C] too, of the same pass.
+        Args:
+            waveform_BT: normalised samples at 16 kHz, [B, T].
+            num_samples_B: number of valid samples in each row; None if no row is padded.
+            with_frame_logits: whether to classify each frame as well.
+
+        Raises:
+            InputError: frame logits are requested from a head that has none.
         """
-        embedding_BC = self.embed(waveform_BT, num_samples_B)
-        with torch.autocast(embedding_BC.device.type, enabled=False):
-            logits_B2: Tensor = self.proj_fc(embedding_BC.detach() if self.is_head_probe else embedding_BC)
-        return (logits_B2, embedding_BC) if with_embedding else logits_B2
-
-    def embed(self, waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
-        """Average the frames of normalised waveforms, in float32 or wider: [B, T] to [B, C]."""
-        frames_BFC: Tensor
-        frames_BFC, valid_BF = self.m_ssl["model"](waveform_BT, num_samples_B)
-        frames_BFC = at_least_float32(frames_BFC)
-        if valid_BF is None:
-            return frames_BFC.mean(dim=1)
-        total_BC = frames_BFC.where(valid_BF[:, :, None], 0.0).sum(dim=1)
-        mean_BC: Tensor = total_BC / valid_BF.sum(dim=1, keepdim=True)
-        return mean_BC
+        head = self.head
+        hidden_BFC, valid_BF = self.front_end(waveform_BT, num_samples_B, head.layers)
+        with torch.autocast(waveform_BT.device.type, enabled=False):
+            hidden_BFC = [at_least_float32(frames_BFC) for frames_BFC in hidden_BFC]
+            embedding_BE = head.pool(hidden_BFC, valid_BF)
+            logits_B2: Tensor = head(embedding_BE.detach() if self.is_head_probe else embedding_BE)
+            logits_BF2 = None
+            if with_frame_logits:
+                logits_BF2 = head.frame_logits(hidden_BFC)
+                logits_BF2 = logits_BF2 if valid_BF is None else logits_BF2.where(valid_BF[:, :, None], 0.0)
+        return DetectorOutput(logits_B2, embedding_BE, logits_BF2)
 
 
 class FrontEnd(nn.Module):
@@ -104,9 +157,20 @@ class FrontEnd(nn.Module):
         self.post_extract_proj = nn.Linear(config.conv_width, config.width)
         self.encoder = Transformer(config)
 
-    def forward(self, waveform_BT: Tensor, num_samples_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Encode normalised waveforms; also say which frames are valid, None where all of them are."""
-        num_samples_B = _lengths_that_matter(waveform_BT, num_samples_B)
+    def forward(
+        self, waveform_BT: Tensor, num_samples_B: Tensor | None, layers: Sequence[int] = (-1,)
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Encode normalised waveforms [B, T].
+
+        Args:
+            waveform_BT: normalised samples at 16 kHz.
+            num_samples_B: number of valid samples in each row; None if no row is padded.
+            layers: which hidden states to return, numbered as in `Head.layers`.
+
+        Returns:
+            Each hidden state [B, F, C], and a mask [B, F] that is True at valid frames (None if no frame is padding).
+        """
+        num_samples_B = _effective_lengths(waveform_BT, num_samples_B)
         waveform_BT = F.pad(waveform_BT, (0, max(0, MIN_NUM_SAMPLES - waveform_BT.shape[1])))
         frames_BFC = self.feature_extractor(waveform_BT, num_samples_B)
         if self.conv_gradient_scale != 1.0:
@@ -116,7 +180,7 @@ class FrontEnd(nn.Module):
         valid_BF = None
         if num_samples_B is not None:
             valid_BF = is_valid(frame_lengths(num_samples_B), frames_BFC.shape[1])
-        return self.encoder(frames_BFC, valid_BF), valid_BF
+        return self.encoder(frames_BFC, valid_BF, layers), valid_BF
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -131,18 +195,18 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def _scale_gradient(tensor: Tensor, scale: float) -> Tensor:
-    """Pass a tensor through, and its gradient times a constant."""
+    """Return a tensor unchanged, and scale its gradient."""
     scaled: Tensor = _ScaleGradient.apply(tensor, scale)  # type: ignore[no-untyped-call]
     return scaled
 
 
-def _lengths_that_matter(waveform_BT: Tensor, num_samples_B: Tensor | None) -> Tensor | None:
-    """Move lengths to the waveform's device, each at least one frame long; None where nothing is padded."""
+def _effective_lengths(waveform_BT: Tensor, num_samples_B: Tensor | None) -> Tensor | None:
+    """Move lengths to the waveform's device, each at least one frame long; None if no row is padded."""
     if num_samples_B is None:
         return None
-    # Asking a GPU would wait for it, and asking inside a compiled graph would cut it in two.
-    may_ask = num_samples_B.device.type == "cpu" and not torch.compiler.is_compiling()
-    if may_ask and bool((num_samples_B == waveform_BT.shape[1]).all()):
+    # Reading lengths on a GPU would synchronise with it; reading them in a compiled graph would break the graph.
+    is_readable = num_samples_B.device.type == "cpu" and not torch.compiler.is_compiling()
+    if is_readable and bool((num_samples_B == waveform_BT.shape[1]).all()):
         return None
     return num_samples_B.to(waveform_BT.device, non_blocking=True).clamp(min=MIN_NUM_SAMPLES)
 

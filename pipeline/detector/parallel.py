@@ -1,7 +1,7 @@
-"""Ranks that train one detector together: replicated (DDP) or sharded (FSDP2), and whole again in a checkpoint.
+"""Training on several ranks, replicated (DDP) or sharded (FSDP2), and checkpoints that depend on neither.
 
-torch.distributed.checkpoint has calls for this as well. These few lines take one tensor at a time, copy nothing
-that lies on the CPU already, and leave the step counts of an optimiser that has none alone.
+This replaces torch.distributed.checkpoint: it handles one tensor at a time, copies no tensor that is already on
+the CPU, and works for optimisers without step counts.
 """
 
 from __future__ import annotations
@@ -26,41 +26,44 @@ from pipeline.detector.network import Detector
 from pipeline.detector.precision import HALF_DTYPES
 from pipeline.errors import InputError
 
-Anything = TypeVar("Anything")
+Object = TypeVar("Object")
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This rank and how many there are; without a process group the only one."""
+    """Return this rank and the number of ranks; (0, 1) without a process group."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def replicate(detector: Detector, loss: Loss) -> tuple[nn.Module, nn.Module]:
-    """Share gradients between the ranks of the process group; each keeps all weights.
+    """Wrap a detector and its loss in DistributedDataParallel; each rank keeps all weights.
 
-    DDP arranges its buckets anew after its first backward pass, and a sum over more than two ranks depends
-    on the arrangement. One pass that is thrown away lets a resumed training start with the final one.
+    DDP rearranges its gradient buckets after the first backward pass, and sums over more than two ranks depend on
+    the arrangement. A discarded pass here makes fresh and resumed trainings use the same arrangement.
+
+    Returns:
+        The wrapped detector and loss; a loss without weights is returned as it is.
     """
-    device = detector.proj_fc.weight.device
+    device = detector.device
     model = DistributedDataParallel(detector, gradient_as_bucket_view=True)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
-        # Said once a process, about weights whose dimension of one has another stride.
+        # torch warns once per process about weights that have a dimension of size 1.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        for _ in range(2):  # the second forward pass is where the new arrangement begins
-            logits_B2, embedding_BC = model(torch.zeros(2, 3200, device=device), None, with_embedding=True)
-            torch.autograd.backward(logits_B2.sum() + embedding_BC.sum())
+        for _ in range(2):  # the new arrangement takes effect in the second forward pass
+            output = model(torch.zeros(2, 3200, device=device), None)
+            torch.autograd.backward(output.logits.sum() + output.embedding.sum())
     detector.zero_grad(set_to_none=True)
     has_weights = any(True for _ in loss.parameters())
     return model, DistributedDataParallel(loss) if has_weights else loss
 
 
 def shard(detector: Detector, loss: Loss, precision: Precision) -> None:
-    """Cut the weights into a share for each rank, in place; layers are fetched when they are needed.
+    """Shard the weights over the ranks, in place; each layer is gathered when it is needed.
 
-    In half precision the layers are fetched in it and their gradients summed in float32. What is outside of
-    them, the convolutions, the norms and the head, is fetched in float32 and left to autocast.
+    In half precision, layers are gathered in that precision and their gradients are summed in float32. All other
+    weights (convolutions, norms, head) are gathered in float32 and left to autocast.
     """
-    device = detector.proj_fc.weight.device
+    device = detector.device
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy()
     if precision in HALF_DTYPES:
@@ -74,35 +77,35 @@ def shard(detector: Detector, loss: Loss, precision: Precision) -> None:
 
 
 @contextmanager
-def gradient_sync(modules: Sequence[nn.Module], is_shared: bool) -> Iterator[None]:
-    """Sum the gradients of backward passes over ranks, or leave that to a later one."""
+def gradient_sync(modules: Sequence[nn.Module], is_enabled: bool) -> Iterator[None]:
+    """Sum gradients over ranks in backward passes, or defer the sum to a later pass."""
     with ExitStack() as stack:
         for module in modules:
             if isinstance(module, FSDPModule):
-                module.set_requires_gradient_sync(is_shared)
-            elif isinstance(module, DistributedDataParallel) and not is_shared:
+                module.set_requires_gradient_sync(is_enabled)
+            elif isinstance(module, DistributedDataParallel) and not is_enabled:
                 stack.enter_context(module.no_sync())
         yield
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Put a sharded tensor together, on every rank; a tensor that is whole already stays itself."""
+    """Gather a sharded tensor on every rank; return any other tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gather_to_rank_0(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors on the CPU of rank 0, nothing elsewhere; for all ranks to call together."""
+    """Return full tensors on the CPU of rank 0, and an empty dict elsewhere; all ranks must call it."""
     rank, _ = rank_and_world()
-    collected = {}
+    gathered = {}
     for name, tensor in tensors.items():
-        together = full_tensor(tensor.detach())
+        full = full_tensor(tensor.detach())
         if rank == 0:
-            collected[name] = together.cpu()
-    return collected
+            gathered[name] = full.cpu()
+    return gathered
 
 
 def gather_moments_to_rank_0(optimiser: Optimizer, names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-    """What an optimiser remembers of each weight, by the names of its weights, as `collect` does."""
+    """Return the optimiser state of each weight by name, as `gather_to_rank_0` does."""
     moments = {}
     for name, weight in zip(names, _weights(optimiser), strict=True):
         if weight in optimiser.state:
@@ -111,16 +114,24 @@ def gather_moments_to_rank_0(optimiser: Optimizer, names: Sequence[str]) -> dict
 
 
 def broadcast(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor], what: str) -> None:
-    """Fill the targets of every rank, whole or sharded, with rank 0's tensors.
+    """Copy rank 0's tensors into the targets of every rank, sharded or not.
 
-    Raises InputError when the names or shapes are others.
+    Args:
+        tensors: full tensors by name; only those of rank 0 are used.
+        targets: tensors to fill.
+        what: name of the collection, for the error message.
+
+    Raises:
+        InputError: the names or shapes differ from those of the targets.
     """
-    found = broadcast_object({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    given = broadcast_object({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     expected = {name: tuple(target.shape) for name, target in targets.items()}
-    if found != expected:
-        odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if given != expected:
+        names = sorted(
+            name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name)
+        )
         raise InputError(
-            f"the checkpoint holds another {what} than the training has: they differ in {', '.join(odd[:5])}"
+            f"the checkpoint is of a different {what}; tensors that differ: {', '.join(names[:5])}"
         )
     with torch.no_grad():
         for name, target in targets.items():
@@ -130,36 +141,42 @@ def broadcast(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor], what
 def broadcast_moments(
     moments: Mapping[str, Mapping[str, Tensor]], optimiser: Optimizer, names: Sequence[str]
 ) -> None:
-    """Give the optimiser of every rank what rank 0's checkpoint remembers; strangers' names are an InputError."""
+    """Load the optimiser state of rank 0's checkpoint on every rank.
+
+    Raises:
+        InputError: the state has weights that the training does not have.
+    """
     layout = broadcast_object(
         {
             name: {key: (tensor.shape, tensor.dtype) for key, tensor in parts.items()}
             for name, parts in moments.items()
         }
     )
-    strangers = sorted(layout.keys() - set(names))
-    if strangers:
-        raise InputError(f"the checkpoint's optimiser has weights that the training lacks: {strangers[:5]}")
+    unknown = sorted(layout.keys() - set(names))
+    if unknown:
+        raise InputError(
+            f"the checkpoint's optimiser has weights that this training does not have: {unknown[:5]}"
+        )
     state: dict[int, dict[str, Tensor]] = {}
     for index, (name, weight) in enumerate(zip(names, _weights(optimiser), strict=True)):
         for key, (shape, dtype) in layout.get(name, {}).items():
             tensor = _broadcast_tensor(moments.get(name, {}).get(key), shape, dtype, weight)
             state.setdefault(index, {})[key] = tensor
-    # This puts step counts on the device where the chosen implementation wants them.
+    # load_state_dict moves step counts to the device that the implementation requires.
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def broadcast_object(thing: Anything) -> Anything:
-    """What rank 0 has, on every rank."""
+def broadcast_object(value: Object) -> Object:
+    """Return rank 0's value on every rank."""
     if not dist.is_initialized():
-        return thing
-    things = [thing]
-    dist.broadcast_object_list(things, src=0)
-    return things[0]
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def gather_lists(items: list[Any]) -> list[Any]:
-    """Join the lists of all ranks, in the order of the ranks."""
+    """Concatenate the lists of all ranks in rank order."""
     if not dist.is_initialized():
         return items
     lists: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
@@ -172,15 +189,15 @@ def _weights(optimiser: Optimizer) -> list[Tensor]:
 
 
 def _broadcast_tensor(tensor: Tensor | None, shape: torch.Size, dtype: torch.dtype, like: Tensor) -> Tensor:
-    """Send rank 0's tensor to the device of a weight on every rank; where the weight is sharded, cut it alike."""
+    """Send rank 0's tensor to the device of weight `like` on every rank, and shard it like that weight."""
     rank, world = rank_and_world()
     if rank == 0:
         assert tensor is not None
-        spreading = tensor.to(like.device, dtype, copy=True)
+        received = tensor.to(like.device, dtype, copy=True)
     else:
-        spreading = torch.empty(shape, dtype=dtype, device=like.device)
+        received = torch.empty(shape, dtype=dtype, device=like.device)
     if world > 1:
-        dist.broadcast(spreading, src=0)
+        dist.broadcast(received, src=0)
     if isinstance(like, DTensor) and shape == like.shape:
-        return distribute_tensor(spreading, like.device_mesh, like.placements, src_data_rank=None)
-    return spreading
+        return distribute_tensor(received, like.device_mesh, like.placements, src_data_rank=None)
+    return received

@@ -1,4 +1,4 @@
-"""In which numbers a detector computes: autocast, and whether float32 products may be rounded to TF32."""
+"""Numerical precision: autocast, and whether float32 products may use TF32."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from pipeline.detector.config import Precision
 
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""The precisions with a narrow type of their own; weights, gradients and optimiser are float32 in all of them."""
+"""16-bit types of autocast; weights, gradients and optimiser state are float32 in every precision."""
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """Compute matrix products and convolutions in half precision, where that is asked for."""
+    """Compute matrix products and convolutions in half precision for bf16 and fp16; do nothing otherwise."""
     if precision not in HALF_DTYPES:
         return nullcontext()
     return torch.autocast(device.type, HALF_DTYPES[precision])
@@ -23,7 +23,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 @contextmanager
 def tf32_policy(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Let a GPU round float32 products to TF32 except for `fp32`: torch's default does so in convolutions."""
+    """Allow TF32 on a GPU for every precision but `fp32`; torch's default allows it in convolutions."""
     if device.type != "cuda":
         yield
         return

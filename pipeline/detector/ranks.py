@@ -1,4 +1,4 @@
-"""Processes of this machine that work as the ranks of one process group."""
+"""Runs a function in several processes of this machine, which form one process group."""
 
 from __future__ import annotations
 
@@ -15,16 +15,23 @@ from torch.multiprocessing.spawn import spawn
 def run_ranks(
     work: Callable[..., None], arguments: tuple[Any, ...], num_ranks: int, device: str = "cpu"
 ) -> None:
-    """Call a function of a module in so many new processes, each a rank, and wait until all have returned.
+    """Call a function in new processes, one per rank, and wait until all have returned.
 
-    device: cpu, where ranks share the threads of this process and talk by gloo; or cuda, where each has a GPU.
-    Raises torch's ProcessRaisedException or ProcessExitedException when a rank fails; the others are ended.
+    Args:
+        work: a module-level function.
+        arguments: its arguments.
+        num_ranks: number of processes.
+        device: cpu (gloo; ranks divide the threads of this process) or cuda (nccl; one GPU per rank).
+
+    Raises:
+        ProcessRaisedException: a rank raised an exception; the other ranks are terminated.
+        ProcessExitedException: a rank died; the other ranks are terminated.
     """
     num_threads = max(1, torch.get_num_threads() // num_ranks)
     with tempfile.TemporaryDirectory(prefix="bonafide-ranks-") as folder:
-        # As daemons they end with this process, whatever ends it, and are not waited for then.
-        words = (folder, num_ranks, device, num_threads, work, arguments)
-        cast("Any", spawn)(_run_rank, words, nprocs=num_ranks, daemon=True)
+        # Daemons are terminated when this process exits for any reason.
+        rank_arguments = (folder, num_ranks, device, num_threads, work, arguments)
+        cast("Any", spawn)(_run_rank, rank_arguments, nprocs=num_ranks, daemon=True)
 
 
 def _run_rank(
@@ -42,7 +49,7 @@ def _run_rank(
     backend = "nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{folder}/group", rank=rank, world_size=num_ranks)
     work(*arguments)
-    # DDP holds on to the group, and is part of a cycle. Were it the last to let go, it would wait for the threads of
-    # the group with the interpreter locked, and they for the lock to give back a tensor.
+    # DDP is part of a reference cycle and keeps the group alive. If the garbage collector destroyed the group later,
+    # it would deadlock: it would hold the GIL while it joins the group's threads, which need the GIL to free tensors.
     gc.collect()
     dist.destroy_process_group()

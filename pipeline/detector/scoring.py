@@ -1,4 +1,4 @@
-"""Waveforms to logits in padded batches, equal to scoring each waveform alone."""
+"""Scores waveforms in padded batches, with the same result as one at a time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.detector.network import Detector, normalise
 from pipeline.detector.precision import autocast, tf32_policy
 from pipeline.errors import InputError
-
-SAMPLE_RATE = 16_000
 
 Precision = Literal["fp32", "tf32", "bf16"]
 Combination = Literal["first", "mean", "max"]
@@ -24,22 +23,26 @@ COMBINATIONS: tuple[Combination, ...] = ("first", "mean", "max")
 
 @dataclass(frozen=True, slots=True)
 class WindowPolicy:
-    """Which part of an utterance the detector hears; a score without it is not a result.
+    """Which part of an utterance is scored; scores under different policies are not comparable.
 
-    Spelled `whole`, or `window:SECONDS:first|mean|max`. A window counts as an utterance of its own: it is
-    normalised by itself. Windows follow each other without overlap, but the last one ends with the utterance;
-    an utterance shorter than a window is one window.
+    Written as `whole`, or `window:SECONDS:first|mean|max`. Each window is normalised and scored separately. Windows
+    do not overlap, except that the last one ends with the utterance. An utterance shorter than a window is one
+    window.
     """
 
     window_s: float | None = None
-    """None: the whole utterance."""
+    """Length in seconds; None: the whole utterance."""
     combination: Combination = "mean"
-    """`first`: only the first window; `mean`: of the logits; `max`: the logits of the window that sounds most
-    bona fide."""
+    """first: only the first window is scored; mean: average of the logits; max: logits of the window with the
+    highest score."""
 
     @classmethod
     def parse(cls, text: str) -> WindowPolicy:
-        """Read a policy as `str()` spells it."""
+        """Parse a policy in the form that `str()` gives.
+
+        Raises:
+            InputError: the text is not a policy.
+        """
         if text == "whole":
             return cls()
         remedy = f"unknown window policy {text!r}; known: whole, window:SECONDS:first|mean|max"
@@ -63,7 +66,7 @@ class WindowPolicy:
         return f"window:{str(self.window_s).removesuffix('.0')}:{self.combination}"
 
     def cut(self, waveform: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Cut a waveform [T] into the windows that are scored, without a copy."""
+        """Cut a waveform [T] into the windows to score, without copying."""
         if self.window_s is None:
             return [waveform]
         num_samples = round(self.window_s * SAMPLE_RATE)
@@ -74,7 +77,7 @@ class WindowPolicy:
         return [waveform[start : start + num_samples] for start in starts]
 
     def combine(self, logits_W2: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Make the logits [W, 2] of the windows of an utterance into its logits [2]."""
+        """Combine the logits [W, 2] of the windows of an utterance into its logits [2]."""
         if self.combination == "max":
             chosen_2: NDArray[np.float32] = logits_W2[np.argmax(logits_W2[:, 1] - logits_W2[:, 0])]
             return chosen_2
@@ -84,9 +87,9 @@ class WindowPolicy:
 
 
 def plan_batches(num_samples: Sequence[int], max_samples: int) -> list[list[int]]:
-    """Group indices by length, longest first, so that a padded batch has at most `max_samples`.
+    """Group indices by length, longest first, so that a padded batch has at most `max_samples` samples.
 
-    A waveform that is longer than that is a batch of its own.
+    A waveform longer than `max_samples` forms a batch alone.
     """
     order = sorted(range(len(num_samples)), key=lambda index: -num_samples[index])
     batches: list[list[int]] = []
@@ -98,7 +101,7 @@ def plan_batches(num_samples: Sequence[int], max_samples: int) -> list[list[int]
 
 
 class Scorer:
-    """A detector on a device that scores lists of waveforms."""
+    """Scores lists of waveforms with a detector on a device."""
 
     def __init__(
         self,
@@ -108,7 +111,18 @@ class Scorer:
         max_seconds: float = 100.0,
         policy: WindowPolicy | None = None,
     ) -> None:
-        """`max_seconds` bounds the audio in a batch, padding included; only an utterance may be longer."""
+        """Move the detector to the device.
+
+        Args:
+            detector: used in evaluation mode.
+            device: any torch device.
+            precision: of matrix products and convolutions.
+            max_seconds: audio in a batch, padding included; a single utterance may be longer.
+            policy: whole utterances by default.
+
+        Raises:
+            InputError: the precision is unknown or `max_seconds` is not positive.
+        """
         if precision not in ("fp32", "tf32", "bf16"):
             raise InputError(f"unknown precision {precision!r}; known: fp32, tf32, bf16")
         if not max_seconds > 0:
@@ -120,18 +134,22 @@ class Scorer:
         self.policy = policy or WindowPolicy()
 
     def score(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Score waveforms [T] at 16 kHz, not normalised: logits [N, 2] of (spoof, bonafide), in their order.
+        """Score waveforms [T] at 16 kHz, not normalised.
 
-        Raises ValueError for a waveform that is empty, not one-dimensional, or whose logits are not finite.
+        Returns:
+            Logits [N, 2] of (spoof, bonafide), in the order of the waveforms.
+
+        Raises:
+            ValueError: a waveform is empty or not one-dimensional, or its logits are not finite.
         """
         for index, waveform in enumerate(waveforms):
             if waveform.ndim != 1 or not len(waveform):
-                raise ValueError(f"waveform {index} has shape {waveform.shape}; mono samples are expected")
+                raise ValueError(f"waveform {index} has shape {waveform.shape}; expected one channel [T]")
         cut = [self.policy.cut(waveform) for waveform in waveforms]
         windows = [window for parts in cut for window in parts]
         logits_W2 = np.empty((len(windows), 2), np.float32)
         batches = plan_batches([len(window) for window in windows], self.max_samples)
-        # One copy to the host at the end: the device never waits for it between batches.
+        # Copying to the host after all batches are queued keeps the device from waiting between batches.
         scored = [self._score_batch([windows[index] for index in batch]) for batch in batches]
         for batch, logits_B2 in zip(batches, scored, strict=True):
             logits_W2[batch] = logits_B2.cpu().numpy()
@@ -152,5 +170,5 @@ class Scorer:
         with torch.inference_mode(), tf32_policy(self.device, self.precision):
             waveform_BT = normalise(torch.from_numpy(padded_BT).to(self.device), num_samples_B)
             with autocast(self.device, self.precision):
-                logits_B2: Tensor = self.detector(waveform_BT, num_samples_B)
+                logits_B2: Tensor = self.detector(waveform_BT, num_samples_B).logits
         return logits_B2.float()

@@ -1,7 +1,6 @@
-"""Files of tensors: safetensors, and what torch.save wrote. No file gets to run code.
+"""Reads and writes tensor files: safetensors, and torch.save files without executing code.
 
-Pickles pass through torch's weights-only loader, else through an unpickler that builds nothing but tensors and
-containers.
+Pickles are read by torch's weights-only loader, or else by an unpickler that builds only tensors and containers.
 """
 
 from __future__ import annotations
@@ -22,7 +21,11 @@ from pipeline.errors import InputError
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors and metadata; InputError for a damaged file."""
+    """Read tensors and metadata.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
@@ -31,7 +34,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file that is whole or invisible."""
+    """Write a safetensors file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     try:
@@ -44,22 +47,23 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
 
 
 def read_torch(path: Path) -> dict[str, Tensor]:
-    """Read the weights out of a file of torch.save, whatever stands around them.
+    """Read the weights from a torch.save file, and ignore all other objects in it.
 
-    Raises InputError for a file that is damaged or holds no named tensors.
+    Raises:
+        InputError: the file is damaged or has no named tensors.
     """
     return _find_weights(_read_pickle(path), path)
 
 
 def to_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Widen or narrow what is not whole numbers."""
+    """Convert floating-point tensors to float32; leave integer tensors as they are."""
     return {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
     }
 
 
 class _Inert:
-    """Stands where a pickle names a class or function that a checkpoint has no need of; does nothing."""
+    """Replaces every class and function in a pickle that loading weights does not need; does nothing."""
 
     def __init__(self, *args: object, **kwargs: object) -> None: ...
 
@@ -89,7 +93,7 @@ class _InertUnpickler(pickle.Unpickler):
 
 
 class _InertPickle:
-    """What torch.load expects of a pickle module."""
+    """The interface that torch.load expects of a pickle module."""
 
     Unpickler = _InertUnpickler
 
@@ -100,10 +104,10 @@ class _InertPickle:
 
 def _read_pickle(path: Path) -> object:
     try:
-        # First of all this refuses TorchScript, which the second call would hand to torch.jit.load to run.
+        # This call also rejects TorchScript files, which `_read_inertly` would pass to torch.jit.load and execute.
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        # Older files hold an argparse.Namespace or omegaconf objects beside the weights.
+        # Older files have an argparse.Namespace or omegaconf objects beside the weights.
         return _read_inertly(path)
     except Exception as error:
         raise _damaged(path, error) from error
@@ -113,23 +117,23 @@ def _read_inertly(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_InertPickle)
     except Exception as error:
-        # A damaged pickle can fail in any way that an instruction of it can.
+        # A damaged pickle can raise any exception.
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())  # torch explains itself over many lines
-    return InputError(f"{path}: damaged, or not a file of torch.save: {reason}")
+    reason = " ".join(str(error).split())  # torch's messages have several lines
+    return InputError(f"{path}: damaged, or not a torch.save file: {reason}")
 
 
 def _find_weights(content: object, path: Path) -> dict[str, Tensor]:
-    """Unwrap the layers that training tools put around a state_dict."""
+    """Find the state_dict inside the dicts that training tools wrap around it."""
     for wrapper in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, not named tensors")
+        raise InputError(f"{path}: contains a {type(content).__name__}, not named tensors")
     weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not weights:
-        raise InputError(f"{path}: holds no tensors")
+        raise InputError(f"{path}: contains no tensors")
     return weights

@@ -33,7 +33,7 @@ class Trainer:
     def __init__(self, detector: Detector, batches: Batches, config: TrainingConfig) -> None:
         self.config = config
         self.detector = detector
-        self.device = detector.proj_fc.weight.device
+        self.device = detector.device
         self.rank, self.world = parallel.rank_and_world()
         self.loss = make_loss(config, detector)
         prepare(detector, config, self.loss)
@@ -72,7 +72,7 @@ class Trainer:
             group["lr"] = rate
         self.detector.train()
         self.optimiser.zero_grad(set_to_none=True)
-        stats = StepStats(self.detector.config)
+        stats = StepStats(self.detector.config.front_end)
         with tf32_policy(self.device, self.config.precision):
             for position in range(self.config.num_accumulated):
                 is_last = position == self.config.num_accumulated - 1
@@ -107,7 +107,7 @@ class Trainer:
         with parallel.gradient_sync((self.model, self.criterion), is_last):
             with autocast(self.device, self.config.precision):
                 # Lengths stay on the CPU: there the detector can see without a device sync that nothing is padded.
-                logits_B2, embedding_BC = self.model(waveform_BT, batch.num_samples, with_embedding=True)
+                logits_B2, embedding_BC, _ = self.model(waveform_BT, batch.num_samples)
             loss: Tensor = self.criterion(logits_B2, embedding_BC, label_B)
             torch.autograd.backward(self.scaler.scale(loss / self.config.num_accumulated))
         return loss.detach(), batch, wait_s
@@ -176,7 +176,6 @@ def prepare(detector: Detector, config: TrainingConfig, loss: Loss) -> None:
     """Set up a detector for training, in place; its weights and their names do not change."""
     detector.is_head_probe = loss.is_head_probe
     detector.encoder.activation_checkpointing = config.activation_checkpointing
-    detector.encoder.use_explicit_attention(config.attention == "explicit")
     if config.compile:
         compile_layers(detector)
 

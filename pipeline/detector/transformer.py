@@ -1,8 +1,9 @@
-"""The second part of a front end: self-attention layers that put each frame in the context of its clip."""
+"""The second part of a front end: position convolution and self-attention layers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -16,7 +17,7 @@ from pipeline.detector.variants import NORM_EPSILON, EncoderConfig
 
 
 class Transformer(nn.Module):
-    """A convolution that tells frames their place, then self-attention layers."""
+    """A convolution that encodes positions, then self-attention layers."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -28,8 +29,20 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.layer_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
 
-    def forward(self, frames_BFC: Tensor, valid_BF: Tensor | None) -> Tensor:
-        """Put each frame in the context of its clip; what comes out at padded frames has no meaning."""
+    def forward(
+        self, frames_BFC: Tensor, valid_BF: Tensor | None, layers: Sequence[int] = (-1,)
+    ) -> list[Tensor]:
+        """Contextualise frames [B, F, C] and return the requested hidden states, each [B, F, C].
+
+        Args:
+            frames_BFC: output of the convolutions, projected to the width of the transformer.
+            valid_BF: True at valid frames, None if no frame is padding; outputs at padded frames are arbitrary.
+            layers: indices of hidden states: 0 enters the first layer, i leaves layer i, and -1, the last, leaves the
+                final layer norm.
+        """
+        last = len(self.layers)
+        assert all(-last - 1 <= index <= last for index in layers), f"{layers} of {last} layers"
+        wanted = [index % (last + 1) for index in layers]
         mask_B11F = None
         if valid_BF is not None:
             frames_BFC = frames_BFC.where(valid_BF[:, :, None], 0.0)
@@ -38,20 +51,19 @@ class Transformer(nn.Module):
         if not self.pre_norm:
             frames_BFC = self.layer_norm(frames_BFC)
         frames_BFC = F.dropout(frames_BFC, self.dropout, self.training)
-        for layer in self.layers:
+        hidden = {0: frames_BFC} if 0 in wanted else {}
+        for index, layer in enumerate(self.layers, start=1):
             frames_BFC = self._run(layer, frames_BFC, mask_B11F)
-        return self.layer_norm(frames_BFC) if self.pre_norm else frames_BFC
-
-    def use_explicit_attention(self, is_explicit: bool) -> None:
-        """Leave attention to fused kernels, or not."""
-        for layer in self.layers:
-            assert isinstance(layer, Layer)
-            layer.self_attn.is_explicit = is_explicit
+            if index in wanted:
+                hidden[index] = frames_BFC
+        if self.pre_norm:
+            hidden[last] = self.layer_norm(frames_BFC)
+        return [hidden[index] for index in wanted]
 
     def _run(self, layer: nn.Module, frames_BFC: Tensor, mask_B11F: Tensor | None) -> Tensor:
         drops = self.training and self.layer_drop > 0.0
-        # A dropped layer is computed and thrown away, so that its weights get a gradient (of zero) on every
-        # rank, as DistributedDataParallel demands, and the graph is the same in every step.
+        # A dropped layer is computed and its output discarded: DistributedDataParallel needs a gradient (of zero)
+        # for its weights on every rank, and the graph stays the same in every step.
         keep = torch.rand((), device=frames_BFC.device) >= self.layer_drop if drops else None
         output_BFC: Tensor
         if self.training and self.activation_checkpointing:
@@ -62,9 +74,9 @@ class Transformer(nn.Module):
 
 
 class PositionConvolution(nn.Module):
-    """A wide grouped convolution, weight-normalised over all but its kernel.
+    """A wide grouped convolution with weight normalisation per kernel position.
 
-    `weight_g` and `weight_v` are plain parameters: the parametrizations API would rename them.
+    `weight_g` and `weight_v` are plain parameters, because torch's parametrizations would rename them.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -78,7 +90,7 @@ class PositionConvolution(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.width))
 
     def forward(self, frames_BFC: Tensor) -> Tensor:
-        """Convolve [B, F, C] to the same shape; frames outside count as zeros."""
+        """Convolve [B, F, C] to the same shape, with zero padding at both ends."""
         weight = torch._weight_norm(at_least_float32(self.weight_v), at_least_float32(self.weight_g), 2)
         position_BCF = F.conv1d(
             frames_BFC.transpose(1, 2),
@@ -87,7 +99,7 @@ class PositionConvolution(nn.Module):
             padding=self.kernel // 2,
             groups=self.groups,
         )
-        # An even kernel, padded by its half on both sides, gives one frame too many.
+        # An even kernel with padding of half its width on both sides gives one frame too many.
         return F.gelu(position_BCF[:, :, : frames_BFC.shape[1]]).transpose(1, 2)
 
 
@@ -105,7 +117,7 @@ class Layer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
 
     def forward(self, frames_BFC: Tensor, mask_B11F: Tensor | None) -> Tensor:
-        """Transform frames; `mask_B11F` is True at the frames that may be attended to, None for all."""
+        """Transform frames; `mask_B11F` is True at frames to attend to, None for all frames."""
         if self.pre_norm:
             frames_BFC = frames_BFC + self._attend(self.self_attn_layer_norm(frames_BFC), mask_B11F)
             return frames_BFC + self._feed_forward(self.final_layer_norm(frames_BFC))
@@ -121,37 +133,24 @@ class Layer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of frames to the frames of their own clip."""
+    """Multi-head attention among the frames of each utterance."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.dropout = config.attention_dropout
-        self.is_explicit = False
-        """Whether attention is spelled out instead of left to a fused kernel."""
         self.k_proj = nn.Linear(config.width, config.width)
         self.v_proj = nn.Linear(config.width, config.width)
         self.q_proj = nn.Linear(config.width, config.width)
         self.out_proj = nn.Linear(config.width, config.width)
 
     def forward(self, frames_BFC: Tensor, mask_B11F: Tensor | None) -> Tensor:
-        """Mix frames; `mask_B11F` is True at the frames that may be attended to, None for all."""
+        """Attend; `mask_B11F` is True at frames to attend to, None for all frames."""
         query_BHFD, key_BHFD, value_BHFD = (
             project(frames_BFC).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        attend = _attend_explicitly if self.is_explicit else F.scaled_dot_product_attention
         dropout = self.dropout if self.training else 0.0
-        mixed_BHFD = attend(query_BHFD, key_BHFD, value_BHFD, mask_B11F, dropout)
+        mixed_BHFD = F.scaled_dot_product_attention(query_BHFD, key_BHFD, value_BHFD, mask_B11F, dropout)
         mixed_BFC: Tensor = self.out_proj(mixed_BHFD.transpose(1, 2).flatten(2))
         return mixed_BFC
-
-
-def _attend_explicitly(
-    query_BHFD: Tensor, key_BHFD: Tensor, value_BHFD: Tensor, mask_B11F: Tensor | None, dropout: float
-) -> Tensor:
-    """Do what `scaled_dot_product_attention` does, one operation after the other."""
-    weight_BHFF = query_BHFD @ key_BHFD.transpose(2, 3) / math.sqrt(query_BHFD.shape[3])
-    if mask_B11F is not None:
-        weight_BHFF = weight_BHFF.masked_fill(~mask_B11F, -torch.inf)
-    return F.dropout(weight_BHFF.softmax(dim=3), dropout).to(value_BHFD.dtype) @ value_BHFD

@@ -92,7 +92,7 @@ def score_batches(
             if batch is None:
                 detector(torch.zeros(1, MIN_NUM_SAMPLES, device=device))
                 continue
-            logits_B2 = detector(batch.waveform.to(device), batch.num_samples)
+            logits_B2 = detector(batch.waveform.to(device), batch.num_samples).logits
             scores_B = (logits_B2[:, 1].double() - logits_B2[:, 0].double()).tolist()
             scored |= dict(zip(batch.uid, zip(scores_B, batch.label.tolist(), strict=True), strict=True))
     if isinstance(detector, FSDPModule):

@@ -1,4 +1,4 @@
-"""The shapes of the published front ends; needs no torch."""
+"""Shapes of detectors: a front end, published or small, and a head. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
-"""Kernel and stride of each layer that turns samples into frames; together they step by 320 samples."""
+"""Kernel and stride of each convolution; together their stride is 320 samples (20 ms)."""
 
 MIN_NUM_SAMPLES = 400
-"""What one frame sees (25 ms); a shorter clip is padded with zeros to this length."""
+"""Receptive field of one frame (25 ms); a shorter utterance is padded with zeros to this length."""
 
 NORM_EPSILON = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
-    """The shape of a front end, and the noise that training adds to it."""
+    """Shape of a front end, and its dropout during training."""
 
     num_layers: int
     width: int
-    """Channels of a frame in the transformer, and of the pooled embedding."""
+    """Channels of a frame in the transformer."""
     ffn_width: int
     num_heads: int
     conv_width: int = 512
     """Channels of the convolutions that turn samples into frames."""
     conv_norm: Literal["layer", "group"] = "layer"
-    """`layer`: over channels, after each convolution; `group`: over time, after the first one only."""
+    """layer: over channels, after each convolution; group: over time, after the first convolution only."""
     conv_bias: bool = True
     pre_norm: bool = True
     """Whether a transformer layer normalises its input (XLS-R) or its output (wav2vec 2.0 base)."""
@@ -37,7 +37,7 @@ class EncoderConfig:
     input_dropout: float = 0.0
     layer_drop: float = 0.0
     conv_gradient_scale: float = 1.0
-    """Factor on the gradient that reaches the convolutions."""
+    """Factor applied to the gradient of the convolutions."""
 
     def __post_init__(self) -> None:
         if self.conv_norm not in ("layer", "group"):
@@ -45,6 +45,22 @@ class EncoderConfig:
         for name, divisor in (("num_heads", self.num_heads), ("position_groups", self.position_groups)):
             if self.width % divisor:
                 raise ValueError(f"width {self.width} is not a multiple of {name} {divisor}")
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """Which head a detector has, and the settings of that head."""
+
+    name: str = "mean_linear"
+    """mean_linear: mean over frames and one linear layer, as in the released detectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorConfig:
+    """Front end and head of a detector."""
+
+    front_end: EncoderConfig
+    head: HeadConfig = HeadConfig()
 
 
 _LARGE = EncoderConfig(num_layers=24, width=1024, ffn_width=4096, num_heads=16)
@@ -78,4 +94,4 @@ VARIANTS: dict[str, EncoderConfig] = {
     "tiny": _TINY,
     "tiny_group": replace(_TINY, conv_norm="group", conv_bias=False, pre_norm=False),
 }
-"""Published shapes, and two small ones for tests and the demo."""
+"""Published front ends, and two small ones for tests and the demo."""

@@ -1,4 +1,4 @@
-"""Checkpoints: every format loads whole or not at all, and none of them runs code."""
+"""Checkpoints: every format loads completely or not at all, and none executes code."""
 
 import argparse
 import json
@@ -26,18 +26,18 @@ from transformers import (
 
 from pipeline.detector.checkpoint import load_detector, load_weights, save_detector, weights_digest
 from pipeline.detector.huggingface import export_transformers
-from pipeline.detector.network import PREFIX, VARIANTS, Detector, EncoderConfig, normalise
+from pipeline.detector.network import PREFIX, VARIANTS, Detector, DetectorConfig, EncoderConfig, normalise
 from pipeline.errors import InputError
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 FAMILIES = ("tiny", "tiny_group")
-CARRIED = {PREFIX + "mask_emb": torch.ones(64), PREFIX + "quantizer.vars": torch.ones(1, 4, 2)}
+PRETRAINING = {PREFIX + "mask_emb": torch.ones(64), PREFIX + "quantizer.vars": torch.ones(1, 4, 2)}
 
 
 def make_detector(config: EncoderConfig = VARIANTS["tiny"]) -> Detector:
     torch.manual_seed(1)
-    detector = Detector(config)
+    detector = Detector(DetectorConfig(config))
     with torch.no_grad():
         for parameter in detector.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -84,37 +84,37 @@ ORACLES = [
 
 
 @pytest.mark.parametrize(("settings_class", "model_class", "config"), ORACLES)
-def test_logits_are_those_of_an_independent_encoder(tmp_path, settings_class, model_class, config):
+def test_logits_match_those_of_transformers(tmp_path, settings_class, model_class, config):
     oracle = shake(model_class(settings_class(**transformers_settings(config))))
     oracle.save_pretrained(tmp_path)
     detector = load_detector(tmp_path, accept_front_end=True).detector
     waveforms = make_waveforms()
     with torch.inference_mode():
         frames = oracle(waveforms).last_hidden_state
-        ours, _ = detector.m_ssl["model"](waveforms, None)
-        logits = detector(waveforms)
-        expected = detector.proj_fc(frames.mean(dim=1))
+        [ours], _ = detector.front_end(waveforms, None)
+        logits = detector(waveforms).logits
+        expected = detector.head(frames.mean(dim=1))
     assert frames.std() > 0.1
     torch.testing.assert_close(ours, frames, atol=2e-4, rtol=0)
     torch.testing.assert_close(logits, expected, atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_saved_comes_back_with_its_story(tmp_path, family):
+def test_a_saved_detector_loads_with_its_metadata(tmp_path, family):
     detector = make_detector(VARIANTS[family])
-    detector.pretraining_tensors = dict(CARRIED)
+    detector.pretraining_tensors = dict(PRETRAINING)
     digest = save_detector(detector, tmp_path / "x.anything", {"step": "12", "variant": "mine"})
     loaded = load_detector(tmp_path / "x.anything")
     assert loaded.digest == digest == weights_digest(detector.state_dict())
     assert (loaded.variant, loaded.metadata["step"]) == ("mine", "12")
     assert loaded.detector.config == detector.config
-    assert loaded.detector.pretraining_tensors.keys() == CARRIED.keys()
+    assert loaded.detector.pretraining_tensors.keys() == PRETRAINING.keys()
     assert "2 pre-training tensors kept" in loaded.coverage
-    assert torch.equal(loaded.detector(make_waveforms()), detector(make_waveforms()))
+    assert torch.equal(loaded.detector(make_waveforms()).logits, detector(make_waveforms()).logits)
     assert [path.name for path in tmp_path.iterdir()] == ["x.anything"]
 
 
-def test_our_files_have_the_released_layout(tmp_path):
+def test_saved_files_have_the_released_layout(tmp_path):
     save_detector(make_detector(), tmp_path / "x.safetensors", {})
     with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
         names = set(file.keys())
@@ -136,22 +136,22 @@ def test_our_files_have_the_released_layout(tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["ckpt", "safetensors", "legacy"])
-def test_a_released_detector_loads_without_being_told_its_variant(tmp_path, family, kind):
+def test_the_variant_of_a_released_detector_is_recognised(tmp_path, family, kind):
     detector = make_detector(VARIANTS[family])
     path = tmp_path / "released"
-    tensors = {**detector.state_dict(), **CARRIED}
+    tensors = {**detector.state_dict(), **PRETRAINING}
     if kind == "safetensors":
         save_file(tensors, path)
     else:
         torch.save(tensors, path, _use_new_zipfile_serialization=kind == "ckpt")
     loaded = load_detector(path)
     assert loaded.variant == family
-    assert loaded.detector.pretraining_tensors.keys() == CARRIED.keys()
+    assert loaded.detector.pretraining_tensors.keys() == PRETRAINING.keys()
     assert loaded.digest == weights_digest(detector.state_dict())
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_a_fairseq_file_fills_a_front_end_though_it_holds_foreign_objects(tmp_path, is_zip):
+def test_a_fairseq_file_with_foreign_objects_fills_a_front_end(tmp_path, is_zip):
     detector = make_detector()
     weights = {
         name.removeprefix(PREFIX): t for name, t in detector.state_dict().items() if name.startswith(PREFIX)
@@ -168,29 +168,30 @@ def test_a_fairseq_file_fills_a_front_end_though_it_holds_foreign_objects(tmp_pa
     torch.manual_seed(7)
     loaded = load_detector(path, accept_front_end=True)
     torch.manual_seed(7)
-    head = Detector(VARIANTS["tiny"]).proj_fc.weight
-    assert torch.equal(loaded.detector.proj_fc.weight, head)
+    head = Detector(DetectorConfig(VARIANTS["tiny"])).head.state_dict()
+    for name, tensor in loaded.detector.head.state_dict().items():
+        assert torch.equal(tensor, head[name])
     assert (
-        "fairseq format, the head left as it was initialised, 2 pre-training tensors kept" in loaded.coverage
+        "fairseq format, the head keeps its initial weights, 2 pre-training tensors kept" in loaded.coverage
     )
     for name, tensor in weights.items():
         assert torch.equal(loaded.detector.state_dict()[PREFIX + name], tensor)
 
 
-def test_weights_fill_a_detector_that_stands_already(tmp_path):
+def test_weights_load_into_an_existing_detector(tmp_path):
     detector = make_detector()
     save_detector(detector, tmp_path / "x", {})
     torch.manual_seed(2)
-    other = Detector(replace(VARIANTS["tiny"], dropout=0.1))
+    other = Detector(DetectorConfig(replace(VARIANTS["tiny"], dropout=0.1)))
     assert "71 of 71 tensors" in load_weights(other, tmp_path / "x")
     assert weights_digest(other.state_dict()) == weights_digest(detector.state_dict())
-    with pytest.raises(InputError, match="holds EncoderConfig"):
-        load_weights(Detector(VARIANTS["tiny_group"]), tmp_path / "x")
+    with pytest.raises(InputError, match="contains DetectorConfig"):
+        load_weights(Detector(DetectorConfig(VARIANTS["tiny_group"])), tmp_path / "x")
 
 
 @pytest.mark.parametrize("spelling", ["weight_{}", "parametrizations.weight.original{}"])
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_both_spellings_of_weight_norm_load_from_transformers(tmp_path, spelling, file):
+def test_both_weight_norm_namings_load_from_transformers(tmp_path, spelling, file):
     oracle = shake(Wav2Vec2Model(Wav2Vec2Config(**transformers_settings(VARIANTS["tiny"]))))
     oracle.config.save_pretrained(tmp_path)
     weights = oracle.state_dict()
@@ -204,10 +205,10 @@ def test_both_spellings_of_weight_norm_load_from_transformers(tmp_path, spelling
     waveforms = make_waveforms()
     with torch.inference_mode():
         expected = oracle(waveforms).last_hidden_state.mean(dim=1)
-        torch.testing.assert_close(loaded.detector.embed(waveforms), expected, atol=2e-4, rtol=0)
+        torch.testing.assert_close(loaded.detector(waveforms).embedding, expected, atol=2e-4, rtol=0)
 
 
-def test_pre_training_tensors_of_transformers_are_carried_under_their_fairseq_names(tmp_path):
+def test_pre_training_tensors_of_transformers_are_kept_under_their_fairseq_names(tmp_path):
     Wav2Vec2ForPreTraining(Wav2Vec2Config(**transformers_settings(VARIANTS["tiny"]))).save_pretrained(
         tmp_path
     )
@@ -218,7 +219,7 @@ def test_pre_training_tensors_of_transformers_are_carried_under_their_fairseq_na
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_export_gives_transformers_the_same_logits_and_comes_back_whole(tmp_path, family):
+def test_an_exported_detector_gives_the_same_logits_in_transformers_and_loads_again(tmp_path, family):
     detector = make_detector(VARIANTS[family])
     export_transformers(detector, tmp_path / "export")
     theirs, report = AutoModelForAudioClassification.from_pretrained(
@@ -229,14 +230,16 @@ def test_the_export_gives_transformers_the_same_logits_and_comes_back_whole(tmp_
     assert theirs.config.id2label == {0: "spoof", 1: "bonafide"}
     waveforms = make_waveforms()
     with torch.inference_mode():
-        torch.testing.assert_close(theirs.eval()(waveforms).logits, detector(waveforms), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            theirs.eval()(waveforms).logits, detector(waveforms).logits, atol=1e-5, rtol=0
+        )
     theirs.save_pretrained(tmp_path / "again")
     for folder in ("export", "again"):
         loaded = load_detector(tmp_path / folder)
         assert (loaded.variant, loaded.digest) == (family, weights_digest(detector.state_dict()))
 
 
-def test_a_classifier_of_transformers_becomes_one_head_in_our_order(tmp_path):
+def test_a_transformers_classifier_becomes_one_head_in_our_label_order(tmp_path):
     settings = Wav2Vec2Config(**transformers_settings(VARIANTS["tiny"]), classifier_proj_size=16)
     settings.id2label = {0: "bonafide", 1: "spoof"}
     theirs = shake(Wav2Vec2ForSequenceClassification(settings))
@@ -244,7 +247,9 @@ def test_a_classifier_of_transformers_becomes_one_head_in_our_order(tmp_path):
     ours = load_detector(tmp_path).detector
     waveforms = make_waveforms()
     with torch.inference_mode():
-        torch.testing.assert_close(ours(waveforms), theirs(waveforms).logits.flip(1), atol=2e-4, rtol=0)
+        torch.testing.assert_close(
+            ours(waveforms).logits, theirs(waveforms).logits.flip(1), atol=2e-4, rtol=0
+        )
     content = json.loads((tmp_path / "config.json").read_text())
     content["id2label"] = {"0": "LABEL_0", "1": "LABEL_1"}
     (tmp_path / "config.json").write_text(json.dumps(content))
@@ -252,7 +257,7 @@ def test_a_classifier_of_transformers_becomes_one_head_in_our_order(tmp_path):
         load_detector(tmp_path)
 
 
-def test_what_does_not_fit_is_named(tmp_path):
+def test_tensors_that_do_not_match_are_named(tmp_path):
     path = tmp_path / "x.safetensors"
     tensors = make_detector().state_dict()
     missing = PREFIX + "encoder.layers.1.fc2.bias"
@@ -260,18 +265,18 @@ def test_what_does_not_fit_is_named(tmp_path):
     with pytest.raises(InputError, match=f"1 missing: {missing}$"):
         load_detector(path)
     save_file({**tensors, PREFIX + "surprise": torch.ones(1)}, path)
-    with pytest.raises(InputError, match=f"1 left over: {PREFIX}surprise$"):
+    with pytest.raises(InputError, match=f"1 unexpected: {PREFIX}surprise$"):
         load_detector(path)
     name = PREFIX + "encoder.layers.0.fc1.weight"
     save_file({**tensors, name: torch.ones(3, 2)}, path)
-    with pytest.raises(InputError, match=rf"1 of wrong shape: {name} \[3, 2\] for \[128, 64\]$"):
+    with pytest.raises(InputError, match=rf"1 of wrong shape: {name} \[3, 2\] instead of \[128, 64\]$"):
         load_detector(path)
     save_file(tensors, path)
-    with pytest.raises(InputError, match=r"2 missing: .*; 21 left over: .* and 16 more$"):
+    with pytest.raises(InputError, match=r"2 missing: .*; 21 unexpected: .* and 16 more$"):
         load_detector(path, "tiny_group")
 
 
-def test_a_failed_load_leaves_the_detector_as_it_was(tmp_path):
+def test_a_failed_load_does_not_change_the_detector(tmp_path):
     detector = make_detector()
     digest = weights_digest(detector.state_dict())
     tensors = {name: torch.zeros_like(tensor) for name, tensor in detector.state_dict().items()}
@@ -282,17 +287,17 @@ def test_a_failed_load_leaves_the_detector_as_it_was(tmp_path):
     assert weights_digest(detector.state_dict()) == digest
 
 
-def test_a_shape_that_nobody_published_asks_for_its_variant(tmp_path):
-    torch.save(Detector(replace(VARIANTS["tiny"], num_layers=3)).state_dict(), tmp_path / "x")
+def test_an_unknown_shape_is_an_error_that_lists_its_properties(tmp_path):
+    torch.save(Detector(DetectorConfig(replace(VARIANTS["tiny"], num_layers=3))).state_dict(), tmp_path / "x")
     with pytest.raises(InputError, match=r"no known variant.*'num_layers': 3, 'width': 64"):
         load_detector(tmp_path / "x")
-    with pytest.raises(InputError, match=r"16 left over: m_ssl\.model\.encoder\.layers\.2"):
+    with pytest.raises(InputError, match=r"16 unexpected: m_ssl\.model\.encoder\.layers\.2"):
         load_detector(tmp_path / "x", "tiny")
     with pytest.raises(InputError, match="unknown variant 'huge'; known: w2v_small"):
         load_detector(tmp_path / "x", "huge")
 
 
-def test_weights_changed_after_saving_are_noticed(tmp_path):
+def test_weights_changed_after_saving_are_rejected(tmp_path):
     save_detector(make_detector(), tmp_path / "x", {})
     content = bytearray((tmp_path / "x").read_bytes())
     content[-1] ^= 1
@@ -301,7 +306,7 @@ def test_weights_changed_after_saving_are_noticed(tmp_path):
         load_detector(tmp_path / "x")
 
 
-def test_the_digest_tells_names_and_values_apart_but_not_their_order():
+def test_the_digest_depends_on_names_and_values_but_not_on_order():
     one = {"a": torch.tensor([1.0]), "b": torch.tensor([2.0])}
     assert weights_digest(one) == weights_digest({"b": one["b"], "a": one["a"]})
     assert weights_digest(one) != weights_digest({"a": one["b"], "b": one["a"]})
@@ -317,7 +322,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_a_hostile_pickle_does_not_run(tmp_path, is_zip):
+def test_a_hostile_pickle_is_not_executed(tmp_path, is_zip):
     trap = tmp_path / "trap"
     tensors = make_detector().state_dict()
     torch.save(
@@ -326,14 +331,14 @@ def test_a_hostile_pickle_does_not_run(tmp_path, is_zip):
     assert "71 of 71" in load_detector(tmp_path / "x").coverage
     assert not trap.exists()
     (tmp_path / "bare").write_bytes(pickle.dumps(Hostile(trap)))
-    with pytest.raises(InputError, match=r"damaged, or not a file of torch\.save"):
+    with pytest.raises(InputError, match=r"damaged, or not a torch\.save file"):
         load_detector(tmp_path / "bare")
     assert not trap.exists()
     torch.load(tmp_path / "x", weights_only=False)
     assert trap.exists(), "the trap was never set"
 
 
-def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path):
+def test_files_that_are_not_checkpoints_are_rejected(tmp_path):
     (tmp_path / "text").write_text("weights, honestly")
     (tmp_path / "cut").write_bytes((8).to_bytes(8, "little") + b"{")
     (tmp_path / "zip").write_bytes(b"PK\x03\x04 and nothing more")
@@ -341,13 +346,13 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "other")
     torch.save([1, 2], tmp_path / "list")
     reasons = {
-        "nowhere": "there is no such checkpoint",
-        "text": "neither safetensors nor a torch file nor a transformers folder",
+        "nowhere": "no such checkpoint",
+        "text": "not a safetensors file, a torch file or a transformers folder",
         "cut": "damaged safetensors",
-        "zip": "damaged, or not a file of torch.save",
+        "zip": "damaged, or not a torch.save file",
         "folder": "not a transformers folder: it has no config.json",
-        "other": r"holds no wav2vec 2.0 or HuBERT weights of a known layout \(some of its tensors: a\)",
-        "list": "holds a list, not named tensors",
+        "other": r"no wav2vec 2.0 or HuBERT weights in a known layout \(some of its tensors: a\)",
+        "list": "contains a list, not named tensors",
     }
     for name, reason in reasons.items():
         with pytest.raises(InputError, match=reason):
@@ -355,13 +360,13 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*TorchScript:UserWarning", "ignore:.*torch.jit:DeprecationWarning")
-def test_a_torchscript_program_is_refused(tmp_path):
+def test_a_torchscript_file_is_rejected(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "x.pt")
     with pytest.raises(InputError, match=r"Cannot use .*weights_only.* with TorchScript"):
         load_detector(tmp_path / "x.pt")
 
 
-def test_half_precision_files_become_float32(tmp_path):
+def test_half_precision_files_load_as_float32(tmp_path):
     tensors = {name: tensor.half() for name, tensor in make_detector().state_dict().items()}
     save_file(tensors, tmp_path / "x")
     loaded = load_detector(tmp_path / "x")

@@ -1,4 +1,4 @@
-"""How a training ends, stops and goes on: interruption, patience, and when checkpoints are due."""
+"""How a training ends, stops and resumes: interruption, patience, and when checkpoints are written."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pipeline.metrics import equal_error_rate
 from tests.detector.toys import assert_same_weights, run, toy_batches, toy_config, toy_validation
 
 
-def after(num_questions: int) -> Callable[[], bool]:
-    """Says yes from a question on."""
-    asked = iter(range(1, 1_000_000))
-    return lambda: next(asked) >= num_questions
+def after(num_calls: int) -> Callable[[], bool]:
+    """Make a `should_stop` that returns True from call number `num_calls` on."""
+    calls = iter(range(1, 1_000_000))
+    return lambda: next(calls) >= num_calls
 
 
 @pytest.mark.parametrize("step", [1, 7, 10, 20])
-def test_an_interrupted_training_goes_on_to_the_same_bits(step: int) -> None:
-    whole, log, end = run(toy_config(), validation_batches=toy_validation)
+def test_an_interrupted_training_resumes_bit_for_bit(step: int) -> None:
+    uninterrupted, log, end = run(toy_config(), validation_batches=toy_validation)
     _, first, stopped = run(toy_config(), validation_batches=toy_validation, should_stop=after(step))
     assert (stopped.step, stopped.is_interrupted) == (step, True)
     assert max(first.metrics) == step
     resumed, later, progress = run(toy_config(), validation_batches=toy_validation, state=first.states[step])
-    assert_same_weights(whole.state_dict(), resumed.state_dict())
+    assert_same_weights(uninterrupted.state_dict(), resumed.state_dict())
     assert progress == end
     assert first.losses | later.losses == log.losses
     for at in (10, 20):
@@ -35,7 +35,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(step: int) -> None:
         assert eers == {log.metrics[at]["validation/eer"]}
 
 
-def test_an_interruption_does_not_wait_for_a_validation_which_comes_first_afterwards() -> None:
+def test_an_interruption_postpones_a_due_validation_until_the_training_resumes() -> None:
     _, log, progress = run(toy_config(), validation_batches=toy_validation, should_stop=after(10))
     assert progress.is_validation_due
     assert "validation/eer" not in log.metrics[10]
@@ -47,7 +47,7 @@ def test_an_interruption_does_not_wait_for_a_validation_which_comes_first_afterw
     assert max(later.metrics) == 11
 
 
-def test_an_interruption_in_the_last_step_is_an_end() -> None:
+def test_a_training_interrupted_at_its_last_step_is_complete() -> None:
     _, log, progress = run(toy_config(5), should_stop=after(5))
     assert not progress.is_interrupted
     assert progress.is_complete(5)
@@ -56,12 +56,12 @@ def test_an_interruption_in_the_last_step_is_an_end() -> None:
 
 @pytest.fixture(scope="module")
 def stale_config() -> TrainingConfig:
-    """A training that learns nothing, so that no validation improves on the first."""
+    """A learning rate so low that no validation improves on the first."""
     config = toy_config(40, patience=3, validate_every=4)
     return replace(config, optimiser=replace(config.optimiser, learning_rate=1e-12))
 
 
-def test_patience_ends_a_training_that_does_not_improve(
+def test_a_training_that_does_not_improve_stops_early(
     stale_config: TrainingConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, log, progress = run(stale_config, validation_batches=toy_validation)
@@ -73,7 +73,7 @@ def test_patience_ends_a_training_that_does_not_improve(
 
 
 @pytest.mark.parametrize("interrupted_at", [5, 12])
-def test_a_resumed_training_loses_patience_at_the_same_step(
+def test_a_resumed_training_stops_early_at_the_same_step(
     stale_config: TrainingConfig, interrupted_at: int
 ) -> None:
     _, log, end = run(stale_config, validation_batches=toy_validation)
@@ -81,34 +81,34 @@ def test_a_resumed_training_loses_patience_at_the_same_step(
     assert resumed == end
 
 
-def test_a_training_that_stopped_early_does_not_go_on(stale_config: TrainingConfig) -> None:
+def test_a_training_that_stopped_early_does_not_resume(stale_config: TrainingConfig) -> None:
     _, log, end = run(stale_config, validation_batches=toy_validation)
     _, later, again = run(stale_config, validation_batches=toy_validation, state=log.states[16])
     assert again == end
     assert not later.metrics
 
 
-def test_a_better_validation_gives_new_patience() -> None:
+def test_a_better_validation_resets_patience() -> None:
     _, _, progress = run(toy_config(24, patience=2, validate_every=2), validation_batches=toy_validation)
     assert progress.best_step > 2
     assert progress.step == min(24, progress.best_step + 4)
 
 
-def test_the_clock_can_ask_for_checkpoints_too() -> None:
+def test_checkpoints_are_also_written_by_time() -> None:
     config = toy_config(4, checkpoint_every=100)
     assert set(run(config)[1].states) == {4}
     assert set(run(replace(config, checkpoint_minutes=1e-9))[1].states) == {1, 2, 3, 4}
     assert set(run(replace(config, checkpoint_minutes=1e9))[1].states) == {4}
 
 
-def test_impossible_cadences_are_named() -> None:
+def test_impossible_intervals_are_rejected() -> None:
     with pytest.raises(InputError, match="patience is -1"):
         toy_config(patience=-1)
     with pytest.raises(InputError, match="checkpoint_minutes is -1"):
         toy_config(checkpoint_minutes=-1.0)
 
 
-def test_a_validation_hands_over_its_scores_by_class_and_corpus() -> None:
+def test_a_validation_is_reported_with_its_scores_by_class_and_corpus() -> None:
     corpus_of = {f"99-{step}-{row}": "ab"[step % 2] for step in range(4) for row in range(8)}
     _, log, progress = run(
         toy_config(10), toy_batches, validation_batches=toy_validation, corpus_of=corpus_of

@@ -1,4 +1,4 @@
-"""Operations counted term by term, against torch's own count."""
+"""FLOP counts, against torch's own counter."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.detector.flops import forward_flops, peak_tflops, training_flops
-from pipeline.detector.network import VARIANTS, Detector, EncoderConfig
+from pipeline.detector.network import VARIANTS, Detector, DetectorConfig, EncoderConfig
 from tests.detector.toys import run, toy_config
 
 SHAPES = (
@@ -21,43 +22,42 @@ SHAPES = (
 
 
 def count(config: EncoderConfig, lengths: tuple[int, ...], *, backward: bool = False) -> int:
-    """What torch counts; its counter does not know the fused attention of a CPU."""
-    detector = Detector(config)
-    detector.encoder.use_explicit_attention(True)
+    """Count with torch, whose counter does not support the fused attention of a CPU."""
+    detector = Detector(DetectorConfig(config))
     counter = FlopCounterMode(display=False)
-    with counter:
+    with counter, sdpa_kernel(SDPBackend.MATH):
         for length in lengths:
-            logits = detector(torch.zeros(1, length))
+            logits = detector(torch.zeros(1, length)).logits
             if backward:
                 logits.sum().backward()
     return counter.get_total_flops()
 
 
 @pytest.mark.parametrize("config", SHAPES)
-def test_the_forward_pass_is_counted_as_torch_counts_it(config: EncoderConfig) -> None:
+def test_the_count_of_a_forward_pass_equals_that_of_torch(config: EncoderConfig) -> None:
     lengths = (16_000, 9_000, 400, 50)
     assert forward_flops(config, lengths).total.sum() == count(config, lengths)
 
 
-def test_a_step_is_three_forward_passes() -> None:
+def test_a_step_costs_three_forward_passes() -> None:
     lengths = (16_000, 9_000)
-    counted = count(VARIANTS["tiny"], lengths, backward=True)
-    assert training_flops(VARIANTS["tiny"], lengths) == pytest.approx(counted, rel=0.05)
+    expected = count(VARIANTS["tiny"], lengths, backward=True)
+    assert training_flops(VARIANTS["tiny"], lengths) == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize(("variant", "giga"), [("xlsr_300m", 38.4), ("xlsr_1b", 106.6), ("xlsr_2b", 229.0)])
-def test_the_published_shapes_need_what_was_computed_for_them(variant: str, giga: float) -> None:
+def test_published_shapes_have_known_costs(variant: str, giga: float) -> None:
     [flops] = forward_flops(VARIANTS[variant], [160_000]).total / 10
     assert flops / 1e9 == pytest.approx(giga, rel=0.002)
 
 
-def test_only_attention_grows_with_the_square() -> None:
+def test_only_attention_is_quadratic() -> None:
     short, long = (forward_flops(VARIANTS["xlsr_300m"], [length]) for length in (160_000, 320_000))
     assert (long.attention / short.attention).item() == pytest.approx(4, rel=0.01)
     assert (long.feed_forward / short.feed_forward).item() == pytest.approx(2, rel=0.01)
 
 
-def test_utterances_add_up() -> None:
+def test_costs_of_utterances_are_independent() -> None:
     lengths = np.array([5_000, 16_000, 400])
     together = forward_flops(VARIANTS["tiny"], lengths).total
     assert together.tolist() == [forward_flops(VARIANTS["tiny"], [length]).total.item() for length in lengths]
@@ -79,14 +79,14 @@ def test_utterances_add_up() -> None:
         ("somebody's accelerator", None),
     ],
 )
-def test_a_device_is_known_by_its_name(name: str, expected: float | None) -> None:
+def test_the_peak_of_a_device_is_found_by_its_name(name: str, expected: float | None) -> None:
     assert peak_tflops(name, "bf16") == expected
 
 
-def test_the_mfu_is_reported_where_the_peak_is_known() -> None:
+def test_the_mfu_is_reported_only_if_the_peak_is_known() -> None:
     _, log, _ = run(toy_config(3))
     assert log.metrics[3]["speed/tflops_per_rank"] > 0
-    assert log.metrics[3]["audio_seconds_per_s_per_rank"] == log.metrics[3]["audio_seconds_per_s"]
+    assert log.metrics[3]["speed/audio_seconds_per_s_per_rank"] == log.metrics[3]["speed/audio_seconds_per_s"]
     assert not {"speed/mfu", "speed/gpu_memory_peak_gib"} & set(log.metrics[3])
     _, log, _ = run(toy_config(3, peak_tflops=0.5))
     assert log.metrics[3]["speed/mfu"] == pytest.approx(log.metrics[3]["speed/tflops_per_rank"] / 0.5)

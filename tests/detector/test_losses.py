@@ -1,4 +1,4 @@
-"""The losses, against their papers' formulas spelled out, and in the loop."""
+"""The losses: against the formulas of their papers, and in the training loop."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def embeddings(num: int = 5) -> Tensor:
     return torch.randn(num, 64, generator=torch.Generator().manual_seed(5)).requires_grad_()
 
 
-def test_one_class_softmax_is_the_papers() -> None:
-    loss, embedding = OneClassSoftmax(settings("oc_softmax"), toy_detector().proj_fc), embeddings()
+def test_one_class_softmax_matches_the_paper() -> None:
+    loss, embedding = OneClassSoftmax(settings("oc_softmax"), toy_detector().head), embeddings()
     expected = 0.0
     for row, label in zip(embedding.detach(), LABEL.tolist(), strict=True):
         cosine = float(F.cosine_similarity(row, loss.centre.detach(), dim=0))
         sign, margin = (1, 0.9) if label else (-1, 0.2)
         expected += math.log1p(math.exp(20 * (margin - cosine) * sign)) / len(LABEL)
-    found = float(loss.of_embedding(embedding, LABEL).detach())
-    assert found == pytest.approx(expected, rel=1e-5)
+    value = float(loss.of_embedding(embedding, LABEL).detach())
+    assert value == pytest.approx(expected, rel=1e-5)
 
 
-def test_one_class_softmax_draws_bona_fide_speech_to_the_centre_and_pushes_spoofs_away() -> None:
-    loss, embedding = OneClassSoftmax(settings("oc_softmax"), toy_detector().proj_fc), embeddings()
+def test_one_class_softmax_pulls_bona_fide_speech_to_the_centre_and_pushes_spoofs_away() -> None:
+    loss, embedding = OneClassSoftmax(settings("oc_softmax"), toy_detector().head), embeddings()
     torch.autograd.backward(loss.of_embedding(embedding, LABEL))
     assert embedding.grad is not None
     moved = F.cosine_similarity(embedding - 0.1 * embedding.grad, loss.centre[None])
@@ -55,14 +55,14 @@ def test_one_class_softmax_draws_bona_fide_speech_to_the_centre_and_pushes_spoof
     assert torch.equal(is_nearer, LABEL == 1)
 
 
-def test_the_length_of_an_embedding_means_nothing_to_one_class_softmax() -> None:
-    loss = OneClassSoftmax(settings("oc_softmax"), toy_detector().proj_fc)
+def test_one_class_softmax_ignores_the_norm_of_an_embedding() -> None:
+    loss = OneClassSoftmax(settings("oc_softmax"), toy_detector().head)
     short, long = (loss.of_embedding(embeddings() * length, LABEL) for length in (0.1, 10.0))
     torch.testing.assert_close(short, long)
 
 
-def test_the_class_weights_reach_both_parts_of_one_class_softmax() -> None:
-    head, embedding = toy_detector().proj_fc, embeddings()
+def test_class_weights_apply_to_both_parts_of_one_class_softmax() -> None:
+    head, embedding = toy_detector().head, embeddings()
     only_bonafide = OneClassSoftmax(settings("oc_softmax", spoof_weight=0.0), head)
     alone = OneClassSoftmax(settings("oc_softmax"), head)
     is_bonafide = LABEL == 1
@@ -72,17 +72,17 @@ def test_the_class_weights_reach_both_parts_of_one_class_softmax() -> None:
     )
 
 
-def test_the_head_reads_embeddings_of_one_class_softmax_without_moving_them() -> None:
+def test_a_head_probe_sends_no_gradient_to_the_front_end() -> None:
     detector, batch = toy_detector(), toy_batch(0, 0)
     detector.is_head_probe = True
-    logits, embedding = detector(batch.waveform, batch.num_samples, with_embedding=True)
+    logits, embedding, _ = detector(batch.waveform, batch.num_samples)
     F.cross_entropy(logits, batch.label).backward()
-    assert detector.proj_fc.weight.grad is not None
+    assert all(weight.grad is not None for weight in detector.head.parameters())
     assert all(weight.grad is None for weight in detector.m_ssl.parameters())
     assert embedding.requires_grad
 
 
-def test_supervised_contrast_is_the_papers() -> None:
+def test_supervised_contrastive_loss_matches_the_paper() -> None:
     loss, embedding = SupervisedContrastive(settings("supervised_contrastive")), embeddings()
     unit = F.normalize(embedding.detach(), dim=1).double()
     anchors = []
@@ -92,31 +92,31 @@ def test_supervised_contrast_is_the_papers() -> None:
         same = [j for j in others if LABEL[j] == LABEL[i]]
         shares = [math.exp(float(unit[i] @ unit[j]) / 0.1) / total for j in same]
         anchors.append(-sum(map(math.log, shares)) / len(same))
-    found = float(loss.of_embedding(embedding, LABEL).detach())
-    assert found == pytest.approx(sum(anchors) / 5, rel=1e-5)
+    value = float(loss.of_embedding(embedding, LABEL).detach())
+    assert value == pytest.approx(sum(anchors) / 5, rel=1e-5)
 
 
-def test_an_utterance_without_company_has_nothing_to_be_drawn_to() -> None:
+def test_an_utterance_alone_in_its_class_has_a_finite_gradient() -> None:
     loss, embedding = SupervisedContrastive(settings("supervised_contrastive")), embeddings()
     label = torch.tensor([0, 1, 1, 1, 1])
-    lonely = loss.of_embedding(embedding, label)
-    torch.autograd.backward(lonely)
-    assert torch.isfinite(lonely)
+    value = loss.of_embedding(embedding, label)
+    torch.autograd.backward(value)
+    assert torch.isfinite(value)
     assert embedding.grad is not None
     assert torch.isfinite(embedding.grad).all()
 
 
 @pytest.mark.parametrize("num", [1, 2])
-def test_a_batch_without_any_company_adds_nothing(num: int) -> None:
+def test_a_batch_without_pairs_adds_no_loss(num: int) -> None:
     loss, embedding = SupervisedContrastive(settings("supervised_contrastive")), embeddings(num)
-    nothing = loss.of_embedding(embedding, torch.arange(num))
-    torch.autograd.backward(nothing)
-    assert nothing == 0.0
+    value = loss.of_embedding(embedding, torch.arange(num))
+    torch.autograd.backward(value)
+    assert value == 0.0
     assert embedding.grad is not None
     assert torch.all(embedding.grad == 0.0)
 
 
-def test_cross_entropy_asks_nothing_of_embeddings() -> None:
+def test_cross_entropy_does_not_use_embeddings() -> None:
     logits = torch.randn(5, 2)
     loss = CrossEntropy(settings("cross_entropy", spoof_weight=3.0))
     expected = F.cross_entropy(logits, LABEL, torch.tensor([3.0, 1.0]))
@@ -125,7 +125,7 @@ def test_cross_entropy_asks_nothing_of_embeddings() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_teaches_the_detector_that_higher_is_bona_fide(name: LossName, tmp_path: Any) -> None:
+def test_with_every_loss_a_higher_score_means_bona_fide(name: LossName, tmp_path: Any) -> None:
     detector, log, _ = run(toy_config(40, loss=LossConfig(name=name)), validation_batches=toy_validation)
     assert log.metrics[40]["validation/eer"] < 0.15
     save_detector(detector, tmp_path / "detector.safetensors", {})
@@ -135,14 +135,14 @@ def test_every_loss_teaches_the_detector_that_higher_is_bona_fide(name: LossName
 
 
 @pytest.mark.parametrize("name", LOSSES[1:])
-def test_a_training_with_another_loss_resumes_in_the_same_bits(name: LossName) -> None:
-    whole, log, _ = run(settings(name), validation_batches=toy_validation)
+def test_a_training_with_any_loss_resumes_bit_for_bit(name: LossName) -> None:
+    uninterrupted, log, _ = run(settings(name), validation_batches=toy_validation)
     resumed, later, _ = run(settings(name), validation_batches=toy_validation, state=log.states[5])
-    assert_same_weights(whole.state_dict(), resumed.state_dict())
+    assert_same_weights(uninterrupted.state_dict(), resumed.state_dict())
     assert later.losses == {step: loss for step, loss in log.losses.items() if step > 5}
 
 
-def test_the_centre_is_learnt_and_kept() -> None:
+def test_the_centre_is_trained_and_saved() -> None:
     _, log, _ = run(settings("oc_softmax"))
     start = make_loss(settings("oc_softmax"), toy_detector()).state_dict()
     assert start.keys() == log.states[5]["loss"].keys() == {"centre"}
@@ -150,13 +150,13 @@ def test_the_centre_is_learnt_and_kept() -> None:
     assert set(log.states[5]["optimiser"]["loss.centre"]) == {"step", "exp_avg", "exp_avg_sq"}
 
 
-def test_a_checkpoint_of_another_loss_is_refused() -> None:
+def test_a_checkpoint_of_a_different_loss_is_rejected() -> None:
     _, log, _ = run(settings("oc_softmax"))
-    with pytest.raises(InputError, match="another loss than the training has: they differ in centre"):
+    with pytest.raises(InputError, match="of a different loss; tensors that differ: centre"):
         run(settings("cross_entropy"), state=log.states[5])
 
 
-def test_impossible_margins_are_named() -> None:
+def test_impossible_margins_are_rejected() -> None:
     with pytest.raises(InputError, match=r"spoof_margin is 0\.95"):
         LossConfig(spoof_margin=0.95)
     with pytest.raises(InputError, match="temperature is 0"):

@@ -1,4 +1,4 @@
-"""The training loop on three ranks of a gloo group: one launch, from which each test reads its part."""
+"""The training loop on three gloo ranks, launched once for all tests."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(
     stop_after: int = 99,
 ) -> Results:
     detector, log = toy_detector(), Log()
-    asked = iter(range(1, 100))
+    calls = iter(range(1, 100))
     progress: TrainingProgress = train(
         detector,
         batches,
@@ -63,7 +63,7 @@ def run(
         validation_batches=rank_validation,
         state=state,
         print_now=log_line,
-        should_stop=lambda: next(asked) >= stop_after,
+        should_stop=lambda: next(calls) >= stop_after,
     )
     return {
         "weights": detector.state_dict(),
@@ -77,16 +77,16 @@ def run(
 
 
 def log_line(line: str) -> None:
-    assert dist.get_rank() == 0, f"rank {dist.get_rank()} speaks: {line}"
+    assert dist.get_rank() == 0, f"rank {dist.get_rank()} printed: {line}"
 
 
 def one_rank(folder: Path) -> None:
     rank = dist.get_rank()
     config = toy_config(10)
-    whole = run(config)
+    uninterrupted = run(config)
     results = {
-        "whole": whole,
-        "resumed": run(config, state=whole["states"][5]),
+        "uninterrupted": uninterrupted,
+        "resumed": run(config, state=uninterrupted["states"][5]),
         "poisoned": run(config, poisoned_on_rank_1),
         "interrupted": run(config, stop_after=3 if rank == 1 else 99),
         "accumulated": run(replace(config, num_accumulated=2)),
@@ -107,30 +107,32 @@ def test_all_ranks_end_with_the_same_weights(ranks: list[Mapping[str, Results]])
             assert_same_weights(ranks[0][name]["weights"], other[name]["weights"])
 
 
-def test_three_ranks_resume_in_the_same_bits(ranks: list[Mapping[str, Results]]) -> None:
-    whole, resumed = ranks[0]["whole"], ranks[0]["resumed"]
-    assert_same_weights(whole["weights"], resumed["weights"])
-    assert resumed["losses"] == {step: loss for step, loss in whole["losses"].items() if step > 5}
-    assert whole["position"] == resumed["position"] == (4, 6, WORLD)
+def test_three_ranks_resume_bit_for_bit(ranks: list[Mapping[str, Results]]) -> None:
+    uninterrupted, resumed = ranks[0]["uninterrupted"], ranks[0]["resumed"]
+    assert_same_weights(uninterrupted["weights"], resumed["weights"])
+    assert resumed["losses"] == {step: loss for step, loss in uninterrupted["losses"].items() if step > 5}
+    assert uninterrupted["position"] == resumed["position"] == (4, 6, WORLD)
 
 
-def test_the_eer_is_that_of_all_ranks_together(ranks: list[Mapping[str, Results]]) -> None:
-    assert len({rank["whole"]["eer"] for rank in ranks}) == 1
-    assert {rank["whole"]["losses"][10] for rank in ranks} == {ranks[0]["whole"]["losses"][10]}
+def test_every_rank_reports_the_eer_and_loss_of_all_ranks(ranks: list[Mapping[str, Results]]) -> None:
+    assert len({rank["uninterrupted"]["eer"] for rank in ranks}) == 1
+    assert {rank["uninterrupted"]["losses"][10] for rank in ranks} == {
+        ranks[0]["uninterrupted"]["losses"][10]
+    }
 
 
-def test_what_is_not_finite_on_one_rank_is_skipped_on_all(ranks: list[Mapping[str, Results]]) -> None:
+def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(ranks: list[Mapping[str, Results]]) -> None:
     bad = tuple(f"0-1-{row}" for row in range(8))
     for rank in ranks:
         assert rank["poisoned"]["skipped"] == (1, bad)
         assert all(torch.isfinite(weight).all() for weight in rank["poisoned"]["weights"].values())
 
 
-def test_one_rank_that_is_told_to_stop_stops_all(ranks: list[Mapping[str, Results]]) -> None:
+def test_a_stop_request_on_one_rank_stops_all(ranks: list[Mapping[str, Results]]) -> None:
     assert [rank["interrupted"]["interrupted_at"] for rank in ranks] == [3] * WORLD
     assert 3 in ranks[0]["interrupted"]["states"]
 
 
-def test_accumulated_steps_take_twice_the_batches(ranks: list[Mapping[str, Results]]) -> None:
+def test_accumulating_two_batches_takes_twice_the_batches(ranks: list[Mapping[str, Results]]) -> None:
     assert ranks[0]["accumulated"]["position"] == (9, 6, WORLD)
-    assert ranks[0]["accumulated"]["losses"] != ranks[0]["whole"]["losses"]
+    assert ranks[0]["accumulated"]["losses"] != ranks[0]["uninterrupted"]["losses"]

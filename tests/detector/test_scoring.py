@@ -1,11 +1,11 @@
-"""Scoring in batches is scoring one by one."""
+"""Scoring in batches gives the same result as scoring one utterance at a time."""
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.detector.network import VARIANTS, Detector
+from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.scoring import Scorer, WindowPolicy, plan_batches
 from pipeline.errors import InputError
 
@@ -15,7 +15,7 @@ LENGTHS = (16_000, 9_000, 300, 40_000, 16_000, 8_001, 1)
 
 def make_detector(family: str = "tiny") -> Detector:
     torch.manual_seed(1)
-    detector = Detector(VARIANTS[family])
+    detector = Detector(DetectorConfig(VARIANTS[family]))
     with torch.no_grad():
         for parameter in detector.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -29,25 +29,25 @@ def make_waveforms() -> list[NDArray[np.float32]]:
 
 @pytest.mark.parametrize("family", ["tiny", "tiny_group"])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_list_is_scored_as_each_waveform_alone(family, policy):
+def test_a_list_gets_the_same_scores_as_each_waveform_alone(family, policy):
     scorer = Scorer(make_detector(family), max_seconds=3, policy=WindowPolicy.parse(policy))
     waveforms = make_waveforms()
     together = scorer.score(waveforms)
     alone = np.concatenate([scorer.score([waveform]) for waveform in waveforms])
     assert together.shape == (len(LENGTHS), 2)
     assert together.dtype == np.float32
-    assert np.ptp(alone[:, 1]) > 1e-2, "waveforms that score alike would prove nothing"
+    assert np.ptp(alone[:, 1]) > 1e-2, "equal scores would prove nothing"
     np.testing.assert_allclose(together, alone, atol=1e-5, rtol=0)
 
 
-def test_the_level_and_offset_of_a_recording_do_not_matter():
+def test_level_and_offset_of_a_recording_do_not_change_its_score():
     scorer = Scorer(make_detector())
     waveforms = make_waveforms()[:3]
     louder = [waveform * 2.0 - 0.1 for waveform in waveforms]
     np.testing.assert_allclose(scorer.score(louder), scorer.score(waveforms), atol=2e-3)
 
 
-def test_combinations_are_of_the_windows_scored_alone():
+def test_policies_combine_the_logits_of_windows_scored_alone():
     waveform = make_waveforms()[3]
     detector = make_detector()
     windows = WindowPolicy.parse("window:1:mean").cut(waveform)
@@ -63,7 +63,7 @@ def test_combinations_are_of_the_windows_scored_alone():
         np.testing.assert_allclose(scored[0], logits_2, atol=1e-5)
 
 
-def test_windows_cover_the_utterance_and_none_is_short():
+def test_windows_cover_the_utterance_and_have_equal_length():
     policy = WindowPolicy.parse("window:1:mean")
     ramp = np.arange(40_000, dtype=np.float32)
     windows = policy.cut(ramp)
@@ -76,7 +76,7 @@ def test_windows_cover_the_utterance_and_none_is_short():
 
 
 @pytest.mark.parametrize("text", ["whole", "window:4:first", "window:0.5:mean", "window:13.25:max"])
-def test_a_policy_is_spelled_back_as_it_was_read(text):
+def test_parsing_and_printing_a_policy_are_inverse(text):
     assert str(WindowPolicy.parse(text)) == text
     assert WindowPolicy.parse(str(WindowPolicy.parse(text))) == WindowPolicy.parse(text)
 
@@ -85,12 +85,12 @@ def test_a_policy_is_spelled_back_as_it_was_read(text):
     "text",
     ["", "all", "window", "window:4", "window:x:mean", "window:4:min", "window:-1:mean", "window:nan:max"],
 )
-def test_an_unknown_policy_is_an_error_that_says_what_is_known(text):
+def test_an_unknown_policy_is_an_error_that_lists_the_known_ones(text):
     with pytest.raises(InputError, match=r"known: whole, window:SECONDS:first\|mean\|max"):
         WindowPolicy.parse(text)
 
 
-def test_batches_hold_everything_once_within_the_budget_longest_first():
+def test_batches_contain_every_utterance_once_within_the_budget_longest_first():
     num_samples = [int(n) for n in np.random.default_rng(0).integers(1, 5_000, 500)]
     batches = plan_batches(num_samples, 16_000)
     assert sorted(index for batch in batches for index in batch) == list(range(500))
@@ -102,11 +102,11 @@ def test_batches_hold_everything_once_within_the_budget_longest_first():
     assert plan_batches([], 16_000) == []
 
 
-def test_no_waveforms_have_no_scores():
+def test_an_empty_list_has_no_scores():
     assert Scorer(make_detector()).score([]).shape == (0, 2)
 
 
-def test_a_waveform_that_cannot_be_scored_is_named():
+def test_a_waveform_that_cannot_be_scored_is_an_error_that_names_it():
     scorer = Scorer(make_detector())
     good = make_waveforms()[0]
     with pytest.raises(ValueError, match=r"waveform 1 has shape \(0,\)"):
@@ -117,7 +117,7 @@ def test_a_waveform_that_cannot_be_scored_is_named():
         scorer.score([good, good * np.float32(np.nan)])
 
 
-def test_bfloat16_is_near_float32():
+def test_bfloat16_scores_are_close_to_float32():
     detector = make_detector()
     exact = Scorer(detector).score(make_waveforms())
     rounded = Scorer(detector, precision="bf16").score(make_waveforms())
@@ -125,7 +125,7 @@ def test_bfloat16_is_near_float32():
     np.testing.assert_allclose(rounded, exact, atol=0.1)
 
 
-def test_settings_that_cannot_be_are_refused():
+def test_impossible_settings_are_rejected():
     with pytest.raises(InputError, match="unknown precision 'fp8'"):
         Scorer(make_detector(), precision="fp8")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="max_seconds is 0"):

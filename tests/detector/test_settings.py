@@ -1,4 +1,4 @@
-"""Settings that change speed and memory: what they compute is what the plain settings compute."""
+"""Settings for speed and memory do not change results."""
 
 from __future__ import annotations
 
@@ -10,65 +10,66 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from pipeline.detector.config import Implementation
-from pipeline.detector.network import VARIANTS, Detector
+from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.trainer import compile_layers
-from tests.detector.toys import (
-    FAMILIES,
-    assert_same_weights,
-    run,
-    toy_batch,
-    toy_config,
-    toy_validation,
-)
+from pipeline.detector.transformer import SelfAttention
+from tests.detector.toys import assert_same_weights, run, toy_batch, toy_config, toy_validation
 
 
 def gradients(detector: Detector, lengths: tuple[int, ...] = (1600,)) -> list[Tensor]:
-    """Of one backward pass over a padded batch of each length."""
+    """Accumulate the gradients of one padded batch of each length."""
     torch.manual_seed(9)
     detector.zero_grad()
     for length in lengths:
         batch = toy_batch(0, 0)
-        logits = detector(batch.waveform[:, :length], batch.num_samples.clamp(max=length))
+        logits = detector(batch.waveform[:, :length], batch.num_samples.clamp(max=length)).logits
         logits.square().sum().backward()
     return [weight.grad.clone() for weight in detector.parameters() if weight.grad is not None]
 
 
 def two_detectors(family: str = "tiny", dropout: float = 0.0) -> tuple[Detector, Detector]:
-    config = replace(VARIANTS[family], dropout=dropout, attention_dropout=dropout, input_dropout=dropout)
+    front_end = replace(VARIANTS[family], dropout=dropout, attention_dropout=dropout, input_dropout=dropout)
+    config = DetectorConfig(front_end)
     one, other = Detector(config), Detector(config)
     other.load_state_dict(one.state_dict())
     return one, other
 
 
-def test_activation_checkpointing_trains_to_the_same_bits_with_dropout() -> None:
+def test_activation_checkpointing_with_dropout_trains_bit_for_bit() -> None:
     plain, _, _ = run(toy_config(6))
-    again, _, _ = run(toy_config(6, activation_checkpointing=True))
-    assert_same_weights(plain.state_dict(), again.state_dict())
+    checkpointed, _, _ = run(toy_config(6, activation_checkpointing=True))
+    assert_same_weights(plain.state_dict(), checkpointed.state_dict())
 
 
-def test_activation_checkpointing_changes_no_bit_in_half_precision() -> None:
+def test_activation_checkpointing_in_half_precision_trains_bit_for_bit() -> None:
     plain, _, _ = run(toy_config(4, precision="bf16"))
-    again, _, _ = run(toy_config(4, precision="bf16", activation_checkpointing=True))
-    assert_same_weights(plain.state_dict(), again.state_dict())
+    checkpointed, _, _ = run(toy_config(4, precision="bf16", activation_checkpointing=True))
+    assert_same_weights(plain.state_dict(), checkpointed.state_dict())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_explicit_attention_is_what_the_fused_kernels_compute(family: str) -> None:
-    fused, explicit = two_detectors(family)
-    explicit.encoder.use_explicit_attention(True)
-    for one, other in zip(gradients(fused), gradients(explicit), strict=True):
-        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-3)
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_attention_matches_its_definition(is_padded: bool) -> None:
+    attention = SelfAttention(VARIANTS["tiny"])
+    generator = torch.Generator().manual_seed(2)
+    frames_BFC = torch.randn(3, 7, 64, generator=generator)
+    valid_BF = torch.arange(7) < torch.tensor([7, 5, 1])[:, None] if is_padded else None
+    mask_B11F = None if valid_BF is None else valid_BF[:, None, None]
+    query, key, value = (
+        project(frames_BFC).view(3, 7, 4, 16).transpose(1, 2)
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    weight_BHFF = query @ key.transpose(2, 3) / 4.0
+    if mask_B11F is not None:
+        weight_BHFF = weight_BHFF.masked_fill(~mask_B11F, -torch.inf)
+    mixed_BFC = (weight_BHFF.softmax(dim=3) @ value).transpose(1, 2).reshape(3, 7, 64)
+    torch.testing.assert_close(attention(frames_BFC, mask_B11F), attention.out_proj(mixed_BFC))
 
 
-def test_explicit_attention_can_be_asked_for() -> None:
-    detector, log, _ = run(toy_config(3, attention="explicit"))
-    assert all(layer.get_submodule("self_attn").is_explicit for layer in detector.encoder.layers)
-    assert log.losses[3] == pytest.approx(run(toy_config(3))[1].losses[3], abs=1e-4)
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch asks itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # raised by torch
 @pytest.mark.parametrize("is_checkpointing", [False, True])
-def test_compiled_layers_compute_the_same_with_few_graphs_for_all_lengths(is_checkpointing: bool) -> None:
+def test_compiled_layers_give_the_same_gradients_with_few_graphs_for_all_lengths(
+    is_checkpointing: bool,
+) -> None:
     plain, compiled = two_detectors()
     backend = CompileCounterWithBackend("aot_eager")
     compile_layers(compiled, backend)
@@ -81,7 +82,7 @@ def test_compiled_layers_compute_the_same_with_few_graphs_for_all_lengths(is_che
     torch.compiler.reset()
 
 
-def test_tf32_is_float32_where_there_is_no_gpu() -> None:
+def test_tf32_on_a_cpu_is_float32() -> None:
     plain, _, _ = run(toy_config(4), validation_batches=toy_validation)
     rounded, _, _ = run(toy_config(4, precision="tf32"), validation_batches=toy_validation)
     assert_same_weights(plain.state_dict(), rounded.state_dict())
@@ -98,7 +99,7 @@ def test_implementations_of_adamw_agree(implementation: Implementation) -> None:
         torch.testing.assert_close(weight, results[1][name], atol=1e-5, rtol=0)
 
 
-def test_a_checkpoint_goes_on_with_another_implementation_and_precision() -> None:
+def test_a_training_resumes_with_another_implementation_and_precision() -> None:
     _, log, _ = run(toy_config(10))
     config = toy_config(10, precision="bf16")
     config = replace(config, optimiser=replace(config.optimiser, implementation="foreach"))

@@ -1,4 +1,4 @@
-"""Two ranks that shard a detector, against two that replicate it and one alone: one launch for all tests."""
+"""Two ranks with FSDP against two with DDP and one alone, launched once for all tests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shared_batches(epoch: int, first: int) -> Iterator[ToyBatch]:
 
 
 def unequal_validation() -> Iterator[ToyBatch]:
-    """Three batches for the first rank, one for the second."""
+    """Yield three batches on the first rank and one on the second."""
     for batch in range(4):
         if not dist.is_initialized() or (batch == 3) == (dist.get_rank() == 1):
             yield toy_batch(99, batch)
@@ -47,11 +47,10 @@ def unequal_validation() -> Iterator[ToyBatch]:
 def run(config: TrainingConfig, state: TrainingState | None = None) -> Results:
     detector, log = toy_detector(), Log()
     module: Any
-    for module in detector.modules():  # ranks draw other noise than one rank alone
+    for module in detector.modules():  # dropout masks differ between ranks
         if hasattr(module, "dropout"):
             module.dropout = 0.0
-    module = detector.m_ssl["model"]
-    module.input_dropout = 0.0
+    detector.front_end.input_dropout = 0.0
     train(
         detector,
         shared_batches,
@@ -64,7 +63,9 @@ def run(config: TrainingConfig, state: TrainingState | None = None) -> Results:
     return {
         "losses": log.losses,
         "eers": {
-            step: found["validation/eer"] for step, found in log.metrics.items() if "validation/eer" in found
+            step: metrics["validation/eer"]
+            for step, metrics in log.metrics.items()
+            if "validation/eer" in metrics
         },
         "states": log.states,
         "num_local": sum(
@@ -122,7 +123,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, alone: Results) -> list[Mapp
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
-def test_a_sharded_training_is_the_replicated_one(ranks: list[Mapping[str, Results]]) -> None:
+def test_a_sharded_training_matches_the_replicated_one(ranks: list[Mapping[str, Results]]) -> None:
     ddp, fsdp = ranks[0]["ddp"], ranks[0]["fsdp"]
     assert fsdp["losses"] == pytest.approx(ddp["losses"], abs=1e-5)
     assert fsdp["eers"] == ddp["eers"]
@@ -130,26 +131,28 @@ def test_a_sharded_training_is_the_replicated_one(ranks: list[Mapping[str, Resul
         torch.testing.assert_close(fsdp["states"][NUM_STEPS]["detector"][name], weight, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("what", ["accumulated", "clipped", "oc_softmax"])
-def test_so_it_is_with(ranks: list[Mapping[str, Results]], what: str) -> None:
-    assert ranks[0][f"fsdp {what}"]["losses"] == pytest.approx(ranks[0][f"ddp {what}"]["losses"], abs=1e-4)
+@pytest.mark.parametrize("kind", ["accumulated", "clipped", "oc_softmax"])
+def test_sharded_and_replicated_losses_agree(ranks: list[Mapping[str, Results]], kind: str) -> None:
+    assert ranks[0][f"fsdp {kind}"]["losses"] == pytest.approx(ranks[0][f"ddp {kind}"]["losses"], abs=1e-4)
 
 
-def test_each_rank_holds_its_share_of_the_weights(ranks: list[Mapping[str, Results]]) -> None:
+def test_each_rank_holds_a_shard_of_the_weights(ranks: list[Mapping[str, Results]]) -> None:
     shares = [rank["fsdp"]["num_local"] for rank in ranks]
     assert sum(shares) == ranks[0]["ddp"]["num_local"]
     assert max(shares) < 0.6 * sum(shares)
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "fsdp oc_softmax"])
-def test_a_sharded_training_resumes_in_the_same_bits(ranks: list[Mapping[str, Results]], kind: str) -> None:
-    whole, resumed = ranks[0][kind], ranks[0][f"{kind} resumed"]
-    assert resumed["losses"] == {step: loss for step, loss in whole["losses"].items() if step > MIDDLE}
+def test_a_sharded_training_resumes_bit_for_bit(ranks: list[Mapping[str, Results]], kind: str) -> None:
+    uninterrupted, resumed = ranks[0][kind], ranks[0][f"{kind} resumed"]
+    assert resumed["losses"] == {
+        step: loss for step, loss in uninterrupted["losses"].items() if step > MIDDLE
+    }
     for part in ("detector", "loss"):
-        assert_same_weights(whole["states"][NUM_STEPS][part], resumed["states"][NUM_STEPS][part])
+        assert_same_weights(uninterrupted["states"][NUM_STEPS][part], resumed["states"][NUM_STEPS][part])
 
 
-def test_a_checkpoint_is_whole_and_knows_nothing_of_ranks(
+def test_a_checkpoint_has_full_tensors_and_does_not_depend_on_the_ranks(
     ranks: list[Mapping[str, Results]], alone: Results
 ) -> None:
     expected = alone["states"][MIDDLE]
@@ -166,12 +169,14 @@ def test_a_checkpoint_is_whole_and_knows_nothing_of_ranks(
 
 
 @pytest.mark.parametrize("kind", ["ddp from fsdp", "fsdp from ddp"])
-def test_sharded_and_replicated_go_on_from_each_other(ranks: list[Mapping[str, Results]], kind: str) -> None:
+def test_sharded_and_replicated_trainings_resume_from_each_other(
+    ranks: list[Mapping[str, Results]], kind: str
+) -> None:
     expected = {step: loss for step, loss in ranks[0]["ddp"]["losses"].items() if step > MIDDLE}
     assert ranks[0][kind]["losses"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_two_ranks_go_on_from_one_and_one_from_two(
+def test_two_ranks_resume_from_one_and_one_from_two(
     ranks: list[Mapping[str, Results]], alone: Results
 ) -> None:
     assert min(ranks[0]["fsdp from one"]["losses"]) == MIDDLE + 1
@@ -180,13 +185,13 @@ def test_two_ranks_go_on_from_one_and_one_from_two(
     assert resumed["losses"][NUM_STEPS] < alone["losses"][1]
 
 
-def test_half_precision_keeps_float32_weights_in_shards_too(ranks: list[Mapping[str, Results]]) -> None:
+def test_sharded_weights_are_float32_in_half_precision(ranks: list[Mapping[str, Results]]) -> None:
     for kind in ("fsdp bf16", "fsdp fp16"):
         assert {w.dtype for w in ranks[0][kind]["states"][NUM_STEPS]["detector"].values()} == {torch.float32}
     assert ranks[0]["fsdp bf16"]["losses"] == pytest.approx(ranks[0]["ddp bf16"]["losses"], abs=0.02)
     assert ranks[0]["fsdp fp16"]["losses"] == pytest.approx(ranks[0]["ddp"]["losses"], abs=0.02)
 
 
-def test_ranks_with_unequal_validation_shares_agree(ranks: list[Mapping[str, Results]]) -> None:
+def test_ranks_with_unequal_validation_batches_agree(ranks: list[Mapping[str, Results]]) -> None:
     for kind in ("ddp", "fsdp", "fsdp bf16"):
         assert ranks[0][kind]["eers"] == ranks[1][kind]["eers"]

@@ -1,4 +1,4 @@
-"""The training loop on a tiny detector and clips of a tenth of a second."""
+"""The training loop, with a tiny detector and utterances of a tenth of a second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.detector.config import OptimiserConfig, TrainingConfig, learning_rate
-from pipeline.detector.network import VARIANTS, Detector
+from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.state import NonFiniteError
 from pipeline.detector.training import train
 from pipeline.errors import InputError
@@ -43,7 +43,7 @@ PAPER = OptimiserConfig()
         (900_000, 1e-9),
     ],
 )
-def test_the_learning_rate_is_the_papers(step: int, expected: float) -> None:
+def test_the_learning_rate_matches_the_paper(step: int, expected: float) -> None:
     assert learning_rate(step, PAPER) == pytest.approx(expected, rel=1e-12)
 
 
@@ -55,19 +55,19 @@ def test_the_learning_rate_rises_to_one_peak_and_falls() -> None:
     assert rates[9:] == sorted(rates[9:], reverse=True)
 
 
-def test_without_warm_up_the_first_has_nearly_the_peak() -> None:
+def test_without_warm_up_the_first_rate_is_close_to_the_peak() -> None:
     config = OptimiserConfig(learning_rate=1.0, num_warmup_steps=0, num_steps=100)
     assert learning_rate(1, config) == pytest.approx(0.01**0.01)
 
 
-def test_impossible_schedules_are_named() -> None:
+def test_impossible_schedules_are_rejected() -> None:
     with pytest.raises(InputError, match="num_warmup_steps is 11"):
         OptimiserConfig(num_warmup_steps=11, num_steps=10)
     with pytest.raises(InputError, match="log_every"):
         TrainingConfig(log_every=0)
 
 
-def test_the_loop_learns_what_can_be_learned(capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_lowers_the_loss_and_the_eer(capsys: pytest.CaptureFixture[str]) -> None:
     _, log, progress = run(toy_config(40), validation_batches=toy_validation)
     assert log.metrics[40]["validation/eer"] < 0.1
     assert log.losses[40] < 0.5 * log.losses[1]
@@ -78,34 +78,34 @@ def test_the_loop_learns_what_can_be_learned(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("interrupted_at", [5, 15])
-def test_a_resumed_training_ends_in_the_same_bits(interrupted_at: int) -> None:
-    whole, log, _ = run(toy_config(), validation_batches=toy_validation)
+def test_a_resumed_training_ends_with_the_same_bits(interrupted_at: int) -> None:
+    uninterrupted, log, _ = run(toy_config(), validation_batches=toy_validation)
     resumed, later, progress = run(
         toy_config(), validation_batches=toy_validation, state=log.states[interrupted_at]
     )
-    assert_same_weights(whole.state_dict(), resumed.state_dict())
+    assert_same_weights(uninterrupted.state_dict(), resumed.state_dict())
     assert progress.step == 20
     assert later.losses == {step: loss for step, loss in log.losses.items() if step > interrupted_at}
 
 
 def test_without_the_generator_the_resumed_bits_differ() -> None:
-    whole, log, _ = run(toy_config())
+    uninterrupted, log, _ = run(toy_config())
     state = log.states[5]
     state["rng"] = [{"cpu": torch.get_rng_state()}]
     resumed, _, _ = run(toy_config(), state=state)
     with pytest.raises(AssertionError):
-        assert_same_weights(whole.state_dict(), resumed.state_dict())
+        assert_same_weights(uninterrupted.state_dict(), resumed.state_dict())
 
 
-def test_a_checkpoint_survives_a_file_without_pickled_code(tmp_path: Any) -> None:
-    whole, log, _ = run(toy_config(10))
+def test_a_checkpoint_can_be_saved_and_loaded_without_pickled_code(tmp_path: Any) -> None:
+    uninterrupted, log, _ = run(toy_config(10))
     torch.save(log.states[5], tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     resumed, _, _ = run(toy_config(10), state=state)
-    assert_same_weights(whole.state_dict(), resumed.state_dict())
+    assert_same_weights(uninterrupted.state_dict(), resumed.state_dict())
 
 
-def test_two_half_batches_make_the_step_of_one_whole_batch() -> None:
+def test_accumulating_two_half_batches_equals_one_full_batch() -> None:
     def halves(epoch: int, first: int) -> Iterator[ToyBatch]:
         for step in range(first, 2 * NUM_BATCHES):
             batch, rows = toy_batch(epoch, step // 2), slice(4 * (step % 2), 4 * (step % 2) + 4)
@@ -115,7 +115,9 @@ def test_two_half_batches_make_the_step_of_one_whole_batch() -> None:
     results = []
     for batches, num_accumulated in ((toy_batches, 1), (halves, 2)):
         torch.manual_seed(0)
-        detector = Detector(replace(VARIANTS["tiny"], num_layers=1))  # dropout would differ between the two
+        detector = Detector(
+            DetectorConfig(replace(VARIANTS["tiny"], num_layers=1))
+        )  # dropout masks would differ
         train(detector, batches, toy_config(3, num_accumulated=num_accumulated), Log())
         results.append(detector.state_dict())
     for name in results[0]:
@@ -133,7 +135,7 @@ def poisoned(steps: set[int]) -> Callable[[int, int], Iterator[ToyBatch]]:
     return batches
 
 
-def test_a_step_that_is_not_finite_changes_no_weight_and_is_counted() -> None:
+def test_a_step_that_is_not_finite_is_skipped_and_counted() -> None:
     detector, log, progress = run(toy_config(6), poisoned({2, 4}))
     assert progress.num_skipped == 2
     assert progress.skipped_uids[0] == "0-2-0"
@@ -143,28 +145,28 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_is_counted() -> None:
     assert_same_weights(only_bad.state_dict(), toy_detector().state_dict())
 
 
-def test_too_many_such_steps_end_the_training_with_their_utterances() -> None:
+def test_too_many_skipped_steps_are_an_error_that_names_their_utterances() -> None:
     with pytest.raises(NonFiniteError, match=r"step 3: .*0-1-5.*0-2-0"):
         run(toy_config(7, max_skipped_steps=1), poisoned({1, 2}))
 
 
-def test_the_count_of_skipped_steps_survives_a_checkpoint() -> None:
+def test_the_number_of_skipped_steps_is_kept_in_a_checkpoint() -> None:
     _, log, _ = run(toy_config(7, max_skipped_steps=1), poisoned({1}))
     with pytest.raises(NonFiniteError, match="step 6"):
         run(toy_config(7, max_skipped_steps=1), poisoned({5}), state=log.states[5])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_keeps_float32_weights_and_still_learns(precision: str) -> None:
+def test_half_precision_keeps_float32_weights_and_still_learns(precision: str) -> None:
     detector, log, progress = run(toy_config(30, precision=precision), validation_batches=toy_validation)
     assert {weight.dtype for weight in detector.state_dict().values()} == {torch.float32}
     assert log.metrics[30]["validation/eer"] < 0.2
     assert progress.num_skipped == 0
 
 
-def test_only_gradients_beyond_the_norm_are_scaled_down() -> None:
+def test_only_gradients_above_the_norm_are_scaled_down() -> None:
     def weights(clip_norm: float) -> dict[str, Tensor]:
-        # A large epsilon makes Adam feel the size of a gradient.
+        # With a large epsilon, the size of a gradient affects Adam's update.
         optimiser = replace(toy_config(2).optimiser, clip_norm=clip_norm, epsilon=1.0, weight_decay=0.0)
         return run(toy_config(2, optimiser=optimiser))[0].state_dict()
 
@@ -179,14 +181,14 @@ def test_only_gradients_beyond_the_norm_are_scaled_down() -> None:
     assert 0 < moved[0.01] < 0.1 * moved[100.0]
 
 
-def test_the_class_weights_reach_the_loss() -> None:
+def test_class_weights_change_the_loss() -> None:
     _, plain, _ = run(toy_config(1))
     _, weighted, _ = run(toy_config(1, spoof_weight=9.0))
     assert plain.losses[1] != weighted.losses[1]
 
 
-def test_data_without_a_batch_are_named() -> None:
-    with pytest.raises(InputError, match="no batch"):
+def test_training_data_without_a_batch_are_rejected() -> None:
+    with pytest.raises(InputError, match="too few for one batch per worker"):
         run(toy_config(), lambda *_: iter(()))
 
 
@@ -197,7 +199,7 @@ def test_validation_needs_both_classes() -> None:
         run(toy_config(1), validation_batches=lambda: iter([one_class]))
 
 
-def test_validation_tells_the_corpora_apart() -> None:
+def test_validation_reports_an_eer_for_each_corpus() -> None:
     corpus_of = {
         f"99-{step}-{row}": ("a", "b", "only_spoof")[min(step, 2)] for step in range(4) for row in range(8)
     }
@@ -210,10 +212,10 @@ def test_validation_tells_the_corpora_apart() -> None:
     }
 
 
-def test_reports_tell_speed_padding_and_waiting() -> None:
+def test_reports_include_speed_padding_and_waiting() -> None:
     _, log, _ = run(toy_config(5))
     metrics = log.metrics[5]
-    assert metrics["audio_seconds_per_s"] > 0
+    assert metrics["speed/audio_seconds_per_s"] > 0
     assert 0.0 < metrics["speed/padding_share"] < 0.25
     assert 0.0 <= metrics["speed/loader_wait_share"] < 1.0
     assert metrics["train/learning_rate"] == pytest.approx(2e-5)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.detector.config import OptimiserConfig, TrainingConfig
-from pipeline.detector.network import VARIANTS, Detector, normalise
+from pipeline.detector.network import VARIANTS, Detector, DetectorConfig, EncoderConfig, normalise
 from pipeline.detector.state import TrainingProgress, TrainingState
 from pipeline.detector.training import train
 from pipeline.detector.validation import Validation
@@ -18,8 +18,15 @@ from pipeline.detector.validation import Validation
 FAMILIES = ("tiny", "tiny_group")
 """The tiny variants: one with layer norm, one with group norm in the feature extractor."""
 
+TOY = replace(VARIANTS["tiny"], num_layers=1, dropout=0.1, input_dropout=0.1)
+"""Front end of `toy_detector`."""
+
 NUM_BATCHES = 7
 """Batches in an epoch of `toy_batches`."""
+
+
+LENGTHS = (16_000, 12_345, 9_000, 799, 400, 399, 20)
+"""Utterance lengths, in samples: from one second down to less than one frame."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ def toy_validation() -> Iterator[ToyBatch]:
 def toy_detector() -> Detector:
     """Build a one-layer detector with dropout; the weights are the same every time."""
     torch.manual_seed(0)
-    return Detector(replace(VARIANTS["tiny"], num_layers=1, dropout=0.1, input_dropout=0.1))
+    return Detector(DetectorConfig(TOY))
 
 
 def toy_config(num_steps: int = 20, **changes: Any) -> TrainingConfig:
@@ -135,3 +142,19 @@ def assert_same_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) 
     assert one.keys() == other.keys()
     different = [name for name in one if not torch.equal(one[name], other[name])]
     assert not different
+
+
+def make_detector(config: EncoderConfig) -> Detector:
+    """Make a detector without zero biases or unit norms, so that every weight affects the logits."""
+    torch.manual_seed(1)
+    detector = Detector(DetectorConfig(config))
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return detector.eval()
+
+
+def make_clips(lengths: tuple[int, ...] = LENGTHS) -> list[Tensor]:
+    """Make normalised noise of these lengths."""
+    generator = torch.Generator().manual_seed(2)
+    return [normalise(torch.randn(1, length, generator=generator) + 0.3)[0] for length in lengths]

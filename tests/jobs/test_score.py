@@ -24,7 +24,7 @@ from pipeline import tables, tracking
 from pipeline.config import Names
 from pipeline.data.audio.load import load_audio
 from pipeline.detector.checkpoint import load_detector, save_detector
-from pipeline.detector.network import VARIANTS, Detector
+from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.scoring import Scorer
 from pipeline.errors import InputError
 from pipeline.evaluation.layout import FILE_COLUMNS
@@ -47,7 +47,7 @@ UNDECODABLE = {
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny detector whose scores differ from file to file."""
     torch.manual_seed(1)
-    detector = Detector(VARIANTS["tiny"])
+    detector = Detector(DetectorConfig(VARIANTS["tiny"]))
     with torch.no_grad():
         for parameter in detector.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)

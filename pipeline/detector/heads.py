@@ -1,0 +1,110 @@
+"""Heads of a detector: frames of the front end are pooled into one embedding, which is classified.
+
+A new head is a subclass of `Head`, registered in `HEADS`; `HeadConfig` in variants.py names it and holds its settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from pipeline.detector.variants import EncoderConfig, HeadConfig
+from pipeline.errors import InputError
+
+# B: utterances, F: frames of 20 ms, C: channels of the front end, E: channels of the embedding,
+# 2: the logits of (spoof, bonafide).
+
+
+class Head(nn.Module):
+    """Frames of chosen layers → embedding [B, E] → logits [B, 2].
+
+    A subclass is built from an `EncoderConfig` and a `HeadConfig`, has `pool` and `forward`, and may have
+    `frame_logits` and `direction`. All of them run in float32 with autocast off.
+    """
+
+    module_name: ClassVar[str] = "classifier"
+    """Name of the head among the modules of the detector, and so the prefix of its tensors in a checkpoint."""
+
+    layers: tuple[int, ...] = (-1,)
+    """Hidden states to pool: 0 enters the first layer, i leaves layer i, and -1, the last, leaves the final norm.
+
+    The last must be among them: DistributedDataParallel requires a gradient for the weights of every layer.
+    """
+
+    def pool(self, hidden_BFC: Sequence[Tensor], valid_BF: Tensor | None) -> Tensor:
+        """Pool the hidden states named in `layers` into embeddings [B, E].
+
+        Args:
+            hidden_BFC: one tensor [B, F, C] for each entry of `layers`; padded frames hold arbitrary values.
+            valid_BF: True at valid frames; None if no frame is padding.
+        """
+        raise NotImplementedError
+
+    def forward(self, embedding_BE: Tensor) -> Tensor:
+        """Classify embeddings: [B, E] to [B, 2]."""
+        raise NotImplementedError
+
+    def frame_logits(self, hidden_BFC: Sequence[Tensor]) -> Tensor:  # noqa: ARG002
+        """Classify each frame: [B, F, 2].
+
+        Raises:
+            InputError: this head cannot classify single frames.
+        """
+        raise InputError(
+            f"a {type(self).__name__} head has no frame logits; use a head that has, such as mean_linear"
+        )
+
+    def direction(self) -> Tensor:
+        """Return the direction [E] in which the score of an embedding rises.
+
+        Raises:
+            InputError: the score of this head does not rise in one direction.
+        """
+        raise InputError(
+            f"oc_softmax starts from a direction that a {type(self).__name__} head does not have; "
+            "choose another loss or head"
+        )
+
+
+class MeanLinear(nn.Linear, Head):
+    """The head of the released detectors: the mean over valid frames, then one linear layer."""
+
+    module_name = "proj_fc"
+
+    def __init__(self, front_end: EncoderConfig, config: HeadConfig) -> None:  # noqa: ARG002
+        super().__init__(front_end.width, 2)
+
+    def pool(self, hidden_BFC: Sequence[Tensor], valid_BF: Tensor | None) -> Tensor:
+        """Average the valid frames of the last layer: [B, C]."""
+        [frames_BFC] = hidden_BFC
+        if valid_BF is None:
+            return frames_BFC.mean(dim=1)
+        total_BC = frames_BFC.where(valid_BF[:, :, None], 0.0).sum(dim=1)
+        return total_BC / valid_BF.sum(dim=1, keepdim=True)
+
+    def frame_logits(self, hidden_BFC: Sequence[Tensor]) -> Tensor:
+        """Apply the linear layer to each frame [B, F, 2]; the mean over valid frames is the logits of the utterance."""
+        [frames_BFC] = hidden_BFC
+        logits_BF2: Tensor = self(frames_BFC)
+        return logits_BF2
+
+    def direction(self) -> Tensor:
+        """Return the difference of the two rows of weights, [C]."""
+        return (self.weight[1] - self.weight[0]).detach()
+
+
+HEADS: dict[str, type[Head]] = {"mean_linear": MeanLinear}
+"""Every head by the name that `HeadConfig.name` gives it."""
+
+
+def head_class(config: HeadConfig) -> type[Head]:
+    """Look up the class of a head.
+
+    Raises:
+        InputError: no head has this name.
+    """
+    if config.name not in HEADS:
+        raise InputError(f"unknown head {config.name!r}; known: {', '.join(HEADS)}")
+    return HEADS[config.name]

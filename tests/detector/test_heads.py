@@ -1,0 +1,174 @@
+"""Heads: frame logits, hidden states, and what a second head needs: a class, an entry in `HEADS` and a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+from pipeline.detector.checkpoint import load_detector, load_weights, save_detector
+from pipeline.detector.config import LossConfig
+from pipeline.detector.formats import read_checkpoint
+from pipeline.detector.heads import HEADS, Head
+from pipeline.detector.huggingface import export_transformers, transformers_settings
+from pipeline.detector.network import VARIANTS, Detector, DetectorConfig, EncoderConfig, frame_lengths
+from pipeline.detector.scoring import Scorer
+from pipeline.detector.training import train
+from pipeline.detector.variants import HeadConfig
+from pipeline.errors import InputError
+from tests.detector.toys import (
+    FAMILIES,
+    TOY,
+    Log,
+    assert_same_weights,
+    make_clips,
+    make_detector,
+    toy_batches,
+    toy_config,
+)
+
+LENGTHS = (9_000, 7_000, 799, 400, 20)
+
+
+class LayerWeighted(Head):
+    """A learnt mixture of all hidden states, attentive pooling, and one hidden layer."""
+
+    def __init__(self, front_end: EncoderConfig, _: HeadConfig) -> None:
+        super().__init__()
+        self.layers = tuple(range(front_end.num_layers + 1))
+        self.mixture = nn.Parameter(torch.zeros(len(self.layers)))
+        self.attention = nn.Linear(front_end.width, 1)
+        self.hidden = nn.Linear(front_end.width, 8)
+        self.output = nn.Linear(8, 2)
+
+    def pool(self, hidden_BFC: Sequence[Tensor], valid_BF: Tensor | None) -> Tensor:
+        weights = self.mixture.softmax(dim=0)
+        mixed_BFC = (torch.stack(list(hidden_BFC), dim=3) * weights).sum(dim=3)
+        attention_BF = self.attention(mixed_BFC)[:, :, 0]
+        if valid_BF is not None:
+            mixed_BFC = mixed_BFC.where(valid_BF[:, :, None], 0.0)
+            attention_BF = attention_BF.masked_fill(~valid_BF, -torch.inf)
+        pooled_BC = (attention_BF.softmax(dim=1)[:, :, None] * mixed_BFC).sum(dim=1)
+        embedding_BE: Tensor = self.hidden(pooled_BC)
+        return embedding_BE
+
+    def forward(self, embedding_BE: Tensor) -> Tensor:
+        logits_B2: Tensor = self.output(embedding_BE.relu())
+        return logits_B2
+
+
+LAYER_WEIGHTED = DetectorConfig(TOY, HeadConfig("layer_weighted"))
+
+
+@pytest.fixture
+def second_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HEADS, "layer_weighted", LayerWeighted)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_mean_of_the_frame_logits_is_the_logits_of_the_utterance(family: str) -> None:
+    detector = make_detector(VARIANTS[family])
+    num_samples = torch.tensor(LENGTHS)
+    waveforms = pad_sequence(make_clips(LENGTHS), batch_first=True)
+    with torch.inference_mode():
+        logits, embedding, frame_logits = detector(waveforms, num_samples, with_frame_logits=True)
+    assert (logits.shape, embedding.shape) == ((5, 2), (5, 64))
+    assert frame_logits.shape == (5, 27, 2)
+    for row, num_frames, expected in zip(frame_logits, frame_lengths(num_samples), logits, strict=True):
+        torch.testing.assert_close(row[:num_frames].mean(dim=0), expected, atol=1e-5, rtol=0)
+        assert torch.all(row[num_frames:] == 0.0)
+    assert frame_logits[0].std(dim=0).min() > 1e-2, "equal frames would prove nothing"
+
+
+def test_frame_logits_are_computed_only_on_request() -> None:
+    detector = make_detector(VARIANTS["tiny"])
+    waveforms = torch.stack(make_clips((2_000, 2_000)))
+    with torch.inference_mode():
+        assert detector(waveforms).frame_logits is None
+        logits, _, frame_logits = detector(waveforms, with_frame_logits=True)
+    torch.testing.assert_close(frame_logits.mean(dim=1), logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_match_those_of_transformers(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    oracle: Any = Wav2Vec2Model(Wav2Vec2Config.from_dict(transformers_settings(VARIANTS[family]))).eval()
+    oracle.save_pretrained(tmp_path)
+    detector = load_detector(tmp_path, accept_front_end=True).detector
+    waveforms = torch.stack(make_clips((4_000, 4_000)))
+    with torch.inference_mode():
+        output = oracle(waveforms, output_hidden_states=True)
+        hidden, valid = detector.front_end(waveforms, None, (2, 0, 1, -1))
+    assert valid is None
+    last = output.last_hidden_state  # after the final layer norm, which `hidden_states` leaves out
+    for ours, expected in zip(hidden, (last, *output.hidden_states[:2], last), strict=True):
+        torch.testing.assert_close(ours, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("second_head")
+def test_a_second_head_trains_saves_and_loads(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    detector = Detector(LAYER_WEIGHTED)
+    start = {name: weight.clone() for name, weight in detector.state_dict().items()}
+    log = Log()
+    train(detector, toy_batches, toy_config(6), log)
+    assert not [name for name, weight in detector.state_dict().items() if torch.equal(weight, start[name])]
+    assert {name.split(".")[0] for name in start} == {"m_ssl", "classifier"}
+    save_detector(detector, tmp_path / "x", {})
+    loaded = load_detector(tmp_path / "x").detector
+    assert loaded.config == LAYER_WEIGHTED
+    assert_same_weights(loaded.state_dict(), detector.state_dict())
+    clips = [clip.numpy() for clip in make_clips(LENGTHS)]
+    together = Scorer(loaded).score(clips)
+    for clip, logits in zip(clips, together, strict=True):
+        np.testing.assert_allclose(Scorer(loaded).score([clip])[0], logits, atol=1e-5)
+
+
+@pytest.mark.usefixtures("second_head")
+def test_a_second_head_starts_from_a_bare_front_end_but_not_from_another_head(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    released, detector = Detector(DetectorConfig(TOY)), Detector(LAYER_WEIGHTED)
+    weights = {name: t for name, t in released.state_dict().items() if name.startswith("m_ssl.")}
+    bare = {name.removeprefix("m_ssl.model."): tensor for name, tensor in weights.items()}
+    torch.save({"model": bare}, tmp_path / "bare.pt")
+    head = {name: tensor.clone() for name, tensor in detector.head.state_dict().items()}
+    assert "the head keeps its initial weights" in load_weights(
+        detector, tmp_path / "bare.pt", accept_front_end=True
+    )
+    assert_same_weights(head, detector.head.state_dict())
+    assert_same_weights(weights, {name: detector.state_dict()[name] for name in weights})
+    save_detector(released, tmp_path / "mean_linear", {})
+    with pytest.raises(InputError, match=r"name='mean_linear'.*, not .*name='layer_weighted'"):
+        load_weights(detector, tmp_path / "mean_linear")
+
+
+@pytest.mark.usefixtures("second_head")
+def test_a_head_without_frame_logits_direction_or_export_is_an_error_that_names_it(tmp_path: Path) -> None:
+    detector = Detector(LAYER_WEIGHTED)
+    with pytest.raises(InputError, match="LayerWeighted head has no frame logits"):
+        detector(torch.zeros(1, 800), with_frame_logits=True)
+    with pytest.raises(InputError, match="direction that a LayerWeighted head does not have"):
+        train(detector, toy_batches, toy_config(1, loss=LossConfig(name="oc_softmax")), Log())
+    with pytest.raises(InputError, match="no class for a layer_weighted head"):
+        export_transformers(detector, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+def test_the_metadata_of_a_saved_file_describes_front_end_and_head(tmp_path: Path) -> None:
+    config = DetectorConfig(replace(TOY, layer_drop=0.25))
+    save_detector(Detector(config), tmp_path / "x", {})
+    contents = read_checkpoint(tmp_path / "x")
+    assert (contents.format, contents.config) == ("bonafide", config)
+
+
+def test_an_unknown_head_is_an_error_that_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match="unknown head 'sls'; known: mean_linear"):
+        Detector(DetectorConfig(TOY, HeadConfig("sls")))
