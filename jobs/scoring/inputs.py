@@ -112,7 +112,7 @@ class StoredUtterances:
 
     def _pcm(self, row: Row) -> bytes:
         from pipeline.data.audio.load import decode_flac
-        from pipeline.data.store.shards import tar_name
+        from pipeline.data.store.layout import tar_name
 
         first = row["offset"]
         flac = self.store.read(tar_name(row["corpus"], row["shard"]), first, first + row["num_bytes"])
@@ -152,7 +152,7 @@ class BareFiles:
         heard = Heard("float32")
         with (
             concurrent.futures.ThreadPoolExecutor(READERS) as pool,
-            crash_safe(load_audio, out, work) as load,
+            crash_safe(load_audio, out, f"attempts/{work}") as load,
         ):
             for start in range(0, len(rows), READERS):  # files wait in memory, so few of them at once
                 some = rows[start : start + READERS]

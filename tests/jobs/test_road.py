@@ -11,6 +11,7 @@ import webdataset
 from mlflow.tracking import MlflowClient
 
 from jobs import evaluate, ingest, score, train
+from jobs.ingestion.config import IngestConfig
 from pipeline.config import Names
 from pipeline.data.audio.load import decode_flac
 from pipeline.data.loading.buckets import BatchConfig
@@ -62,8 +63,8 @@ def uri(place: Path) -> str:
     return f"sqlite:///{place}/mlflow.db"
 
 
-def ingest_config(place: Path) -> ingest.IngestConfig:
-    return ingest.IngestConfig(
+def ingest_config(place: Path) -> IngestConfig:
+    return IngestConfig(
         root=str(place / "data"), store=str(place / "store"), shard_mib=1.0, tracking_uri=uri(place)
     )
 

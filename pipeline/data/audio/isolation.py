@@ -43,7 +43,7 @@ Rest = ParamSpec("Rest")
 def crash_safe(
     decode: Callable[Concatenate[Source, str, Rest], Result],
     store: Folder,
-    work: str,
+    marker: str,
     hang_s: float = HANG_S,
 ) -> Iterator[Callable[Concatenate[Source, str, Rest], Result]]:
     """Decode the files of one piece of work, in a child process if workers have died over it.
@@ -54,17 +54,16 @@ def crash_safe(
     Args:
         decode: a function of a module.
         store: seen by all workers.
-        work: a name that is the same for every worker that tries.
+        marker: path of the file in the store that counts attempts; the same for every worker that tries this work.
         hang_s: how long one file may take, seconds.
 
     Raises:
         RuntimeError: as many workers as `MAX_ATTEMPTS` died over the work.
     """
-    marker = f"attempts/{work}"
     died = int(store.read(marker)) if store.exists(marker) else 0
     if died >= MAX_ATTEMPTS:
         store.delete(marker)  # whoever has found the cause begins anew
-        raise RuntimeError(f"{work}: {died} workers died over it; look at their memory and their logs")
+        raise RuntimeError(f"{marker}: {died} workers died over it; look at their memory and their logs")
     store.commit(marker, str(died + 1).encode())
     try:
         with in_subprocess(decode, hang_s) if died else with_watchdog(decode, hang_s) as safe:

@@ -5,7 +5,6 @@ Duration, sample rate, channels, encoding and bit depth are written but never re
 
 from __future__ import annotations
 
-import concurrent.futures
 import csv
 import io
 import itertools
@@ -22,8 +21,8 @@ import pyarrow.compute as pc
 from pipeline.data.corpora.manifest import ANY, UNKNOWN, Manifest
 from pipeline.data.corpora.pattern import Template
 from pipeline.data.corpora.utterance import Problem, Utterance, utterance_uid
-from pipeline.data.store.shards import read_index
-from pipeline.data.store.snapshot import READERS, Snapshot
+from pipeline.data.store.shards import read_indexes
+from pipeline.data.store.snapshot import Snapshot, snapshot_shards
 from pipeline.errors import InputError
 from pipeline.storage import FileInfo, Folder
 
@@ -360,17 +359,12 @@ def write_protocol(file: BinaryIO, store: Folder, snapshot: Snapshot, folders: M
 
 
 def _indexes(store: Folder, snapshot: Snapshot) -> Iterator[pa.Table]:
-    """The index of every shard, in order, a few at a time."""
+    """The index of every shard, in order."""
     columns = [
         *("id", "label", "seconds", "sample_rate", "corpus", "path", "attack", "speaker", "split"),
         *("num_channels", "encoding", "bit_depth", "language", "start"),
     ]
-    shards = [(corpus.name, shard.name) for corpus in snapshot.corpora.values() for shard in corpus.shards]
-    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        for first in range(0, len(shards), READERS):
-            yield from pool.map(
-                lambda shard: read_index(store, shard[0], shard[1], columns), shards[first : first + READERS]
-            )
+    return read_indexes(store, snapshot_shards(snapshot), columns)
 
 
 _LABELS = {label: spelling for spelling, label in LABELS.items()}

@@ -77,12 +77,12 @@ def test_who_takes_over_from_a_dead_worker_loses_only_the_file(tmp_path: Path):
         "from pipeline.data.audio.isolation import crash_safe\n"
         "from pipeline.storage import Folder\n"
         "from tests.data.audio.test_isolation import HOW, load\n"
-        "with crash_safe(load, Folder(sys.argv[1]), 'work') as decode: decode(b'crash', 'x.wav', **HOW)\n",
+        "with crash_safe(load, Folder(sys.argv[1]), 'attempts/work') as decode: decode(b'crash', 'x.wav', **HOW)\n",
         store.uri,
     )
     assert died.returncode < 0
     assert store.read("attempts/work") == b"1"
-    with crash_safe(load, store, "work") as decode:
+    with crash_safe(load, store, "attempts/work") as decode:
         with pytest.raises(AudioError, match="crashes_decoder"):
             decode(b"crash", "x.wav", **HOW)
         assert len(decode(b"good", "y.wav", **HOW).waveform) == 3
@@ -91,7 +91,7 @@ def test_who_takes_over_from_a_dead_worker_loses_only_the_file(tmp_path: Path):
 
 def test_an_exception_is_no_death(tmp_path: Path):
     store = Folder(str(tmp_path))
-    with pytest.raises(OSError, match="disk"), crash_safe(load, store, "work"):
+    with pytest.raises(OSError, match="disk"), crash_safe(load, store, "attempts/work"):
         raise OSError("the disk is gone")
     assert not store.exists("attempts/work")
 
@@ -99,7 +99,10 @@ def test_an_exception_is_no_death(tmp_path: Path):
 def test_work_that_keeps_killing_workers_is_given_up_once(tmp_path: Path):
     store = Folder(str(tmp_path))
     store.commit("attempts/work", str(MAX_ATTEMPTS).encode())
-    with pytest.raises(RuntimeError, match="work: 4 workers died over it"), crash_safe(load, store, "work"):
+    with (
+        pytest.raises(RuntimeError, match="work: 4 workers died over it"),
+        crash_safe(load, store, "attempts/work"),
+    ):
         pass
-    with crash_safe(load, store, "work") as decode:
+    with crash_safe(load, store, "attempts/work") as decode:
         assert len(decode(b"good", "y.wav", **HOW).waveform) == 3

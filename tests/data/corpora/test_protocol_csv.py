@@ -14,8 +14,10 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from jobs import corpora, ingest, train
-from jobs.ingestion import cataloging
+from jobs import corpora, train
+from jobs.ingestion import building
+from jobs.ingestion.cataloging import Cataloger
+from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
 from pipeline.config import Names
 from pipeline.data.corpora.protocol_csv import (
@@ -226,7 +228,7 @@ def test_a_corpus_is_named_as_its_file():
 def test_a_protocol_does_not_take_the_name_of_a_manifest(tmp_path: Path):
     protocol = tmp_path / "LJSpeech.csv"
     protocol.write_text(HEADER)
-    config = ingest.IngestConfig(root=str(tmp_path), store=str(tmp_path), protocol=str(protocol))
+    config = IngestConfig(root=str(tmp_path), store=str(tmp_path), protocol=str(protocol))
     with pytest.raises(InputError, match="a manifest of 'ljspeech'"):
         find_sources(config)
 
@@ -273,24 +275,26 @@ def rows_of(store: str, snapshot: Snapshot) -> list[dict[str, object]]:
 
 def run_ingest(**flags: Any) -> Snapshot:
     """The ingest job in this process, without the cluster around it."""
-    config = ingest.IngestConfig(**flags)
+    config = IngestConfig(**flags)
     store, sources = Folder(config.store), find_sources(config)
     before = latest_snapshot(store)
     done = []
     for name, source in sources.items():
-        listed = cataloging.list_corpora({"corpus": [name], "earlier": [""]}, sources, store)
-        table = pa.concat_tables([cataloging.probe_corpora(part, sources, store, None) for part in listed])
-        plan = ingest.plan_corpus(source.manifest, table, store, before, config)
+        cataloger = Cataloger(sources, store)
+        table = pa.concat_tables(
+            [cataloger.probe_part(name, rows) for rows in cataloger.list_parts(name, earlier="")]
+        )
+        plan = building.plan_corpus(source.manifest, table, store, before, config)
         for group, shard in enumerate(plan.shards):
             batch: dict[str, Sequence[Any]] = {
                 "corpus": [name],
                 "shard": [shard.name],
-                "catalog": [plan.name],
+                "catalog": [plan.catalog],
                 "group": [group],
             }
-            ingest.build_batch(batch, sources, store, config.resampler)
+            building.build_batch(batch, sources, store, config.resampler)
         summaries = {shard.name: read_summary(store, name, shard.name) for shard in plan.shards}
-        done.append(ingest.corpus_snapshot(source.manifest, plan, summaries))
+        done.append(building.corpus_snapshot(source.manifest, plan, summaries))
     return commit_snapshot(store, done)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 
 from jobs import ingest, train
+from jobs.ingestion.config import IngestConfig
 from pipeline.config import Bounds, Names
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.detector.config import OptimiserConfig, TrainingConfig
@@ -30,7 +31,7 @@ def write_store(place: Path) -> None:
     """Ingest sixty clips in the layout of ASVspoof2019-LA into `place/store`."""
     write_corpus(place / "data" / "ASVspoof2019-LA" / "LA")
     ingest.main(
-        ingest.IngestConfig(
+        IngestConfig(
             root=str(place / "data"),
             store=str(place / "store"),
             corpora=Names(["asvspoof2019_la"]),
