@@ -162,7 +162,7 @@ def print_duplicates(store: Folder, name: str | None) -> None:
         return
     duplicates = tables.read_table(store, name)
     for places, count in count_overlaps(duplicates).items():
-        print(f"{count} duplicates: {places}")
+        print(f"duplicates in {places}: {count}")
     print(f"all duplicates: {store.location(name)}")
 
 

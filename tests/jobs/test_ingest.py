@@ -234,7 +234,7 @@ def test_duplicates_across_corpora_are_recorded(
     (english / "en_train.txt").write_text("LA_0000 LA_D_1000000 - asv19 bonafide\n")
     run_ingest(copied, store, "asvspoof2019_la", "decro")
     verify.main(verify.VerifyConfig(str(store)))
-    assert "1 duplicates: asvspoof2019_la/validation + decro/train" in capsys.readouterr().out
+    assert "duplicates in asvspoof2019_la/validation + decro/train: 1" in capsys.readouterr().out
 
 
 def test_gc_deletes_only_files_that_no_snapshot_references(

@@ -285,7 +285,7 @@ def _header_or_problem(read: ReadHeader, root: Folder, row: CatalogRow) -> Heade
     except AudioError as error:
         return {"problem": error.reason, "detail": str(error)}
     except FileNotFoundError:
-        return {"problem": "missing", "detail": f"{path}: deleted after it was listed"}
+        return {"problem": "missing", "detail": f"{path}: listed, but missing when it was opened"}
     except PermissionError as error:
         return {"problem": "unreadable", "detail": f"{path}: {error.strerror}"}
 

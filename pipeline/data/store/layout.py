@@ -1,14 +1,14 @@
 """The names of everything that a STORE holds on disk; no other module spells them.
 
-STORE/
-  snapshots/000001.json             the exact list of shards that readers trust; numbered, never overwritten
-  catalog/CORPUS/DIGEST.parquet     one row for everything found in a corpus; row group i holds the rows of shard i
-  shards/CORPUS/SHARD.tar           WebDataset: UID.flac and UID.json for each utterance
-  index/CORPUS/SHARD.parquet        one row per utterance of the tar; written last, so it marks a finished shard
-  rejects/CORPUS/SHARD.parquet      utterances that could not be written; only if there are any
-  duplicates/DIGEST.parquet         utterances of a snapshot that have identical audio; only if there are any
-  configs/ingest-000001.toml        the config of the ingest that committed snapshot 000001
-  attempts/CORPUS/WORK              how many workers have started a piece of work; deleted when it ends
+    STORE/
+      snapshots/000001.json             the exact list of shards that readers trust; numbered, never overwritten
+      catalog/CORPUS/DIGEST.parquet     one row for everything found in a corpus; row group i holds the rows of shard i
+      shards/CORPUS/SHARD.tar           WebDataset: UID.flac and UID.json for each utterance
+      index/CORPUS/SHARD.parquet        one row per utterance of the tar; written last, so it marks a finished shard
+      rejects/CORPUS/SHARD.parquet      utterances that could not be written; only if there are any
+      duplicates/DIGEST.parquet         utterances of a snapshot that have identical audio; only if there are any
+      configs/ingest-000001.toml        the config of the ingest that committed snapshot 000001
+      attempts/CORPUS/WORK              how many workers have started a piece of work; deleted when it ends
 
 SHARD is CORPUS-DIGEST; every DIGEST is 16 hex digits that depend on content alone.
 """

@@ -63,8 +63,10 @@ def test_the_files_of_one_corpus_are_shared_between_tasks(cluster: None, tmp_pat
     data, store, tasks = tmp_path / "data", tmp_path / "store", tmp_path / "tasks"
     write_in_the_wild(data, count=1)
     clips = data / "In-the-Wild" / "release_in_the_wild"
-    for number in range(1, 2 * cataloging.PART_ROWS):
-        os.link(clips / "0.wav", clips / f"{number}.wav")
+    with (clips / "meta.csv").open("a") as table:
+        for number in range(1, 2 * cataloging.PART_ROWS):
+            os.link(clips / "0.wav", clips / f"{number}.wav")
+            table.write(f"{number}.wav,Somebody,spoof\n")
     tasks.mkdir()
     assert len(catalog(data, store, read_and_log)) == 2 * cataloging.PART_ROWS
     assert len(list(tasks.iterdir())) == 2
