@@ -84,17 +84,25 @@ def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
 
 
 def building_workers() -> list[int]:
-    """Process ids of the Ray workers that are building a shard."""
+    """Process ids of the Ray workers of this test that are building a shard."""
     pids = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
                 title = (process / "cmdline").read_bytes()
+                if title.startswith(b"ray::MapBatches(build_batch)") and is_descendant(int(process.name)):
+                    pids.append(int(process.name))
             except OSError:
-                continue
-            if title.startswith(b"ray::MapBatches(build_batch)"):
-                pids.append(int(process.name))
+                continue  # the process has ended
     return pids
+
+
+def is_descendant(pid: int) -> bool:
+    """Whether this process has started another one, directly or not; other tests may run on the machine."""
+    while pid > 1 and pid != os.getpid():
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        pid = int(status.rpartition(")")[2].split()[1])
+    return pid == os.getpid()
 
 
 def test_bytes_survive_the_death_of_workers(data: Path, reference: dict[str, bytes], tmp_path: Path):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from jobs import gc, ingest
+from jobs.ingestion import cataloging
 from jobs.ingestion.cataloging import Cataloger, catalog_corpora
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
@@ -121,13 +122,18 @@ def refuse_ray() -> None:
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("default")
-def test_only_a_new_file_needs_ray(data: Path, cluster: None, tmp_path: Path):
+def test_only_a_new_file_or_a_large_store_needs_ray(
+    data: Path, cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     config = IngestConfig(str(data), str(tmp_path / "store"))
     ingest.main(config)
     assert labels(config) == ["spoof", "bonafide", "spoof", "bonafide"]
     table = data / "In-the-Wild" / "release_in_the_wild" / "meta.csv"
     table.write_text(table.read_text().replace("\n1.wav,Somebody 1,bona-fide", "\n1.wav,Somebody 1,spoof"))
     assert labels(config) == ["spoof", "spoof", "spoof", "bonafide"]
+    with monkeypatch.context() as patch, pytest.raises(RayNeededError):
+        patch.setattr(cataloging, "MAX_ROWS_IN_PROCESS", 3)
+        labels(config)
     write_in_the_wild(data, count=1, first=4)
     with pytest.raises(RayNeededError):
         labels(config)

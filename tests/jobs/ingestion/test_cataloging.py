@@ -20,7 +20,7 @@ from pipeline.data.store import catalog as catalogs
 from pipeline.data.store.catalog import HeaderColumns, ReadHeader
 from pipeline.errors import InputError
 from pipeline.storage import Folder
-from tests.corpora import write_in_the_wild
+from tests.corpora import write_asvspoof2019_la, write_in_the_wild
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 
@@ -70,6 +70,18 @@ def test_the_files_of_one_corpus_are_shared_between_tasks(cluster: None, tmp_pat
     tasks.mkdir()
     assert len(catalog(data, store, read_and_log)) == 2 * cataloging.PART_ROWS
     assert len(list(tasks.iterdir())) == 2
+
+
+def test_ray_makes_the_same_catalogs_as_one_process(cluster: None, tmp_path: Path):
+    write_in_the_wild(tmp_path / "data", count=5)
+    write_asvspoof2019_la(tmp_path / "data", num_train=6, num_dev=3)
+    config = IngestConfig(str(tmp_path / "data"), str(tmp_path / "store"))
+    cataloger = Cataloger(find_sources(config), Folder(config.store))
+    on_ray = catalog_corpora(cataloger, None, config, start_ray=lambda: None)
+    assert set(on_ray) == {"asvspoof2019_la", "in_the_wild"}
+    for name, table in on_ray.items():
+        parts = [cataloger.probe_part(name, rows) for rows in cataloger.list_parts(name, earlier="")]
+        assert table.sort_by("path").equals(pa.concat_tables(parts).sort_by("path"))
 
 
 def test_a_user_error_in_a_worker_is_raised_as_one_line(cluster: None, tmp_path: Path):
