@@ -104,9 +104,8 @@ def catalog_corpora(
             raise InputError(f"{name}: nothing found in {uri}; is it the folder of that corpus?")
     if not any(by_corpus.values()):
         raise InputError(f"{config.root}: nothing found in the folders of its corpora")
-    return {
-        name: catalogs.reject_repeated(pa.concat_tables(found)) for name, found in by_corpus.items() if found
-    }
+    complete = {name: pa.concat_tables(parts) for name, parts in by_corpus.items() if parts}
+    return {name: catalogs.reject_repeated(table) for name, table in complete.items()}
 
 
 def _earlier_catalogs(cataloger: Cataloger, before: Snapshot | None) -> dict[str, str]:
