@@ -1,61 +1,78 @@
-"""List, and with --delete remove, what no snapshot of a store names.
+"""List, and with --delete remove, the files of a store that no snapshot references.
 
     bonafide gc STORE
     bonafide gc STORE --delete
 
-Young files are spared: they may belong to an ingest that is still running.
+Recent files are kept, because an ingest that is still running may have written them.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.config import run
+from pipeline.errors import InputError
 from pipeline.storage import FileInfo, Folder
-
-SWEPT = ("shards", "index", "rejects", "catalog", "duplicates", "attempts")
-"""Folders of a store whose files are named by snapshots, or serve only while shards are built."""
 
 
 @dataclass(frozen=True)
 class GcConfig:
-    """What to sweep."""
+    """Which files to delete.
+
+    Raises:
+        InputError: a negative age.
+    """
 
     store: str
-    """Folder or s3:// URI that `bonafide ingest` has filled."""
+    """Folder or s3:// URI of a store that `bonafide ingest` has filled."""
     delete: bool = False
-    """Remove what is listed."""
+    """Delete the listed files."""
     older_than_hours: float = 24.0
-    """Age from which a file counts as left behind, h."""
+    """Minimum age of a file to be listed, hours."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.older_than_hours < math.inf:
+            raise InputError(f"--older-than-hours {self.older_than_hours}: give a number of hours from 0")
 
 
 def main(config: GcConfig) -> None:
-    """List and remove."""
-    from pipeline.data.store.snapshot import all_snapshots, named_files
+    """List the unreferenced files, and delete them if asked to."""
+    from pipeline.data.store.snapshot import all_snapshots, referenced_files
 
     store = Folder(config.store)
-    named = {name for snapshot in all_snapshots(store) for name in named_files(snapshot)}
+    if not store.exists():
+        raise InputError(f"{store.uri}: no such store")
+    referenced = {name for snapshot in all_snapshots(store) for name in referenced_files(snapshot)}
     num_bytes = num_files = 0
-    for info in unnamed(store, named, before=time.time() - config.older_than_hours * 3600):
+    for info in unreferenced_files(store, referenced, before=time.time() - config.older_than_hours * 3600):
         print(f"{info.size:>14,}  {info.name}")
         num_files, num_bytes = num_files + 1, num_bytes + info.size
         if config.delete:
             store.delete(info.name)
-    done = "removed" if config.delete else "to remove with --delete"
+    action = "deleted" if config.delete else "to delete with --delete"
     print(
-        f"{num_files} files, {num_bytes / 2**20:,.1f} MiB {done}; {len(named)} files are named by snapshots"
+        f"{num_files} files, {num_bytes / 2**20:,.1f} MiB {action}; snapshots reference {len(referenced)} files"
     )
 
 
-def unnamed(store: Folder, named: set[str], before: float) -> Iterator[FileInfo]:
-    """The files that no snapshot names, modified before a time in seconds since the epoch."""
-    for folder in SWEPT:
+def unreferenced_files(store: Folder, referenced: set[str], before: float) -> Iterator[FileInfo]:
+    """The files that garbage collection may delete.
+
+    Args:
+        store: to list.
+        referenced: paths of files to keep.
+        before: files modified later are kept, seconds since the epoch.
+    """
+    from pipeline.data.store.layout import SWEPT_FOLDERS
+
+    for folder in SWEPT_FOLDERS:
         if store.exists(folder):
             for info in list(store.find(folder)):
-                if info.name not in named and info.modified < before:
+                if info.name not in referenced and info.modified < before:
                     yield info
 
 

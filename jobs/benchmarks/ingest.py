@@ -1,4 +1,4 @@
-"""Ingest against the bare loop, one worker against two, Ray Data's own way, memory, and planning."""
+"""Compare ingest with a bare loop and with Ray Data's own readers and writers; measure memory and planning."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ class IngestBenchmark:
     """How much to ingest."""
 
     num_files: int = 12_000
-    """Source files: 48 kHz mono FLAC."""
+    """Number of source files: 48 kHz mono FLAC."""
     num_distinct: int = 1000
-    """Of them made; the others are hard links to these."""
+    """Number of distinct files; the others are hard links to them."""
     file_s: float = 6.0
-    """Seconds of each."""
+    """Length of a file, seconds."""
     rounds: int = 2
-    """Of all speeds, by turns; the best of each counts: whatever else runs on a machine can only slow one down."""
+    """Number of rounds; the best speed counts, because other load on the machine can only slow a run down."""
     shard_mib: float = 64.0
-    """Size of the shards of the run, MiB: twenty of them, for one or two workers to share. Between two shards Ray
-    leaves a worker idle for a tenth of a second, which counts for more the smaller they are."""
+    """Size of a shard, MiB; the default makes twenty shards. Smaller shards cost more, because Ray leaves a worker
+    idle for a tenth of a second between two shards."""
     plan_rows: int = 10_000_000
-    """Utterances to plan."""
+    """Number of utterances to plan."""
     peak_shard_mib: float = 256.0
-    """Size of the shard whose peak memory is measured, MiB; 0 leaves it out."""
+    """Size of the shard whose peak memory is measured, MiB; 0 skips that."""
 
 
 def measure(config: IngestBenchmark, folder: Path) -> Iterator[Measured]:
-    """The bare loop, the shard writer, the job with one and two workers, Ray Data's own way, and planning."""
+    """Measure the bare loop, the shard writer, the job with one and two workers, Ray Data, and planning."""
     audio_s = make_corpus(config, folder / "data")
     paths = sorted((folder / "data").rglob("*.flac"))
     say(f"{len(paths)} files, {audio_s / 3600:.2f} h")
@@ -77,10 +77,10 @@ def measure(config: IngestBenchmark, folder: Path) -> Iterator[Measured]:
 
 
 def compare(speeds: Mapping[str, float]) -> Iterator[Measured]:
-    """Each speed, against as many bare loops as there are workers."""
+    """Each speed, relative to the same number of bare loops."""
     for name, speed in speeds.items():
         bare = speeds[f"bare loop, {2 if ', 2 ' in name else 1} processes"]
-        yield Measured(name, f"{speed:.0f} × real time", f"{speed / bare:.2f} of as many bare loops")
+        yield Measured(name, f"{speed:.0f} × real time", f"{speed / bare:.2f} of the bare loops")
     one, two, peer = (
         speeds[name] for name in ("ingest, 1 workers", "ingest, 2 workers", "Ray Data, 2 workers")
     )
@@ -90,7 +90,7 @@ def compare(speeds: Mapping[str, float]) -> Iterator[Measured]:
 
 
 def make_corpus(config: IngestBenchmark, data: Path) -> float:
-    """Shaped noise as 48 kHz FLAC, in the layout of CN-Celeb2; returns seconds of audio."""
+    """Write shaped noise as 48 kHz FLAC in the layout of CN-Celeb2; returns seconds of audio."""
     import numpy as np
     import soundfile
 
@@ -113,7 +113,7 @@ def make_corpus(config: IngestBenchmark, data: Path) -> float:
 
 
 def bare_speed(paths: list[Path], num_processes: int, file_s: float) -> float:
-    """Audio seconds per second of the bare loop over the same files, shared by processes that have started."""
+    """Audio seconds per second of the bare loop over the same files; excludes the start of its processes."""
     shares = [paths[part::num_processes] for part in range(num_processes)]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(num_processes, context) as pool:
@@ -123,7 +123,7 @@ def bare_speed(paths: list[Path], num_processes: int, file_s: float) -> float:
 
 
 def bare_loop(paths: list[Path]) -> None:
-    """What cannot be done without: read, decode, resample, encode."""
+    """Read, decode, resample and encode: the work that no implementation can avoid."""
     import soundfile
     import soxr
 
@@ -134,12 +134,12 @@ def bare_loop(paths: list[Path]) -> None:
 
 
 def plain_speed(folder: Path, config: IngestBenchmark, audio_s: float) -> float:
-    """Audio seconds per second of one process without Ray that catalogs, plans and writes."""
+    """Audio seconds per second of one process that catalogs, plans and writes without Ray."""
     return audio_s / write_shards(str(folder), config.shard_mib)
 
 
 def write_shards(folder: str, shard_mib: float) -> float:
-    """Catalog, plan and shards in this process, without Ray; returns seconds."""
+    """Catalog, plan and write shards in this process, without Ray; returns seconds."""
     from pipeline.data.corpora.corpus import read_files
     from pipeline.data.corpora.manifest import choose_manifests
     from pipeline.data.corpora.recipe import Recipe
@@ -151,10 +151,10 @@ def write_shards(folder: str, shard_mib: float) -> float:
     manifest = choose_manifests(["cnceleb2"])["cnceleb2"]
     root, store = Folder(f"{folder}/data/{manifest.folder}"), Folder(tempfile.mkdtemp(dir=folder))
     started = time.perf_counter()
-    found = catalogs.rows(read_files(manifest, root), manifest.name, Recipe())
-    catalog = catalogs.table(list(catalogs.probe_rows(found, root, manifest, None)))
-    recipe = shards.build_settings("soxr_hq", manifest.licence)
-    planned, plans = plan_shards(catalog, None, build_settings=recipe, target_bytes=int(shard_mib * 2**20))
+    rows = catalogs.rows(read_files(manifest, root), manifest.name, Recipe())
+    catalog = catalogs.table(list(catalogs.probe_rows(rows, root, manifest, None)))
+    settings = shards.build_settings("soxr_hq", manifest.licence)
+    planned, plans = plan_shards(catalog, None, build_settings=settings, target_bytes=int(shard_mib * 2**20))
     for plan in plans:
         members = planned.slice(plan.first_row, plan.num_rows).to_pylist()
         shards.build_shard(plan.name, members, root, store, licence=manifest.licence, resampler="soxr_hq")
@@ -162,18 +162,18 @@ def write_shards(folder: str, shard_mib: float) -> float:
 
 
 def job_speed(folder: Path, config: IngestBenchmark, num_cpus: int) -> float:
-    """Audio seconds per second of the building stage of `bonafide ingest`, as the job itself reports it."""
+    """Audio seconds per second of the building stage of `bonafide ingest`, as printed by the job."""
     store = tempfile.mkdtemp(dir=folder)
-    words = [sys.executable, "-m", "jobs.ingest", "--root", str(folder / "data"), "--store", store]
-    words += ["--corpora", "cnceleb2", "--shard-mib", str(config.shard_mib)]
+    argv = [sys.executable, "-m", "jobs.ingest", "--root", str(folder / "data"), "--store", store]
+    argv += ["--corpora", "cnceleb2", "--shard-mib", str(config.shard_mib)]
     with ray_with(num_cpus) as environment:
-        done = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)  # noqa: S603
+        done = subprocess.run(argv, env=environment, check=True, capture_output=True, text=True)  # noqa: S603
     speeds = re.findall(r"^building .* (\d+)× real time", done.stderr, re.MULTILINE)
     return float(speeds[-1])
 
 
 def ray_data_speed(folder: Path, audio_s: float, num_cpus: int) -> float:
-    """Audio seconds per second of the same work by the readers and writers of Ray Data."""
+    """Audio seconds per second of the same work with Ray Data's own readers and writers."""
     import ray
 
     with ray_with(num_cpus):
@@ -184,7 +184,7 @@ def ray_data_speed(folder: Path, audio_s: float, num_cpus: int) -> float:
 
 
 def as_webdataset(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `read_audio` as a member of a tar, at 16 kHz."""
+    """Convert a row of `read_audio` to a member of a tar, at 16 kHz."""
     import numpy as np
     import soundfile
     import soxr
@@ -198,7 +198,7 @@ def as_webdataset(row: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def ray_with(num_cpus: int) -> Iterator[dict[str, str]]:
-    """A local Ray of some cores, and the environment that lets a process join it."""
+    """Start a local Ray; yields the environment variables with which a process joins it."""
     import ray
 
     with ray_session(num_cpus=num_cpus):
@@ -206,34 +206,34 @@ def ray_with(num_cpus: int) -> Iterator[dict[str, str]]:
 
 
 def peak_memory_mib(folder: Path, config: IngestBenchmark) -> float:
-    """Peak resident memory of a fresh process that writes shards of a size."""
+    """Peak resident memory of a new process that writes large shards, MiB."""
     program = (
         "import sys, jobs.benchmarks.ingest as b; b.write_shards(sys.argv[1], float(sys.argv[2])); "
         "print(b.peak_mib())"
     )
-    words = [sys.executable, "-c", program, str(folder), str(config.peak_shard_mib)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)  # noqa: S603 - words of ours
+    argv = [sys.executable, "-c", program, str(folder), str(config.peak_shard_mib)]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)  # noqa: S603
     return float(done.stdout)
 
 
 def time_planning(num_rows: int) -> tuple[float, float]:
-    """Seconds and peak MiB of planning in a fresh process, a table of that many utterances included."""
+    """Seconds, and peak MiB including the table of utterances, of planning in a new process."""
     program = "import sys, jobs.benchmarks.ingest as b; b.plan_rows(int(sys.argv[1]))"
-    words = [sys.executable, "-c", program, str(num_rows)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)  # noqa: S603 - words of ours
+    argv = [sys.executable, "-c", program, str(num_rows)]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)  # noqa: S603
     seconds, mib = done.stdout.split()
     return float(seconds), float(mib)
 
 
 def plan_rows(num_rows: int) -> None:
-    """Plan a table of made-up utterances; print seconds and peak memory in MiB."""
+    """Plan a table of invented utterances; prints seconds and peak memory in MiB."""
     import pyarrow as pa
 
     from pipeline.data.store.plan import plan_shards
 
     step = 100_000
     catalog = pa.concat_tables(
-        [made_up(first, min(step, num_rows - first)) for first in range(0, num_rows, step)]
+        [invented_rows(first, min(step, num_rows - first)) for first in range(0, num_rows, step)]
     )
     started = time.perf_counter()
     plan_shards(catalog, None, build_settings="benchmark", target_bytes=256 << 20)
@@ -241,13 +241,13 @@ def plan_rows(num_rows: int) -> None:
 
 
 def peak_mib() -> float:
-    """Peak resident memory of this process; getrusage would count that of the process which started it."""
+    """Peak resident memory of this process, MiB; getrusage would include that of its parent."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def made_up(first: int, num_rows: int) -> pa.Table:
-    """Catalog rows as those of a large corpus of read speech."""
+def invented_rows(first: int, num_rows: int) -> pa.Table:
+    """Catalog rows like those of a large corpus of read speech."""
     import numpy as np
     import pyarrow as pa
 

@@ -81,7 +81,7 @@ def make_store(config: LoaderBenchmark, folder: Path) -> tuple[Folder, Index]:
     rng = np.random.default_rng(0)
     speech = speech_like(rng, 60 * 16_000)
     (folder / "loose").mkdir()
-    members = []
+    members: list[Any] = []
     for number, seconds in enumerate(durations(rng, config.num_utterances)):
         begin = rng.integers(len(speech) - int(seconds * 16_000))
         piece = speech[begin : begin + int(seconds * 16_000)]
@@ -331,6 +331,7 @@ def write_plan(num: str, folder: str) -> None:
     import numpy as np
 
     from pipeline.data.store.index import Part, write_index
+    from pipeline.data.store.layout import tar_name
 
     num_rows, per_shard = int(num), 3700
 
@@ -348,7 +349,7 @@ def write_plan(num: str, folder: str) -> None:
                 "uid": rng.integers(2**64, size=len(rows), dtype=np.uint64),
             }
 
-    tars = tuple(f"shards/corpus/{number:016x}.tar" for number in range(-(-num_rows // per_shard)))
+    tars = tuple(tar_name("corpus", f"{number:016x}") for number in range(-(-num_rows // per_shard)))
     write_index(Path(folder), tars, tuple(f"corpus{number}" for number in range(29)), parts())
 
 

@@ -1,4 +1,4 @@
-"""The machine, and the lines of a benchmark."""
+"""Describe the machine and print the results of a benchmark."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ SHOWN_VERSIONS = ("ray", "pyarrow", "soundfile", "soxr", "numpy", "torch")
 
 @dataclass(frozen=True)
 class Measured:
-    """One line of the result."""
+    """One line of the results."""
 
     name: str
     value: str
+    """The measured value, with its unit."""
     against: str = ""
+    """A comparison or another remark."""
 
 
 def show(lines: Iterable[Measured]) -> None:
-    """Print the lines below each other once all are measured."""
+    """Print the results as a table once all are measured."""
     measured = list(lines)
     width = max(len(line.name) for line in measured)
     print()
@@ -31,7 +33,7 @@ def show(lines: Iterable[Measured]) -> None:
 
 
 def machine() -> str:
-    """The processor, its cores, the memory, and the versions of what does the work."""
+    """The processor, cores, memory and load of the machine, and the versions of the libraries."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = " ".join(f"{name} {version(name)}" for name in SHOWN_VERSIONS)
     load = os.getloadavg()[0]
@@ -42,12 +44,12 @@ def machine() -> str:
 
 
 def say(text: str) -> None:
-    """One line about what is being measured."""
+    """Print which measurement is running."""
     print(f"… {text}", flush=True)
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that a piece of work takes."""
+    """Duration of a call, seconds."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

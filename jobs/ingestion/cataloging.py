@@ -1,4 +1,8 @@
-"""What the corpora of an ingest hold: listed, labelled, and probed where a file is new or has changed."""
+"""Catalog the corpora of an ingest: list their files, label them, and probe those that are new or have changed.
+
+There is one path for every part of a corpus, list → label → take known headers → probe → cut, which `Cataloger`
+holds. It runs in this process for small corpora in which nothing has changed, and on Ray Data otherwise.
+"""
 
 from __future__ import annotations
 
@@ -7,166 +11,175 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import Source
 from pipeline import tables
 from pipeline.data.audio.isolation import HANG_S, crash_safe
 from pipeline.data.store import catalog as catalogs
+from pipeline.data.store import layout
+from pipeline.data.store.catalog import CatalogRow, ReadHeader
 from pipeline.data.store.snapshot import Snapshot
 from pipeline.errors import InputError
 from pipeline.progress import Progress
 from pipeline.storage import Folder
 
-if TYPE_CHECKING:
-    from jobs.ingest import IngestConfig
-
 PART_ROWS = 2000
-"""Rows of a catalog that travel together, and are probed by one task."""
+"""Rows of a catalog that are probed by one task."""
 
-LISTED_HERE = 100_000
-"""Rows that are listed in this process, in seconds, to see whether there is any need for Ray."""
+MAX_ROWS_IN_PROCESS = 100_000
+"""Rows that may be cataloged without Ray; listing so many takes seconds."""
 
 
-def unchanged_corpora(
-    sources: Mapping[str, Source], store: Folder, before: Snapshot | None, config: IngestConfig
-) -> dict[str, pa.Table] | None:
-    """The catalogs as `catalog_corpora` makes them, without Ray; None if a file has to be opened, or there are many."""
-    if before is None:
-        return None
-    num_before = {name: before.corpora[name].found if name in before.corpora else 0 for name in sources}
-    if sum(num_before.values()) > LISTED_HERE:
-        return None
-    num_listed = 0
-    parts: dict[str, list[pa.Table]] = {name: [] for name in sources}
-    for name in sorted(sources, key=lambda name: num_before[name]):  # what is new is soon found to be so
-        source = sources[name]
-        for rows in list_parts(source, store, _earlier_catalog(store, name, before)):
-            num_listed += len(rows)
-            if num_listed > LISTED_HERE or not all(map(catalogs.is_probed, rows)):
-                return None
-            cut = catalogs.probe_rows(rows, source.root, source.manifest, config.chunk_s)
-            parts[name].append(catalogs.table(list(cut)))
-    return _whole(parts, sources, config)
+@dataclass(frozen=True)
+class Cataloger:
+    """The stages that every part of a corpus goes through, wherever they run."""
+
+    sources: Mapping[str, Source]
+    """Corpora by name."""
+    store: Folder
+    chunk_s: float | None = None
+    """See `IngestConfig`."""
+    read: ReadHeader = catalogs.read_header
+    """A function of a module; files may crash or hang it."""
+    hang_s: float = HANG_S
+    """Time limit for reading one header, seconds."""
+
+    def list_parts(self, corpus: str, earlier: str) -> Iterator[list[CatalogRow]]:
+        """Everything found in a corpus, with the headers that an earlier catalog knows.
+
+        Args:
+            corpus: one of `sources`.
+            earlier: path of a catalog in the store; empty if there is none.
+        """
+        known = catalogs.KnownFiles(tables.read_table(self.store, earlier) if earlier else None)
+        rows = self.sources[corpus].rows()
+        while part := list(itertools.islice(rows, PART_ROWS)):
+            yield known.fill(part)
+
+    def probe_part(self, corpus: str, rows: Sequence[CatalogRow]) -> pa.Table:
+        """Complete rows with the headers that are still unknown, and cut files into chunks.
+
+        A file that crashes or hangs the decoder costs the worker only once; it becomes a problem.
+        """
+        source = self.sources[corpus]
+        to_open = [row["path"] for row in rows if not catalogs.is_probed(row)]
+        attempts = layout.attempt_name(corpus, _work_name(to_open))
+        safe_read = crash_safe(self.read, self.store, attempts, self.hang_s)
+        with safe_read if to_open else contextlib.nullcontext(self.read) as read:
+            probed = catalogs.probe_rows(rows, source.root, source.manifest, self.chunk_s, read)
+            return catalogs.table(list(probed))
 
 
 def catalog_corpora(
-    sources: Mapping[str, Source],
-    store: Folder,
-    before: Snapshot | None,
-    config: IngestConfig,
-    probe: Callable[..., pa.Table] | None = None,
+    cataloger: Cataloger, before: Snapshot | None, config: IngestConfig, start_ray: Callable[[], None]
 ) -> dict[str, pa.Table]:
-    """List, label and probe every corpus; rows in any order.
+    """The catalog of every corpus in which something was found, rows in any order.
 
     Args:
-        sources: corpora by name.
-        store: knows the files of earlier runs.
-        before: the latest snapshot.
+        cataloger: knows the corpora.
+        before: the latest snapshot of the store.
         config: of the job.
-        probe: opens the files of a part; `probe_corpora` by default.
+        start_ray: called before Ray is used.
 
     Raises:
-        InputError: a corpus that was asked for is not where it was said to be.
+        InputError: nothing was found in a corpus that the user named, or in any.
     """
+    earlier = _earlier_catalogs(cataloger, before)
+    parts: Iterable[pa.Table] | None = _catalog_in_process(cataloger, earlier, before)
+    if parts is None:
+        start_ray()
+        parts = _catalog_on_ray(cataloger, earlier)
+    by_corpus: dict[str, list[pa.Table]] = {name: [] for name in cataloger.sources}
+    for part in parts:
+        for name in pc.unique(part["corpus"]).to_pylist():
+            by_corpus[name].append(part.filter(pc.equal(part["corpus"], name)))
+    for name in config.corpora:  # another corpus may share the folder of one that the user did not name
+        if not by_corpus[name]:
+            uri = cataloger.sources[name].root.uri
+            raise InputError(f"{name}: nothing found in {uri}; is it the folder of that corpus?")
+    if not any(by_corpus.values()):
+        raise InputError(f"{config.root}: nothing found in the folders of its corpora")
+    complete = {name: pa.concat_tables(parts) for name, parts in by_corpus.items() if parts}
+    return {name: catalogs.reject_repeated(table) for name, table in complete.items()}
+
+
+def _earlier_catalogs(cataloger: Cataloger, before: Snapshot | None) -> dict[str, str]:
+    """For each corpus a catalog that may know headers: the snapshot's, else one of an interrupted run, else empty."""
+    earlier = {}
+    for name in sorted(cataloger.sources):
+        if before is not None and name in before.corpora:
+            earlier[name] = before.corpora[name].catalog
+        else:
+            earlier[name] = next(iter(layout.catalogs(cataloger.store, name)), "")
+    return earlier
+
+
+def _catalog_in_process(
+    cataloger: Cataloger, earlier: Mapping[str, str], before: Snapshot | None
+) -> list[pa.Table] | None:
+    """Run the stages here; None as soon as a file has to be opened or there are too many rows."""
+    if before is None:
+        return None
+    num_before = {name: before.corpora[name].found if name in before.corpora else 0 for name in earlier}
+    if sum(num_before.values()) > MAX_ROWS_IN_PROCESS:
+        return None
+    num_rows = 0
+    parts = []
+    for name in sorted(earlier, key=num_before.__getitem__):  # new corpora first, because they need Ray
+        for rows in cataloger.list_parts(name, earlier[name]):
+            num_rows += len(rows)
+            if num_rows > MAX_ROWS_IN_PROCESS or not all(map(catalogs.is_probed, rows)):
+                return None
+            parts.append(cataloger.probe_part(name, rows))
+    return parts
+
+
+def _catalog_on_ray(cataloger: Cataloger, earlier: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Run the stages on Ray Data: one task lists a corpus, and one task probes a part."""
     import ray
 
-    items = [
-        {"corpus": name, "earlier": _earlier_catalog(store, name, before) or ""} for name in sorted(sources)
-    ]
-    listed = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        functools.partial(list_corpora, sources=sources, store=store), batch_size=1, num_cpus=0.5
+    listings = [{"corpus": name, "earlier": catalog} for name, catalog in earlier.items()]
+    listed = ray.data.from_items(listings, override_num_blocks=len(listings)).map_batches(
+        functools.partial(list_batch, cataloger=cataloger), batch_size=1, num_cpus=0.5
     )
-    # Otherwise Ray puts half a million rows together, and one worker probes them all.
+    # Without repartition, Ray would hand half a million rows to one worker.
     probed = listed.repartition(target_num_rows_per_block=PART_ROWS).map_batches(
-        functools.partial(probe or probe_corpora, sources=sources, store=store, chunk_s=config.chunk_s),
+        functools.partial(probe_batch, cataloger=cataloger),
         batch_format="pyarrow",
         batch_size=PART_ROWS,
         num_cpus=1,
     )
-    progress = Progress("cataloging", 0, "found")
-    parts: dict[str, list[pa.Table]] = {name: [] for name in sources}
+    progress = Progress("cataloging", 0, "rows")
     batch: pa.Table
     for batch in probed.iter_batches(batch_format="pyarrow", batch_size=None):
-        for name in pc.unique(batch["corpus"]).to_pylist():
-            part = batch.filter(pc.equal(batch["corpus"], name))
-            parts[name].append(part.cast(catalogs.CATALOG))
         progress.total += len(batch)
         progress.add(len(batch))
-    return _whole(parts, sources, config)
+        yield batch.cast(catalogs.CATALOG)
 
 
-def _whole(
-    parts: Mapping[str, list[pa.Table]], sources: Mapping[str, Source], config: IngestConfig
-) -> dict[str, pa.Table]:
-    """One table for each corpus of which something was found, with what only the whole of it shows."""
-    whole = {}
-    for name, found in parts.items():
-        if any(map(len, found)):
-            whole[name] = catalogs.reject_repeated(pa.concat_tables(found))
-        elif name in config.corpora:
-            raise InputError(
-                f"{name}: nothing found in {sources[name].root.uri}; is it the folder of that corpus?"
-            )  # else the folder may hold the other one of two corpora that share it
-    if not whole:
-        raise InputError(f"{config.root}: no corpus there")
-    return whole
-
-
-def _earlier_catalog(store: Folder, corpus: str, before: Snapshot | None) -> str | None:
-    """A catalog that may know the headers of files: the snapshot's, or one that an interrupted run has left."""
-    if before is not None and corpus in before.corpora:
-        return before.corpora[corpus].catalog
-    if not store.exists(f"catalog/{corpus}"):
-        return None
-    return next(
-        (info.name for info in store.find(f"catalog/{corpus}") if info.name.endswith(".parquet")), None
-    )
-
-
-def list_corpora(
-    batch: dict[str, Sequence[str]], sources: Mapping[str, Source], store: Folder
-) -> Iterator[pa.Table]:
-    """Everything found in the corpora of a batch, with what is known of it."""
+def list_batch(batch: dict[str, Sequence[str]], cataloger: Cataloger) -> Iterator[pa.Table]:
+    """`Cataloger.list_parts` for a batch of Ray Data."""
     for name, earlier in zip(batch["corpus"], batch["earlier"], strict=True):
-        for rows in list_parts(sources[name], store, earlier):
+        for rows in cataloger.list_parts(name, earlier):
             yield catalogs.table(rows)
     yield catalogs.table([])
 
 
-def list_parts(source: Source, store: Folder, earlier: str | None) -> Iterator[list[catalogs.Row]]:
-    """Everything found in a corpus, with what an earlier catalog knows of it."""
-    known = catalogs.KnownFiles(tables.read_table(store, earlier) if earlier else None)
-    rows = source.rows()
-    while part := list(itertools.islice(rows, PART_ROWS)):
-        yield known.fill(part)
-
-
-def probe_corpora(
-    batch: pa.Table,
-    sources: Mapping[str, Source],
-    store: Folder,
-    chunk_s: float | None,
-    read: catalogs.Read = catalogs.read_header,
-    hang_s: float = HANG_S,
-) -> pa.Table:
-    """The same rows with the headers that were missing; survives the file that ends the worker."""
-    rows: list[catalogs.Row] = []
+def probe_batch(batch: pa.Table, cataloger: Cataloger) -> pa.Table:
+    """`Cataloger.probe_part` for a batch of Ray Data, whose rows may be of several corpora."""
+    parts = [catalogs.table([])]
     for name in pc.unique(batch["corpus"]).to_pylist():
-        source = sources[name]
-        of_corpus: pa.Table = batch.filter(pc.equal(batch["corpus"], name))
-        found = of_corpus.to_pylist()
-        to_open = [row["path"] for row in found if not catalogs.is_probed(row)]
-        survivor = crash_safe(read, store, f"attempts/{name}/{_part_name(to_open)}", hang_s)
-        with survivor if to_open else contextlib.nullcontext(read) as safe:
-            rows += catalogs.probe_rows(found, source.root, source.manifest, chunk_s, safe)
-    return catalogs.table(rows)
+        rows = batch.filter(pc.equal(batch["corpus"], name)).to_pylist()
+        parts.append(cataloger.probe_part(name, rows))
+    return pa.concat_tables(parts)
 
 
-def _part_name(paths: Iterable[str]) -> str:
-    """The same for each worker that is given these files."""
+def _work_name(paths: Iterable[str]) -> str:
+    """A name that is the same for every worker that is given these files."""
     digest = hashlib.blake2b("\0".join(paths).encode("utf-8", "surrogatepass"), digest_size=8)
     return f"catalog-{digest.hexdigest()}"

@@ -1,75 +1,76 @@
-"""Where an ingest finds its corpora: below the root by their manifests, or in a protocol CSV."""
+"""Find the corpora of an ingest: below the root by their manifests, or in a protocol CSV."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from jobs.ingestion.config import IngestConfig
 from pipeline.data.corpora.corpus import read_files
 from pipeline.data.corpora.manifest import Manifest, choose_manifests, load_manifests
 from pipeline.data.corpora.protocol_csv import check_protocol, corpus_name, describe_protocol, read_protocol
 from pipeline.data.corpora.recipe import Recipe, load_recipe
-from pipeline.data.corpora.utterance import ARTIFACTS
 from pipeline.data.store import catalog as catalogs
+from pipeline.data.store.catalog import CatalogRow
 from pipeline.errors import InputError
 from pipeline.storage import Folder
-
-if TYPE_CHECKING:
-    from jobs.ingest import IngestConfig
 
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus, where it lies, and what is wanted of it."""
+    """A corpus to ingest."""
 
     manifest: Manifest
     root: Folder
+    """Folder of the corpus."""
     protocol: str = ""
-    """The CSV that describes it, if no manifest does."""
+    """CSV that describes the corpus, if it has no manifest of its own."""
     recipe: Recipe = field(default_factory=Recipe)
+    """Decides which splits are excluded."""
 
-    def rows(self) -> Iterator[catalogs.Row]:
-        """Everything found, not probed yet."""
+    def rows(self) -> Iterator[CatalogRow]:
+        """A catalog row, without header, for everything found."""
         if self.protocol:
-            found = read_protocol(self.manifest, self.root, self.protocol)
+            items = read_protocol(self.manifest, self.root, self.protocol)
         else:
-            found = read_files(self.manifest, self.root)
-        return catalogs.rows(found, self.manifest.name, self.recipe)
+            items = read_files(self.manifest, self.root)
+        return catalogs.rows(items, self.manifest.name, self.recipe)
 
 
 def find_sources(config: IngestConfig) -> dict[str, Source]:
-    """The corpora to ingest and their folders.
+    """The corpora to ingest, by name.
 
     Raises:
-        InputError: an unknown corpus or recipe, a folder that is not there, a protocol of another form.
+        InputError: an unknown corpus or recipe, a missing folder, or a malformed protocol.
     """
     recipe = load_recipe(config.recipe) if config.recipe else Recipe()
     root = Folder(config.root)
     if config.protocol:
-        return {source.manifest.name: source for source in [protocol_source(config, root, recipe)]}
+        source = protocol_source(config, root, recipe)
+        return {source.manifest.name: source}
     manifests = load_manifests()
-    of_recipe = [name for name in recipe.corpora if name in manifests]
-    if recipe.corpora and not of_recipe:
-        raise InputError(f"recipe {recipe.name}: there is a manifest of none of its corpora")
-    named = [*config.corpora, *config.roots.names]
+    recipe_corpora = [name for name in recipe.corpora if name in manifests]
+    if recipe.corpora and not recipe_corpora:
+        raise InputError(f"recipe {recipe.name}: none of its corpora has a manifest")
+    required = [*config.corpora, *config.roots.names]
+    candidates = choose_manifests([*(config.corpora or recipe_corpora), *config.roots.names])
     sources, absent = {}, []
-    for name, manifest in choose_manifests([*(config.corpora or of_recipe), *config.roots.names]).items():
-        elsewhere = config.roots.get(name)
-        place = Folder(elsewhere) if elsewhere else root.folder(manifest.folder)
-        if place.exists():
+    for name, manifest in candidates.items():
+        path = config.roots.get(name)
+        folder = Folder(path) if path else root.folder(manifest.folder)
+        if folder.exists():
             rules = recipe if recipe.covers(name, manifest.role) else Recipe()
-            sources[name] = Source(manifest, place, recipe=rules)
-        elif name in named:
+            sources[name] = Source(manifest, folder, recipe=rules)
+        elif name in required:
             raise InputError(
-                f"{name}: no folder {place.uri}; put the corpus there, or say where it lies: --roots {name}=PATH"
+                f"{name}: no folder {folder.uri}; create it, or name another one with --roots {name}=PATH"
             )
         else:
             absent.append(manifest.folder)
     if not sources:
-        what = "no corpus there" if root.exists() else "no such folder"
+        problem = "no corpus in this folder" if root.exists() else "no such folder"
         raise InputError(
-            f"{root.uri}: {what}; expected a folder named like one of: {', '.join(sorted(set(absent)))}"
+            f"{root.uri}: {problem}; expected a folder named like one of: {', '.join(sorted(set(absent)))}"
         )
     if absent and recipe.corpora:
         print(f"recipe {recipe.name}: {root.uri} has no {', '.join(dict.fromkeys(absent))}", flush=True)
@@ -77,19 +78,15 @@ def find_sources(config: IngestConfig) -> dict[str, Source]:
 
 
 def protocol_source(config: IngestConfig, root: Folder, recipe: Recipe) -> Source:
-    """The one corpus that a protocol CSV describes.
+    """The corpus that a protocol CSV describes.
 
     Raises:
-        InputError: no such file, other columns, a name that is taken, an unknown artifact family.
+        InputError: the CSV is missing or malformed, or a manifest has the name of the corpus.
     """
-    if config.corpora or config.roots:
-        raise InputError("--protocol describes a corpus of its own; leave out --corpora and --roots")
-    if config.artifact not in ARTIFACTS:
-        raise InputError(f"--artifact {config.artifact!r} is none of {', '.join(ARTIFACTS)}")
     name = config.name or corpus_name(config.protocol)
     if name in load_manifests():
         raise InputError(
-            f"there is a manifest of {name!r}, which needs no protocol; or choose another --name"
+            f"there is a manifest of {name!r}: ingest it without --protocol, or choose another --name"
         )
     check_protocol(config.protocol)
     manifest = describe_protocol(name, role=config.role, artifact=config.artifact)

@@ -125,7 +125,7 @@ class StoredUtterances:
 
     def _read_pcm(self, row: Row) -> bytes:
         from pipeline.data.audio.flac import decode_pcm
-        from pipeline.data.store.shards import tar_name
+        from pipeline.data.store.layout import tar_name
 
         start = row["offset"]
         flac = self.store.read(tar_name(row["corpus"], row["shard"]), start, start + row["num_bytes"])

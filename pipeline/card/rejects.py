@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline import tables
 from pipeline.card.formatting import format_percent, names_by_size
-from pipeline.data.store.shards import rejects_name
+from pipeline.data.store.layout import rejects_name
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.report import Block, Cell, Figure, Section, Table, Text, Value
 from pipeline.report.charts import Bar, linear_axis, stacked_chart

@@ -6,8 +6,7 @@ are never in memory at once.
 
 from __future__ import annotations
 
-import concurrent.futures
-import functools
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
-from pipeline.data.store.shards import INDEX, read_index
-from pipeline.data.store.snapshot import READERS, Snapshot
+from pipeline.data.store.shards import INDEX, map_indexes
+from pipeline.data.store.snapshot import Snapshot
 from pipeline.storage import Folder
 
 CONTENT = ("corpus", "label", "artifact", "language", "split")
@@ -99,17 +98,10 @@ def tally_snapshot(store: Folder, snapshot: Snapshot) -> Tally:
         if shard.num_utterances
     ]
     sums = count_rows(INDEX.empty_table())
-    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        for first in range(0, len(shards), SHARDS_PER_BATCH):
-            counted = pool.map(
-                functools.partial(_count_shard, store), shards[first : first + SHARDS_PER_BATCH]
-            )
-            sums = [_sum_tables(parts) for parts in zip(sums, *counted, strict=True)]
+    counts = map_indexes(count_rows, store, shards, INDEX_COLUMNS)
+    while batch := list(itertools.islice(counts, SHARDS_PER_BATCH)):
+        sums = [_sum_tables(parts) for parts in zip(sums, *batch, strict=True)]
     return Tally(*map(Counts, sums))
-
-
-def _count_shard(store: Folder, shard: tuple[str, str]) -> list[pa.Table]:
-    return count_rows(read_index(store, *shard, INDEX_COLUMNS))
 
 
 def count_rows(index: pa.Table) -> list[pa.Table]:

@@ -1,4 +1,4 @@
-"""Stores whose indexes are written here, row by row, and the words of their cards."""
+"""Write stores row by row, without audio, and read the text of their cards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pipeline import tables
 from pipeline.card.page import corpus_card
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.store import catalog as catalogs
-from pipeline.data.store.shards import INDEX, REJECTS, ShardSummary, index_name, rejects_name
+from pipeline.data.store.layout import catalog_name, index_name, rejects_name
+from pipeline.data.store.shards import INDEX, REJECTS, ShardSummary
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.storage import Folder
 
@@ -24,6 +25,7 @@ FLAC = {"codec": "flac", "encoding": "FLAC", "sample_rate": 16000, "num_channels
 MP3 = {"codec": "mp3", "encoding": "MP3", "sample_rate": 44100, "num_channels": 2, "bit_depth": None}
 
 Row = dict[str, Any]
+"""A row of an index, of a catalog or of a table of rejects."""
 
 
 def utterances(number: int, label: str, **columns: Any) -> list[Row]:
@@ -41,7 +43,7 @@ def problems(number: int, reason: str, path: str = "x.wav") -> list[Row]:
 
 
 def put(store: Folder, name: str, data: bytes) -> None:
-    """Write a file without waiting for the disk, as a store would for each."""
+    """Write a file without the fsync of `Folder.commit`, which is slow for many files."""
     path = Path(store.location(name))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -56,12 +58,23 @@ def write_corpus(
     rejects: Sequence[Row] = (),
     **changes: Any,
 ) -> CorpusSnapshot:
-    """Indexes, catalog and the rejects of the first shard; nothing else of a corpus is on a card."""
+    """Write the indexes, the catalog and the rejects of the first shard: all that a card reads.
+
+    Args:
+        store: to write to.
+        name: of the corpus.
+        shards: index rows of each shard.
+        found: catalog rows with a problem.
+        rejects: of the first shard.
+        changes: fields of the snapshot of the corpus.
+    """
     summaries = []
     for number, rows in enumerate(shards):
         shard = f"{name}-{number}"
-        places = ({"corpus": name, "shard": shard, "offset": i, "num_bytes": 1} for i in range(len(rows)))
-        members = [row | place for row, place in zip(rows, places, strict=True)]
+        members = [
+            row | {"corpus": name, "shard": shard, "offset": offset, "num_bytes": 1}
+            for offset, row in enumerate(rows)
+        ]
         put(store, index_name(name, shard), tables.to_parquet(pa.Table.from_pylist(members, INDEX)))
         seconds: dict[str, float] = defaultdict(float)
         for row in rows:
@@ -75,8 +88,9 @@ def write_corpus(
         summaries[0] = replace(summaries[0], rejected=dict(by_reason))
         rejected += by_reason
     members = [dict.fromkeys(catalogs.CATALOG.names) | {"path": "fine.wav", "shard": "s"}] * 5
-    catalog = f"catalog/{name}/0.parquet"
-    put(store, catalog, tables.to_parquet(catalogs.table([*members, *found]), [5]))
+    catalog = catalog_name(name, "0")
+    rows_of_catalog: list[Any] = [*members, *found]
+    put(store, catalog, tables.to_parquet(catalogs.table(rows_of_catalog), [5]))
     corpus = CorpusSnapshot(
         name=name,
         role="train",
@@ -94,7 +108,7 @@ def write_corpus(
 
 
 def words_of(store: Folder, *corpora: CorpusSnapshot, recipe: Recipe | None = None) -> str:
-    """The text of a card, without markup."""
+    """The text of a card without markup."""
     html = corpus_card(store, snapshot_of(*corpora), recipe).to_html()
     return re.sub(r"\s+", " ", unescape(re.sub(r"(?s)<style>.*?</style>|<[^>]*>", " ", html)))
 

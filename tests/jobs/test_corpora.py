@@ -9,6 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from jobs import ingest
 from jobs.corpora import CorporaConfig, main
+from jobs.ingestion.config import IngestConfig
 from pipeline.card.page import corpus_card
 from pipeline.config import Names, Pairs
 from pipeline.data.corpora.manifest import load_manifests
@@ -126,7 +127,7 @@ def test_an_ingest_logs_its_card_to_mlflow(cluster: None, tmp_path: Path):
     write_in_the_wild(tmp_path / "data", count=4)
     uri, store = f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "store")
     for recipe in ("", "leakage_free"):
-        config = ingest.IngestConfig(
+        config = IngestConfig(
             str(tmp_path / "data"),
             store,
             Names(("asvspoof2019_la", "in_the_wild")),

@@ -1,4 +1,4 @@
-"""Ingest gives the same bytes whatever happens on the way, and loses nothing; kills are real."""
+"""Ingest gives the same bytes whatever is killed on the way, and loses no utterance."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ import ray
 import soundfile
 
 from jobs import gc, ingest, verify
+from jobs.ingestion.config import IngestConfig
 from pipeline import tables
 from pipeline.config import Names
-from pipeline.data.store.shards import build_shard, done_shards
+from pipeline.data.store.layout import finished_shards, tar_name
+from pipeline.data.store.shards import build_shard
 from pipeline.data.store.snapshot import latest_snapshot, load_snapshot
 from pipeline.errors import InputError
 from pipeline.storage import Folder
@@ -30,28 +32,28 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.filterwarni
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
-    """Two corpora; Ray is running."""
-    place = tmp_path_factory.mktemp("ingest") / "data"
-    write_asvspoof2019_la(place)
-    write_in_the_wild(place)
-    return place
+    """Two corpora, while Ray is running."""
+    folder = tmp_path_factory.mktemp("ingest") / "data"
+    write_asvspoof2019_la(folder)
+    write_in_the_wild(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def reference(data: Path) -> dict[str, bytes]:
-    """The tars of an ingest that nothing disturbed."""
+    """The tars of an undisturbed ingest."""
     store = data.parent / "reference"
     run_ingest(data, store)
     return tars(store)
 
 
 def run_ingest(data: Path | str, store: Path | str, *corpora: str, shard_mib: float = 0.5) -> None:
-    ingest.main(ingest.IngestConfig(str(data), str(store), Names(corpora), shard_mib=shard_mib))
+    ingest.main(IngestConfig(str(data), str(store), Names(corpora), shard_mib=shard_mib))
 
 
 def command(data: Path, store: Path, *corpora: str) -> subprocess.Popen[str]:
-    """The same as a process of its own, on the Ray of the test."""
-    words = [
+    """Start the same ingest as a process, on the Ray of the test."""
+    argv = [
         sys.executable,
         "-m",
         "jobs.ingest",
@@ -62,10 +64,10 @@ def command(data: Path, store: Path, *corpora: str) -> subprocess.Popen[str]:
         "--shard-mib",
         "0.5",
     ]
-    words += ["--corpora", ",".join(corpora)] if corpora else []
+    argv += ["--corpora", ",".join(corpora)] if corpora else []
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     return subprocess.Popen(
-        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -77,22 +79,30 @@ def tars(store: Path | str) -> dict[str, bytes]:
 def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.02)
 
 
 def building_workers() -> list[int]:
-    """Processes of Ray that are building a shard right now."""
-    found = []
+    """Process ids of the Ray workers of this test that are building a shard."""
+    pids = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
                 title = (process / "cmdline").read_bytes()
+                if title.startswith(b"ray::MapBatches(build_batch)") and is_descendant(int(process.name)):
+                    pids.append(int(process.name))
             except OSError:
-                continue
-            if title.startswith(b"ray::MapBatches(build_batch)"):
-                found.append(int(process.name))
-    return found
+                continue  # the process has ended
+    return pids
+
+
+def is_descendant(pid: int) -> bool:
+    """Whether this process has started another one, directly or not; other tests may run on the machine."""
+    while pid > 1 and pid != os.getpid():
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        pid = int(status.rpartition(")")[2].split()[1])
+    return pid == os.getpid()
 
 
 def test_bytes_survive_the_death_of_workers(data: Path, reference: dict[str, bytes], tmp_path: Path):
@@ -101,7 +111,7 @@ def test_bytes_survive_the_death_of_workers(data: Path, reference: dict[str, byt
 
     def kill() -> None:
         while len(killed) < 3 and not (store / "snapshots").exists():
-            # A marker says that a worker is between its first and its last byte.
+            # A marker exists only while a worker is building a shard.
             if list((store / "attempts").glob("*/*")):
                 for worker in building_workers()[:1]:
                     os.kill(worker, signal.SIGKILL)
@@ -124,14 +134,12 @@ def test_bytes_survive_the_death_of_the_driver(data: Path, reference: dict[str, 
     wait_for(lambda: list((store / "index").glob("*/*.parquet")) or driver.poll() is not None)
     driver.kill()
     driver.wait()
-    assert not (store / "snapshots").exists(), "it ended before it was killed"
+    assert not (store / "snapshots").exists(), "it finished before it was killed"
     run_ingest(data, store)
     assert tars(store) == reference
 
 
-def test_one_plain_loop_gives_the_same_bytes_as_a_cluster(
-    data: Path, reference: dict[str, bytes], tmp_path: Path
-):
+def test_a_plain_loop_gives_the_same_bytes_as_ray(data: Path, reference: dict[str, bytes], tmp_path: Path):
     planned = Folder(str(data.parent / "reference"))
     snapshot = load_snapshot(planned)
     store = Folder(str(tmp_path / "store"))
@@ -175,24 +183,24 @@ def test_a_new_corpus_and_new_files_build_only_new_shards(data: Path, tmp_path: 
     assert latest_snapshot(Folder(str(store))).corpora["in_the_wild"].written == 40
 
 
-def test_a_changed_label_builds_only_the_shard_that_holds_it(data: Path, tmp_path: Path):
+def test_a_changed_label_builds_only_its_shard(data: Path, tmp_path: Path):
     changed, store = tmp_path / "data", tmp_path / "store"
     shutil.copytree(data, changed)
     run_ingest(changed, store)
-    before = named(store)
+    before = shard_names(store)
     table = changed / "In-the-Wild" / "release_in_the_wild" / "meta.csv"
     table.write_text(table.read_text().replace("\n7.wav,Somebody 3,bona-fide", "\n7.wav,Somebody 3,spoof"))
     run_ingest(changed, store)
-    assert len(named(store) - before) == 1
-    assert len(before - named(store)) == 1
+    assert len(shard_names(store) - before) == 1
+    assert len(before - shard_names(store)) == 1
 
 
-def named(store: Path) -> set[str]:
+def shard_names(store: Path) -> set[str]:
     corpora = load_snapshot(Folder(str(store))).corpora.values()
     return {shard.name for corpus in corpora for shard in corpus.shards}
 
 
-def test_two_ingests_at_once_both_count(data: Path, tmp_path: Path):
+def test_two_concurrent_ingests_both_get_into_the_snapshot(data: Path, tmp_path: Path):
     store = tmp_path / "store"
     drivers = [command(data, store, "asvspoof2019_la"), command(data, store, "in_the_wild")]
     outputs = [driver.communicate(timeout=300)[0] for driver in drivers]
@@ -202,11 +210,11 @@ def test_two_ingests_at_once_both_count(data: Path, tmp_path: Path):
     assert snapshot.number == 2
 
 
-def test_verify_finds_what_was_damaged(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_verify_reports_damaged_and_lost_tars(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     store = tmp_path / "store"
     run_ingest(data, store, "in_the_wild")
     verify.main(verify.VerifyConfig(str(store)))
-    assert "as they were written" in capsys.readouterr().out
+    assert "shards are intact" in capsys.readouterr().out
     damaged, lost = sorted((store / "shards" / "in_the_wild").iterdir())[:2]
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 255
@@ -215,9 +223,9 @@ def test_verify_finds_what_was_damaged(data: Path, tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit) as end:
         verify.main(verify.VerifyConfig(str(store)))
     assert end.value.code == 1
-    said = capsys.readouterr().out
-    assert f"{damaged.stem}: the bytes of its tar have changed" in said
-    assert f"{lost.stem}: its tar is missing" in said
+    output = capsys.readouterr().out
+    assert f"{damaged.stem}: its tar has changed" in output
+    assert f"{lost.stem}: its tar is missing" in output
 
 
 def test_duplicates_across_corpora_are_recorded(
@@ -234,28 +242,28 @@ def test_duplicates_across_corpora_are_recorded(
     (english / "en_train.txt").write_text("LA_0000 LA_D_1000000 - asv19 bonafide\n")
     run_ingest(copied, store, "asvspoof2019_la", "decro")
     verify.main(verify.VerifyConfig(str(store)))
-    assert "1 duplicates: asvspoof2019_la/validation + decro/train" in capsys.readouterr().out
+    assert "duplicates in asvspoof2019_la/validation + decro/train: 1" in capsys.readouterr().out
 
 
-def test_gc_sweeps_only_what_no_snapshot_names(
+def test_gc_deletes_only_files_that_no_snapshot_references(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     store = tmp_path / "store"
     run_ingest(data, store, "in_the_wild")
     before = tars(store)
-    orphan = store / "shards" / "in_the_wild" / "in_the_wild-0000000000000000.tar"
-    orphan.write_bytes(b"left by a killed run")
+    orphan = store / tar_name("in_the_wild", "in_the_wild-0000000000000000")
+    orphan.write_bytes(b"left by a killed ingest")
     gc.main(gc.GcConfig(str(store)))
-    assert "0 files" in capsys.readouterr().out, "a young file may belong to a run"
+    assert "0 files" in capsys.readouterr().out, "a recent file may belong to a running ingest"
     gc.main(gc.GcConfig(str(store), older_than_hours=0.0))
     assert orphan.exists()
     gc.main(gc.GcConfig(str(store), delete=True, older_than_hours=0.0))
     assert not orphan.exists()
     assert tars(store) == before
-    assert done_shards(Folder(str(store)), "in_the_wild")
+    assert finished_shards(Folder(str(store)), "in_the_wild")
 
 
-def test_a_corpus_without_its_protocol_is_one_line(cluster: None, tmp_path: Path):
+def test_a_missing_protocol_is_reported_in_one_line(cluster: None, tmp_path: Path):
     (tmp_path / "data" / "ASVspoof2019-LA").mkdir(parents=True)
     with pytest.raises(InputError, match=r"asvspoof2019_la: no protocol in .*ASVspoof2019-LA"):
         run_ingest(tmp_path / "data", tmp_path / "store", "asvspoof2019_la")

@@ -1,4 +1,4 @@
-"""`bonafide ingest` as a user runs it: what S3 refuses is one line, and what is done is not done again."""
+"""`bonafide ingest` as a command: user errors are one line, and an unchanged store needs neither files nor Ray."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jobs import ingest
+from jobs import gc, ingest
 from jobs.ingestion import cataloging
+from jobs.ingestion.cataloging import Cataloger, catalog_corpora
+from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
+from pipeline.config import Names, Pairs
 from pipeline.data.store.snapshot import load_snapshot
+from pipeline.errors import InputError
 from pipeline.storage import Folder
 from tests.corpora import write_in_the_wild
 from tests.s3 import Gate, gated_s3
 
 SECRET = "wJalrXUtnFEMI"  # noqa: S105 - made up
 NO_RAY = {"RAY_ADDRESS": "127.0.0.1:1"}
-"""Nobody listens there: who needs Ray fails."""
+"""No server listens at this address, so a command that needs Ray fails."""
 
 
 @pytest.fixture
 def gate(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """The S3 of this test and of the commands that it runs."""
+    """An S3 endpoint for this test and for the commands that it runs."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     with gated_s3(monkeypatch) as gate:
         yield gate
@@ -40,9 +45,9 @@ def data(tmp_path: Path) -> Path:
 def command(
     root: Path | str, store: Path | str, environment: Mapping[str, str] = NO_RAY
 ) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "jobs", "ingest", "--root", str(root), "--store", str(store)]
+    argv = [sys.executable, "-m", "jobs", "ingest", "--root", str(root), "--store", str(store)]
     return subprocess.run(
-        [*words, "--corpora", "in_the_wild"],
+        [*argv, "--corpora", "in_the_wild"],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -51,7 +56,7 @@ def command(
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a command ended with."""
+    """The one line on standard error of a command that failed with a user error."""
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     (line,) = done.stderr.splitlines()
@@ -60,20 +65,22 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"])
-def test_wrong_credentials_of_the_store_are_one_line(code: str, data: Path, bucket: str, gate: Gate):
+def test_wrong_credentials_for_the_store_are_reported_in_one_line(
+    code: str, data: Path, bucket: str, gate: Gate
+):
     gate.refuse_always("403 Forbidden", code)
     line = refusal(command(data, f"{bucket}/store"))
     assert line.startswith(f"bonafide ingest: {bucket}/store/snapshots: permission denied")
     assert "check the AWS credentials" in line
 
 
-def test_wrong_credentials_of_the_data_are_one_line(tmp_path: Path, bucket: str, gate: Gate):
+def test_wrong_credentials_for_the_data_are_reported_in_one_line(tmp_path: Path, bucket: str, gate: Gate):
     gate.refuse_always("403 Forbidden", "SignatureDoesNotMatch")
     line = refusal(command(f"{bucket}/data", tmp_path / "store"))
     assert line.startswith(f"bonafide ingest: {bucket}/data/In-the-Wild: permission denied")
 
 
-def test_no_credentials_at_all_are_one_line(data: Path, bucket: str, gate: Gate, tmp_path: Path):
+def test_missing_credentials_are_reported_in_one_line(data: Path, bucket: str, gate: Gate, tmp_path: Path):
     nothing = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
     nothing |= {"AWS_CONFIG_FILE": "/none", "AWS_SHARED_CREDENTIALS_FILE": "/none"}
     line = refusal(command(data, f"{bucket}/store", NO_RAY | nothing))
@@ -81,8 +88,8 @@ def test_no_credentials_at_all_are_one_line(data: Path, bucket: str, gate: Gate,
 
 
 @pytest.mark.parametrize("which", ["root", "store"])
-def test_a_bucket_that_is_not_there_is_one_line(which: str, data: Path, gate: Gate, tmp_path: Path):
-    missing = "s3://no-such-bucket/place"
+def test_a_missing_bucket_is_reported_in_one_line(which: str, data: Path, gate: Gate, tmp_path: Path):
+    missing = "s3://no-such-bucket/folder"
     done = command(missing, tmp_path / "store") if which == "root" else command(data, missing)
     line = refusal(done)
     assert line.startswith(f"bonafide ingest: {missing}")
@@ -94,35 +101,69 @@ def test_a_bucket_that_is_not_there_is_one_line(which: str, data: Path, gate: Ga
 def test_a_second_run_opens_no_file_and_needs_no_ray(data: Path, cluster: None, tmp_path: Path):
     clips, store = data / "In-the-Wild" / "release_in_the_wild", tmp_path / "store"
     (clips / "3.wav").write_bytes(b"<html>not found</html>" * 50)
-    ingest.main(ingest.IngestConfig(str(data), str(store)))
+    ingest.main(IngestConfig(str(data), str(store)))
     first = load_snapshot(Folder(str(store)))
     assert first.corpora["in_the_wild"].rejected == {"not_audio": 1}
     for clip in clips.glob("*.wav"):
         clip.chmod(0)
     done = command(data, store)
     assert done.returncode == 0, done.stderr
-    assert "1 shards planned, 1 there, 0 to build" in done.stdout
+    assert "1 shards planned, 1 already built, 0 to build" in done.stdout
     assert load_snapshot(Folder(str(store))) == first
+
+
+class RayNeededError(Exception):
+    """Raised in place of starting Ray."""
+
+
+def refuse_ray() -> None:
+    raise RayNeededError
 
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("default")
-def test_what_needs_ray_is_a_file_that_is_not_known(data: Path, cluster: None, tmp_path: Path):
-    config = ingest.IngestConfig(str(data), str(tmp_path / "store"))
+def test_only_a_new_file_or_a_large_store_needs_ray(
+    data: Path, cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = IngestConfig(str(data), str(tmp_path / "store"))
     ingest.main(config)
     assert labels(config) == ["spoof", "bonafide", "spoof", "bonafide"]
     table = data / "In-the-Wild" / "release_in_the_wild" / "meta.csv"
     table.write_text(table.read_text().replace("\n1.wav,Somebody 1,bona-fide", "\n1.wav,Somebody 1,spoof"))
     assert labels(config) == ["spoof", "spoof", "spoof", "bonafide"]
+    with monkeypatch.context() as patch, pytest.raises(RayNeededError):
+        patch.setattr(cataloging, "MAX_ROWS_IN_PROCESS", 3)
+        labels(config)
     write_in_the_wild(data, count=1, first=4)
-    assert labels(config) is None
+    with pytest.raises(RayNeededError):
+        labels(config)
 
 
-def labels(config: ingest.IngestConfig) -> list[str] | None:
-    """As the catalog has them that is made without Ray; None if that cannot be."""
+def labels(config: IngestConfig) -> list[str]:
+    """The labels in a catalog that is made without Ray."""
     store = Folder(config.store)
-    found = cataloging.unchanged_corpora(find_sources(config), store, load_snapshot(store), config)
-    if found is None:
-        return None
-    labels: list[str] = found["in_the_wild"]["label"].to_pylist()
+    cataloger = Cataloger(find_sources(config), store)
+    catalogs = catalog_corpora(cataloger, load_snapshot(store), config, start_ray=refuse_ray)
+    labels: list[str] = catalogs["in_the_wild"]["label"].to_pylist()
     return labels
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"shard_mib": 0.0}, "--shard-mib 0.0: give a positive size"),
+        ({"chunk_s": -1.0}, "--chunk-s -1.0: give a positive length"),
+        ({"artifact": "magic"}, "--artifact 'magic': choose one of tts, vc"),
+        ({"protocol": "a.csv", "corpora": Names(["mls"])}, "leave out --corpora and --roots"),
+        ({"protocol": "a.csv", "roots": Pairs([("mls", "/data")])}, "leave out --corpora and --roots"),
+        ({"name": "toy"}, "give --protocol FILE"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_is_read(flags: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message):
+        IngestConfig("DATA", "STORE", **flags)
+
+
+def test_gc_of_a_missing_store_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="no such store"):
+        gc.main(gc.GcConfig(str(tmp_path / "nowhere")))

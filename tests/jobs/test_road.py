@@ -12,6 +12,7 @@ import webdataset
 from mlflow.tracking import MlflowClient
 
 from jobs import evaluate, ingest, score, train
+from jobs.ingestion.config import IngestConfig
 from jobs.scoring.config import ScoreConfig
 from jobs.training.config import TrainConfig
 from pipeline.config import Names
@@ -66,8 +67,8 @@ def uri(folder: Path) -> str:
     return f"sqlite:///{folder}/mlflow.db"
 
 
-def ingest_config(folder: Path) -> ingest.IngestConfig:
-    return ingest.IngestConfig(
+def ingest_config(folder: Path) -> IngestConfig:
+    return IngestConfig(
         root=str(folder / "data"), store=str(folder / "store"), shard_mib=1.0, tracking_uri=uri(folder)
     )
 

@@ -1,8 +1,8 @@
-"""The catalog: one row for everything found in a corpus, labelled, probed, and told where it went.
+"""The catalog: one row for everything found in a corpus, with its label, its audio header and its shard.
 
-A row is an utterance that can be written, or a problem with its reason; nothing that was found is left out. The
-catalog of an earlier run spares the probing of files that have not changed: their headers stay, and so does what is
-wrong with them as long as the decoders are the same.
+A row is an utterance that can be written, or a problem with its reason; nothing that was found is left out. Files
+that have not changed since an earlier catalog are not opened again: their headers are taken from it, and so are
+their problems as long as the decoders are the same.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -27,22 +27,20 @@ from pipeline.data.corpora.utterance import Problem, Utterance
 from pipeline.storage import FileInfo, Folder
 
 SAMPLED_BYTES = 64 * 1024
-"""A fingerprint sees this much of each end of a file; a file up to twice as long is seen whole."""
+"""Bytes at each end of a file that its fingerprint covers; files up to twice as long are covered completely."""
 
-_PROBED = pa.schema(
-    [
-        ("fingerprint", pa.string()),  # the same on every disk and bucket; see `fingerprint`
-        ("container", pa.string()),
-        ("codec", pa.string()),
-        ("encoding", pa.string()),
-        ("sample_rate", pa.int32()),
-        ("num_channels", pa.int16()),
-        ("num_samples", pa.int64()),  # of the whole file; null where only decoding can tell
-        ("file_seconds", pa.float64()),
-        ("bit_depth", pa.int16()),
-        ("bitrate", pa.int32()),
-    ]
-)
+_HEADER = [
+    ("fingerprint", pa.string()),  # depends on content alone, not on disk or bucket; see `fingerprint`
+    ("container", pa.string()),
+    ("codec", pa.string()),
+    ("encoding", pa.string()),
+    ("sample_rate", pa.int32()),
+    ("num_channels", pa.int16()),
+    ("num_samples", pa.int64()),  # of the whole file; null if only decoding can tell
+    ("file_seconds", pa.float64()),
+    ("bit_depth", pa.int16()),
+    ("bitrate", pa.int32()),
+]
 
 CATALOG = pa.schema(
     [
@@ -60,143 +58,257 @@ CATALOG = pa.schema(
         ("split", pa.string()),
         ("size", pa.int64()),
         ("version", pa.string()),
-        *_PROBED,
+        *_HEADER,
         ("seconds", pa.float64()),  # of the utterance
-        ("problem", pa.string()),  # a reason if it cannot be written, else null
+        ("problem", pa.string()),  # why the row cannot be written, else null
         ("detail", pa.string()),
-        ("shard", pa.string()),  # null where there is a problem
+        ("shard", pa.string()),  # null for a row with a problem
     ],
     metadata={"decoders": json.dumps(codec_versions())},
 )
 """Columns of the catalog, in order, and the versions of the decoders that have read the headers."""
 
+
+class FileColumns(TypedDict):
+    """The columns of a catalog row that describe its file, so all its segments share them."""
+
+    size: int | None
+    version: str | None
+    fingerprint: str | None
+    container: str | None
+    codec: str | None
+    encoding: str | None
+    sample_rate: int | None
+    num_channels: int | None
+    num_samples: int | None
+    file_seconds: float | None
+    bit_depth: int | None
+    bitrate: int | None
+    problem: str | None
+    detail: str | None
+
+
+class CatalogRow(FileColumns):
+    """One row of `CATALOG`; a row with a problem may lack anything but `corpus`, `path` and `problem`."""
+
+    uid: str | None
+    id: str | None
+    corpus: str
+    path: str
+    start: int | None
+    end: int | None
+    label: str | None
+    artifact: str | None
+    attack: str | None
+    speaker: str | None
+    language: str | None
+    split: str | None
+    seconds: float | None
+    shard: str | None
+
+
+class HeaderColumns(TypedDict):
+    """The columns of a catalog row that come from the header of its file."""
+
+    fingerprint: str
+    container: str
+    codec: str
+    encoding: str
+    sample_rate: int
+    num_channels: int
+    num_samples: int | None
+    file_seconds: float
+    bit_depth: int | None
+    bitrate: int
+
+
+class ProblemColumns(TypedDict):
+    """Why a catalog row cannot be written."""
+
+    problem: str
+    detail: str
+
+
+class _UtteranceColumns(TypedDict):
+    uid: str
+    id: str
+    corpus: str
+    path: str
+    start: int | None
+    end: int | None
+    label: str
+    artifact: str | None
+    attack: str | None
+    speaker: str | None
+    language: str | None
+    split: str | None
+
+
+_EMPTY_ROW: CatalogRow = dict.fromkeys(CATALOG.names)  # type: ignore[assignment]
+
 REPEATED_ID = "repeated_id"
-"""The problem of an utterance whose id another one of the corpus has."""
+"""The problem of an utterance whose id belongs to another utterance of the corpus."""
 
-Read = Callable[[Folder, str, int], "Row"]
-"""What reads the header of a file of a folder, by its path and size; see `read_header`."""
-
-Row = dict[str, Any]
+ReadHeader = Callable[[Folder, str, int], HeaderColumns]
+"""Reads the header of a file, given its folder, path and size in bytes; see `read_header`."""
 
 
 def rows(
-    found: Iterable[tuple[FileInfo | None, Utterance | Problem]], corpus: str, recipe: Recipe
-) -> Iterator[Row]:
-    """What `read_files` yields, as catalog rows that are not probed yet; what a recipe excludes never will be."""
-    empty: Row = dict.fromkeys(CATALOG.names)
-    for file, item in found:
-        row = empty | {"corpus": corpus, "size": file and file.size, "version": file and file.version}
+    items: Iterable[tuple[FileInfo | None, Utterance | Problem]], corpus: str, recipe: Recipe
+) -> Iterator[CatalogRow]:
+    """Turn what `read_files` yields into catalog rows without headers; exclusions by the recipe become problems."""
+    for file, item in items:
+        size, version = (None, None) if file is None else (file.size, file.version)
         if isinstance(item, Problem):
-            yield row | {"path": item.path, "problem": item.reason, "detail": item.detail}
-        elif recipe.use(corpus, item.split) == "excluded":
-            reason = f"{EXCLUDED}{item.split or NO_SPLIT}"
-            yield row | _columns(item) | {"problem": reason, "detail": f"recipe {recipe.name}"}
-        else:
-            yield row | _columns(item)
+            problem: ProblemColumns = {"problem": item.reason, "detail": item.detail}
+            yield {
+                **_EMPTY_ROW,
+                "corpus": corpus,
+                "path": item.path,
+                "size": size,
+                "version": version,
+                **problem,
+            }
+            continue
+        row: CatalogRow = {**_EMPTY_ROW, **_utterance_columns(item), "size": size, "version": version}
+        if recipe.use(corpus, item.split) == "excluded":
+            row["problem"] = f"{EXCLUDED}{item.split or NO_SPLIT}"
+            row["detail"] = f"recipe {recipe.name}"
+        yield row
 
 
-def _columns(found: Utterance | Header) -> Row:
-    """The fields of a record; `asdict` would take as long as everything else that is done for a row."""
-    return {name: getattr(found, name) for name in found.__dataclass_fields__}
+def _utterance_columns(utterance: Utterance) -> _UtteranceColumns:
+    """The fields of an utterance; `dataclasses.asdict` would dominate the time per row."""
+    return {
+        "uid": utterance.uid,
+        "id": utterance.id,
+        "corpus": utterance.corpus,
+        "path": utterance.path,
+        "start": utterance.start,
+        "end": utterance.end,
+        "label": utterance.label,
+        "artifact": utterance.artifact,
+        "attack": utterance.attack,
+        "speaker": utterance.speaker,
+        "language": utterance.language,
+        "split": utterance.split,
+    }
 
 
-def table(rows: list[Row]) -> pa.Table:
+def table(rows: Sequence[CatalogRow]) -> pa.Table:
     """Catalog rows as a table."""
     return pa.Table.from_pylist(rows, schema=CATALOG)
 
 
 class KnownFiles:
-    """What an earlier catalog says of files, by path; valid while size and version stay the same."""
+    """The headers and problems that an earlier catalog recorded, valid for files of the same size and version."""
 
     def __init__(self, catalog: pa.Table | None) -> None:
         catalog = CATALOG.empty_table() if catalog is None else catalog
-        self._table = catalog.select(["size", "version", *_PROBED.names, "problem", "detail"])
-        self._row_of = {path: row for row, path in enumerate(catalog["path"].to_pylist())}
-        self._same_decoders = catalog.schema.metadata == CATALOG.metadata
+        self._table = catalog.select(list(FileColumns.__annotations__))
+        self._position_of = {path: position for position, path in enumerate(catalog["path"].to_pylist())}
+        self._has_same_decoders = catalog.schema.metadata == CATALOG.metadata
 
-    def fill(self, rows: list[Row]) -> list[Row]:
-        """The rows, with their headers where the file is known and unchanged."""
-        positions = [None if row["problem"] else self._row_of.get(row["path"]) for row in rows]
-        there = pa.array([position for position in positions if position is not None], pa.int64())
-        following = iter(self._table.take(there).to_pylist())
+    def fill(self, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
+        """The rows, with headers where the file is known and unchanged."""
+        positions = [None if row["problem"] else self._position_of.get(row["path"]) for row in rows]
+        known_positions = pa.array([position for position in positions if position is not None], pa.int64())
+        known = iter(self._table.take(known_positions).to_pylist())
         return [
-            row if position is None else row | self._what_holds(row, next(following))
+            row if position is None else self._filled(row, next(known))
             for row, position in zip(rows, positions, strict=True)
         ]
 
-    def _what_holds(self, row: Row, known: Row) -> Row:
+    def _filled(self, row: CatalogRow, known: FileColumns) -> CatalogRow:
         if (known["size"], known["version"]) != (row["size"], row["version"]):
-            return {}
+            return row
         if known["codec"] is not None:
-            return known | {"problem": None, "detail": None}
-        return known if self._same_decoders and known["problem"] in REASONS else {}
+            return {**row, **known, "problem": None, "detail": None}
+        is_still_bad = self._has_same_decoders and known["problem"] in REASONS
+        return {**row, **known} if is_still_bad else row
 
 
-def is_probed(row: Row) -> bool:
-    """Whether no file has to be opened for this row."""
+def is_probed(row: CatalogRow) -> bool:
+    """Whether the row is complete without opening its file."""
     return row["problem"] is not None or row["codec"] is not None
 
 
-def read_header(root: Folder, path: str, size: int) -> Row:
-    """The header columns of a file.
+def read_header(root: Folder, path: str, size: int) -> HeaderColumns:
+    """Read the header columns of a file.
+
+    Args:
+        root: folder of the corpus.
+        path: of the file in that folder.
+        size: of the file, bytes.
 
     Raises:
-        AudioError: it is no audio that we read.
-        FileNotFoundError, PermissionError: it cannot be opened.
+        AudioError: the file is not audio in a format that we read.
+        FileNotFoundError: the file has been deleted.
+        PermissionError: the file may not be read.
     """
     with root.open(path) as file:
-        seen = io.BytesIO(file.read()) if size <= 2 * SAMPLED_BYTES else file
-        return _header_columns(probe(seen, path), fingerprint(seen, size))
+        content = io.BytesIO(file.read()) if size <= 2 * SAMPLED_BYTES else file
+        return _header_columns(probe(content, path), fingerprint(content, size))
 
 
 def probe_rows(
-    found: Iterable[Row],
+    rows: Iterable[CatalogRow],
     root: Folder,
     manifest: Manifest,
     chunk_s: float | None,
-    read: Read = read_header,
-) -> Iterator[Row]:
-    """Read the headers that are not known yet, and cut files into segments where the corpus asks for it.
+    read: ReadHeader = read_header,
+) -> Iterator[CatalogRow]:
+    """Read the headers that are still unknown, and cut files into chunks if the manifest asks for them.
 
     Args:
-        found: rows of one corpus; those of the segments of one file follow each other.
+        rows: of one corpus; the segments of a file must follow each other.
         root: folder of the corpus.
         manifest: of the corpus.
-        chunk_s: seconds of a chunk, for a corpus that comes in chunks of a length to be chosen.
+        chunk_s: length of a chunk, seconds; None for the length in the manifest.
         read: reads one header.
     """
-    path, header = None, {}
-    for row in found:
+    path, header = None, None
+    for row in rows:
         if not is_probed(row):
-            if row["path"] != path:
-                path, header = row["path"], _header(read, root, row["path"], row["size"])
-            row = row | header
+            if header is None or row["path"] != path:
+                path, header = row["path"], _header_or_problem(read, root, row)
+            row = {**row, **header}
         if row["problem"] is None:
-            yield from _segments(row, manifest, chunk_s)
+            yield from _chunks(row, manifest, chunk_s)
         else:
             yield row
 
 
-def _header(read: Read, root: Folder, path: str, size: int) -> Row:
-    """The header columns of a file, or the problem with it."""
+def _header_or_problem(read: ReadHeader, root: Folder, row: CatalogRow) -> HeaderColumns | ProblemColumns:
+    path, size = row["path"], row["size"]
+    assert size is not None, f"{path}: a row without a problem has a file"
     try:
         return read(root, path, size)
     except AudioError as error:
         return {"problem": error.reason, "detail": str(error)}
     except FileNotFoundError:
-        return {"problem": "missing", "detail": f"{path}: listed, but not there when it was opened"}
+        return {"problem": "missing", "detail": f"{path}: listed, but missing when it was opened"}
     except PermissionError as error:
         return {"problem": "unreadable", "detail": f"{path}: {error.strerror}"}
 
 
-def _header_columns(header: Header, fingerprint: str) -> Row:
-    columns = _columns(header)
-    columns["file_seconds"] = columns.pop("seconds")
-    return columns | {"fingerprint": fingerprint}
+def _header_columns(header: Header, fingerprint: str) -> HeaderColumns:
+    return {
+        "fingerprint": fingerprint,
+        "container": header.container,
+        "codec": header.codec,
+        "encoding": header.encoding,
+        "sample_rate": header.sample_rate,
+        "num_channels": header.num_channels,
+        "num_samples": header.num_samples,
+        "file_seconds": header.seconds,
+        "bit_depth": header.bit_depth,
+        "bitrate": header.bitrate,
+    }
 
 
 def fingerprint(file: BinaryIO, size: int) -> str:
-    """16 hex digits that tell a changed file from the same one: its length and both its ends."""
+    """16 hex digits that change when the file does: a hash of its size and of both its ends."""
     digest = hashlib.blake2b(size.to_bytes(8, "big"), digest_size=8)
     file.seek(0)
     digest.update(file.read(SAMPLED_BYTES))
@@ -205,61 +317,68 @@ def fingerprint(file: BinaryIO, size: int) -> str:
     return digest.hexdigest()
 
 
-def _segments(row: Row, manifest: Manifest, chunk_s: float | None) -> Iterator[Row]:
+def _chunks(row: CatalogRow, manifest: Manifest, chunk_s: float | None) -> Iterator[CatalogRow]:
     """The row with its length in seconds, or one row for each chunk of the file."""
     if manifest.chunks is None:
-        yield row | {"seconds": _seconds(row)}
+        yield {**row, "seconds": _seconds(row)}
         return
-    whole = Utterance(**{name: row[name] for name in Utterance.__dataclass_fields__})
-    num_samples = row["num_samples"] or round(row["file_seconds"] * row["sample_rate"])
-    for part in segment(
-        whole,
+    sample_rate, file_seconds = row["sample_rate"], row["file_seconds"]
+    assert sample_rate is not None and file_seconds is not None
+    file = Utterance(**{name: row[name] for name in Utterance.__dataclass_fields__})  # type: ignore[literal-required]
+    chunks = segment(
+        file,
         seconds=chunk_s or manifest.chunks.seconds,
-        sample_rate=row["sample_rate"],
-        num_samples=num_samples,
-    ):
-        cut = row | _columns(part)
-        yield cut | {"seconds": _seconds(cut)}
+        sample_rate=sample_rate,
+        num_samples=row["num_samples"] or round(file_seconds * sample_rate),
+    )
+    for chunk in chunks:
+        chunk_row: CatalogRow = {**row, **_utterance_columns(chunk)}
+        chunk_row["seconds"] = _seconds(chunk_row)
+        yield chunk_row
 
 
-def _seconds(row: Row) -> float:
-    """Length of an utterance by its header."""
-    first = (row["start"] or 0) / row["sample_rate"]
-    last = row["file_seconds"] if row["end"] is None else row["end"] / row["sample_rate"]
-    return float(max(0.0, min(last, row["file_seconds"]) - first))
+def _seconds(row: CatalogRow) -> float:
+    """Length of an utterance according to the header of its file."""
+    start, end, sample_rate, file_seconds = row["start"], row["end"], row["sample_rate"], row["file_seconds"]
+    assert sample_rate is not None and file_seconds is not None
+    end_s = file_seconds if end is None else min(end / sample_rate, file_seconds)
+    return float(max(0.0, end_s - (start or 0) / sample_rate))
 
 
 def reject_repeated(catalog: pa.Table) -> pa.Table:
-    """The catalog of one corpus, in which an id names one utterance: that of the smallest path.
+    """Keep each id of a corpus for the utterance with the smallest path; the others of that id become problems.
 
-    Others of the same id get a problem that names it, in whatever order they were found.
+    The result does not depend on the order of the rows.
     """
     is_good = pc.is_null(catalog["problem"])
     counts = pa.table({"id": catalog["id"].filter(is_good)}).group_by("id").aggregate([([], "count_all")])
     repeated = counts["id"].filter(pc.greater(counts["count_all"], 1))
     if not len(repeated):
         return catalog
-    is_one = pc.and_(is_good, pc.is_in(catalog["id"], repeated.combine_chunks()))
-    positions = np.flatnonzero(is_one.to_numpy(zero_copy_only=False))
-    alike = catalog.select(["id", "path", "start"]).take(pa.array(positions))
-    order = pc.sort_indices(alike, [(name, "ascending") for name in alike.column_names]).to_numpy()
-    ids, paths = (alike[name].take(pa.array(order)).to_pylist() for name in ("id", "path"))
-    first = ""
+    is_repeated = pc.and_(is_good, pc.is_in(catalog["id"], repeated.combine_chunks()))
+    positions = np.flatnonzero(is_repeated.to_numpy(zero_copy_only=False))
+    candidates = catalog.select(["id", "path", "start"]).take(pa.array(positions))
+    order = pc.sort_indices(candidates, [(name, "ascending") for name in candidates.column_names]).to_numpy()
+    ids, paths = (candidates[name].take(pa.array(order)).to_pylist() for name in ("id", "path"))
+    kept_path = ""
     details: dict[int, str] = {}
-    for number, (one, path) in enumerate(zip(ids, paths, strict=True)):
-        if number == 0 or one != ids[number - 1]:
-            first = path
+    for number, (id_, path) in enumerate(zip(ids, paths, strict=True)):
+        if number == 0 or id_ != ids[number - 1]:
+            kept_path = path
         else:
-            details[int(positions[order[number]])] = f"{path}: {one} is also the id of {first}"
+            details[int(positions[order[number]])] = f"{path}: {id_} is also the id of {kept_path}"
     return _with_problem(catalog, REPEATED_ID, details)
 
 
 def _with_problem(catalog: pa.Table, reason: str, details: dict[int, str]) -> pa.Table:
-    """The catalog with a problem in some rows."""
-    rows = np.array(sorted(details))
+    """The catalog with a problem in the rows that are the keys of `details`."""
+    positions = np.array(sorted(details))
     mask = np.zeros(len(catalog), np.bool_)
-    mask[rows] = True
-    for name, values in (("problem", [reason] * len(rows)), ("detail", [details[row] for row in rows])):
+    mask[positions] = True
+    for name, values in (
+        ("problem", [reason] * len(positions)),
+        ("detail", [details[position] for position in positions]),
+    ):
         column = pc.replace_with_mask(catalog[name].combine_chunks(), pa.array(mask), pa.array(values))
         catalog = catalog.set_column(catalog.schema.get_field_index(name), CATALOG.field(name), column)
     return catalog

@@ -1,12 +1,12 @@
-"""Utterances whose audio is equal sample by sample, across corpora and splits.
+"""Utterances with sample-by-sample identical audio, across corpora and splits.
 
-Equal means equal 16 kHz PCM16 after decoding: another file name, codec setting or container does not hide it. Near
-duplicates (other levels, cuts, codecs) are another question and get a column of their own when they are answered.
+Identical means the same 16 kHz PCM16 after decoding, whatever the file name, codec settings or container. Near
+duplicates (other levels, cuts, lossy codecs) are not found.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
+import functools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,14 +14,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.data.store.shards import read_index
+from pipeline.data.store.shards import map_indexes
 from pipeline.storage import Folder
-
-READERS = 16
 
 DUPLICATES = pa.schema(
     [
-        ("group", pa.int64()),  # equal numbers, equal audio
+        ("group", pa.int64()),  # the same for identical audio
         ("pcm_sha256", pa.string()),
         ("uid", pa.string()),
         ("id", pa.string()),
@@ -35,25 +33,26 @@ DUPLICATES = pa.schema(
 
 
 def find_duplicates(store: Folder, shards: Sequence[tuple[str, str]]) -> pa.Table:
-    """Every utterance that shares its audio with another one.
+    """Every utterance that has the same audio as another one.
 
-    Reads the digests of all shards, 8 bytes of each, and whole rows only of the shards that hold duplicates.
+    First reads the digests of all shards, of which it keeps 8 bytes each, then whole rows of the shards that
+    hold duplicates.
 
     Args:
         store: holds the shards.
         shards: corpus and name of each.
     """
-    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        keys = list(pool.map(lambda shard: _keys(store, shard[0], shard[1]), shards))
-        repeated = _repeated(np.concatenate(keys)) if keys else np.empty(0, np.uint64)
-        holders = [
-            shard for shard, of_shard in zip(shards, keys, strict=True) if np.isin(of_shard, repeated).any()
-        ]
-        tables = list(pool.map(lambda shard: _rows(store, shard[0], shard[1], repeated), holders))
-    if not tables:
+    keys = list(map_indexes(_keys, store, shards, ["pcm_sha256"]))
+    repeated = _repeated(np.concatenate(keys)) if keys else np.empty(0, np.uint64)
+    shards_with_repeats = [
+        shard for shard, shard_keys in zip(shards, keys, strict=True) if np.isin(shard_keys, repeated).any()
+    ]
+    if not shards_with_repeats:
         return DUPLICATES.empty_table()
-    rows = pa.concat_tables(tables)
-    # A key is half of a digest: only equal digests are equal audio.
+    columns = [column for column in DUPLICATES.names if column != "group"]
+    select = functools.partial(_rows_with_keys, keys=repeated)
+    rows = pa.concat_tables(map_indexes(select, store, shards_with_repeats, columns))
+    # A key is half of a digest, so rows with equal keys may still have different audio.
     counts = Counter(rows["pcm_sha256"].to_pylist())
     rows = rows.filter(
         pa.array([counts[digest] > 1 for digest in rows["pcm_sha256"].to_pylist()], pa.bool_())
@@ -67,17 +66,22 @@ def find_duplicates(store: Folder, shards: Sequence[tuple[str, str]]) -> pa.Tabl
 
 
 def count_overlaps(duplicates: pa.Table) -> dict[str, int]:
-    """How many pieces of audio occur in which places: `decro/train + asvspoof2019_la/validation` → number."""
+    """Count identical pieces of audio by the places that share them.
+
+    Returns:
+        Places such as `decro/train + asvspoof2019_la/validation`, sorted, each with its number of pieces of audio.
+    """
     places: dict[int, set[str]] = {}
     for group, corpus, split in zip(
         *(duplicates[name].to_pylist() for name in ("group", "corpus", "split")), strict=True
     ):
         places.setdefault(group, set()).add(f"{corpus}/{split or 'no split'}")
-    return dict(sorted(Counter(" + ".join(sorted(found)) for found in places.values()).items()))
+    return dict(sorted(Counter(" + ".join(sorted(shared)) for shared in places.values()).items()))
 
 
-def _keys(store: Folder, corpus: str, name: str) -> NDArray[np.uint64]:
-    digests = read_index(store, corpus, name, ["pcm_sha256"])["pcm_sha256"].to_pylist()
+def _keys(index: pa.Table) -> NDArray[np.uint64]:
+    """[N] The first 8 bytes of the digest of each row."""
+    digests = index["pcm_sha256"].to_pylist()
     return np.fromiter((int(digest[:16], 16) for digest in digests), np.uint64, len(digests))
 
 
@@ -87,10 +91,6 @@ def _repeated(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.unique(keys[1:][keys[1:] == keys[:-1]])
 
 
-def _rows(store: Folder, corpus: str, name: str, repeated: NDArray[np.uint64]) -> pa.Table:
-    columns = [column for column in DUPLICATES.names if column != "group"]
-    rows = read_index(store, corpus, name, columns).replace_schema_metadata(None)
-    keys = np.fromiter(
-        (int(digest[:16], 16) for digest in rows["pcm_sha256"].to_pylist()), np.uint64, len(rows)
-    )
-    return rows.filter(pa.array(np.isin(keys, repeated)))
+def _rows_with_keys(index: pa.Table, keys: NDArray[np.uint64]) -> pa.Table:
+    rows = index.replace_schema_metadata(None)
+    return rows.filter(pa.array(np.isin(_keys(rows), keys)))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.data.corpora.protocol_csv import COLUMNS, LABELS, ROOT, SPLITS, UNKNOWN_CELL
-from pipeline.data.store.shards import read_index
-from pipeline.data.store.snapshot import READERS, Snapshot
+from pipeline.data.store.shards import read_indexes
+from pipeline.data.store.snapshot import Snapshot, snapshot_shards
 from pipeline.storage import Folder
 
+_INDEX_COLUMNS = (
+    *("id", "label", "seconds", "sample_rate", "corpus", "path", "attack", "speaker", "split"),
+    *("num_channels", "encoding", "bit_depth", "language", "start"),
+)
 _LABEL_CELLS = {label: cell for cell, label in LABELS.items()}
 _SPLIT_CELLS = {split: cell for cell, split in SPLITS.items()}
 
@@ -44,27 +46,13 @@ def write_protocol(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     num_rows, segments = 0, Counter[str]()
-    for table in _indexes(store, snapshot):
+    for table in read_indexes(store, snapshot_shards(snapshot), _INDEX_COLUMNS):
         files = table.filter(pc.is_null(table["start"]))
         segments.update(pc.filter(table["corpus"], pc.is_valid(table["start"])).to_pylist())
         writer.writerows(_cells(row, folders) for row in files.to_pylist())
         num_rows += len(files)
     text.detach()
     return ExportCounts(num_rows, segments)
-
-
-def _indexes(store: Folder, snapshot: Snapshot) -> Iterator[pa.Table]:
-    """Read the index of every shard, in order, a few at a time."""
-    columns = [
-        *("id", "label", "seconds", "sample_rate", "corpus", "path", "attack", "speaker", "split"),
-        *("num_channels", "encoding", "bit_depth", "language", "start"),
-    ]
-    shards = [(corpus.name, shard.name) for corpus in snapshot.corpora.values() for shard in corpus.shards]
-    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        for first in range(0, len(shards), READERS):
-            yield from pool.map(
-                lambda shard: read_index(store, shard[0], shard[1], columns), shards[first : first + READERS]
-            )
 
 
 def _cells(row: Mapping[str, Any], folders: Mapping[str, str]) -> list[str]:

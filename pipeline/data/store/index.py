@@ -1,4 +1,4 @@
-"""Where every training utterance lies: a struct of arrays with one row per utterance, 31 bytes each."""
+"""The training index: position, length and label of every utterance as a struct of arrays, 31 bytes per utterance."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ COLUMNS = {
 Part = dict[str, NDArray[Any]]
 """Some rows of each column."""
 
-KEPT_S = 14 * 24 * 3600
-"""How long a shared index stays after its last use."""
+UNUSED_LIFETIME_S = 14 * 24 * 3600
+"""How long a shared index is kept after its last use, seconds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """Rows sorted by (shard, offset); read only, never copied by those who plan with it.
+    """Utterances sorted by (shard, offset); read-only and shared, never copied.
 
     Raises:
-        ValueError: a column has the wrong type or length, points outside its table, or is not sorted.
+        ValueError: a column has the wrong type or length, a value out of range, or is not sorted.
     """
 
     shards: tuple[str, ...]
@@ -50,11 +50,11 @@ class Index:
     shard: NDArray[np.int32]
     """[N] Position in `shards`."""
     offset: NDArray[np.int64]
-    """[N] First byte of the FLAC inside the tar."""
+    """[N] First byte of the FLAC in the tar."""
     num_bytes: NDArray[np.int32]
-    """[N] Length of the FLAC."""
+    """[N] Length of the FLAC, bytes."""
     seconds: NDArray[np.float32]
-    """[N] Duration of the FLAC, exact: number of samples / 16 000."""
+    """[N] Exact duration of the FLAC: number of samples / 16 000."""
     label: NDArray[np.int8]
     """[N] Position in `utterance.LABELS`: 0 spoof, 1 bona fide."""
     corpus: NDArray[np.int16]
@@ -62,7 +62,7 @@ class Index:
     uid: NDArray[np.uint64]
     """[N] The uid as a number."""
     folder: Path | None = field(default=None, compare=False)
-    """Where the arrays are mapped from, if they are; such an index is pickled as its path."""
+    """The folder that the arrays are mapped from, or None; a mapped index is pickled as this path."""
 
     def __post_init__(self) -> None:
         for name, dtype in COLUMNS.items():
@@ -83,7 +83,7 @@ class Index:
         later |= after > before
         if not later.all():
             row = int(np.argmin(later)) + 1
-            raise ValueError(f"index row {row} is not behind row {row - 1}: rows are sorted by shard, offset")
+            raise ValueError(f"index row {row} must follow row {row - 1}: sort rows by shard and offset")
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -98,17 +98,13 @@ class Index:
         """Bytes of all arrays."""
         return sum(getattr(self, name).nbytes for name in COLUMNS)
 
-    def select(self, rows: NDArray[np.bool_] | NDArray[np.integer]) -> Index:
-        """A copy with only some rows: a mask [N], or increasing row numbers; the tables stay as they are."""
-        return Index(self.shards, self.corpora, **{name: getattr(self, name)[rows] for name in COLUMNS})
-
     def save(self, folder: Path) -> None:
         """Write the arrays for `map_index`."""
         write_index(folder, self.shards, self.corpora, [{name: getattr(self, name) for name in COLUMNS}])
 
 
 def join_index(shards: tuple[str, ...], corpora: tuple[str, ...], parts: Iterable[Part]) -> Index:
-    """An index in memory from parts that follow each other."""
+    """An index in memory, from consecutive parts."""
     empty = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
     joined = [empty, *parts]
     columns: dict[str, Any] = {name: np.concatenate([part[name] for part in joined]) for name in COLUMNS}
@@ -118,12 +114,12 @@ def join_index(shards: tuple[str, ...], corpora: tuple[str, ...], parts: Iterabl
 def write_index(
     folder: Path, shards: tuple[str, ...], corpora: tuple[str, ...], parts: Iterable[Part]
 ) -> None:
-    """Write an index for `map_index`, one part in memory at a time; it appears whole, in place of an old one."""
-    aside = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
-    aside.mkdir(parents=True)
+    """Write an index for `map_index`, one part at a time; replaces an existing one only when complete."""
+    staged = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
+    staged.mkdir(parents=True)
     num_rows = 0
     with contextlib.ExitStack() as stack:
-        files = {name: cast("BinaryIO", stack.enter_context((aside / name).open("xb"))) for name in COLUMNS}
+        files = {name: cast("BinaryIO", stack.enter_context((staged / name).open("xb"))) for name in COLUMNS}
         for part in parts:
             for name, dtype in COLUMNS.items():
                 assert part[name].dtype == dtype
@@ -133,39 +129,43 @@ def write_index(
             file.flush()
             os.fsync(file.fileno())
     tables = {"num_rows": num_rows, "shards": shards, "corpora": corpora}
-    (aside / "tables.json").write_text(json.dumps(tables))
+    (staged / "tables.json").write_text(json.dumps(tables))
     shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    staged.rename(folder)
 
 
 def map_index(folder: Path) -> Index:
-    """Map a written index into memory: processes of one machine share its pages."""
+    """Map a written index into memory; the processes of a machine share its pages."""
     tables = json.loads((folder / "tables.json").read_text())
     num_rows = tables["num_rows"]
     columns: dict[str, Any] = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
-    if num_rows:  # no file of no bytes can be mapped
+    if num_rows:  # an empty file cannot be mapped
         for name, dtype in COLUMNS.items():
             columns[name] = np.memmap(folder / name, dtype, "r", shape=num_rows).view(np.ndarray)
     return Index(tuple(tables["shards"]), tuple(tables["corpora"]), **columns, folder=folder)
 
 
 def node_folder() -> Path:
-    """Where the processes of a user share indexes on this machine: below TMPDIR."""
+    """The folder below TMPDIR in which the processes of a user share indexes on this machine."""
     return Path(tempfile.gettempdir()) / f"bonafide-{os.getuid()}" / "indexes"
 
 
 def shared_index(folder: Path, write: Callable[[Path], None]) -> Index:
-    """The index of a folder, mapped; the first process of the machine that asks writes it and the others wait.
+    """Map the index in a folder; the first process of the machine writes it while the others wait.
 
-    Its neighbours in the folder above that nobody has asked for in two weeks make room.
+    Also deletes indexes in the same parent folder that have not been used for two weeks.
+
+    Args:
+        folder: of this index.
+        write: writes the index into the folder; see `write_index`.
     """
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel takes it back from a process that dies
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it if the process dies
         for other in folder.parent.iterdir():
-            is_old = other.is_dir() and time.time() - other.stat().st_mtime > KEPT_S
-            # A name with a dot is what a killed writer left: nobody else writes under the lock.
-            if other != folder and (is_old or other.name.startswith(".")):
+            is_unused = other.is_dir() and time.time() - other.stat().st_mtime > UNUSED_LIFETIME_S
+            # Names with a dot were left by a killed writer: nobody else writes while we hold the lock.
+            if other != folder and (is_unused or other.name.startswith(".")):
                 shutil.rmtree(other)
         if not folder.exists():
             write(folder)
@@ -176,5 +176,5 @@ def shared_index(folder: Path, write: Callable[[Path], None]) -> Index:
 def _check_range(name: str, column: NDArray[np.integer], limit: int) -> None:
     if column.min() < 0 or column.max() >= limit:
         raise ValueError(
-            f"index column {name} runs from {column.min()} to {column.max()}, not within 0 … {limit - 1}"
+            f"index column {name} has values from {column.min()} to {column.max()}; allowed: 0 to {limit - 1}"
         )

@@ -1,8 +1,8 @@
-"""Which utterance goes into which shard, decided before any audio is read.
+"""Decide which utterance goes into which shard, before any audio is read.
 
-The plan is pure and append-only: utterances that share a shard go on sharing it, new ones fill new shards. A shard
-is named by everything that determines its bytes, so a change in one member renames the shard that holds it and no
-other, and what is left to build is a difference of two sets of names.
+The plan is pure and append-only: utterances that share a shard continue to share it, and new ones fill new shards. A
+shard is named by a hash of everything that determines its bytes, so changing one utterance renames its shard and no
+other, and the shards left to build are a set difference of names.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from pipeline.data.corpora.utterance import utterance_uid
 
 FLAC_BYTES_PER_S = 18_000
-"""What a second of 16 kHz mono speech takes as FLAC (65 MB/h)."""
+"""Average size of 16 kHz mono speech as FLAC (65 MB/h)."""
 
 MEMBER_BYTES = 2560
-"""What a member of a shard takes beside its audio: two tar headers, padding, and its JSON."""
+"""Size of a member of a shard without its audio: two tar headers, padding and its JSON."""
 
 PYTHON_ROWS = 100_000
-"""Rows that are Python objects at a time: they take ten times the memory of a table."""
+"""Rows that are converted to Python objects at a time; those take ten times the memory of a table."""
 
 IDENTITY = (
     "uid",
@@ -42,36 +42,37 @@ IDENTITY = (
     "split",
     "fingerprint",
 )
-"""The columns that determine the bytes of a shard, beside the build_settings of its audio."""
+"""The columns that, together with the build settings, determine the bytes of a shard."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """A shard that may not be written yet."""
+    """A shard, whether or not it has been built."""
 
     name: str
-    """`<corpus>-<16 hex digits>`: the same members and build_settings, the same name."""
+    """`CORPUS-DIGEST`, where the digest depends on the members and the build settings."""
     corpus: str
     first_row: int
-    """Of its members in the planned catalog."""
+    """Position of the first member in the planned catalog."""
     num_rows: int
+    """Number of members."""
     seconds: float
-    """By the headers."""
+    """Length of the members according to the headers of their files."""
 
 
 def plan_shards(
     catalog: pa.Table, previous: pa.Table | None, *, build_settings: str, target_bytes: int
 ) -> tuple[pa.Table, list[ShardPlan]]:
-    """Give each utterance of one corpus its shard.
+    """Assign each utterance of one corpus to a shard.
 
     Args:
         catalog: rows of one corpus, in any order.
-        previous: the catalog planned last time (columns path and shard), or None.
-        build_settings: what else determines the bytes of a shard: pipeline version, decoders, resampler.
-        target_bytes: size that a new shard grows to.
+        previous: the catalog of the previous plan (columns path and shard), or None.
+        build_settings: everything else that determines the bytes of a shard; see `shards.build_settings`.
+        target_bytes: approximate size of a new shard.
 
     Returns:
-        The catalog with its `shard` column filled, sorted so that the members of a shard follow each other in the
+        The catalog with its `shard` column filled, sorted so that the members of a shard are consecutive and in the
         order of the tar, problems last; and one plan per shard, in that order.
     """
     is_problem = pc.is_valid(catalog["problem"]).to_numpy(zero_copy_only=False)
@@ -101,13 +102,13 @@ def plan_shards(
     return ordered.set_column(column, "shard", pa.chunked_array([names, none], pa.string())), plans
 
 
-def missing(plans: Iterable[ShardPlan], done: set[str]) -> list[ShardPlan]:
-    """The planned shards that are not done, each once."""
-    return [plan for plan in plans if plan.name not in done]
+def missing_shards(plans: Iterable[ShardPlan], finished: set[str]) -> list[ShardPlan]:
+    """The planned shards that are not among the finished ones."""
+    return [plan for plan in plans if plan.name not in finished]
 
 
 def _file_order(catalog: pa.Table) -> NDArray[np.uint64]:
-    """A hash of each row's file: a fixed shuffle in which the segments of a file stay together."""
+    """[N] A hash of the file of each row: a reproducible shuffle that keeps the segments of a file together."""
     hashes = (
         int(utterance_uid(corpus, path), 16)
         for batch in catalog.select(["corpus", "path"]).to_batches(max_chunksize=PYTHON_ROWS)
@@ -123,33 +124,32 @@ def _groups(
     target_bytes: int,
     is_member: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
-    """A number per row, equal for rows that share a shard: shards of before first, in their order, then new ones."""
+    """[N] A number per row, equal for rows that share a shard: previous shards first, in their order, then new ones."""
     group = np.full(len(catalog), -1, np.int64)
-    num_before = 0
+    num_previous = 0
     if previous is not None:
         previous = previous.filter(pc.is_valid(previous["shard"]))
         names = pc.unique(previous["shard"])
-        num_before = len(names)
+        num_previous = len(names)
         shard_of_row = pc.index_in(previous["shard"], names)
         position = pc.index_in(catalog["path"], pc.cast(previous["path"], pa.string()).combine_chunks())
-        found = pc.is_valid(position).to_numpy(zero_copy_only=False)
-        known = shard_of_row.take(pc.drop_null(position.combine_chunks())).to_numpy()
-        group[found] = known
+        is_known = pc.is_valid(position).to_numpy(zero_copy_only=False)
+        group[is_known] = shard_of_row.take(pc.drop_null(position.combine_chunks())).to_numpy()
     is_new = is_member & (group < 0)
     new = np.flatnonzero(is_new)
     new = new[np.argsort(order[new], kind="stable")]
     seconds = pc.fill_null(catalog["seconds"], 0.0).to_numpy()[new]
     cost = np.cumsum(seconds * FLAC_BYTES_PER_S + MEMBER_BYTES)
-    # The first segment of a file decides for all of them.
+    # All segments of a file go where its first one goes.
     first_of_file = np.maximum.accumulate(
         np.where(np.diff(order[new].astype(np.int64), prepend=0) != 0, np.arange(len(new)), 0)
     )
-    group[new] = num_before + (cost[first_of_file] // target_bytes).astype(np.int64)
+    group[new] = num_previous + (cost[first_of_file] // target_bytes).astype(np.int64)
     return group
 
 
 def _digests(members: pa.Table, bounds: NDArray[np.int64], build_settings: str) -> list[str]:
-    """16 hex digits for each run of members between two bounds, over the values of their columns."""
+    """16 hex digits for each run of members between two bounds: a hash of their `IDENTITY` columns."""
     digests = [hashlib.sha256(build_settings.encode()) for _ in bounds[1:]]
     for name in IDENTITY:
         for values in _values(members[name]):
@@ -159,9 +159,9 @@ def _digests(members: pa.Table, bounds: NDArray[np.int64], build_settings: str) 
 
 
 def _values(column: pa.ChunkedArray) -> Iterator[Callable[[int, int], memoryview]]:
-    """Functions of (first row, last row) whose bytes together say what a column holds there.
+    """Functions of (first row, end row) that return bytes; together the bytes identify the values of those rows.
 
-    An empty string and none differ in their lengths, and lengths keep neighbours apart.
+    Strings also contribute their lengths: null has length −1, and "a", "bc" differs from "ab", "c".
     """
     if not pa.types.is_string(column.type):
         numbers = pc.fill_null(column, -1).to_numpy()
@@ -169,7 +169,7 @@ def _values(column: pa.ChunkedArray) -> Iterator[Callable[[int, int], memoryview
         return
     lengths = pc.fill_null(pc.binary_length(column), -1).to_numpy()
     yield lambda first, last: lengths[first:last].data
-    # Offsets of 64 bits: the paths of a large corpus are more than 2 GiB.
+    # 64-bit offsets: the paths of a large corpus can exceed 2 GiB.
     text = pc.fill_null(column, "").cast(pa.large_string()).combine_chunks()
     _, offsets, data = text.buffers()
     begin = np.frombuffer(offsets, np.int64)[text.offset :]

@@ -1,21 +1,21 @@
-"""One planned shard becomes one WebDataset tar and its index; running it again gives the same bytes.
+"""Write a planned shard as one WebDataset tar and its index, and read indexes back.
 
-The index is written last: a shard is done when its index is there. It holds a row per utterance with its place in
-the tar, and in the metadata of its schema what a snapshot needs to know of the shard.
+Building a shard again gives the same bytes. The index is written last, so a shard is finished when its index exists.
+The index has one row per utterance, with its position in the tar; the metadata of its schema holds the
+`ShardSummary` that snapshots are made of.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
+import functools
 import hashlib
 import io
-import itertools
 import json
 import tarfile
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol, TypedDict, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,13 +26,20 @@ from pipeline.data.audio.flac import encode_flac, pcm_digest, quantise
 from pipeline.data.audio.isolation import crash_safe
 from pipeline.data.audio.load import POLICY, Loaded, codec_versions, load_audio
 from pipeline.data.audio.waveform import SAMPLE_RATE
+from pipeline.data.store.layout import attempt_name, index_name, rejects_name, tar_name
+from pipeline.data.store.read_ahead import read_ahead
 from pipeline.storage import Folder
+
+Result = TypeVar("Result")
 
 FORMAT = "1"
 """Version of the layout of tars; a change rebuilds every shard."""
 
 READ_AHEAD = 16
-"""Source files on their way while one is decoded."""
+"""Source files that are read while one is decoded."""
+
+INDEX_READERS = 32
+"""Index files that are read at once."""
 
 INDEX = pa.schema(
     [
@@ -60,7 +67,7 @@ INDEX = pa.schema(
         ("bit_depth", pa.int16()),
         ("bitrate", pa.int32()),
         ("decoder", pa.string()),
-        ("pcm_sha256", pa.string()),  # of the 16 kHz mono PCM16: equal audio, equal digest
+        ("pcm_sha256", pa.string()),  # of the 16 kHz mono PCM16, so equal for equal audio
     ]
 )
 """Columns of an index, in order."""
@@ -82,15 +89,59 @@ METADATA = (
     "licence",
     "seconds",
 )
-"""What the JSON beside each FLAC says."""
+"""Keys of the JSON that accompanies each FLAC."""
 
 
-Row = dict[str, Any]
-"""A row of the catalog, and what building adds to it."""
+class ShardMember(TypedDict):
+    """An utterance to write: those columns of a catalog row that its index row repeats."""
+
+    uid: str
+    id: str
+    corpus: str
+    path: str
+    start: int | None
+    end: int | None
+    label: str
+    artifact: str | None
+    attack: str | None
+    speaker: str | None
+    language: str | None
+    split: str | None
+    codec: str
+    encoding: str
+    sample_rate: int
+    num_channels: int
+    bit_depth: int | None
+    bitrate: int
+
+
+class IndexRow(ShardMember):
+    """One row of `INDEX`: an utterance that has been written."""
+
+    shard: str
+    offset: int
+    num_bytes: int
+    seconds: float
+    licence: str
+    decoder: str
+    pcm_sha256: str
+
+
+class RejectRow(TypedDict):
+    """One row of `REJECTS`: an utterance that could not be written."""
+
+    uid: str
+    id: str
+    corpus: str
+    path: str
+    label: str
+    reason: str
+    detail: str
+    shard: str
 
 
 class Load(Protocol):
-    """What turns the bytes of a file, or of a segment of it, into a waveform."""
+    """Decodes the bytes of a file, or of a segment of it, into a waveform."""
 
     def __call__(
         self, data: bytes, name: str, /, *, start: int | None, end: int | None, resampler: str
@@ -99,7 +150,7 @@ class Load(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ShardSummary:
-    """What a snapshot knows of a shard."""
+    """What a snapshot records about a shard."""
 
     name: str
     corpus: str
@@ -114,28 +165,13 @@ class ShardSummary:
     """Members that could not be written, by reason."""
 
 
-def tar_name(corpus: str, name: str) -> str:
-    """Where a tar lies in the store."""
-    return f"shards/{corpus}/{name}.tar"
-
-
-def index_name(corpus: str, name: str) -> str:
-    """Where an index lies in the store."""
-    return f"index/{corpus}/{name}.parquet"
-
-
-def rejects_name(corpus: str, name: str) -> str:
-    """Where the rejects of a shard lie in the store; there is no such file if there are none."""
-    return f"rejects/{corpus}/{name}.parquet"
-
-
 def build_settings(resampler: str, licence: str) -> str:
-    """What determines the bytes of a shard beside its members: part of every shard's name."""
+    """Everything except the members that determines the bytes of a shard; the shard's name depends on it."""
     return f"format={FORMAT} audio={POLICY} resampler={resampler} licence={licence}"
 
 
 class TarWriter:
-    """Writes a deterministic USTAR tar and hashes it on the way: no times, owners or order of its own."""
+    """Writes a deterministic USTAR tar, without times and owners, and hashes it while writing."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._sink = _HashingSink(file)
@@ -143,8 +179,8 @@ class TarWriter:
             fileobj=cast("BinaryIO", self._sink), mode="w", format=tarfile.USTAR_FORMAT
         )
 
-    def add(self, uid: str, flac: bytes, metadata: Row) -> int:
-        """Append `<uid>.flac` and `<uid>.json`; returns the offset of the audio in bytes."""
+    def add(self, uid: str, flac: bytes, metadata: Mapping[str, object]) -> int:
+        """Append `UID.flac` and `UID.json`; returns the offset of the FLAC in bytes."""
         offset = self._member(f"{uid}.flac", flac)
         self._member(f"{uid}.json", json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode())
         return offset
@@ -157,7 +193,7 @@ class TarWriter:
         return int(self._tar.offset) - padded
 
     def close(self) -> tuple[str, int]:
-        """End the tar; returns its SHA-256 and its length in bytes."""
+        """Finish the tar; returns its SHA-256 and its length in bytes."""
         self._tar.close()
         return self._sink.digest.hexdigest(), self._sink.position
 
@@ -176,20 +212,20 @@ class _HashingSink:
 
 
 def build_shard(
-    name: str, members: Sequence[Row], root: Folder, store: Folder, *, licence: str, resampler: str
+    name: str, members: Sequence[ShardMember], root: Folder, store: Folder, *, licence: str, resampler: str
 ) -> ShardSummary:
-    """Write a shard; survive the file that ends the worker.
+    """Write a shard as `write_shard` does; a file that crashes or hangs the decoder becomes a reject.
 
     Raises:
-        RuntimeError: too many workers died over the shard.
+        RuntimeError: too many workers have died while building the shard.
     """
-    with crash_safe(load_audio, store, f"attempts/{members[0]['corpus']}/{name}") as load:
+    with crash_safe(load_audio, store, attempt_name(members[0]["corpus"], name)) as load:
         return write_shard(name, members, root, store, licence=licence, resampler=resampler, load=load)
 
 
 def write_shard(
     name: str,
-    members: Sequence[Row],
+    members: Sequence[ShardMember],
     root: Folder,
     store: Folder,
     *,
@@ -197,27 +233,27 @@ def write_shard(
     resampler: str,
     load: Load = load_audio,
 ) -> ShardSummary:
-    """Decode, resample and write the members of one shard; tar first, index last.
+    """Decode, resample and write the members of one shard: first the tar, then the rejects, then the index.
+
+    A member whose audio is at fault becomes a reject with a reason. Any other error is raised, and leaves no shard.
 
     Args:
         name: of the shard, from the plan.
-        members: catalog rows in the order of the tar.
+        members: catalog rows in the order of the tar; the segments of a file must follow each other.
         root: folder of the corpus.
-        store: where tar, index and rejects go.
+        store: where tar, index and rejects are written.
         licence: of the corpus.
-        resampler: policy of `pipeline.data.audio.load`.
+        resampler: one of `RESAMPLERS` in `pipeline.data.audio.load`.
         load: decodes one file.
-
-    A member whose audio is at fault becomes a reject with a reason. Anything else rises, and nothing is written.
     """
-    corpus = str(members[0]["corpus"])
-    written: list[Row] = []
-    rejects: list[Row] = []
+    corpus = members[0]["corpus"]
+    written: list[IndexRow] = []
+    rejects: list[RejectRow] = []
     with store.staged(tar_name(corpus, name)) as file:
         tar = TarWriter(file)
-        for member, data in _read_ahead(root, members):
+        for member, data in _with_contents(root, members):
             if data is None:
-                rejects.append(_reject(member, name, "missing", "gone since the catalog was made"))
+                rejects.append(_reject(member, name, "missing", "deleted after the catalog was made"))
                 continue
             try:
                 loaded = load(
@@ -228,19 +264,29 @@ def write_shard(
                 continue
             pcm = quantise(loaded.waveform)
             flac = encode_flac(pcm)
-            row = member | {
+            row: IndexRow = {
+                **member,
                 "shard": name,
-                "licence": licence,
-                "seconds": len(loaded.waveform) / SAMPLE_RATE,
-                "decoder": loaded.decoder,
+                "offset": 0,  # known once the FLAC is in the tar
                 "num_bytes": len(flac),
+                "seconds": len(loaded.waveform) / SAMPLE_RATE,
+                "licence": licence,
+                "decoder": loaded.decoder,
                 "pcm_sha256": pcm_digest(pcm),
             }
-            row["offset"] = tar.add(row["uid"], flac, {key: row[key] for key in METADATA})
+            metadata: Mapping[str, object] = row
+            row["offset"] = tar.add(member["uid"], flac, {key: metadata[key] for key in METADATA})
             written.append(row)
         sha256, num_bytes = tar.close()
+    reasons = Counter(reject["reason"] for reject in rejects)
     summary = ShardSummary(
-        name, corpus, num_bytes, sha256, len(written), _seconds_by_label(written), dict(_reasons(rejects))
+        name,
+        corpus,
+        num_bytes,
+        sha256,
+        len(written),
+        _seconds_by_label(written),
+        rejected=dict(sorted(reasons.items())),
     )
     if rejects:
         store.commit(rejects_name(corpus, name), tables.to_parquet(pa.Table.from_pylist(rejects, REJECTS)))
@@ -255,33 +301,38 @@ def write_shard(
     return summary
 
 
-def _reject(member: Row, shard: str, reason: str, detail: str) -> Row:
-    return member | {"shard": shard, "reason": reason, "detail": detail}
+def _reject(member: ShardMember, shard: str, reason: str, detail: str) -> RejectRow:
+    return {
+        "uid": member["uid"],
+        "id": member["id"],
+        "corpus": member["corpus"],
+        "path": member["path"],
+        "label": member["label"],
+        "reason": reason,
+        "detail": detail,
+        "shard": shard,
+    }
 
 
-def _read_ahead(root: Folder, members: Sequence[Row]) -> Iterator[tuple[Row, bytes | None]]:
-    """Each member with the bytes of its file (None if it is gone), read while earlier ones are decoded.
+def _with_contents(
+    root: Folder, members: Sequence[ShardMember]
+) -> Iterator[tuple[ShardMember, bytes | None]]:
+    """Each member with the bytes of its file, or None if the file has been deleted.
 
-    Segments of one file follow each other and share one read.
+    Files are read while earlier ones are decoded. Segments of one file follow each other and share one read.
     """
-    with concurrent.futures.ThreadPoolExecutor(READ_AHEAD) as pool:
-        paths = iter(dict.fromkeys(member["path"] for member in members))
-        pending = deque(
-            (path, pool.submit(_read, root, path)) for path in itertools.islice(paths, READ_AHEAD)
-        )
-        path, data = None, None
-        for member in members:
-            if member["path"] != path:
-                path, future = pending.popleft()
-                assert path == member["path"], "members of a file must follow each other"
-                data = future.result()
-                following = next(paths, None)
-                if following is not None:
-                    pending.append((following, pool.submit(_read, root, following)))
-            yield member, data
+    paths = dict.fromkeys(member["path"] for member in members)
+    read = functools.partial(_read_if_exists, root)
+    contents = zip(paths, read_ahead(read, paths, num_threads=READ_AHEAD, num_ahead=READ_AHEAD), strict=True)
+    path, data = None, None
+    for member in members:
+        if member["path"] != path:
+            path, data = next(contents)
+            assert path == member["path"], "members of a file must follow each other"
+        yield member, data
 
 
-def _read(root: Folder, path: str) -> bytes | None:
+def _read_if_exists(root: Folder, path: str) -> bytes | None:
     try:
         return root.read(path)
     except FileNotFoundError:
@@ -289,36 +340,48 @@ def _read(root: Folder, path: str) -> bytes | None:
 
 
 def read_summary(store: Folder, corpus: str, name: str) -> ShardSummary:
-    """What the index of a finished shard says of it."""
+    """The summary of a finished shard, from the metadata of its index."""
     with store.open(index_name(corpus, name)) as file:
         metadata = pq.read_schema(file).metadata or {}
-    found = json.loads(metadata[b"bonafide"])
-    return ShardSummary(**{key: found[key] for key in ShardSummary.__dataclass_fields__})
+    recorded = json.loads(metadata[b"bonafide"])
+    return ShardSummary(**{key: recorded[key] for key in ShardSummary.__dataclass_fields__})
 
 
 def read_index(store: Folder, corpus: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The index of a shard."""
+    """The index of a shard, or some of its columns."""
     return tables.read_table(store, index_name(corpus, name), columns)
 
 
-def done_shards(store: Folder, corpus: str) -> set[str]:
-    """Names of the finished shards of a corpus."""
-    if not store.exists(f"index/{corpus}"):
-        return set()
-    suffix = ".parquet"
-    return {
-        info.name.rpartition("/")[2].removesuffix(suffix)
-        for info in store.find(f"index/{corpus}")
-        if info.name.endswith(suffix)
-    }
+def read_indexes(
+    store: Folder, shards: Iterable[tuple[str, str]], columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """The indexes of many shards, read concurrently, in order, with a bounded number in memory.
+
+    Args:
+        store: holds the shards.
+        shards: corpus and name of each.
+        columns: which columns to read; None for all.
+    """
+    return map_indexes(lambda index: index, store, shards, columns)
 
 
-def _seconds_by_label(rows: Sequence[Row]) -> dict[str, float]:
-    seconds: Counter[str] = Counter()
+def map_indexes(
+    function: Callable[[pa.Table], Result],
+    store: Folder,
+    shards: Iterable[tuple[str, str]],
+    columns: Sequence[str] | None = None,
+) -> Iterator[Result]:
+    """As `read_indexes`, with a function applied to each table by the thread that has read it."""
+
+    def read(shard: tuple[str, str]) -> Result:
+        corpus, name = shard
+        return function(read_index(store, corpus, name, columns))
+
+    return read_ahead(read, shards, num_threads=INDEX_READERS, num_ahead=2 * INDEX_READERS)
+
+
+def _seconds_by_label(rows: Sequence[IndexRow]) -> dict[str, float]:
+    seconds: Counter[str] = Counter()  # adds floats as well as counts
     for row in rows:
-        seconds[row["label"]] += row["seconds"]
+        seconds[row["label"]] += row["seconds"]  # type: ignore[assignment]
     return dict(sorted(seconds.items()))
-
-
-def _reasons(rejects: Sequence[Row]) -> list[tuple[str, int]]:
-    return sorted(Counter(str(row["reason"]) for row in rejects).items())

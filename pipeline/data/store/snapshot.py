@@ -1,17 +1,16 @@
 """The exact list of shards that readers trust, as one JSON file.
 
-Snapshots are numbered, and a number is taken only once: of two ingests that end together the second sees the
-snapshot of the first and builds on it. A corpus that an ingest does not name stays as it was.
+Snapshots are numbered, and a number is never reused: if two ingests finish at the same time, the second one adds its
+corpora to the snapshot of the first. Corpora that an ingest does not name stay unchanged.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import datetime as dt
+import functools
 import hashlib
-import itertools
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,40 +23,38 @@ from numpy.typing import NDArray
 from pipeline import tables
 from pipeline.data.corpora.recipe import Recipe, Use
 from pipeline.data.corpora.utterance import LABELS
+from pipeline.data.store import layout
 from pipeline.data.store.duplicates import find_duplicates
 from pipeline.data.store.index import Index, Part, join_index, shared_index, write_index
-from pipeline.data.store.shards import ShardSummary, index_name, read_index, rejects_name, tar_name
+from pipeline.data.store.shards import ShardSummary, map_indexes, read_indexes
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 
 FORMAT = 1
 HOURS_TOLERANCE = 0.01
-"""How far written hours may be from the published ones without a warning."""
+"""Relative difference between written and published hours below which there is no warning."""
 
-READERS = 32
-"""Index files on their way at once."""
-
-INDEXED = ["uid", "offset", "num_bytes", "seconds", "label", "artifact", "corpus", "split"]
-"""Columns that an index of training utterances is made of."""
+INDEX_COLUMNS = ["uid", "offset", "num_bytes", "seconds", "label", "artifact", "corpus", "split"]
+"""Columns of the shards' indexes from which the training index is made."""
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusSnapshot:
-    """What a snapshot says of one corpus: found = written + rejected + excluded."""
+    """One corpus of a snapshot; found = written + rejected + excluded, in utterances."""
 
     name: str
     role: str
     licence: str
     non_commercial: bool | None
     manifest: str
-    """Digest of the manifest it was read with."""
+    """Digest of the manifest that the corpus was read with."""
     catalog: str
-    """Name of the catalog in the store."""
+    """Path of the catalog in the store."""
     found: int
     rejected: dict[str, int]
-    """By reason, over the catalog and the shards."""
+    """Number by reason, from the catalog and the shards."""
     excluded: dict[str, int]
-    """Left out on purpose, by reason."""
+    """Number excluded by the recipe, by reason."""
     expected_hours: dict[str, float]
     """By label, as published; empty if unknown."""
     shards: tuple[ShardSummary, ...] = ()
@@ -77,7 +74,7 @@ class CorpusSnapshot:
 
     @property
     def unexpected_hours(self) -> dict[str, tuple[float, float]]:
-        """Written and published hours, by label or `total`, where a corpus that was taken whole differs."""
+        """Written and published hours by label or `total`, where they differ; none for a corpus with exclusions."""
         if self.excluded:
             return {}
         written = self.hours | {"total": sum(self.hours.values())}
@@ -97,20 +94,20 @@ class Snapshot:
     """UTC, ISO 8601."""
     corpora: dict[str, CorpusSnapshot]
     run_id: str | None = field(default=None)
-    """MLflow run of the ingest that made it."""
+    """MLflow run of the ingest that committed the snapshot."""
     duplicates: str | None = None
-    """Table of exact duplicates in the store; None if there are none."""
+    """Path of the table of exact duplicates in the store; None if there are none."""
 
     @property
     def name(self) -> str:
-        """As `--snapshot` takes it."""
+        """The number as `--snapshot` takes it, with six digits."""
         return f"{self.number:06d}"
 
     @property
     def digest(self) -> str:
-        """16 hex digits: the same shards and counts, the same digest, whenever and wherever they were built.
+        """16 hex digits that depend only on shards and counts, not on when or where they were built.
 
-        The name of a catalog is left out: it knows when a file was last touched.
+        Catalog names are excluded because they depend on file modification times.
         """
         corpora = {name: asdict(replace(corpus, catalog="")) for name, corpus in self.corpora.items()}
         text = json.dumps(corpora, sort_keys=True)
@@ -123,35 +120,30 @@ def load_snapshot(store: Folder, name: str = "latest") -> Snapshot:
     Raises:
         InputError: the store has no snapshot, or none of this name.
     """
-    snapshot = latest_snapshot(store) if name == "latest" else None
-    if snapshot is not None:
-        return snapshot
+    names = layout.snapshots(store)
+    if not names:
+        raise InputError(f"{store.uri}: no snapshot; build one with `bonafide ingest --store {store.uri}`")
     if name == "latest":
-        raise InputError(
-            f"{store.uri}: no snapshot there; build one with `bonafide ingest --store {store.uri}`"
-        )
-    try:
-        return _from_json(store.read(f"snapshots/{name}.json"))
-    except FileNotFoundError:
-        known = ", ".join(_names(store)) or "none"
-        raise InputError(f"{store.uri}: no snapshot {name!r}; there are: {known}") from None
+        name = names[-1]
+    elif name not in names:
+        raise InputError(f"{store.uri}: no snapshot {name!r}; available: {', '.join(names)}")
+    return _read(store, name)
 
 
 def latest_snapshot(store: Folder) -> Snapshot | None:
     """The snapshot with the highest number, or None in a store without one."""
-    names = _names(store)
-    return _from_json(store.read(f"snapshots/{names[-1]}.json")) if names else None
-
-
-def _names(store: Folder) -> list[str]:
-    if not store.exists("snapshots"):
-        return []
-    names = (info.name.rpartition("/")[2] for info in store.find("snapshots"))
-    return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
+    names = layout.snapshots(store)
+    return _read(store, names[-1]) if names else None
 
 
 def commit_snapshot(store: Folder, corpora: Iterable[CorpusSnapshot], run_id: str | None = None) -> Snapshot:
-    """Put new states of some corpora on top of the latest snapshot; the latest itself if nothing changed."""
+    """Replace some corpora of the latest snapshot and commit the result; returns the latest if nothing changed.
+
+    Args:
+        store: holds the shards of the corpora.
+        corpora: those that were ingested.
+        run_id: MLflow run of the ingest.
+    """
     corpora = list(corpora)
     while True:
         latest = latest_snapshot(store)
@@ -164,41 +156,42 @@ def commit_snapshot(store: Folder, corpora: Iterable[CorpusSnapshot], run_id: st
         )
         if latest is not None and latest.corpora == snapshot.corpora:
             return latest
-        snapshot = replace(snapshot, duplicates=_record_duplicates(store, snapshot))
-        if store.create(f"snapshots/{snapshot.name}.json", _to_json(snapshot)):
+        snapshot = replace(snapshot, duplicates=_write_duplicates(store, snapshot))
+        if store.create(layout.snapshot_name(snapshot.name), _to_json(snapshot)):
             return snapshot
 
 
-def _record_duplicates(store: Folder, snapshot: Snapshot) -> str | None:
-    """Write the table of exact duplicates, if there are any; returns its name."""
-    found = find_duplicates(store, _shards(snapshot))
-    if not len(found):
+def _write_duplicates(store: Folder, snapshot: Snapshot) -> str | None:
+    """Write the table of exact duplicates, if there are any; returns its path in the store."""
+    duplicates = find_duplicates(store, snapshot_shards(snapshot))
+    if not len(duplicates):
         return None
-    data = tables.to_parquet(found)
-    name = f"duplicates/{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+    data = tables.to_parquet(duplicates)
+    name = layout.duplicates_name(hashlib.sha256(data).hexdigest()[:16])
     store.commit(name, data)
     return name
 
 
-def _shards(snapshot: Snapshot) -> list[tuple[str, str]]:
-    """Corpus and name of every shard."""
+def snapshot_shards(snapshot: Snapshot) -> list[tuple[str, str]]:
+    """Corpus and name of every shard, in the order of the snapshot; see `read_indexes`."""
     return [(corpus.name, shard.name) for corpus in snapshot.corpora.values() for shard in corpus.shards]
 
 
 def all_snapshots(store: Folder) -> list[Snapshot]:
     """Every snapshot of a store, oldest first."""
-    return [_from_json(store.read(f"snapshots/{name}.json")) for name in _names(store)]
+    return [_read(store, name) for name in layout.snapshots(store)]
 
 
-def named_files(snapshot: Snapshot) -> set[str]:
-    """Every file of the store that a snapshot needs."""
+def referenced_files(snapshot: Snapshot) -> set[str]:
+    """Paths in the store of every file that a snapshot needs."""
     files = {snapshot.duplicates} if snapshot.duplicates else set()
     for corpus in snapshot.corpora.values():
         files.add(corpus.catalog)
         for shard in corpus.shards:
-            files |= {tar_name(corpus.name, shard.name), index_name(corpus.name, shard.name)}
+            files.add(layout.tar_name(corpus.name, shard.name))
+            files.add(layout.index_name(corpus.name, shard.name))
             if shard.rejected:
-                files.add(rejects_name(corpus.name, shard.name))
+                files.add(layout.rejects_name(corpus.name, shard.name))
     return files
 
 
@@ -207,11 +200,11 @@ def _to_json(snapshot: Snapshot) -> bytes:
     return json.dumps(document, indent=1, sort_keys=True).encode()
 
 
-def _from_json(data: bytes) -> Snapshot:
-    document: dict[str, Any] = json.loads(data)
+def _read(store: Folder, name: str) -> Snapshot:
+    document: dict[str, Any] = json.loads(store.read(layout.snapshot_name(name)))
     if document["format"] != FORMAT:
         raise InputError(
-            f"snapshot format {document['format']} is not known here; this version reads {FORMAT}"
+            f"snapshot format {document['format']} is not supported; this version reads format {FORMAT}"
         )
     corpora = {}
     for name, corpus in document["corpora"].items():
@@ -223,15 +216,20 @@ def _from_json(data: bytes) -> Snapshot:
 
 
 def choose_corpora(snapshot: Snapshot, names: Sequence[str] = (), role: str | None = None) -> Snapshot:
-    """The snapshot with only the named corpora, or only those of a role.
+    """The snapshot with only some of its corpora.
+
+    Args:
+        snapshot: to choose from.
+        names: of the corpora to keep.
+        role: keep the corpora of this role if no names are given; None for all.
 
     Raises:
-        InputError: a name that the snapshot does not have; nothing left.
+        InputError: the snapshot lacks a named corpus, or has no corpus of the role.
     """
     unknown = sorted(set(names) - set(snapshot.corpora))
     if unknown:
         raise InputError(
-            f"snapshot {snapshot.name} has no {', '.join(unknown)}; it has: {', '.join(snapshot.corpora) or 'nothing'}"
+            f"snapshot {snapshot.name} has no {', '.join(unknown)}; it has: {', '.join(snapshot.corpora) or 'none'}"
         )
     chosen = {
         name: corpus
@@ -246,13 +244,16 @@ def choose_corpora(snapshot: Snapshot, names: Sequence[str] = (), role: str | No
 
 
 def load_utterances(store: Folder, snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.Table:
-    """The index rows of all shards of a snapshot, in the order of its shards."""
-    shards = _shards(snapshot)
-    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        tables = list(pool.map(lambda shard: read_index(store, shard[0], shard[1], columns), shards))
-    if not tables:
+    """The index rows of all shards of a snapshot, in the order of its shards.
+
+    Raises:
+        InputError: the snapshot has no shards.
+    """
+    shards = snapshot_shards(snapshot)
+    if not shards:
         raise InputError(f"snapshot {snapshot.name} of {store.uri} has no shards")
-    return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+    indexes = read_indexes(store, shards, columns)
+    return pa.concat_tables(index.replace_schema_metadata(None) for index in indexes)
 
 
 def load_index(
@@ -262,16 +263,17 @@ def load_index(
     use: Use,
     shared: Path | None = None,
 ) -> Index:
-    """What training needs of every utterance, as arrays.
+    """Load the training index: position, length and label of every utterance, as arrays.
 
     Args:
         store: holds the shards.
-        snapshot: names them; see `choose_corpora`.
-        recipe: says what trains and what validates, and which artifacts count as spoof.
-        use: which of these to load.
-        shared: where processes of this machine share indexes, see `node_folder`; else the arrays are this process's.
+        snapshot: lists the shards; see `choose_corpora`.
+        recipe: decides which utterances train and which validate, and which artifacts count as spoof.
+        use: which utterances to load.
+        shared: folder in which the processes of a machine share indexes, see `node_folder`; None keeps the arrays in
+            this process.
     """
-    tars = tuple(tar_name(*shard) for shard in _shards(snapshot))
+    tars = tuple(layout.tar_name(*shard) for shard in snapshot_shards(snapshot))
     corpora = tuple(snapshot.corpora)
     if shared is None:
         return join_index(tars, corpora, _index_parts(store, snapshot, recipe, use))
@@ -284,26 +286,18 @@ def load_index(
 
 
 def _index_parts(store: Folder, snapshot: Snapshot, recipe: Recipe, use: Use) -> Iterator[Part]:
-    """The rows of each shard, one shard after the other while the next ones are on their way."""
+    """The rows of each shard, in the order of the shards."""
     corpora = {name: position for position, name in enumerate(snapshot.corpora)}
-
-    def read(numbered: tuple[int, tuple[str, str]]) -> Part:
-        number, (corpus, name) = numbered
-        return _index_part(read_index(store, corpus, name, INDEXED), number, corpora, recipe, use)
-
-    shards = iter(enumerate(_shards(snapshot)))
-    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        coming = deque(pool.submit(read, shard) for shard in itertools.islice(shards, 2 * READERS))
-        while coming:
-            yield coming.popleft().result()
-            coming.extend(pool.submit(read, shard) for shard in itertools.islice(shards, 1))
+    to_part = functools.partial(_index_part, corpora=corpora, recipe=recipe, use=use)
+    parts = map_indexes(to_part, store, snapshot_shards(snapshot), INDEX_COLUMNS)
+    for number, part in enumerate(parts):
+        yield part | {"shard": np.full(len(part["uid"]), number, np.int32)}
 
 
-def _index_part(table: pa.Table, number: int, corpora: Mapping[str, int], recipe: Recipe, use: Use) -> Part:
-    """The rows of shard `number`, in the order in which they lie in it."""
+def _index_part(table: pa.Table, corpora: Mapping[str, int], recipe: Recipe, use: Use) -> Part:
+    """The rows of a shard, sorted by their offset in the tar; all columns but `shard`."""
     table = recipe.relabel(table.filter(pa.array(recipe.mask(table, use)))).sort_by("offset")
     return {
-        "shard": np.full(len(table), number, np.int32),
         "offset": table["offset"].to_numpy(),
         "num_bytes": table["num_bytes"].to_numpy(),
         "seconds": table["seconds"].to_numpy(),
@@ -314,12 +308,12 @@ def _index_part(table: pa.Table, number: int, corpora: Mapping[str, int], recipe
 
 
 def _numbers(uids: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """Hexadecimal uids as numbers."""
+    """[N] Hexadecimal uids as numbers."""
     return np.frombuffer(bytes.fromhex("".join(uids.to_pylist())), ">u8").astype(np.uint64)
 
 
 def _codes(column: pa.ChunkedArray, number: Mapping[str, int], dtype: type[np.signedinteger[Any]]) -> Any:
-    """Each name of a column as its number."""
+    """[N] Each name of a column as its number."""
     encoded = pa.chunked_array(column.chunks, type=pa.string()).combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()

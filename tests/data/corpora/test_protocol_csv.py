@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import ingest
+from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
 from pipeline.data.corpora.protocol_csv import (
     COLUMNS,
@@ -216,7 +216,7 @@ def test_the_corpus_name_is_the_file_name_in_snake_case():
 def test_a_protocol_cannot_have_the_name_of_a_manifest(tmp_path: Path):
     protocol = tmp_path / "LJSpeech.csv"
     protocol.write_text(HEADER)
-    config = ingest.IngestConfig(root=str(tmp_path), store=str(tmp_path), protocol=str(protocol))
+    config = IngestConfig(root=str(tmp_path), store=str(tmp_path), protocol=str(protocol))
     with pytest.raises(InputError, match="a manifest of 'ljspeech'"):
         find_sources(config)
 

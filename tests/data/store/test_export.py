@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from jobs import corpora, ingest
-from jobs.ingestion import cataloging
+from jobs import corpora
+from jobs.ingestion import building
+from jobs.ingestion.cataloging import Cataloger
+from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
 from jobs.training.checks import check_exclusions
 from pipeline.config import Names
@@ -55,24 +57,26 @@ def rows_of(store: str, snapshot: Snapshot) -> list[dict[str, object]]:
 
 def run_ingest(**flags: Any) -> Snapshot:
     """Run the ingest job in this process, without Ray."""
-    config = ingest.IngestConfig(**flags)
+    config = IngestConfig(**flags)
     store, sources = Folder(config.store), find_sources(config)
     before = latest_snapshot(store)
     done = []
     for name, source in sources.items():
-        listed = cataloging.list_corpora({"corpus": [name], "earlier": [""]}, sources, store)
-        table = pa.concat_tables([cataloging.probe_corpora(part, sources, store, None) for part in listed])
-        plan = ingest.plan_corpus(source.manifest, table, store, before, config)
+        cataloger = Cataloger(sources, store)
+        table = pa.concat_tables(
+            [cataloger.probe_part(name, rows) for rows in cataloger.list_parts(name, earlier="")]
+        )
+        plan = building.plan_corpus(source.manifest, table, store, before, config)
         for group, shard in enumerate(plan.shards):
             batch: dict[str, Sequence[Any]] = {
                 "corpus": [name],
                 "shard": [shard.name],
-                "catalog": [plan.name],
+                "catalog": [plan.catalog],
                 "group": [group],
             }
-            ingest.build_batch(batch, sources, store, config.resampler)
+            building.build_batch(batch, sources, store, config.resampler)
         summaries = {shard.name: read_summary(store, name, shard.name) for shard in plan.shards}
-        done.append(ingest.corpus_snapshot(source.manifest, plan, summaries))
+        done.append(building.corpus_snapshot(source.manifest, plan, summaries))
     return commit_snapshot(store, done)
 
 

@@ -1,4 +1,4 @@
-"""Where utterances lie: the same arrays in memory, on disk, and for every process of a machine."""
+"""The training index is the same in memory, on disk, and in every process of a machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import soundfile
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.store.index import (
     COLUMNS,
-    KEPT_S,
+    UNUSED_LIFETIME_S,
     Index,
     Part,
     join_index,
@@ -26,7 +27,7 @@ from pipeline.data.store.index import (
     shared_index,
     write_index,
 )
-from pipeline.data.store.shards import write_shard
+from pipeline.data.store.shards import ShardMember, write_shard
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, choose_corpora, commit_snapshot, load_index
 from pipeline.storage import Folder
 
@@ -72,12 +73,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, Snapshot]:
     return store, commit_snapshot(store, corpora)
 
 
-def make_member(folder: Path, corpus: str, number: int) -> dict[str, object]:
+def make_member(folder: Path, corpus: str, number: int) -> ShardMember:
     path = f"{number}.wav"
     noise = np.random.default_rng(number).standard_normal(8_000 + 160 * number)
     soundfile.write(folder / path, 0.1 * noise.clip(-3, 3), 16_000)
-    row = dict.fromkeys(("artifact", "attack", "speaker", "language", "start", "end"))
-    return row | {
+    columns: Any = dict.fromkeys(ShardMember.__annotations__)
+    return columns | {
         "uid": f"{0xF000000000000000 + number:016x}",
         "id": str(number),
         "corpus": corpus,
@@ -88,7 +89,7 @@ def make_member(folder: Path, corpus: str, number: int) -> dict[str, object]:
     }
 
 
-def test_an_index_holds_what_the_shards_say(store: tuple[Folder, Snapshot]) -> None:
+def test_an_index_has_the_utterances_of_the_shards(store: tuple[Folder, Snapshot]) -> None:
     folder, snapshot = store
     index = load_index(folder, snapshot, Recipe(bonafide_artifacts=("vocoder",)), "train")
     numbers = (index.uid - np.uint64(0xF000000000000000)).tolist()
@@ -108,7 +109,9 @@ def test_an_index_holds_what_the_shards_say(store: tuple[Folder, Snapshot]) -> N
         assert data[:4] == b"fLaC"
 
 
-def test_a_shared_index_is_the_same_and_is_read_once(store: tuple[Folder, Snapshot], tmp_path: Path) -> None:
+def test_a_shared_index_is_equal_and_reads_the_store_once(
+    store: tuple[Folder, Snapshot], tmp_path: Path
+) -> None:
     folder, snapshot = store
     chosen = choose_corpora(snapshot, ["bbb"])
     copies = Recipe(bonafide_artifacts=("vocoder",))
@@ -125,7 +128,7 @@ def test_a_shared_index_is_the_same_and_is_read_once(store: tuple[Folder, Snapsh
     )
 
 
-def test_an_index_of_nothing_is_no_error(store: tuple[Folder, Snapshot], tmp_path: Path) -> None:
+def test_an_index_may_be_empty(store: tuple[Folder, Snapshot], tmp_path: Path) -> None:
     folder, snapshot = store
     everything = Recipe(validation=("aaa", "bbb"))
     for shared in (None, tmp_path):
@@ -134,7 +137,7 @@ def test_an_index_of_nothing_is_no_error(store: tuple[Folder, Snapshot], tmp_pat
         assert index.corpora == ("aaa", "bbb")
 
 
-def write_and_tell(log: Path, folder: Path) -> None:
+def write_and_log(log: Path, folder: Path) -> None:
     with log.open("a") as file:
         file.write("written\n")
     index = make_index()
@@ -151,19 +154,19 @@ def die_while_writing(folder: Path) -> None:
 
 
 def share(folder: Path, log: Path) -> int:
-    return int(shared_index(folder, partial(write_and_tell, log)).uid.sum())
+    return int(shared_index(folder, partial(write_and_log, log)).uid.sum())
 
 
-def test_of_many_processes_one_writes_and_all_read(tmp_path: Path) -> None:
+def test_one_of_many_processes_writes_a_shared_index_and_all_read_it(tmp_path: Path) -> None:
     log = tmp_path / "log"
     folder = tmp_path / "indexes" / "index"
     with multiprocessing.get_context("forkserver").Pool(4) as pool:
-        found: Sequence[int] = pool.starmap(share, [(folder, log)] * 12, chunksize=1)
-    assert set(found) == {sum(range(60))}
+        sums: Sequence[int] = pool.starmap(share, [(folder, log)] * 12, chunksize=1)
+    assert set(sums) == {sum(range(60))}
     assert log.read_text() == "written\n"
 
 
-def test_a_writer_that_dies_leaves_nothing_that_counts(tmp_path: Path) -> None:
+def test_a_writer_that_dies_leaves_no_index(tmp_path: Path) -> None:
     folder = tmp_path / "indexes" / "index"
     writer = multiprocessing.get_context("forkserver").Process(
         target=shared_index, args=(folder, die_while_writing)
@@ -177,12 +180,12 @@ def test_a_writer_that_dies_leaves_nothing_that_counts(tmp_path: Path) -> None:
     assert not list(folder.parent.glob(".*"))
 
 
-def test_an_index_that_nobody_asks_for_makes_room(tmp_path: Path) -> None:
+def test_a_shared_index_that_was_not_used_for_two_weeks_is_deleted(tmp_path: Path) -> None:
     old, used, new = (tmp_path / "indexes" / name for name in ("old", "used", "new"))
     log = tmp_path / "log"
-    mapped = shared_index(old, partial(write_and_tell, log))
+    mapped = shared_index(old, partial(write_and_log, log))
     share(used, log)
-    long_ago = time.time() - KEPT_S - 1
+    long_ago = time.time() - UNUSED_LIFETIME_S - 1
     for folder in (old, used):
         os.utime(folder, (long_ago, long_ago))
     share(used, log)
@@ -191,7 +194,7 @@ def test_an_index_that_nobody_asks_for_makes_room(tmp_path: Path) -> None:
     assert new.exists()
     assert not old.exists()
     assert log.read_text() == "written\n" * 3
-    assert_equal(mapped, make_index())  # who has it keeps it
+    assert_equal(mapped, make_index())  # still readable by the process that has mapped it
 
 
 def test_a_saved_index_is_mapped_and_pickled_as_its_path(tmp_path: Path) -> None:
@@ -201,18 +204,17 @@ def test_a_saved_index_is_mapped_and_pickled_as_its_path(tmp_path: Path) -> None
     assert len(pickle.dumps(mapped)) < 1000
     for copy in (mapped, pickle.loads(pickle.dumps(mapped)), pickle.loads(pickle.dumps(index))):  # noqa: S301
         assert_equal(copy, index)
-    assert len(mapped.select(mapped.label == 1)) == 30
 
 
-def test_parts_that_follow_each_other_make_one_index() -> None:
+def test_consecutive_parts_are_joined_to_one_index() -> None:
     index = make_index()
     parts = [{name: getattr(index, name)[begin : begin + 9] for name in COLUMNS} for begin in range(0, 60, 9)]
     assert_equal(join_index(index.shards, index.corpora, parts), index)
 
 
-def test_an_index_out_of_order_is_refused() -> None:
+def test_an_unsorted_or_malformed_index_is_refused() -> None:
     index = make_index()
-    with pytest.raises(ValueError, match="sorted"):
+    with pytest.raises(ValueError, match="sort rows by shard and offset"):
         replace(index, offset=index.offset[::-1].copy())
     with pytest.raises(ValueError, match="label"):
         replace(index, label=index.label + np.int8(1))

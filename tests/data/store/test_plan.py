@@ -1,4 +1,8 @@
+"""Plans are pure and append-only: a change in one utterance renames one shard."""
+
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -6,14 +10,16 @@ import pyarrow.compute as pc
 
 from pipeline.data.corpora.utterance import utterance_uid
 from pipeline.data.store import catalog as catalogs
-from pipeline.data.store.plan import missing, plan_shards
+from pipeline.data.store.catalog import CatalogRow
+from pipeline.data.store.plan import missing_shards, plan_shards
 
 KIB = 1024
 
 
-def row(number: int, **changes: object) -> catalogs.Row:
+def row(number: int, **changes: Any) -> CatalogRow:
     path = f"wav/{number:04d}.wav"
-    known = {
+    columns: Any = dict.fromkeys(catalogs.CATALOG.names)
+    columns |= {
         "uid": utterance_uid("toy", path),
         "id": f"Toy-{number}",
         "corpus": "toy",
@@ -22,15 +28,15 @@ def row(number: int, **changes: object) -> catalogs.Row:
         "fingerprint": f"{number:016x}",
         "seconds": 2.0,
     }
-    return dict.fromkeys(catalogs.CATALOG.names) | known | changes
+    return columns | changes
 
 
-def rows(numbers: range) -> list[catalogs.Row]:
+def rows(numbers: range) -> list[CatalogRow]:
     return [row(number) for number in numbers]
 
 
-def plan(found: list[catalogs.Row], previous: pa.Table | None = None, kib: int = 400):
-    return plan_shards(catalogs.table(found), previous, build_settings="r", target_bytes=kib * KIB)
+def plan(rows: list[CatalogRow], previous: pa.Table | None = None, kib: int = 400):
+    return plan_shards(catalogs.table(rows), previous, build_settings="r", target_bytes=kib * KIB)
 
 
 def members(planned: pa.Table) -> dict[str, list[str]]:
@@ -41,16 +47,16 @@ def members(planned: pa.Table) -> dict[str, list[str]]:
     return shards
 
 
-def test_a_plan_depends_on_what_is_there_and_not_on_its_order():
-    found = rows(range(200))
-    shuffled = [found[position] for position in np.random.default_rng(0).permutation(200)]
-    first, second = plan(found), plan(shuffled)
+def test_a_plan_does_not_depend_on_the_order_of_the_rows():
+    ordered = rows(range(200))
+    shuffled = [ordered[position] for position in np.random.default_rng(0).permutation(200)]
+    first, second = plan(ordered), plan(shuffled)
     assert first[1] == second[1]
     assert first[0].equals(second[0])
     assert len(first[1]) > 5
 
 
-def test_every_utterance_has_one_shard_and_shards_are_rows_that_follow_each_other():
+def test_every_utterance_has_one_shard_and_a_shard_is_a_run_of_rows():
     planned, plans = plan(rows(range(100)))
     assert sorted(uid for uids in members(planned).values() for uid in uids) == sorted(
         planned["uid"].to_pylist()
@@ -61,7 +67,7 @@ def test_every_utterance_has_one_shard_and_shards_are_rows_that_follow_each_othe
     assert sum(shard.seconds for shard in plans) == 200.0
 
 
-def test_shards_grow_to_the_target_and_not_beyond_by_more_than_one_file():
+def test_shards_exceed_the_target_by_at_most_one_file():
     _, plans = plan(rows(range(300)), kib=400)
     assert all(shard.num_rows * (2.0 * 18_000 + 2560) <= 400 * KIB + 2.0 * 18_000 + 2560 for shard in plans)
 
@@ -73,38 +79,38 @@ def test_new_files_only_add_shards():
     assert {uid for shard in plans for uid in members(after)[shard.name]} == set(before["uid"].to_pylist())
 
 
-def test_a_changed_label_renames_only_the_shard_that_holds_it():
+def test_a_changed_label_renames_only_its_shard():
     before, plans = plan(rows(range(100)))
     changed = rows(range(100))
-    changed[17] |= {"label": "bonafide"}
+    changed[17]["label"] = "bonafide"
     _, after = plan(changed, previous=before)
     assert len({shard.name for shard in after} - {shard.name for shard in plans}) == 1
     assert len(after) == len(plans)
 
 
-def test_a_file_that_is_gone_renames_only_the_shard_that_held_it():
+def test_a_deleted_file_renames_only_its_shard():
     before, plans = plan(rows(range(100)))
     _, after = plan(rows(range(99)), previous=before)
     assert len({shard.name for shard in after} - {shard.name for shard in plans}) == 1
 
 
-def test_another_recipe_renames_every_shard():
-    found = catalogs.table(rows(range(50)))
-    _, one = plan_shards(found, None, build_settings="soxr", target_bytes=KIB * 400)
-    _, two = plan_shards(found, None, build_settings="torchaudio", target_bytes=KIB * 400)
+def test_other_build_settings_rename_every_shard():
+    catalog = catalogs.table(rows(range(50)))
+    _, one = plan_shards(catalog, None, build_settings="soxr", target_bytes=KIB * 400)
+    _, two = plan_shards(catalog, None, build_settings="torchaudio", target_bytes=KIB * 400)
     assert not {shard.name for shard in one} & {shard.name for shard in two}
 
 
-def test_problems_are_kept_and_get_no_shard():
-    found = [*rows(range(20)), row(20, problem="truncated"), row(21, problem="stray", uid=None)]
-    planned, plans = plan(found)
+def test_rows_with_problems_stay_in_the_catalog_without_a_shard():
+    problems = [row(20, problem="truncated"), row(21, problem="stray", uid=None)]
+    planned, plans = plan([*rows(range(20)), *problems])
     assert len(planned) == 22
     assert sum(shard.num_rows for shard in plans) == 20
     assert pc.sum(pc.is_null(planned["shard"])).as_py() == 2
 
 
-def test_segments_of_a_file_stay_in_one_shard_in_their_order():
-    found = [
+def test_segments_of_a_file_stay_in_order_in_one_shard():
+    segments = [
         row(
             file,
             uid=utterance_uid("toy", f"wav/{file:04d}.wav", start, start + 9),
@@ -115,7 +121,7 @@ def test_segments_of_a_file_stay_in_one_shard_in_their_order():
         for file in range(10)
         for start in (18, 0, 9)
     ]
-    planned, plans = plan(found, kib=500)
+    planned, plans = plan(segments, kib=500)
     assert len(plans) > 3
     shards_of: dict[str, list[tuple[str, int]]] = {}
     for path, shard, start in zip(
@@ -127,12 +133,12 @@ def test_segments_of_a_file_stay_in_one_shard_in_their_order():
         assert [start for _, start in parts] == [0, 9, 18]
 
 
-def test_nothing_found_is_no_shards():
+def test_an_empty_catalog_has_no_shards():
     planned, plans = plan([])
     assert len(planned) == 0
     assert plans == []
 
 
-def test_only_what_is_not_done_is_missing():
+def test_finished_shards_are_not_missing():
     _, plans = plan(rows(range(60)))
-    assert missing(plans, {plans[0].name}) == plans[1:]
+    assert missing_shards(plans, {plans[0].name}) == plans[1:]

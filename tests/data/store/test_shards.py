@@ -1,3 +1,5 @@
+"""Shards are deterministic, all or nothing, and lose no utterance without a reason."""
+
 from __future__ import annotations
 
 import hashlib
@@ -14,19 +16,23 @@ import soundfile
 from pipeline.data.audio.isolation import MAX_ATTEMPTS
 from pipeline.data.audio.load import Loaded, load_audio
 from pipeline.data.corpora.utterance import utterance_uid
-from pipeline.data.store import catalog as catalogs
+from pipeline.data.store.catalog import CATALOG
+from pipeline.data.store.layout import attempt_name, finished_shards, rejects_name, tar_name
 from pipeline.data.store.plan import IDENTITY
 from pipeline.data.store.shards import (
+    INDEX,
     METADATA,
     REJECTS,
+    IndexRow,
+    RejectRow,
+    ShardMember,
     TarWriter,
     build_settings,
     build_shard,
-    done_shards,
+    map_indexes,
     read_index,
+    read_indexes,
     read_summary,
-    rejects_name,
-    tar_name,
     write_shard,
 )
 from pipeline.storage import Folder
@@ -35,7 +41,7 @@ from pipeline.tables import read_table
 
 @pytest.fixture
 def root(tmp_path: Path) -> Folder:
-    """A corpus of six clips, one of them cut short."""
+    """A corpus of six clips, of which the last is truncated."""
     rng = np.random.default_rng(0)
     (tmp_path / "corpus").mkdir()
     for number in range(6):
@@ -45,35 +51,42 @@ def root(tmp_path: Path) -> Folder:
     return Folder(str(tmp_path / "corpus"))
 
 
-def member(number: int) -> dict[str, Any]:
+def member(number: int, **changes: Any) -> ShardMember:
     path = f"{number}.wav"
-    known = {
+    columns: Any = dict.fromkeys(CATALOG.names)
+    columns |= {
         "uid": utterance_uid("toy", path),
         "id": f"Toy-{number}",
         "corpus": "toy",
         "path": path,
         "label": "spoof",
     }
-    return dict.fromkeys(catalogs.CATALOG.names) | known
+    return columns | changes
 
 
 MEMBERS = [member(number) for number in range(6)]
-HOW: dict[str, Any] = {"licence": "CC0-1.0", "resampler": "soxr_hq"}
+SETTINGS: dict[str, Any] = {"licence": "CC0-1.0", "resampler": "soxr_hq"}
 
 
 def tar_bytes(store: Folder) -> bytes:
     return store.read(tar_name("toy", "toy-1"))
 
 
-def test_a_shard_is_its_tar_its_index_and_its_rejects(root: Folder, tmp_path: Path):
+def test_typed_rows_have_the_columns_of_their_schemas():
+    assert IndexRow.__annotations__.keys() == set(INDEX.names)
+    assert RejectRow.__annotations__.keys() == set(REJECTS.names)
+    assert ShardMember.__annotations__.keys() <= set(CATALOG.names)
+
+
+def test_a_shard_has_a_tar_an_index_and_rejects(root: Folder, tmp_path: Path):
     store = Folder(str(tmp_path / "store"))
-    summary = write_shard("toy-1", MEMBERS, root, store, **HOW)
+    summary = write_shard("toy-1", MEMBERS, root, store, **SETTINGS)
     rows = read_index(store, "toy", "toy-1").to_pylist()
     assert [row["id"] for row in rows] == [f"Toy-{number}" for number in range(5)]
     assert (summary.num_utterances, summary.rejected) == (5, {"truncated": 1})
     assert summary.seconds == {"spoof": pytest.approx(sum(row["seconds"] for row in rows))}
     assert read_summary(store, "toy", "toy-1") == summary
-    assert done_shards(store, "toy") == {"toy-1"}
+    assert finished_shards(store, "toy") == {"toy-1"}
     rejects = read_table(store, rejects_name("toy", "toy-1"))
     assert rejects.schema.names == REJECTS.names
     assert rejects["path"].to_pylist() == ["5.wav"]
@@ -87,7 +100,9 @@ def test_a_shard_is_its_tar_its_index_and_its_rejects(root: Folder, tmp_path: Pa
 
 def test_building_twice_gives_the_same_bytes(root: Folder, tmp_path: Path):
     one, two = Folder(str(tmp_path / "one")), Folder(str(tmp_path / "two"))
-    assert write_shard("toy-1", MEMBERS, root, one, **HOW) == write_shard("toy-1", MEMBERS, root, two, **HOW)
+    assert write_shard("toy-1", MEMBERS, root, one, **SETTINGS) == write_shard(
+        "toy-1", MEMBERS, root, two, **SETTINGS
+    )
     assert tar_bytes(one) == tar_bytes(two)
 
 
@@ -102,59 +117,61 @@ def test_a_shard_that_fails_leaves_no_tar_and_no_index(root: Folder, tmp_path: P
         return load_audio(data, name, **how)
 
     with pytest.raises(OSError, match="the disk is gone"):
-        write_shard("toy-1", MEMBERS, root, store, load=load, **HOW)
+        write_shard("toy-1", MEMBERS, root, store, load=load, **SETTINGS)
     assert list(store.find()) == []
 
 
-def test_after_a_death_files_are_decoded_in_a_child_and_give_the_same_bytes(root: Folder, tmp_path: Path):
+def test_a_shard_whose_worker_died_is_decoded_in_a_child_process_to_the_same_bytes(
+    root: Folder, tmp_path: Path
+):
     fast, careful = Folder(str(tmp_path / "fast")), Folder(str(tmp_path / "careful"))
-    careful.commit("attempts/toy/toy-1", b"1")
-    assert build_shard("toy-1", MEMBERS, root, fast, **HOW) == build_shard(
-        "toy-1", MEMBERS, root, careful, **HOW
+    careful.commit(attempt_name("toy", "toy-1"), b"1")
+    assert build_shard("toy-1", MEMBERS, root, fast, **SETTINGS) == build_shard(
+        "toy-1", MEMBERS, root, careful, **SETTINGS
     )
     assert tar_bytes(fast) == tar_bytes(careful)
-    assert not careful.exists("attempts/toy/toy-1")
+    assert not careful.exists(attempt_name("toy", "toy-1"))
 
 
-def test_a_shard_that_keeps_killing_workers_ends_the_job(root: Folder, tmp_path: Path):
+def test_a_shard_that_kills_many_workers_fails_the_job(root: Folder, tmp_path: Path):
     store = Folder(str(tmp_path / "store"))
-    store.commit("attempts/toy/toy-1", str(MAX_ATTEMPTS).encode())
+    store.commit(attempt_name("toy", "toy-1"), str(MAX_ATTEMPTS).encode())
     with pytest.raises(RuntimeError, match="toy/toy-1: 4 workers died"):
-        build_shard("toy-1", MEMBERS, root, store, **HOW)
+        build_shard("toy-1", MEMBERS, root, store, **SETTINGS)
 
 
-def test_a_file_that_is_gone_is_a_reject(root: Folder, tmp_path: Path):
+def test_a_deleted_file_is_a_reject(root: Folder, tmp_path: Path):
     store = Folder(str(tmp_path / "store"))
     root.delete("2.wav")
-    summary = write_shard("toy-1", MEMBERS, root, store, **HOW)
+    summary = write_shard("toy-1", MEMBERS, root, store, **SETTINGS)
     assert summary.rejected == {"missing": 1, "truncated": 1}
 
 
-def test_segments_of_a_file_are_read_once_and_cut_where_they_say(root: Folder, tmp_path: Path):
+def test_segments_are_cut_at_their_start_and_end(root: Folder, tmp_path: Path):
     store = Folder(str(tmp_path / "store"))
     parts = [
-        member(0) | {"uid": utterance_uid("toy", "0.wav", start, end), "start": start, "end": end}
+        member(0, uid=utterance_uid("toy", "0.wav", start, end), start=start, end=end)
         for start, end in ((0, 4000), (4000, 8000))
     ]
-    write_shard("toy-1", [*parts, member(1)], root, store, **HOW)
-    whole, _ = soundfile.read(root.location("0.wav"), dtype="int16")
+    write_shard("toy-1", [*parts, member(1)], root, store, **SETTINGS)
+    source, _ = soundfile.read(root.location("0.wav"), dtype="int16")
     index = read_index(store, "toy", "toy-1").to_pylist()
     data = tar_bytes(store)
     for row, start in zip(index[:2], (0, 4000), strict=True):
         part, _ = soundfile.read(
             io.BytesIO(data[row["offset"] : row["offset"] + row["num_bytes"]]), dtype="int16"
         )
-        assert (part == whole[start : start + 4000]).all()
+        assert (part == source[start : start + 4000]).all()
 
 
-def test_json_beside_the_audio_says_what_it_is(root: Folder, tmp_path: Path):
+def test_each_flac_is_accompanied_by_its_metadata_as_json(root: Folder, tmp_path: Path):
     store = Folder(str(tmp_path / "store"))
-    write_shard("toy-1", MEMBERS[:1], root, store, **HOW)
+    write_shard("toy-1", MEMBERS[:1], root, store, **SETTINGS)
     with tarfile.open(fileobj=io.BytesIO(tar_bytes(store))) as tar:
         file = tar.extractfile(f"{MEMBERS[0]['uid']}.json")
         assert file is not None
-        facts = json.loads(file.read())
-    assert (facts["id"], facts["label"], facts["licence"], facts["seconds"]) == (
+        metadata = json.loads(file.read())
+    assert (metadata["id"], metadata["label"], metadata["licence"], metadata["seconds"]) == (
         "Toy-0",
         "spoof",
         "CC0-1.0",
@@ -162,15 +179,32 @@ def test_json_beside_the_audio_says_what_it_is(root: Folder, tmp_path: Path):
     )
 
 
-def test_everything_in_the_json_decides_the_name_of_the_shard():
+def test_everything_in_the_metadata_changes_the_name_of_the_shard():
     assert set(METADATA) - {"corpus", "licence", "seconds"} <= set(IDENTITY)
     assert build_settings("soxr_hq", "CC0-1.0") != build_settings("soxr_hq", "CC-BY-4.0")
 
 
-def test_a_tar_knows_its_own_hash_and_length():
+def test_a_tar_writer_returns_hash_and_length_of_the_tar():
     file = io.BytesIO()
     tar = TarWriter(file)
     offset = tar.add("0123456789abcdef", b"audio", {"id": "x"})
     digest, length = tar.close()
     assert file.getvalue()[offset : offset + 5] == b"audio"
     assert (hashlib.sha256(file.getvalue()).hexdigest(), len(file.getvalue())) == (digest, length)
+
+
+def test_indexes_are_read_in_the_order_of_the_shards(root: Folder, tmp_path: Path):
+    store = Folder(str(tmp_path / "store"))
+    shards: list[tuple[str, str]] = []
+    for number in range(4):
+        write_shard(f"toy-{number}", [member(number)], root, store, **SETTINGS)
+        shards.insert(0, ("toy", f"toy-{number}"))
+    assert [index["id"].to_pylist() for index in read_indexes(store, shards, ["id"])] == [
+        ["Toy-3"],
+        ["Toy-2"],
+        ["Toy-1"],
+        ["Toy-0"],
+    ]
+    assert list(map_indexes(len, store, shards)) == [1, 1, 1, 1]
+    with pytest.raises(FileNotFoundError):
+        list(read_indexes(store, [*shards, ("toy", "toy-9")]))

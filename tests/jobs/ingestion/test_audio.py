@@ -1,4 +1,4 @@
-"""Awkward audio, from the listing to the snapshot: handled, or a counted reject with its reason."""
+"""Ingest of awkward audio: every file is written, or is counted as a reject with its reason."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 import soundfile
 
 from jobs import ingest
+from jobs.ingestion.config import IngestConfig
 from pipeline import tables
 from pipeline.config import Names
 from pipeline.data.audio.waveform import MAX_SECONDS
+from pipeline.data.store.layout import rejects_name
 from pipeline.data.store.snapshot import load_snapshot, load_utterances
 from pipeline.storage import Folder
 
@@ -35,12 +37,12 @@ def with_one(value: float) -> np.ndarray:
 
 
 def claims_hours(flac: bytes) -> bytes:
-    """A FLAC whose header promises three hours: 36 bits of its stream info, from the middle of byte 21 on."""
-    promised = 3 * 3600 * RATE
+    """A FLAC whose header states three hours, in 36 bits that start in the middle of byte 21."""
+    num_samples = 3 * 3600 * RATE
     return (
         flac[:21]
-        + bytes([flac[21] & 0xF0 | promised >> 32])
-        + struct.pack(">I", promised & 0xFFFFFFFF)
+        + bytes([flac[21] & 0xF0 | num_samples >> 32])
+        + struct.pack(">I", num_samples & 0xFFFFFFFF)
         + flac[26:]
     )
 
@@ -78,13 +80,13 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Folder:
-    """All of them in the layout of AISHELL-3, ingested by a recipe that excludes the test split."""
-    place = tmp_path_factory.mktemp("awkward")
-    wavs = place / "data" / "AIShell3" / "train" / "wav" / "SSB1567"
+    """A store with all of them as AISHELL-3, ingested with a recipe that excludes the test split."""
+    folder = tmp_path_factory.mktemp("awkward")
+    wavs = folder / "data" / "AIShell3" / "train" / "wav" / "SSB1567"
     wavs.mkdir(parents=True)
     for name, data in [*GOOD.items(), *((name, data) for name, (data, _) in BAD.items())]:
         (wavs / f"{name}.wav").write_bytes(data)
-    with (wavs / "too_long.wav").open("wb") as file:  # sparse: it takes no place on the disk
+    with (wavs / "too_long.wav").open("wb") as file:  # sparse, so it occupies no disk space
         num_bytes = int((MAX_SECONDS + 60) * 8_000)
         header = encoded(NOISE[:0], rate=8_000, subtype="PCM_U8")[:44]
         file.write(
@@ -92,20 +94,18 @@ def store(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Folder:
         )
         file.truncate(44 + num_bytes)
     (wavs / "dangling.wav").symlink_to(wavs / "nowhere.wav")
-    excluded = place / "data" / "AIShell3" / "test" / "wav" / "SSB0005" / "1.wav"
+    excluded = folder / "data" / "AIShell3" / "test" / "wav" / "SSB0005" / "1.wav"
     excluded.parent.mkdir(parents=True)
     excluded.write_bytes(WAV)
-    stray = place / "data" / "AIShell3" / "dev" / "1.wav"
+    stray = folder / "data" / "AIShell3" / "dev" / "1.wav"
     stray.parent.mkdir(parents=True)
     stray.write_bytes(WAV)
-    recipe = place / "no_test.toml"
+    recipe = folder / "no_test.toml"
     recipe.write_text('name = "no_test"\ncorpora = ["aishell3"]\nexcluded = ["*/test"]\n')
     ingest.main(
-        ingest.IngestConfig(
-            str(place / "data"), str(place / "store"), Names(("aishell3",)), recipe=str(recipe)
-        )
+        IngestConfig(str(folder / "data"), str(folder / "store"), Names(("aishell3",)), recipe=str(recipe))
     )
-    return Folder(str(place / "store"))
+    return Folder(str(folder / "store"))
 
 
 def test_everything_found_is_written_rejected_or_excluded(store: Folder):
@@ -116,7 +116,7 @@ def test_everything_found_is_written_rejected_or_excluded(store: Folder):
     assert corpus.excluded == {"excluded-test": 1}
 
 
-def test_every_awkward_file_has_its_own_reason(store: Folder):
+def test_every_reject_has_the_expected_reason(store: Folder):
     expected = {f"{name}.wav": reason for name, (_, reason) in BAD.items()}
     expected |= {"too_long.wav": "too_long", "dangling.wav": "missing", "1.wav": "stray"}
     assert rejects(store) == expected
@@ -126,18 +126,19 @@ def rejects(store: Folder) -> dict[str, str]:
     """File name → reason, from the catalog and from the shards."""
     corpus = load_snapshot(store).corpora["aishell3"]
     rows = tables.read_table(store, corpus.catalog).to_pylist()
-    found = {row["path"]: row["problem"] for row in rows if row["problem"]}
-    for info in store.find("rejects"):
-        table = tables.read_table(store, info.name).to_pylist()
-        found |= {row["path"]: row["reason"] for row in table}
+    reasons = {row["path"]: row["problem"] for row in rows if row["problem"]}
+    for shard in corpus.shards:
+        if shard.rejected:
+            table = tables.read_table(store, rejects_name(corpus.name, shard.name)).to_pylist()
+            reasons |= {row["path"]: row["reason"] for row in table}
     return {
         path.rpartition("/")[2]: reason
-        for path, reason in found.items()
+        for path, reason in reasons.items()
         if not reason.startswith("excluded-")
     }
 
 
-def test_what_can_be_read_is_written_whatever_it_is_called(store: Folder):
+def test_readable_files_are_written_whatever_their_extension(store: Folder):
     utterances = load_utterances(store, load_snapshot(store)).to_pylist()
     seconds = {row["path"].rpartition("/")[2]: row["seconds"] for row in utterances}
     expected = {f"{name}.wav": RATE / 192_000 if name == "high_rate" else 1.0 for name in GOOD}

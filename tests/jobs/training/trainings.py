@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 
 from jobs import ingest
+from jobs.ingestion.config import IngestConfig
 from jobs.training import folder as run_folder
 from jobs.training.config import TrainConfig
 from jobs.training.record import TrainingResult, load_result
@@ -33,7 +34,7 @@ def write_store(place: Path) -> None:
     """Ingest sixty clips in the layout of ASVspoof2019-LA into `place/store`."""
     write_corpus(place / "data" / "ASVspoof2019-LA" / "LA")
     ingest.main(
-        ingest.IngestConfig(
+        IngestConfig(
             root=str(place / "data"),
             store=str(place / "store"),
             corpora=Names(["asvspoof2019_la"]),

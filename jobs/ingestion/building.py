@@ -1,0 +1,190 @@
+"""Plan the shards of the cataloged corpora, build those that are missing, and add up what a snapshot records."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.ingestion.config import IngestConfig
+from jobs.ingestion.sources import Source
+from pipeline import tables
+from pipeline.data.corpora.manifest import Manifest, manifest_digest
+from pipeline.data.corpora.recipe import EXCLUDED
+from pipeline.data.store import layout, shards
+from pipeline.data.store.catalog import content_digest
+from pipeline.data.store.plan import ShardPlan, missing_shards, plan_shards
+from pipeline.data.store.shards import ShardSummary
+from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
+from pipeline.progress import Progress
+from pipeline.storage import Folder
+
+
+@dataclass(frozen=True)
+class CorpusPlan:
+    """The planned shards of a corpus, and its catalog."""
+
+    catalog: str
+    """Path of the catalog in the store; its row group i holds the members of shard i."""
+    num_rows: int
+    """Rows of the catalog."""
+    problems: Counter[str]
+    """Number of rows that are in no shard, by reason."""
+    shards: list[ShardPlan]
+
+
+def plan_corpora(
+    catalogs: dict[str, pa.Table],
+    sources: Mapping[str, Source],
+    store: Folder,
+    before: Snapshot | None,
+    config: IngestConfig,
+) -> dict[str, CorpusPlan]:
+    """Plan the shards of every corpus; empties `catalogs`, which are most of what this process holds in memory."""
+    return {
+        name: plan_corpus(sources[name].manifest, catalogs.pop(name), store, before, config)
+        for name in list(catalogs)
+    }
+
+
+def plan_corpus(
+    manifest: Manifest, table: pa.Table, store: Folder, before: Snapshot | None, config: IngestConfig
+) -> CorpusPlan:
+    """Decide which utterances each shard of a corpus has, and write the catalog that records it.
+
+    Args:
+        manifest: of the corpus.
+        table: rows of the corpus, in any order.
+        store: where the catalog is written.
+        before: the latest snapshot of the store, whose shards keep their utterances.
+        config: of the job.
+    """
+    corpus = manifest.name
+    previous = None
+    if before is not None and corpus in before.corpora:
+        previous = tables.read_table(store, before.corpora[corpus].catalog, columns=["path", "shard"])
+    catalog, plans = plan_shards(
+        table,
+        previous,
+        build_settings=shards.build_settings(config.resampler, manifest.licence),
+        target_bytes=config.target_bytes,
+    )
+    data = tables.to_parquet(catalog, [plan.num_rows for plan in plans])
+    name = layout.catalog_name(corpus, content_digest(data))
+    if not store.exists(name):
+        store.commit(name, data)
+    return CorpusPlan(name, len(catalog), Counter(catalog["problem"].drop_null().to_pylist()), plans)
+
+
+def build_shards(
+    plans: Mapping[str, CorpusPlan],
+    sources: Mapping[str, Source],
+    store: Folder,
+    before: Snapshot | None,
+    config: IngestConfig,
+    start_ray: Callable[[], None],
+) -> dict[str, ShardSummary]:
+    """Build the missing shards, one Ray task each; returns the summaries of all planned shards by name.
+
+    Args:
+        plans: by corpus.
+        sources: by corpus.
+        store: where the shards are written.
+        before: the latest snapshot of the store.
+        config: of the job.
+        start_ray: called before Ray is used.
+    """
+    summaries = _summaries(before)
+    tasks: list[dict[str, Any]] = []
+    for corpus, plan in plans.items():
+        finished = layout.finished_shards(store, corpus)
+        for shard in plan.shards:
+            if shard.name in finished and shard.name not in summaries:
+                summaries[shard.name] = shards.read_summary(store, corpus, shard.name)
+        group = {shard.name: position for position, shard in enumerate(plan.shards)}
+        tasks += [
+            {"corpus": corpus, "shard": shard.name, "catalog": plan.catalog, "group": group[shard.name]}
+            for shard in missing_shards(plan.shards, finished)
+        ]
+    num_planned = sum(len(plan.shards) for plan in plans.values())
+    num_built = num_planned - len(tasks)
+    print(f"{num_planned} shards planned, {num_built} already built, {len(tasks)} to build", flush=True)
+    if not tasks:
+        return summaries
+    start_ray()
+    import ray
+
+    progress = Progress("building", len(tasks), "shards")
+    built = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+        functools.partial(build_batch, sources=sources, store=store, resampler=config.resampler),
+        batch_size=1,
+        num_cpus=1,
+    )
+    for row in built.iter_rows():
+        summary = ShardSummary(**json.loads(row["summary"]))
+        summaries[summary.name] = summary
+        progress.add(audio_s=sum(summary.seconds.values()), num_rejected=sum(summary.rejected.values()))
+    progress.print_now()
+    return summaries
+
+
+def build_batch(
+    batch: dict[str, Sequence[Any]], sources: Mapping[str, Source], store: Folder, resampler: str
+) -> dict[str, list[str]]:
+    """Build the shards of a batch of Ray Data; returns their summaries as JSON."""
+    summaries = []
+    for corpus, name, catalog, group in zip(
+        batch["corpus"], batch["shard"], batch["catalog"], batch["group"], strict=True
+    ):
+        source = sources[corpus]
+        members: list[shards.ShardMember] = tables.read_group(store, catalog, int(group)).to_pylist()
+        summary = shards.build_shard(
+            name, members, source.root, store, licence=source.manifest.licence, resampler=resampler
+        )
+        summaries.append(json.dumps(asdict(summary)))
+    return {"summary": summaries}
+
+
+def _summaries(snapshot: Snapshot | None) -> dict[str, ShardSummary]:
+    if snapshot is None:
+        return {}
+    return {shard.name: shard for corpus in snapshot.corpora.values() for shard in corpus.shards}
+
+
+def corpus_snapshot(
+    manifest: Manifest, plan: CorpusPlan, summaries: Mapping[str, ShardSummary]
+) -> CorpusSnapshot:
+    """The entry of a corpus in the next snapshot.
+
+    Raises:
+        AssertionError: found ≠ written + rejected + excluded, so something was lost.
+    """
+    written = tuple(summaries[shard.name] for shard in plan.shards)
+    excluded = Counter({reason: n for reason, n in plan.problems.items() if reason.startswith(EXCLUDED)})
+    rejected = plan.problems - excluded
+    for summary in written:
+        rejected.update(summary.rejected)
+    snapshot = CorpusSnapshot(
+        name=manifest.name,
+        role=manifest.role,
+        licence=manifest.licence,
+        non_commercial=manifest.non_commercial,
+        manifest=manifest_digest(manifest),
+        catalog=plan.catalog,
+        found=plan.num_rows,
+        rejected=dict(sorted(rejected.items())),
+        excluded=dict(sorted(excluded.items())),
+        expected_hours={
+            label: hours for label, hours in asdict(manifest.expected_hours).items() if hours is not None
+        },
+        shards=written,
+    )
+    assert snapshot.found == snapshot.written + rejected.total() + excluded.total(), (
+        f"{manifest.name}: found {snapshot.found}, wrote {snapshot.written}, rejected {snapshot.rejected}"
+    )
+    return snapshot

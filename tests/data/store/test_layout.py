@@ -1,0 +1,55 @@
+"""The layout names every file of a store, and garbage collection keeps what the user needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.store import layout
+from pipeline.storage import Folder
+
+NAMES = {
+    layout.snapshot_name("000001"),
+    layout.catalog_name("toy", "d1"),
+    layout.tar_name("toy", "toy-d2"),
+    layout.index_name("toy", "toy-d2"),
+    layout.rejects_name("toy", "toy-d2"),
+    layout.duplicates_name("d3"),
+    layout.config_name("000001"),
+    layout.attempt_name("toy", "toy-d2"),
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Folder:
+    """A store with one file of each kind, and files that killed writers have left."""
+    store = Folder(str(tmp_path))
+    for name in NAMES:
+        store.commit(name, b"")
+        store.commit(f"{name}.0123.staged", b"")
+    return store
+
+
+def test_the_annotated_tree_has_every_name():
+    tree = re.findall(r"^      (\S+/\S+)", layout.__doc__ or "", re.MULTILINE)
+    assert sorted(path.partition("/")[0] for path in tree) == sorted(name.partition("/")[0] for name in NAMES)
+    assert [path.count("/") for path in sorted(tree)] == [name.count("/") for name in sorted(NAMES)]
+
+
+def test_gc_may_delete_everything_but_snapshots_and_configs(store: Folder):
+    kept = {info.name for info in store.find() if info.name.partition("/")[0] not in layout.SWEPT_FOLDERS}
+    assert kept & NAMES == {layout.snapshot_name("000001"), layout.config_name("000001")}
+
+
+def test_listings_skip_unfinished_files(store: Folder):
+    assert layout.snapshots(store) == ["000001"]
+    assert layout.catalogs(store, "toy") == [layout.catalog_name("toy", "d1")]
+    assert layout.finished_shards(store, "toy") == {"toy-d2"}
+
+
+def test_listings_of_an_empty_store_are_empty(tmp_path: Path):
+    store = Folder(str(tmp_path / "nowhere"))
+    assert layout.snapshots(store) == layout.catalogs(store, "toy") == []
+    assert layout.finished_shards(store, "toy") == set()
