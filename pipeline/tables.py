@@ -33,7 +33,9 @@ def to_parquet(table: pa.Table, group_lengths: Sequence[int] | None = None) -> b
 
 def read_table(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet file, or some of its columns."""
-    return pq.read_table(pa.BufferReader(folder.read(name)), columns=columns)
+    return pq.read_table(
+        pa.BufferReader(folder.read(name)), columns=None if columns is None else list(columns)
+    )
 
 
 def read_group(folder: Folder, name: str, group: int) -> pa.Table:
