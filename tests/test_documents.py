@@ -69,7 +69,7 @@ def examples(document: str, language: str) -> list[str]:
 
 
 def all_examples(language: str) -> list[object]:
-    """Every block of a language with its document, as parameters of a test."""
+    """Every block of a language, as parameters of a test."""
     return [
         pytest.param(example, id=f"{document}-{number}")
         for document in DOCUMENTS
@@ -103,8 +103,13 @@ def flags_of(name: str) -> set[str]:
     return set(re.findall(r"--[a-z][\w.-]*", help_text(name)))
 
 
-def test_the_readme_is_short():
+def test_the_readme_is_short_and_has_examples():
     assert len(read("README.md").splitlines()) <= 200
+    assert {language: len(examples("README.md", language)) for language in ("sh", "python", "toml")} == {
+        "sh": 2,
+        "python": 3,
+        "toml": 1,
+    }
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -191,9 +196,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def for_a_tiny_detector(arguments: list[str]) -> list[str]:
     """The same training in a few steps, from random weights."""
     init = arguments.index("--init")
-    preset = arguments.index("--config") + 1
     arguments = [*arguments[:init], *arguments[init + 2 :]]
-    arguments[preset] = str(ROOT / "jobs" / "presets" / "demo.toml")
+    arguments[arguments.index("--config") + 1] = str(ROOT / "jobs" / "presets" / "demo.toml")
     steps = ["--training.optimiser.num-steps", "4", "--training.optimiser.num-warmup-steps", "1"]
     steps += ["--training.validate-every", "2", "--training.log-every", "1"]
     return [*arguments, *steps]
@@ -205,11 +209,14 @@ needs_results = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.filterwa
 def trees() -> list[object]:
     """The trees of the README: a folder, and what each pattern below it stands for."""
     block = read("README.md").partition("## What you get")[2].partition("```\n")[2].partition("```")[0]
-    found = []
+    found: list[object] = []
     for tree in block.split("\n\n"):
         first, *lines = tree.splitlines()
         folder = first.split()[0].removeprefix("~/")
-        entries = dict(re.fullmatch(r"[├└]── (\S+) +(\S.*)", line).groups() for line in lines)
+        entries = {
+            pattern: text for line in lines for pattern, text in re.findall(r"^[├└]── (\S+) +(.+)$", line)
+        }
+        assert len(entries) == len(lines)
         found.append(pytest.param(folder, entries, marks=needs_results, id=folder))
     return found
 
