@@ -1,173 +1,279 @@
-"""What the documents say is true: the file tree, the paths, the commands and their flags, the examples."""
+"""The documents are true: their paths, commands and flags exist, and their examples parse and run."""
 
 from __future__ import annotations
 
+import functools
 import importlib
+import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
-from jobs.__main__ import commands as list_commands
-from pipeline import tables
-from pipeline.config import Names, run
-from pipeline.data.corpora.corpus import read_files
-from pipeline.data.corpora.manifest import choose_manifests
-from pipeline.data.corpora.recipe import Recipe
-from pipeline.data.store import catalog as catalogs
-from pipeline.data.store import shards
-from pipeline.data.store.plan import plan_shards
-from pipeline.detector.checkpoint import save_detector
-from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
-from pipeline.storage import Folder
-from tests.corpora import write_in_the_wild
+from jobs.__main__ import commands, run_command
+from jobs.benchmarks import detector as detector_benchmark
+from jobs.ray_session import ray_session
+from jobs.training.config import TrainConfig
+from pipeline.config import config_class, parse
+from pipeline.data.corpora.manifest import load_manifest
+from pipeline.data.corpora.recipe import load_recipe
+from tests.corpora import write_asvspoof2019_la, write_in_the_wild
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "cluster/README.md", "manifests/README.md")
-PLACEHOLDERS = ("NAME", "new_corpus")
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "cluster/README.md",
+    "manifests/README.md",
+    *PAGES,
+]
+
+PLACEHOLDERS = re.compile("NAME|new_corpus|calls.toml")
+"""Parts of paths that a reader replaces."""
+
+OTHER_FLAGS = {"--help", "--working-dir"}
+"""Flags in the prose that belong to every command, or to `ray job submit`."""
+
+DIALECT = (
+    r"\b(goes|go|going) on\b(?! with)",
+    r"\b(is|are) told\b",
+    r"\bhears? of\b",
+    r"\bof whom\b",
+    r"\b(lies|lie) in\b",
+    r"\b(a|no) right to\b",
+    r"\bfor want of\b",
+    r"\bto mend\b",
+    r"\bby turns\b",
+    r"\d there\b",
+)
+"""Phrases that a native speaker has to decode."""
 
 
 def read(document: str) -> str:
     return (ROOT / document).read_text(encoding="utf-8")
 
 
-def file_tree() -> list[str]:
-    """The paths of the tree in the README; folders end with a slash."""
-    block = read("README.md").partition("## Files\n\n```\n")[2].partition("```")[0]
-    paths: list[str] = []
-    parents: list[str] = []
-    for line in block.splitlines():
-        name, _, words = line.strip().partition(" ")
-        assert words.strip(), f"{name} has no line of its own"
-        depth = (len(line) - len(line.lstrip())) // 2
-        parents[depth:] = [name]
-        paths.append("".join(parents))
-    return paths
+def examples(document: str, language: str) -> list[str]:
+    """The fenced blocks of a document in one language."""
+    blocks = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", read(document), re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for _, block in blocks]
 
 
-def test_every_path_of_the_tree_is_there():
-    assert [path for path in file_tree() if not list(ROOT.glob(path.rstrip("/")))] == []
+def all_examples(language: str) -> list[object]:
+    """Every block of a language, as parameters of a test."""
+    return [
+        pytest.param(example, id=f"{document}-{number}")
+        for document in DOCUMENTS
+        for number, example in enumerate(examples(document, language))
+    ]
 
 
-def test_every_file_of_library_and_jobs_is_in_the_tree():
-    files = {
-        path.relative_to(ROOT).as_posix()
-        for room in ("pipeline", "jobs", "cluster")
-        for path in (ROOT / room).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.name != "py.typed"
+def spans(document: str) -> list[str]:
+    """The `inline code` of a document."""
+    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", read(document))
+
+
+def command_lines(script: str) -> Iterator[tuple[str, list[str]]]:
+    """The command and the arguments of every `bonafide NAME …` and `python -m jobs.NAME …`."""
+    for line in re.sub(r"\\\n\s*", " ", script).splitlines():
+        for name, rest in re.findall(r"(?:^|\s)(?:bonafide |python -m jobs\.)([a-z][\w.]*)(.*)", line):
+            arguments = shlex.split(rest, comments=True)
+            yield name, arguments[: arguments.index("&")] if "&" in arguments else arguments
+
+
+@functools.cache
+def help_text(name: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs", name, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def flags_of(name: str) -> set[str]:
+    return set(re.findall(r"--[a-z][\w.-]*", help_text(name)))
+
+
+def test_the_readme_is_short_and_has_examples():
+    assert len(read("README.md").splitlines()) <= 200
+    assert {language: len(examples("README.md", language)) for language in ("sh", "python", "toml")} == {
+        "sh": 2,
+        "python": 3,
+        "toml": 1,
     }
-    listed = file_tree()
-    assert sorted(files - set(listed)) == [], "without a line in the file tree of README.md"
-    assert len(listed) == len(set(listed))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_path_that_a_document_names_is_there(document: str):
-    named = re.findall(
-        r"(?<![\w/.:-])(?:pipeline|jobs|manifests|cluster|tests)/[\w./*-]*[\w/*]", read(document)
-    )
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", read(document)) if "://" not in link]
-    missing = {path for path in named if not re.search("|".join(PLACEHOLDERS), path) and not is_there(path)}
+def test_every_path_in_a_document_exists(document: str):
+    text = read(document)
+    paths = re.findall(r"(?<![\w/.:~-])(?:pipeline|jobs|manifests|cluster|tests|docs)/[\w./*-]*[\w/*]", text)
+    missing = {
+        path for path in paths if not PLACEHOLDERS.search(path) and not any(ROOT.glob(path.rstrip("/")))
+    }
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     missing |= {link for link in links if not ((ROOT / document).parent / link).exists()}
     assert missing == set()
 
 
-def is_there(path: str) -> bool:
-    return any(ROOT.glob(path.rstrip("/")))
+@pytest.mark.parametrize("example", all_examples("sh"))
+def test_every_shell_example_parses(example: str, monkeypatch: pytest.MonkeyPatch):
+    subprocess.run(["bash", "-n"], input=example, text=True, check=True, timeout=10)  # noqa: S607
+    monkeypatch.chdir(ROOT)
+    for name, arguments in command_lines(example):
+        if name == "benchmarks.detector":
+            detector_benchmark.parse(arguments)
+        else:
+            main = importlib.import_module(f"jobs.{name}").main
+            parse(config_class(main), arguments, command=f"bonafide {name}")
 
 
-def commands(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Every `bonafide NAME …` and `-m jobs.NAME …` of a document, with its flags."""
-    joined = re.sub(r"\\\n\s*", " ", text)
-    for name, words in re.findall(r"(?:\bbonafide (?=[a-z]+ -)|-m jobs\.)([a-z]+)((?: [^\n`#|&]*)?)", joined):
-        yield name, re.findall(r"(?<![\w-])--[a-z][\w.-]*", words)
-
-
-def flags_of(name: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
-    with pytest.raises(SystemExit):
-        run(importlib.import_module(f"jobs.{name}").main, ["--help"])
-    return set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out))
-
-
-def test_every_flag_that_a_document_shows_is_a_flag_of_its_command(capsys: pytest.CaptureFixture[str]):
-    shown: dict[str, set[str]] = {}
-    for document in DOCUMENTS:
-        for name, flags in commands(read(document)):
-            shown.setdefault(name, set()).update(flags)
-    assert {"corpora", "ingest", "train", "score", "evaluate", "demo"} <= set(shown) <= set(list_commands())
-    assert {name: flags - flags_of(name, capsys) for name, flags in shown.items() if flags} == {
-        name: set() for name, flags in shown.items() if flags
-    }
-
-
-def test_every_flag_in_the_prose_belongs_to_some_command(capsys: pytest.CaptureFixture[str]):
-    known = {"--help", "--working-dir"}.union(*(flags_of(name, capsys) for name in list_commands()))
-    for document in DOCUMENTS:
-        for span in re.findall(r"(?<!`)`(--[^`\n]+)`(?!`)", read(document)):
-            assert shlex.split(span)[0] in known, f"{document}: {span}"
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """STORE, SCORES and RUN, as the examples call them, with little in them."""
-    place = tmp_path_factory.mktemp("results")
-    write_in_the_wild(place / "DATA", count=6, seconds=0.5)
-    manifest = choose_manifests(Names(["in_the_wild"]))["in_the_wild"]
-    root, store = Folder(str(place / "DATA" / manifest.folder)), Folder(str(place / "STORE"))
-    listed = catalogs.rows(read_files(manifest, root), manifest.name, Recipe())
-    found = catalogs.table(list(catalogs.probe_rows(listed, root, manifest, None)))
-    catalog, plans = plan_shards(
-        found, None, build_settings=shards.build_settings("soxr_hq", ""), target_bytes=2**20
-    )
-    for plan in plans:
-        members = catalog.filter(pc.equal(catalog["shard"], plan.name)).to_pylist()
-        shards.build_shard(plan.name, members, root, store, licence=manifest.licence, resampler="soxr_hq")
-    scores = catalog.select(["uid", "id", "label"]).append_column("score", pa.array([0.5] * len(catalog)))
-    Folder(str(place / "SCORES")).commit("scores/part-000000.parquet", tables.to_parquet(scores))
-    (place / "RUN").mkdir()
-    save_detector(Detector(DetectorConfig(VARIANTS["tiny"])), place / "RUN" / "detector.safetensors", {})
-    return place
-
-
-@pytest.mark.parametrize("number", range(3))
-def test_the_examples_of_the_readme_run(number: int, results: Path):
-    examples = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
-    assert len(examples) == 3
-    done = subprocess.run(
-        [sys.executable, "-c", examples[number]], cwd=results, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert ("ItW-0 spoof en", "ItW-0", "tiny")[number] in done.stdout
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_and_flag_in_the_prose_exists(document: str):
+    unknown = []
+    for span in spans(document):
+        words = span.split()
+        if words[0] == "bonafide" and len(words) > 1 and words[1] not in ("COMMAND", "--help"):
+            known = OTHER_FLAGS | flags_of(words[1]) if words[1] in commands() else set()
+        elif words[0].startswith("--"):
+            known = OTHER_FLAGS.union(*(flags_of(name) for name in commands()))
+        else:
+            continue
+        flags = [word for word in words if word.startswith("--")]
+        unknown += [span for flag in flags or ["--help"] if flag not in known]
+    assert unknown == []
 
 
 def test_every_command_is_in_the_readme():
-    assert [name for name in list_commands() if f"bonafide {name} " not in read("README.md")] == []
+    assert [name for name in commands() if f"bonafide {name} " not in read("README.md")] == []
 
 
-def test_dependencies_are_explained():
-    import tomllib
+@pytest.mark.parametrize("example", all_examples("toml"))
+def test_every_toml_example_is_a_manifest_a_recipe_or_a_config(example: str, tmp_path: Path):
+    keys = tomllib.loads(example)
+    path = tmp_path / f"{keys.get('name', 'train')}.toml"
+    path.write_text(example, encoding="utf-8")
+    if "audio" in keys:
+        assert load_manifest(path).name == keys["name"]
+    elif "name" in keys:
+        assert load_recipe(str(path)).name == keys["name"]
+    else:
+        parse(TrainConfig, ["--config", str(path), "--store", "s", "--out", "o"], command="bonafide train")
 
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documents_are_in_plain_english(document: str):
+    text = " ".join(read(document).split())
+    assert [match[0] for phrase in DIALECT for match in re.finditer(phrase, text)] == []
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder in which the four commands of the README have run on small corpora, with a tiny detector."""
+    home = tmp_path_factory.mktemp("home")
+    write_asvspoof2019_la(home / "data")
+    write_in_the_wild(home / "data")
+    script = next(example for example in examples("README.md", "sh") if "bonafide ingest" in example)
+    lines = list(command_lines(script))
+    assert [name for name, _ in lines] == ["ingest", "train", "score", "evaluate"]
+    with ray_session(num_cpus=2):
+        for name, arguments in lines:
+            arguments = [re.sub("^~", str(home), argument) for argument in arguments]
+            if name == "train":
+                arguments = for_a_tiny_detector(arguments)
+            assert run_command(name, arguments) == 0
+    return home
+
+
+def for_a_tiny_detector(arguments: list[str]) -> list[str]:
+    """The same training in a few steps, from random weights."""
+    init = arguments.index("--init")
+    arguments = [*arguments[:init], *arguments[init + 2 :]]
+    arguments[arguments.index("--config") + 1] = str(ROOT / "jobs" / "presets" / "demo.toml")
+    steps = ["--training.optimiser.num-steps", "4", "--training.optimiser.num-warmup-steps", "1"]
+    steps += ["--training.validate-every", "2", "--training.log-every", "1"]
+    return [*arguments, *steps]
+
+
+needs_results = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
+
+
+def trees() -> list[object]:
+    """The trees of the README: a folder, and what each pattern below it stands for."""
+    block = read("README.md").partition("## What you get")[2].partition("```\n")[2].partition("```")[0]
+    found: list[object] = []
+    for tree in block.split("\n\n"):
+        first, *lines = tree.splitlines()
+        folder = first.split()[0].removeprefix("~/")
+        entries = {
+            pattern: text for line in lines for pattern, text in re.findall(r"^[├└]── (\S+) +(.+)$", line)
+        }
+        assert len(entries) == len(lines)
+        found.append(pytest.param(folder, entries, marks=needs_results, id=folder))
+    return found
+
+
+@pytest.mark.parametrize(("folder", "entries"), trees())
+def test_the_trees_of_the_readme_are_what_the_commands_write(
+    folder: str, entries: dict[str, str], home: Path
+):
+    root = home / folder
+    files = {path for path in root.rglob("*") if path.is_file()}
+    found = {pattern: set(root.glob(pattern.replace("CORPUS", "*"))) for pattern in entries}
+    always = {
+        pattern for pattern, text in entries.items() if not text.endswith(("(if any)", "(with --audio)"))
+    }
+    assert {pattern for pattern in always if not found[pattern]} == set()
+    described = set().union(*found.values(), root.glob("config*"), root.glob("configs/*"))
+    by_ray_train = {
+        root / "checkpoints" / name
+        for name in (".validate_storage_marker", "checkpoint_manager_snapshot.json")
+    }
+    assert files - described - by_ray_train == set()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(name, marks=needs_results) for name in DOCUMENTS if examples(name, "python")],
+)
+def test_every_python_example_runs(document: str, home: Path):
+    """Each example has its own namespace; they share a process, because importing torch takes seconds."""
+    run_all = "import json, sys\nfor example in json.load(sys.stdin): exec(example, {'__name__': '__main__'})"
+    done = subprocess.run(
+        [sys.executable, "-c", run_all],
+        input=json.dumps(examples(document, "python")),
+        env=os.environ | {"HOME": str(home), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_every_dependency_is_explained():
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
-    asked = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
-    asked += project["project"]["optional-dependencies"]["demo"]
-    table = read("CONTRIBUTING.md").partition("## Why each dependency")[2].partition("\nNot there")[0]
+    required = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    required += project["project"]["optional-dependencies"]["demo"]
+    table = read("CONTRIBUTING.md").partition("## Dependencies")[2].partition("\nDeliberately absent")[0]
     explained = {
-        word
+        name
         for row in re.findall(r"^\| ([a-z][^|]+) \|", table, re.MULTILINE)
-        for word in re.findall(r"[a-z][\w-]*", re.sub(r"\([^)]*\)", "", row))
+        for name in re.findall(r"[a-z][\w-]*", re.sub(r"\([^)]*\)", "", row))
     }
-    wanted = {re.split(r"[\[<>=]", requirement)[0] for requirement in asked}
-    assert explained - {"library"} == wanted
+    assert explained - {"library"} == {re.split(r"[\[<>=]", requirement)[0] for requirement in required}
 
 
-def test_pre_commit_fetches_nothing_and_calls_what_make_check_calls():
+def test_pre_commit_runs_the_tools_of_make_check_and_downloads_nothing():
     import yaml
 
     hooks = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
