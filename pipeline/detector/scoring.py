@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.data.loading.padding import plan_padded_batches
 from pipeline.detector.network import Detector, normalise
 from pipeline.detector.precision import autocast, tf32_policy
 from pipeline.errors import InputError
@@ -83,20 +84,6 @@ class WindowPolicy:
         return mean_2
 
 
-def plan_batches(num_samples: Sequence[int], max_samples: int) -> list[list[int]]:
-    """Group indices by length, longest first, so that a padded batch has at most `max_samples`.
-
-    A waveform that is longer than that is a batch of its own.
-    """
-    order = sorted(range(len(num_samples)), key=lambda index: -num_samples[index])
-    batches: list[list[int]] = []
-    while order:
-        size = max(1, max_samples // max(1, num_samples[order[0]]))
-        batches.append(order[:size])
-        order = order[size:]
-    return batches
-
-
 class Scorer:
     """A detector on a device that scores lists of waveforms."""
 
@@ -130,7 +117,7 @@ class Scorer:
         cut = [self.policy.cut(waveform) for waveform in waveforms]
         windows = [window for parts in cut for window in parts]
         logits_W2 = np.empty((len(windows), 2), np.float32)
-        batches = plan_batches([len(window) for window in windows], self.max_samples)
+        batches = plan_padded_batches([len(window) for window in windows], self.max_samples)
         # One copy to the host at the end: the device never waits for it between batches.
         scored = [self._score_batch([windows[index] for index in batch]) for batch in batches]
         for batch, logits_B2 in zip(batches, scored, strict=True):

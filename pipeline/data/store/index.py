@@ -98,10 +98,6 @@ class Index:
         """Bytes of all arrays."""
         return sum(getattr(self, name).nbytes for name in COLUMNS)
 
-    def select(self, rows: NDArray[np.bool_] | NDArray[np.integer]) -> Index:
-        """A copy with only some rows: a mask [N], or increasing row numbers; the tables stay as they are."""
-        return Index(self.shards, self.corpora, **{name: getattr(self, name)[rows] for name in COLUMNS})
-
     def save(self, folder: Path) -> None:
         """Write the arrays for `map_index`."""
         write_index(folder, self.shards, self.corpora, [{name: getattr(self, name) for name in COLUMNS}])
