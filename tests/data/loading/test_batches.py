@@ -24,13 +24,13 @@ from pipeline.data.loading.augment import AUGMENTATIONS, augmentation
 from pipeline.data.loading.batches import (
     Batch,
     TrainingBatches,
-    _one_ahead,
+    _prefetch_one,
     evaluation_batches,
     plan_evaluation,
 )
 from pipeline.data.loading.buckets import BatchConfig
-from pipeline.data.loading.reading import REQUESTS
-from pipeline.data.loading.workers import HELD
+from pipeline.data.loading.reading import MAX_REQUESTS
+from pipeline.data.loading.workers import MAX_HELD
 from pipeline.data.store.index import Index
 from pipeline.errors import InputError
 from pipeline.storage import Folder
@@ -190,7 +190,7 @@ def test_a_batch_that_is_held_keeps_its_samples(store: tuple[Folder, Index]) -> 
             row = batch.waveform[-1]  # a view is enough to hold a batch
             held.append(row)
             expected.append(row.clone())
-        assert len(held) > 2 * HELD
+        assert len(held) > 2 * MAX_HELD
         assert all(map(torch.equal, held, expected))
 
 
@@ -252,7 +252,7 @@ def test_a_batch_is_changed_while_the_one_before_it_is_in_use() -> None:
         begun[number].set()
         return 10 * number
 
-    changed = _one_ahead(iter(range(5)), change)
+    changed = _prefetch_one(iter(range(5)), change)
     assert next(changed) == 0
     assert begun[1].wait(timeout=60)
     assert list(changed) == [10, 20, 30, 40]
@@ -320,7 +320,7 @@ class Bucket(http.server.BaseHTTPRequestHandler):
         place = self.headers["Range"]
         self.waiting.add(place + self.path)
         type(self).most = max(self.most, len(self.waiting))
-        if self.most == REQUESTS:
+        if self.most == MAX_REQUESTS:
             self.is_open.set()
         self.is_open.wait(timeout=20)
         self.is_open.set()  # nobody comes any more: let all go
@@ -354,7 +354,7 @@ def test_the_requests_of_a_batch_are_on_their_way_together(
         server.shutdown()
         thread.join()
         server.server_close()
-    assert Bucket.most == REQUESTS
+    assert Bucket.most == MAX_REQUESTS
 
 
 def test_a_damaged_shard_is_named_with_its_utterance(tmp_path: Path) -> None:
@@ -366,10 +366,10 @@ def test_a_damaged_shard_is_named_with_its_utterance(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{name}.*{7:016x}"):
         list(evaluation_batches(folder, index))
     folder.commit(name, tars[name][:offset])
-    with pytest.raises(InputError, match="ends too early"):
+    with pytest.raises(InputError, match="is truncated"):
         list(evaluation_batches(folder, index))
     folder.delete(name)
-    with pytest.raises(InputError, match="not there"):
+    with pytest.raises(InputError, match="is missing"):
         list(evaluation_batches(folder, index))
 
 
