@@ -64,13 +64,11 @@ def measure(config: LoaderBenchmark, folder: Path) -> Iterator[Measured]:
     say("generating audio and shards")
     store, index = make_store(config, folder)
     say(f"{len(index)} utterances, {index.seconds.sum() / 3600:.2f} h")
-    loaders = make_loaders(store, index, sorted((folder / "loose").iterdir()))
+    planned = planned_loaders(store, index)
     index.save(folder / "index")
-    yield from measure_speed(config, store, folder / "index", loaders)
-    ours = [
-        loader for loader in loaders if loader.name.startswith(("loader", "our plan")) and loader.num_workers
-    ]
-    yield from measure_wait(config, ours)
+    others = peer_loaders(store, index, sorted((folder / "loose").iterdir()))
+    yield from measure_speed(config, store, folder / "index", planned + others)
+    yield from measure_wait(config, [loader for loader in planned if loader.num_workers])
     say("random access")
     yield measure_access(store, index)
     for num_rows in sorted({min(num, config.plan_rows) for num in (1_000_000, 10_000_000, config.plan_rows)}):
@@ -139,26 +137,31 @@ def speech_like(rng: np.random.Generator, num_samples: int) -> NDArray[np.float3
     return np.asarray(waveform, np.float32)
 
 
-def make_loaders(store: Folder, index: Index, loose: list[Path]) -> list[Loader]:
-    """List our loader with its default settings, our plan and reader in a DataLoader, and the peers."""
+def planned_loaders(store: Folder, index: Index) -> list[Loader]:
+    """List the loaders of our planned batches: ours with its default settings, and torch's DataLoader."""
     from pipeline.data.loading.batches import TrainingBatches
     from pipeline.data.loading.buckets import BatchConfig
 
-    training = {num: TrainingBatches(store, index, BatchConfig(), num_workers=num) for num in (0, 1, 2)}
-    num_ours = training[0].plan(0).num_batches
-    num_theirs = len(loose) // peers.BATCH_SIZE
+    ours, rivals = [], []
+    for num in (0, 1, 2):
+        training = TrainingBatches(store, index, BatchConfig(), num_workers=num)
+        num_batches = training.plan(0).num_batches
+        ours.append(Loader(f"loader, {num} workers", num, num_batches, partial(our_batches, training)))
+        if num:
+            name = f"our plan and reader in torch's DataLoader, {num} workers"
+            rivals.append(Loader(name, num, num_batches, partial(peers.planned_batches, training, num)))
+    return ours + rivals
+
+
+def peer_loaders(store: Folder, index: Index, loose: list[Path]) -> list[Loader]:
+    """List the loaders that make batches of their own: WebDataset over the shards, DataLoader over loose files."""
     tars = [store.location(name) for name in index.shards]
-    loaders = [
-        Loader(f"loader, {num} workers", num, num_ours, partial(our_batches, training[num]))
-        for num in (0, 1, 2)
-    ]
-    for num in (1, 2):
-        name = f"our plan and reader in torch's DataLoader, {num} workers"
-        loaders.append(Loader(name, num, num_ours, partial(peers.planned_batches, training[num], num)))
+    num_batches = len(loose) // peers.BATCH_SIZE
+    loaders = []
     for num in (0, 2):
         stream, files = partial(peers.webdataset_batches, tars, num), partial(peers.loose_batches, loose, num)
-        loaders.append(Loader(f"webdataset, {num} workers", num, num_theirs, stream))
-        loaders.append(Loader(f"DataLoader over loose files, {num} workers", num, num_theirs, files))
+        loaders.append(Loader(f"webdataset, {num} workers", num, num_batches, stream))
+        loaders.append(Loader(f"DataLoader over loose files, {num} workers", num, num_batches, files))
     return loaders
 
 
