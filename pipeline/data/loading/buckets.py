@@ -43,8 +43,7 @@ class BatchConfig:
     window_shards: int = 32
     """Number of shards whose utterances are shuffled together."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Draws per epoch of each utterance of a `corpus`, `label` or `corpus/label`; the default is 1, and all that match
-    are multiplied.
+    """Draws per epoch of each utterance of a `corpus`, `label` or `corpus/label`; matching weights multiply; default 1.
 
     2 draws every utterance twice per epoch; 0.25 draws a different quarter of the utterances in each epoch.
     """

@@ -71,7 +71,7 @@ class EpochReport:
     """Draws that the weights ask for; an utterance with weight 2 counts twice."""
     used: int
     leftover: int
-    """Draws that do not fill a batch, or are in one of the last batches, of which not every rank gets one."""
+    """Draws that do not fill a batch, or are in one of the last batches, which are too few for all ranks."""
     too_short: int
     too_long: int
     audio_s: float
