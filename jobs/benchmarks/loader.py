@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.benchmarks import peers
 from jobs.benchmarks.peers import Batches
 from jobs.benchmarks.table import Measured, say, timed
+from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -242,20 +243,23 @@ def bare_loop(store: str, folder: str) -> None:
 
 def loader_speed(loader: Loader) -> Speed:
     """Time an epoch, without the first batches, during which workers start, and the last, which are prefetched."""
-    last = loader.num_batches - 5 * loader.num_workers - 1
+    last = max(1, loader.num_batches - 5 * loader.num_workers - 1)
     first = min(WARMUP_BATCHES, last // 2)
     audio = padded = clock = used = 0.0
-    batches = iter(loader.load())  # a name of its own: its workers must be alive when they are counted
-    for number, (waveform_BT, num_samples_B) in enumerate(batches):
+    speed = None
+    # Load to the end: a DataLoader worker that is stopped while it sends a batch aborts.
+    for number, (waveform_BT, num_samples_B) in enumerate(loader.load()):
         audio += float(num_samples_B.sum()) / 16_000
         padded += waveform_BT.numel() / 16_000
         if number == first:
             audio = padded = 0.0
             clock, used = time.perf_counter(), processor_s()
         if number == last:
-            break
-    used, clock = processor_s() - used, time.perf_counter() - clock
-    return Speed(audio / max(used, 0.01), audio / clock, 1 - audio / padded)
+            used, clock = processor_s() - used, time.perf_counter() - clock
+            speed = Speed(audio / max(used, 0.01), audio / clock, 1 - audio / padded)
+    if speed is None:
+        raise InputError(f"{loader.name}: too few batches to measure; raise num_utterances")
+    return speed
 
 
 def processor_s() -> float:
