@@ -1,7 +1,7 @@
-"""The training loader against the bare loop and its peers: speed per core, waiting, padding, planning, augmentations.
+"""Measure the training loader against a bare loop and its peers: speed per core, waiting, padding, planning.
 
-Speeds are audio seconds per second of processor time, the best of several rounds that take turns, so that what else
-runs on the machine counts as little as possible.
+Speeds are audio seconds per second of processor time. The loaders take turns for several rounds and the best round
+counts, which reduces the influence of other programs on the machine.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.benchmarks import peers
 from jobs.benchmarks.peers import Batches
 from jobs.benchmarks.table import Measured, say, timed
+from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,34 +32,44 @@ if TYPE_CHECKING:
     from pipeline.data.store.index import Index
     from pipeline.storage import Folder
 
-SETTLED = 8
-"""Batches before a measurement: workers have started and have filled what they may fill ahead."""
+WARMUP_BATCHES = 8
+"""Batches before a measurement, in which workers start and fill their queues."""
 
 
 @dataclass(frozen=True)
 class LoaderBenchmark:
-    """How much to load."""
+    """Amount of data and number of repetitions."""
 
     num_utterances: int = 2000
-    """Utterances to make: noise of 1 to 20 s, log-normal, 5 s on average."""
+    """Utterances to generate: noise of 1 to 20 s, log-normal, 5 s on average."""
     rounds: int = 3
-    """Times that each loader has its turn; the best one counts."""
+    """Number of runs of each loader; the best one counts."""
     audio_per_s: float = 2750.0
-    """Audio seconds that a simulated training takes per second: a 300M detector on an H200, as the arithmetic says."""
+    """Audio seconds per second that a simulated training consumes; the default is estimated for 300M on an H200."""
     plan_rows: int = 10_000_000
-    """Utterances of the largest epoch to plan; 70000000 is all of the paper's audio, and takes 2.2 GB of disk."""
+    """Utterances of the largest epoch to plan; 70000000 is all audio of the paper and needs 2.2 GB of disk."""
+
+
+@dataclass(frozen=True)
+class Loader:
+    """One way to load an epoch."""
+
+    name: str
+    num_workers: int
+    num_batches: int
+    load: Callable[[], Batches]
 
 
 def measure(config: LoaderBenchmark, folder: Path) -> Iterator[Measured]:
-    """Loading from local shards, the peers, random access, planning and augmentations."""
-    say("making audio and shards")
+    """Measure loading from local shards, the peers, random access, planning and augmentations."""
+    say("generating audio and shards")
     store, index = make_store(config, folder)
     say(f"{len(index)} utterances, {index.seconds.sum() / 3600:.2f} h")
-    training = {num: our_loader(store, index, num) for num in (0, 1, 2)}
-    yield from measure_speed(config, folder, store, index, training)
-    for num_workers in (1, 2):
-        say(f"a training that takes {config.audio_per_s:.0f} s of audio per second, {num_workers} workers")
-        yield measure_wait(config, training[num_workers])
+    planned = planned_loaders(store, index)
+    index.save(folder / "index")
+    others = peer_loaders(store, index, sorted((folder / "loose").iterdir()))
+    yield from measure_speed(config, store, folder / "index", planned + others)
+    yield from measure_wait(config, [loader for loader in planned if loader.num_workers])
     say("random access")
     yield measure_access(store, index)
     for num_rows in sorted({min(num, config.plan_rows) for num in (1_000_000, 10_000_000, config.plan_rows)}):
@@ -69,7 +80,7 @@ def measure(config: LoaderBenchmark, folder: Path) -> Iterator[Measured]:
 
 
 def make_store(config: LoaderBenchmark, folder: Path) -> tuple[Folder, Index]:
-    """Noise with the rhythm and the level of speech as loose FLAC, and as shards made of it."""
+    """Write noise with the rhythm and level of speech as loose FLAC files, and build shards from them."""
     import numpy as np
 
     from pipeline.data.audio.flac import encode_flac, quantise
@@ -110,12 +121,12 @@ def make_store(config: LoaderBenchmark, folder: Path) -> tuple[Folder, Index]:
 
 
 def durations(rng: np.random.Generator, num: int) -> NDArray[np.float64]:
-    """Seconds of utterances as the corpora have them."""
+    """Draw durations in seconds, distributed as in the corpora."""
     return rng.lognormal(1.5, 0.65, num).clip(1, 20)
 
 
 def speech_like(rng: np.random.Generator, num_samples: int) -> NDArray[np.float32]:
-    """Noise that falls with frequency and rises and falls with syllables: FLAC makes some 65 MB an hour of it."""
+    """Generate low-passed noise modulated at the rate of syllables; FLAC compresses it to about 65 MB per hour."""
     import numpy as np
     import scipy.signal
 
@@ -127,183 +138,202 @@ def speech_like(rng: np.random.Generator, num_samples: int) -> NDArray[np.float3
     return np.asarray(waveform, np.float32)
 
 
-def our_loader(store: Folder, index: Index, num_workers: int) -> TrainingBatches:
-    """The loader of a training on one rank, as it comes."""
+def planned_loaders(store: Folder, index: Index) -> list[Loader]:
+    """List the loaders of our planned batches: ours with its default settings, and torch's DataLoader."""
     from pipeline.data.loading.batches import TrainingBatches
     from pipeline.data.loading.buckets import BatchConfig
 
-    return TrainingBatches(store, index, BatchConfig(), num_workers=num_workers)
+    ours, rivals = [], []
+    for num in (0, 1, 2):
+        training = TrainingBatches(store, index, BatchConfig(), num_workers=num)
+        num_batches = training.plan(0).num_batches
+        ours.append(Loader(f"loader, {num} workers", num, num_batches, partial(our_batches, training)))
+        if num:
+            name = f"our plan and reader in torch's DataLoader, {num} workers"
+            rivals.append(Loader(name, num, num_batches, partial(peers.planned_batches, training, num)))
+    return ours + rivals
+
+
+def peer_loaders(store: Folder, index: Index, loose: list[Path]) -> list[Loader]:
+    """List the loaders that make batches of their own: WebDataset over the shards, DataLoader over loose files."""
+    tars = [store.location(name) for name in index.shards]
+    num_batches = len(loose) // peers.BATCH_SIZE
+    loaders = []
+    for num in (0, 2):
+        stream, files = partial(peers.webdataset_batches, tars, num), partial(peers.loose_batches, loose, num)
+        loaders.append(Loader(f"webdataset, {num} workers", num, num_batches, stream))
+        loaders.append(Loader(f"DataLoader over loose files, {num} workers", num, num_batches, files))
+    return loaders
+
+
+def our_batches(training: TrainingBatches) -> Batches:
+    """Load epoch 0 with our loader."""
+    return ((batch.waveform, batch.num_samples) for batch in training(0))
 
 
 def measure_speed(
-    config: LoaderBenchmark,
-    folder: Path,
-    store: Folder,
-    index: Index,
-    training: dict[int, TrainingBatches],
+    config: LoaderBenchmark, store: Folder, index: Path, loaders: list[Loader]
 ) -> Iterator[Measured]:
-    """The bare loop, ours and the peers, in turns."""
-    index.save(folder / "index")
-    turns: dict[str, Callable[[], Speed]] = {
-        f"bare loop, {num} processes": partial(bare_speed, num, store.uri, folder / "index") for num in (1, 2)
-    }
-    for num, batches in training.items():
-        turns[f"loader, {num} workers"] = partial(our_speed, batches)
-    tars = [store.location(name) for name in index.shards]
-    paths = sorted((folder / "loose").iterdir())
-    for num in (0, 2):
-        turns[f"webdataset, {num} workers"] = partial(
-            peer_speed, peers.webdataset_batches, tars, num, len(paths)
-        )
-        turns[f"DataLoader, {num} workers"] = partial(peer_speed, peers.loose_batches, paths, num, len(paths))
+    """Run the bare loop and each loader in turn."""
+    bare: dict[int, Speed] = {}
     best: dict[str, Speed] = {}
     for number in range(config.rounds):
-        for name, turn in turns.items():
-            say(f"{name}, round {number + 1}")
-            found = turn()
-            best[name] = max(best.get(name, found), found, key=lambda speed: speed.per_core)
-    for name, speed in best.items():
-        # Two processes share a cache and a memory: what two workers do is held against what two loops can do.
-        bare = best[f"bare loop, {2 if ', 2 ' in name else 1} processes"]
-        against = (
-            f"{speed.per_core / bare.per_core:.2f} of the bare loop; {speed.by_clock:.0f} × by the clock"
-        )
-        padding = f"; {speed.padding:.1%} padding" if speed.padding else ""
-        yield Measured(name, f"{speed.per_core:.0f} × real time a core", against + padding)
+        for num_processes in (1, 2):
+            say(f"bare loop, {num_processes} processes, round {number + 1}")
+            speed = bare_speed(num_processes, store.uri, index)
+            bare[num_processes] = max(bare.get(num_processes, speed), speed, key=per_core)
+        for loader in loaders:
+            say(f"{loader.name}, round {number + 1}")
+            speed = loader_speed(loader)
+            best[loader.name] = max(best.get(loader.name, speed), speed, key=per_core)
+    for num_processes, speed in bare.items():
+        yield speed_row(f"bare loop, {num_processes} processes", speed, speed)
+    for loader in loaders:
+        # Two processes share a cache and memory bandwidth, so two workers are compared with two bare loops.
+        yield speed_row(loader.name, best[loader.name], bare[max(1, loader.num_workers)])
+
+
+def per_core(speed: Speed) -> float:
+    """Return the sort key of the best round."""
+    return speed.per_core
+
+
+def speed_row(name: str, speed: Speed, bare: Speed) -> Measured:
+    """Format a speed and its ratio to the bare loop."""
+    padding = f"; {speed.padding:.1%} padding" if speed.padding else ""
+    ratio = f"{speed.per_core / bare.per_core:.2f} of the bare loop; {speed.by_clock:.0f} × by the clock"
+    return Measured(name, f"{speed.per_core:.0f} × real time a core", ratio + padding)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a loop achieved."""
+    """Speed of one run."""
 
     per_core: float
-    """Audio seconds per second of processor time, of all processes together."""
+    """Audio seconds per second of processor time, summed over all processes."""
     by_clock: float
-    """Audio seconds per second."""
+    """Audio seconds per second of wall-clock time."""
     padding: float = 0.0
-    """Share of the batches."""
+    """Fraction of the batches."""
 
 
 def bare_speed(num_processes: int, store: str, index: Path) -> Speed:
-    """Several bare loops at once."""
-    loops = [fresh("bare_loop", store, index) for _ in range(num_processes)]
+    """Run several bare loops at the same time."""
+    loops = [start("bare_loop", store, index) for _ in range(num_processes)]
     speeds = [tuple(map(float, loop().split())) for loop in loops]
     return Speed(num_processes / sum(1 / core for core, _ in speeds), sum(clock for _, clock in speeds))
 
 
 def bare_loop(store: str, folder: str) -> None:
-    """Do what cannot be done without, read and decode; print audio seconds per second of processor and of clock."""
+    """Only read and decode; print audio seconds per second of processor time and of wall-clock time."""
     import soundfile
 
     from pipeline.data.store.index import map_index
 
     index = map_index(Path(folder))
     files = [os.open(f"{store}/{name}", os.O_RDONLY) for name in index.shards]
-    places = list(zip(index.shard.tolist(), index.offset.tolist(), index.num_bytes.tolist(), strict=True))
+    ranges = list(zip(index.shard.tolist(), index.offset.tolist(), index.num_bytes.tolist(), strict=True))
     clock, used = time.perf_counter(), time.process_time()
-    for shard, offset, num_bytes in places:
+    for shard, offset, num_bytes in ranges:
         soundfile.read(io.BytesIO(os.pread(files[shard], num_bytes, offset)), dtype="float32")
     clock, used = time.perf_counter() - clock, time.process_time() - used
     audio = float(index.seconds.sum())
     print(audio / used, audio / clock)
 
 
-def our_speed(training: TrainingBatches) -> Speed:
-    """An epoch of the training loader."""
-    batches = ((batch.waveform, batch.num_samples) for batch in training(0))
-    return timed_batches(batches, training.plan(0).num_batches, training.num_workers)
-
-
-def peer_speed(
-    make: Callable[[list[Any], int], Batches], source: list[Any], num_workers: int, num_utterances: int
-) -> Speed:
-    """All batches of a peer."""
-    return timed_batches(make(source, num_workers), num_utterances // peers.BATCH_SIZE, num_workers)
-
-
-def timed_batches(batches: Batches, num_batches: int, num_workers: int) -> Speed:
-    """Time the batches between the first ones, which workers begin with, and the last ones, which lie ready."""
-    last = num_batches - 5 * num_workers - 1
-    first = min(SETTLED, last // 2)
+def loader_speed(loader: Loader) -> Speed:
+    """Time an epoch, without the first batches, during which workers start, and the last, which are prefetched."""
+    last = max(1, loader.num_batches - 5 * loader.num_workers - 1)
+    first = min(WARMUP_BATCHES, last // 2)
     audio = padded = clock = used = 0.0
-    running = iter(batches)  # its workers, and with them their counts, end with it
-    for number, (waveform_BT, num_samples_B) in enumerate(running):
+    speed = None
+    # Load to the end: a DataLoader worker that is stopped while it sends a batch aborts.
+    for number, (waveform_BT, num_samples_B) in enumerate(loader.load()):
         audio += float(num_samples_B.sum()) / 16_000
         padded += waveform_BT.numel() / 16_000
         if number == first:
             audio = padded = 0.0
             clock, used = time.perf_counter(), processor_s()
         if number == last:
-            break
-    used, clock = processor_s() - used, time.perf_counter() - clock
-    return Speed(audio / max(used, 0.01), audio / clock, 1 - audio / padded)
+            used, clock = processor_s() - used, time.perf_counter() - clock
+            speed = Speed(audio / max(used, 0.01), audio / clock, 1 - audio / padded)
+    if speed is None:
+        raise InputError(f"{loader.name}: too few batches to measure; raise num_utterances")
+    return speed
 
 
 def processor_s() -> float:
-    """Processor time so far of this process and its children that are alive."""
+    """Return the processor time in seconds of this process and its living children."""
     ticks = 0
     for thread in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends while we count
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread may end meanwhile
             for process in (thread / "children").read_text().split():
-                # After the name in brackets: state, parent …; user and system time are the 12th and 13th.
-                facts = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-                ticks += int(facts[11]) + int(facts[12])
+                # User and system time are the 12th and 13th field after the name in brackets.
+                fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def measure_wait(config: LoaderBenchmark, training: TrainingBatches) -> Measured:
-    """How much of its time a training waits for batches that are late."""
-    found = [wait_once(training, config.audio_per_s) for _ in range(config.rounds)]
-    share, first_s = (min(each) for each in zip(*found, strict=True))
-    return Measured(
-        f"waiting, {training.num_workers} workers",
-        f"{share:.1%} of the time",
-        f"at {config.audio_per_s:.0f} audio s/s; the first batch came after {first_s:.1f} s",
-    )
+def measure_wait(config: LoaderBenchmark, loaders: list[Loader]) -> Iterator[Measured]:
+    """Measure the share of time that a simulated training waits for batches, with each loader in turn."""
+    waits: dict[str, list[tuple[float, float]]] = {loader.name: [] for loader in loaders}
+    for number in range(config.rounds):
+        for loader in loaders:
+            say(
+                f"training at {config.audio_per_s:.0f} s of audio per second: {loader.name}, round {number + 1}"
+            )
+            waits[loader.name].append(wait_once(loader, config.audio_per_s))
+    for loader in loaders:
+        share, first_s = (min(values) for values in zip(*waits[loader.name], strict=True))
+        yield Measured(
+            f"waiting: {loader.name}",
+            f"{share:.1%} of the time",
+            f"at {config.audio_per_s:.0f} audio s/s; first batch after {first_s:.1f} s",
+        )
 
 
-def wait_once(training: TrainingBatches, audio_per_s: float) -> tuple[float, float]:
-    """Take batches as fast as a training would; returns the share of waiting, and seconds to the first batch."""
+def wait_once(loader: Loader, audio_per_s: float) -> tuple[float, float]:
+    """Consume batches at a fixed rate; return the share of time spent waiting and the seconds to the first batch."""
     started = time.perf_counter()
     waited = first_s = 0.0
-    batches, number = training(0), 0
+    batches, number = iter(loader.load()), 0
     while True:
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         batch = next(batches, None)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - requested
         if batch is None:
             return waited / (time.perf_counter() - started), first_s
         if number == 0:
-            first_s = waited
-        if number == SETTLED:
+            first_s = time.perf_counter() - started
+        if number == WARMUP_BATCHES:
             waited, started = 0.0, time.perf_counter()
-        time.sleep(float(batch.num_samples.sum()) / 16_000 / audio_per_s)
+        time.sleep(float(batch[1].sum()) / 16_000 / audio_per_s)
         number += 1
 
 
 def measure_access(store: Folder, index: Index) -> Measured:
-    """Read utterances from anywhere in the shards, without decoding."""
+    """Read utterances in random order from the shards, without decoding them."""
     import numpy as np
 
     files = [os.open(store.location(name), os.O_RDONLY) for name in index.shards]
     rows = np.random.default_rng(0).permutation(len(index))
-    places = np.stack([index.shard, index.num_bytes, index.offset], axis=1)[rows].tolist()
+    ranges = np.stack([index.shard, index.num_bytes, index.offset], axis=1)[rows].tolist()
 
     def read() -> None:
-        for shard, num_bytes, offset in places:
+        for shard, num_bytes, offset in ranges:
             os.pread(files[shard], num_bytes, offset)
 
     seconds = min(timed(read) for _ in range(3))
     for file in files:
         os.close(file)
-    return Measured("random access", f"{len(places) / seconds:.0f} utterances/s", "pread, one core")
+    return Measured("random access", f"{len(ranges) / seconds:.0f} utterances/s", "pread, one core")
 
 
 def measure_plan(num_rows: int, folder: Path) -> Measured:
-    """Plan an epoch in a fresh process, over an index that the ranks of a machine share."""
+    """Plan an epoch in a new process, over an index that the ranks of a machine share."""
     folder = folder / str(num_rows)
-    fresh("write_plan", num_rows, folder)()
-    seconds, peak_gib, own_gib, jump_ms, padding = map(float, fresh("plan", folder)().split())
+    start("write_index_of_size", num_rows, folder)()
+    seconds, peak_gib, own_gib, jump_ms, padding = map(float, start("plan", folder)().split())
     return Measured(
         f"plan of {num_rows:,}",
         f"{seconds:.1f} s, {peak_gib:.2f} GiB",
@@ -311,23 +341,23 @@ def measure_plan(num_rows: int, folder: Path) -> Measured:
     )
 
 
-def fresh(function: str, *words: str | int | Path) -> Callable[[], str]:
-    """Start a function of this module in a process of its own; the call that comes back waits for what it prints."""
+def start(function: str, *arguments: str | int | Path) -> Callable[[], str]:
+    """Start a function of this module in a new process; return a function that waits for its output."""
     program = f"import sys; from jobs.benchmarks import loader; loader.{function}(*sys.argv[1:])"
-    command = [sys.executable, "-c", program, *map(str, words)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - words of ours
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - fixed command
 
-    def printed() -> str:
+    def wait() -> str:
         output, _ = process.communicate()
         if process.returncode:
-            raise RuntimeError(f"{function} ended with {process.returncode}")
+            raise RuntimeError(f"{function} failed with exit code {process.returncode}")
         return output
 
-    return printed
+    return wait
 
 
-def write_plan(num: str, folder: str) -> None:
-    """Write an index of made-up utterances, shards of 256 MiB, without ever holding it."""
+def write_index_of_size(num: str, folder: str) -> None:
+    """Write an index of synthetic utterances in shards of 256 MiB, part by part."""
     import numpy as np
 
     from pipeline.data.store.index import Part, write_index
@@ -354,7 +384,7 @@ def write_plan(num: str, folder: str) -> None:
 
 
 def plan(folder: str) -> None:
-    """Plan an epoch; print seconds, peak and own GiB, ms to a batch and the share of padding."""
+    """Plan an epoch; print the seconds, peak and private GiB, ms to reach a batch, and the padding fraction."""
     from pipeline.data.loading.buckets import BatchConfig
     from pipeline.data.loading.epoch import EpochPlan
     from pipeline.data.store.index import map_index
@@ -370,7 +400,7 @@ def plan(folder: str) -> None:
 
 
 def measure_augmentations(config: LoaderBenchmark, store: Folder, index: Index) -> Iterator[Measured]:
-    """Each augmentation on the same utterances."""
+    """Run each augmentation on the same utterances."""
     import numpy as np
 
     from pipeline.data.audio.flac import decode_flac

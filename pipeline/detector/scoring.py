@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
+from pipeline.data.loading.padding import plan_padded_batches
 from pipeline.detector.network import Detector, normalise
 from pipeline.detector.precision import autocast, tf32_policy
 from pipeline.errors import InputError
@@ -86,20 +87,6 @@ class WindowPolicy:
         return mean_2
 
 
-def plan_batches(num_samples: Sequence[int], max_samples: int) -> list[list[int]]:
-    """Group indices by length, longest first, so that a padded batch has at most `max_samples` samples.
-
-    A waveform longer than `max_samples` forms a batch alone.
-    """
-    order = sorted(range(len(num_samples)), key=lambda index: -num_samples[index])
-    batches: list[list[int]] = []
-    while order:
-        size = max(1, max_samples // max(1, num_samples[order[0]]))
-        batches.append(order[:size])
-        order = order[size:]
-    return batches
-
-
 class Scorer:
     """Scores lists of waveforms with a detector on a device."""
 
@@ -148,7 +135,7 @@ class Scorer:
         cut = [self.policy.cut(waveform) for waveform in waveforms]
         windows = [window for parts in cut for window in parts]
         logits_W2 = np.empty((len(windows), 2), np.float32)
-        batches = plan_batches([len(window) for window in windows], self.max_samples)
+        batches = plan_padded_batches([len(window) for window in windows], self.max_samples)
         # Copying to the host after all batches are queued keeps the device from waiting between batches.
         scored = [self._score_batch([windows[index] for index in batch]) for batch in batches]
         for batch, logits_B2 in zip(batches, scored, strict=True):

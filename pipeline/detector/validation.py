@@ -49,11 +49,13 @@ def validate(
     *,
     precision: Precision = "fp32",
 ) -> Validation:
-    """Measure the detector on the batches of all ranks together; every rank gets the same answer.
+    """Score the batches of all ranks and measure the EER; every rank gets the same result.
 
-    An utterance that several ranks scored counts once. DrawnRows nothing from torch's generator. The detector
-    computes in float32, but a sharded one in the precision in which its layers are fetched.
-    Raises InputError when one of the classes is missing.
+    An utterance scored by several ranks counts once. Nothing is drawn from torch's generator. The detector computes
+    in float32, except that a sharded one computes in the precision in which its layers are gathered.
+
+    Raises:
+        InputError: there are no bona fide or no spoof utterances.
     """
     scored = _union(score_batches(detector, batches, device, precision))
     uids = sorted(scored)  # the result must not depend on the order in which ranks finish

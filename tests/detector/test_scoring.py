@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
-from pipeline.detector.scoring import Scorer, WindowPolicy, plan_batches
+from pipeline.detector.scoring import Scorer, WindowPolicy
 from pipeline.errors import InputError
 
 POLICIES = ("whole", "window:0.5:first", "window:0.5:mean", "window:0.5:max")
@@ -88,18 +88,6 @@ def test_parsing_and_printing_a_policy_are_inverse(text):
 def test_an_unknown_policy_is_an_error_that_lists_the_known_ones(text):
     with pytest.raises(InputError, match=r"known: whole, window:SECONDS:first\|mean\|max"):
         WindowPolicy.parse(text)
-
-
-def test_batches_contain_every_utterance_once_within_the_budget_longest_first():
-    num_samples = [int(n) for n in np.random.default_rng(0).integers(1, 5_000, 500)]
-    batches = plan_batches(num_samples, 16_000)
-    assert sorted(index for batch in batches for index in batch) == list(range(500))
-    assert all(len(batch) * max(num_samples[index] for index in batch) <= 16_000 for batch in batches)
-    lengths = [num_samples[index] for batch in batches for index in batch]
-    assert lengths == sorted(lengths, reverse=True)
-    assert sum(len(b) * max(num_samples[i] for i in b) for b in batches) <= 1.1 * sum(num_samples)
-    assert plan_batches([100_000, 5], 16_000) == [[0], [1]]
-    assert plan_batches([], 16_000) == []
 
 
 def test_an_empty_list_has_no_scores():

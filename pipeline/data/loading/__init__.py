@@ -1,1 +1,1 @@
-"""Shards become batches of waveforms."""
+"""Read shards and make batches of waveforms."""

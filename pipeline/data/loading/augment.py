@@ -1,8 +1,8 @@
-"""What training does to a waveform, at random but repeatably: each augmentation is a frozen value and one call.
+"""Random but repeatable changes of training waveforms: each augmentation is a frozen dataclass with one call.
 
-An augmentation takes a waveform and a generator and returns a new waveform of the same length; all it draws comes
-from the generator, so the same seed gives the same samples. `Chain`, `OneOf` and `Sometimes` put them together, and
-`AUGMENTATIONS` names the ones a configuration can ask for.
+An augmentation takes a waveform and a random generator and returns a new waveform of the same length. All randomness
+comes from the generator, so the same seed gives the same samples. `AUGMENTATIONS` lists the names that a configuration
+can use.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ CODECS: dict[str, tuple[str, str, int]] = {
     "mp3": ("MP3", "MPEG_LAYER_III", SAMPLE_RATE),
     "opus": ("OGG", "OPUS", SAMPLE_RATE),
 }
-"""Format and subtype of libsndfile, and the rate (Hz) at which the codec is at home."""
+"""libsndfile format and subtype, and the native sample rate of the codec in Hz."""
 
 
 class Augmentation(Protocol):
     """A random change of a waveform that keeps its length."""
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """Return the changed waveform; the given one stays as it is."""
+        """Return the changed waveform; the input is not modified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """One augmentation after the other."""
+    """Several augmentations in sequence."""
 
     steps: tuple[Augmentation, ...]
 
@@ -53,53 +53,30 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class OneOf:
-    """One of several augmentations, each as likely as the others."""
-
-    choices: tuple[Augmentation, ...]
-
-    def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """Return what the drawn augmentation makes of the waveform."""
-        return self.choices[int(rng.integers(len(self.choices)))](waveform, rng)
-
-
-@dataclass(frozen=True, slots=True)
-class Sometimes:
-    """An augmentation that leaves some utterances alone."""
-
-    step: Augmentation
-    probability: float = 0.5
-
-    def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """Return the waveform changed with the given probability."""
-        return self.step(waveform, rng) if rng.random() < self.probability else waveform
-
-
-@dataclass(frozen=True, slots=True)
 class Gain:
-    """Another level. It matters only before what is not linear: detectors normalise each utterance."""
+    """Change the level. Matters only before a nonlinear augmentation, since detectors normalise each utterance."""
 
     gain_db: tuple[float, float] = (-20.0, 6.0)
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """Return the waveform scaled, and clipped where it exceeds full scale."""
-        louder: Waveform = waveform * _ratio(rng.uniform(*self.gain_db))
-        return np.clip(louder, -1, 1, out=louder)
+        """Return the scaled waveform, clipped at full scale."""
+        scaled: Waveform = waveform * _ratio(rng.uniform(*self.gain_db))
+        return np.clip(scaled, -1, 1, out=scaled)
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Additive noise whose power falls with frequency as 1/f^slope: 0 white, 1 pink, 2 brown."""
+    """Add noise with a power spectrum of 1/f^slope: 0 is white, 1 pink, 2 brown."""
 
     snr_db: tuple[float, float] = (5.0, 30.0)
     slope: tuple[float, float] = (0.0, 2.0)
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """Return the waveform with noise at a random SNR."""
+        """Return the waveform with noise at a random SNR and slope."""
         slope, snr_db = rng.uniform(*self.slope), rng.uniform(*self.snr_db)
         size = scipy.fft.next_fast_len(len(waveform), real=True)
         spectrum = scipy.fft.rfft(rng.standard_normal(size, dtype=np.float32))
-        # Below 20 Hz the slope ends: brown noise would be nothing but a drift.
+        # The spectrum is flat below 20 Hz; otherwise brown noise would be mostly a slow drift.
         frequencies = np.maximum(scipy.fft.rfftfreq(size, 1 / SAMPLE_RATE), 20.0)
         spectrum *= (frequencies ** (-slope / 2)).astype(np.float32)
         noise: Waveform = scipy.fft.irfft(spectrum, size)[: len(waveform)]
@@ -110,15 +87,15 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Reverberation:
-    """A synthetic room: the direct sound, then noise that decays exponentially."""
+    """Simulate a room: direct sound followed by exponentially decaying noise."""
 
     rt60_s: tuple[float, float] = (0.1, 0.8)
-    """Time in which the tail falls by 60 dB."""
+    """Time in which the tail decays by 60 dB."""
     direct_to_tail_db: tuple[float, float] = (-3.0, 12.0)
     predelay_s: tuple[float, float] = (0.001, 0.01)
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """Return the waveform in the room, at its old level; the tail beyond its end is lost."""
+        """Return the reverberated waveform at its original level, without the tail beyond its end."""
         rt60, direct_db, predelay = (
             rng.uniform(*interval) for interval in (self.rt60_s, self.direct_to_tail_db, self.predelay_s)
         )
@@ -136,13 +113,13 @@ class Reverberation:
 
 @dataclass(frozen=True, slots=True)
 class LowPass:
-    """A narrower band, as cheap microphones and old recordings have it."""
+    """Limit the bandwidth, as cheap microphones and old recordings do."""
 
     cutoff_hz: tuple[float, float] = (2500.0, 7500.0)
     num_taps: int = 129
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """Return the waveform without what lies above a random frequency; nothing is delayed."""
+        """Return the waveform low-passed at a random cutoff, without delay."""
         taps = scipy.signal.firwin(self.num_taps, rng.uniform(*self.cutoff_hz), fs=SAMPLE_RATE).astype(
             np.float32
         )
@@ -152,24 +129,24 @@ class LowPass:
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """Down to a lower rate and up again, each time by a resampler of random quality."""
+    """Resample to a lower rate and back, each with a random resampler quality."""
 
     rate_hz: tuple[float, float] = (6_000.0, 15_000.0)
     qualities: tuple[str, ...] = ("QQ", "LQ", "MQ", "HQ")
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """Return the waveform with the band, the aliases and the images of the detour."""
+        """Return the waveform with the narrower band, aliases and images of the resamplers."""
         rate = round(rng.uniform(*self.rate_hz))
-        down, up = (self.qualities[int(place)] for place in rng.integers(len(self.qualities), size=2))
+        down, up = (self.qualities[int(choice)] for choice in rng.integers(len(self.qualities), size=2))
         narrow = soxr.resample(waveform, SAMPLE_RATE, rate, down)
-        return _fitted(soxr.resample(narrow, rate, SAMPLE_RATE, up), len(waveform))
+        return _fit_length(soxr.resample(narrow, rate, SAMPLE_RATE, up), len(waveform))
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """Encoded and decoded again, at a random quality where the codec has one.
+    """Encode and decode with a random codec, at a random quality where the codec has one.
 
-    A core encodes gsm at some 400 times real time, mp3 at 200 and opus at 60: ask for the slow ones sparingly.
+    One core encodes gsm at about 400 times real time, mp3 at 200 and opus at 60, so use the slow ones sparingly.
     """
 
     names: tuple[str, ...] = tuple(CODECS)
@@ -179,15 +156,15 @@ class Codec:
             raise ValueError(f"unknown codecs {sorted(unknown)}; known: {', '.join(CODECS)}")
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """Return the waveform as the listener at the other end would have it."""
-        form, subtype, rate = CODECS[self.names[int(rng.integers(len(self.names)))]]
-        quality = {"compression_level": float(rng.uniform(0.3, 1))} if form != "WAV" else {}
-        sent = np.clip(soxr.resample(waveform, SAMPLE_RATE, rate, "HQ"), -1, 1)
+        """Return the waveform after encoding and decoding."""
+        container, subtype, rate = CODECS[self.names[int(rng.integers(len(self.names)))]]
+        quality = {"compression_level": float(rng.uniform(0.3, 1))} if container != "WAV" else {}
+        resampled = np.clip(soxr.resample(waveform, SAMPLE_RATE, rate, "HQ"), -1, 1)
         file = io.BytesIO()
-        soundfile.write(file, sent, rate, format=form, subtype=subtype, **quality)
+        soundfile.write(file, resampled, rate, format=container, subtype=subtype, **quality)
         file.seek(0)
-        heard, _ = soundfile.read(file, dtype="float32")
-        return _fitted(soxr.resample(heard, rate, SAMPLE_RATE, "HQ"), len(waveform))
+        decoded, _ = soundfile.read(file, dtype="float32")
+        return _fit_length(soxr.resample(decoded, rate, SAMPLE_RATE, "HQ"), len(waveform))
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -199,11 +176,11 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "codec": Codec(),
     **{f"rawboost{algo}": RawBoost(algo) for algo in ALGORITHMS},
 }
-"""By name, with the parameters of their class; rawboost5 is the one of the AntiDeepfake recipe."""
+"""Augmentations by name, with the default parameters; rawboost5 is the one that AntiDeepfake was trained with."""
 
 
 def augmentation(names: Sequence[str]) -> Augmentation | None:
-    """The named augmentations one after the other; None for none.
+    """Combine the named augmentations in sequence; None if there are no names.
 
     Raises:
         InputError: a name is unknown.
@@ -220,9 +197,9 @@ def _ratio(level_db: float) -> np.float32:
     return np.float32(10 ** (level_db / 20))
 
 
-def _fitted(waveform: Waveform, num_samples: int) -> Waveform:
-    """Resamplers and codecs of blocks round the length: cut the end, or lengthen it by zeros."""
+def _fit_length(waveform: Waveform, num_samples: int) -> Waveform:
+    """Cut the end or pad it with zeros, because resamplers and block codecs round the length."""
     fitted = np.zeros(num_samples, dtype=np.float32)
-    shared = min(num_samples, len(waveform))
-    fitted[:shared] = waveform[:shared]
+    num_kept = min(num_samples, len(waveform))
+    fitted[:num_kept] = waveform[:num_kept]
     return fitted

@@ -1,7 +1,7 @@
-"""Batches of waveforms for a rank: from a plan, through workers, into tensors.
+"""Batches of waveforms for one rank, as tensors.
 
-A rank's own process plans (see `epoch`) and sends each worker what to read (see `reading`), so workers hold neither
-the index nor a plan, and how many there are changes nothing about what a batch holds.
+The rank plans each batch (`epoch`) and sends the request to a worker (`workers`), which reads it (`reading`). Workers
+hold neither the index nor a plan, so their number does not change the contents of a batch.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.loading.buckets import BatchConfig, Buckets, plan_buckets
 from pipeline.data.loading.epoch import EpochPlan, PlannedBatch
-from pipeline.data.loading.reading import Augment, BatchReader, Reads, rounding
-from pipeline.data.loading.workers import Filled, fill_batches
+from pipeline.data.loading.padding import plan_padded_batches
+from pipeline.data.loading.reading import Augment, BatchReader, BatchRequest, length_tolerance
+from pipeline.data.loading.workers import BatchLimits, FilledBatch, fill_batches
 from pipeline.data.store.index import Index
 from pipeline.storage import Folder
 
@@ -29,10 +31,10 @@ from pipeline.storage import Folder
 
 @dataclass(frozen=True)
 class Batch:
-    """What one rank sees in one step."""
+    """The utterances that one rank processes in one step."""
 
     waveform: Tensor
-    """[B, T] float32; each utterance has mean 0 and variance 1 over its own samples, then zeros."""
+    """[B, T] float32; each utterance has mean 0 and variance 1 over its own samples and is padded with zeros."""
     num_samples: Tensor
     """[B] int64."""
     label: Tensor
@@ -40,13 +42,13 @@ class Batch:
     uid: list[str]
 
     def pin_memory(self) -> Batch:
-        """A copy in page-locked memory, from which copies to a GPU are asynchronous."""
+        """Copy the batch to page-locked memory, from which copies to a GPU are asynchronous."""
         return Batch(
             self.waveform.pin_memory(), self.num_samples.pin_memory(), self.label.pin_memory(), self.uid
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The batch on a device."""
+        """Copy the batch to a device."""
         return Batch(
             self.waveform.to(device, non_blocking=non_blocking),
             self.num_samples.to(device, non_blocking=non_blocking),
@@ -56,7 +58,7 @@ class Batch:
 
 
 class TrainingBatches:
-    """A rank's batches of any epoch, from any position on."""
+    """One rank's batches of any epoch, starting at any batch."""
 
     def __init__(
         self,
@@ -79,18 +81,22 @@ class TrainingBatches:
         self.buckets: Buckets = plan_buckets(index, config)
 
     def plan(self, epoch: int) -> EpochPlan:
-        """The plan of an epoch, the same on every rank."""
+        """Plan an epoch; the plan is the same on every rank."""
         return EpochPlan(self.index, self.config, epoch, self.buckets)
 
-    def __call__(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from the first one that no rank has taken yet."""
+    def requests(self, epoch: int, first_batch: int = 0) -> Iterator[BatchRequest]:
+        """Request this rank's batches of an epoch, starting at the first batch that no rank has taken."""
         plan = self.plan(epoch)
         numbers = plan.batch_numbers(self.rank, self.world, first_batch)
-        reads = (_plan_reads(self.index, plan[number]) for number in numbers)
+        return (_make_request(self.index, plan[number]) for number in numbers)
+
+    def __call__(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
+        """Load this rank's batches of an epoch, starting at the first batch that no rank has taken."""
         sizes = self.buckets.batch_size
-        largest = int((sizes * self.buckets.padded_samples).max()), int(sizes.max())
+        limits = BatchLimits(int((sizes * self.buckets.padded_samples).max()), int(sizes.max()))
         reader = BatchReader(self.folder, self.augment)
-        return _tensors(fill_batches(reader, reads, self.num_workers, largest), self.num_workers)
+        requests = self.requests(epoch, first_batch)
+        return _to_tensors(fill_batches(reader, requests, self.num_workers, limits), self.num_workers)
 
 
 def evaluation_batches(
@@ -102,45 +108,44 @@ def evaluation_batches(
     world: int = 1,
     num_workers: int = 0,
 ) -> Iterator[Batch]:
-    """A rank's share of all utterances, whole, the longest first; ranks may differ by one batch."""
+    """Load a rank's share of all utterances, uncropped, longest first; shares differ by at most one batch."""
     planned = plan_evaluation(index, max_seconds)[rank::world]
-    largest = (
+    limits = BatchLimits(
         max((len(batch.rows) * batch.padded_samples for batch in planned), default=1),
         max((len(batch.rows) for batch in planned), default=1),
     )
-    reads = (_plan_reads(index, batch) for batch in planned)
-    return _tensors(fill_batches(BatchReader(folder, None), reads, num_workers, largest), num_workers)
+    requests = (_make_request(index, batch) for batch in planned)
+    return _to_tensors(fill_batches(BatchReader(folder, None), requests, num_workers, limits), num_workers)
 
 
 def plan_evaluation(index: Index, max_seconds: float) -> list[PlannedBatch]:
-    """Cut all utterances, sorted by length, into batches of at most `max_seconds` with their padding.
+    """Group all utterances by length into batches of at most `max_seconds` with padding, longest first.
 
-    An utterance that is longer than that has a batch of its own.
+    An utterance that is longer than that gets a batch of its own.
     """
-    num_samples = np.rint(index.seconds.astype(np.float64) * SAMPLE_RATE).astype(np.int64)
-    order = np.argsort(-num_samples, kind="stable")
+    num_samples = _stored_samples(index.seconds)
     planned = []
-    begin = 0
-    while begin < len(order):
-        longest = max(1, int(num_samples[order[begin]]))
-        rows = order[begin : begin + max(1, int(max_seconds * SAMPLE_RATE) // longest)]
-        none = np.zeros(len(rows))
-        padded = longest + rounding(longest)
-        planned.append(PlannedBatch(rows, num_samples[rows], none, none.astype(np.uint64), padded))
-        begin += len(rows)
+    for rows in plan_padded_batches(num_samples, int(max_seconds * SAMPLE_RATE)):
+        longest = max(1, int(num_samples[rows[0]]))
+        zeros = np.zeros(len(rows))
+        padded = longest + length_tolerance(longest)
+        planned.append(PlannedBatch(rows, num_samples[rows], zeros, zeros.astype(np.uint64), padded))
     return planned
 
 
-def _plan_reads(index: Index, planned: PlannedBatch) -> Reads:
+def _stored_samples(seconds: NDArray[np.float32]) -> NDArray[np.int64]:
+    return np.rint(seconds.astype(np.float64) * SAMPLE_RATE).astype(np.int64)
+
+
+def _make_request(index: Index, planned: PlannedBatch) -> BatchRequest:
     rows = planned.rows
-    stored = np.rint(index.seconds[rows].astype(np.float64) * SAMPLE_RATE).astype(np.int64)
-    return Reads(
+    return BatchRequest(
         shards=[index.shards[shard] for shard in index.shard[rows]],
         offset=index.offset[rows].tolist(),
         num_bytes=index.num_bytes[rows].tolist(),
         uid=[f"{uid:016x}" for uid in index.uid[rows].tolist()],
         label=index.label[rows],
-        stored_samples=stored.tolist(),
+        stored_samples=_stored_samples(index.seconds[rows]).tolist(),
         num_samples=planned.num_samples.tolist(),
         crop_start=planned.crop_start.tolist(),
         augment_seed=planned.augment_seed.tolist(),
@@ -148,25 +153,25 @@ def _plan_reads(index: Index, planned: PlannedBatch) -> Reads:
     )
 
 
-def _tensors(filled: Iterator[Filled], num_workers: int) -> Iterator[Batch]:
-    """Batches as tensors, in page-locked memory where there is a GPU."""
-    batches = map(_batch, filled)
+def _to_tensors(filled: Iterator[FilledBatch], num_workers: int) -> Iterator[Batch]:
+    """Convert batches to tensors, in page-locked memory if there is a GPU."""
+    batches = map(_to_batch, filled)
     if torch.cuda.is_available():
-        return _one_ahead(batches, Batch.pin_memory)
-    return _one_ahead(batches, _unchanged) if num_workers else batches
+        return _prefetch_one(batches, Batch.pin_memory)
+    return _prefetch_one(batches, _identity) if num_workers else batches
 
 
-def _unchanged(batch: Batch) -> Batch:
+def _identity(batch: Batch) -> Batch:
     return batch
 
 
-def _batch(filled: Filled) -> Batch:
-    """The tensor holds on to the array, and with it to the memory that it lies in."""
+def _to_batch(filled: FilledBatch) -> Batch:
+    """Wrap the arrays without a copy; the tensor keeps the array, and so its slot of memory, alive."""
     return Batch(
         waveform=torch.from_numpy(filled.waveform),
         num_samples=torch.from_numpy(filled.num_samples),
-        label=torch.from_numpy(filled.reads.label.astype(np.int64)),
-        uid=filled.reads.uid,
+        label=torch.from_numpy(filled.request.label.astype(np.int64)),
+        uid=filled.request.uid,
     )
 
 
@@ -174,17 +179,17 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def _one_ahead(source: Iterator[S], change: Callable[[S], T]) -> Iterator[T]:
-    """Get and change each item in a thread, while the one before it is in use.
+def _prefetch_one(source: Iterator[S], convert: Callable[[S], T]) -> Iterator[T]:
+    """Get and convert each item in a thread while the item before it is in use.
 
-    Planning what workers do next takes half a millisecond, for which the training would else wait in every step.
+    Otherwise every training step would wait half a millisecond for the planning of the next requests.
     """
 
     def take() -> list[T]:
-        return [change(item) for item in itertools.islice(source, 1)]
+        return [convert(item) for item in itertools.islice(source, 1)]
 
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(take)
-        while taken := coming.result():
-            coming = thread.submit(take)
+        pending = thread.submit(take)
+        while taken := pending.result():
+            pending = thread.submit(take)
             yield taken[0]

@@ -1,6 +1,6 @@
-"""The bytes of shards → the rows of a batch: read, decoded, cropped, augmented, normalised, padded with zeros.
+"""Read the utterances of a batch from shards: fetch, decode, crop, augment, normalise and pad with zeros.
 
-What a worker of the loader does, without torch, so that a worker starts in a moment.
+This is all that a loader worker does. The module does not import torch, so that workers start quickly.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from pipeline.storage import Folder
 # B: utterances, T: samples at 16 kHz.
 
 Augment = Callable[[Waveform, np.random.Generator], Waveform]
-"""Changes a waveform but not its length; the generator is seeded by (seed, epoch, uid, draw)."""
+"""Returns a changed waveform of the same length; the generator is seeded by (seed, epoch, uid, repeat)."""
 
-OPEN_TARS = 256
-"""Tars a worker keeps open, well below the usual limit of 1024 files."""
+MAX_OPEN_TARS = 256
+"""Tar files that a worker keeps open, well below the usual limit of 1024 open files."""
 
-REQUESTS = 32
-"""Ranged requests a worker keeps in flight on S3."""
+MAX_REQUESTS = 32
+"""Concurrent ranged requests of a worker to S3."""
 
 EPSILON = 1e-5
-"""Added to the variance, as in the layer norm the encoders were trained with."""
+"""Added to the variance, as in the layer norm that the encoders were trained with."""
 
 _ONES = np.ones(4096, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reads:
-    """All that it takes to make a batch; arrays and lists are [B]."""
+class BatchRequest:
+    """Everything a worker needs to make one batch; arrays and lists are [B]."""
 
     shards: list[str]
     offset: list[int]
@@ -49,84 +49,89 @@ class Reads:
     uid: list[str]
     label: NDArray[np.int8]
     stored_samples: list[int]
+    """Length in the shard."""
     num_samples: list[int]
-    """After cropping."""
+    """Length after cropping."""
     crop_start: list[float]
-    """Where a crop begins, as a fraction in [0, 1) of the places it can begin at."""
+    """Start of the crop, as a fraction in [0, 1) of the possible starts."""
     augment_seed: list[int]
     padded_samples: int
+    """Length to which all utterances are padded."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the batch: [B, T]."""
+        """Shape [B, T] of the padded batch."""
         return len(self.uid), self.padded_samples
 
 
 class BatchReader:
-    """Fills batches; pickled as what it was made of, before it reads."""
+    """Reads batches; can be pickled until it has read something."""
 
     def __init__(self, folder: Folder, augment: Augment | None):
-        self._source = _LocalSource(folder) if folder.is_local else _RemoteSource(folder)
+        self._shards = _LocalShards(folder) if folder.is_local else _RemoteShards(folder)
         self.augment = augment
 
-    def expect(self, reads: Reads) -> None:
-        """Ask for what will be read soon; batches are read in the order in which they are expected."""
-        self._source.expect(reads)
+    def prefetch(self, request: BatchRequest) -> None:
+        """Start to fetch a batch; batches must be read in the order in which they were prefetched."""
+        self._shards.prefetch(request)
 
-    def read(self, reads: Reads, waveform_BT: NDArray[np.float32], num_samples_B: NDArray[np.int64]) -> None:
-        """Fill a batch that was expected, and say how many samples of each row are audio.
+    def read(
+        self, request: BatchRequest, waveform_BT: NDArray[np.float32], num_samples_B: NDArray[np.int64]
+    ) -> None:
+        """Read a prefetched batch into the given arrays: padded waveforms and their lengths.
 
         Raises:
             InputError: a shard is missing or damaged.
         """
-        for position, data in enumerate(self._source.read(reads)):
+        for position, data in enumerate(self._shards.read(request)):
             row = waveform_BT[position]
-            waveform = self._waveform(reads, position, data, row)
+            waveform = self._load_waveform(request, position, data, row)
             normalise(waveform, row[: len(waveform)])
             row[len(waveform) :] = 0
             num_samples_B[position] = len(waveform)
 
     def close(self) -> None:
-        """Give up what was expected."""
-        self._source.close()
+        """Close files and cancel pending requests."""
+        self._shards.close()
 
-    def _waveform(self, reads: Reads, position: int, data: bytes, row: Waveform) -> Waveform:
-        """The waveform that the detector shall hear; `row` may serve as memory for it."""
+    def _load_waveform(self, request: BatchRequest, position: int, data: bytes, buffer: Waveform) -> Waveform:
+        """Decode, crop and augment one utterance; the result may be a view of `buffer`."""
         try:
-            waveform = _decode(reads, position, data, row)
+            waveform = _decode(request, position, data, buffer)
         except AudioError as error:
             raise InputError(
-                f"{reads.shards[position]}: utterance {reads.uid[position]} cannot be read ({error}); "
+                f"{request.shards[position]}: cannot decode utterance {request.uid[position]} ({error}); "
                 "the shard is damaged: build it again"
             ) from error
         if self.augment is None:
             return waveform
-        augmented = self.augment(waveform, np.random.default_rng(reads.augment_seed[position]))
-        assert augmented.shape == waveform.shape, "an augmentation keeps the length"
+        augmented = self.augment(waveform, np.random.default_rng(request.augment_seed[position]))
+        assert augmented.shape == waveform.shape, "an augmentation must keep the length"
         return augmented
 
 
-def _decode(reads: Reads, position: int, data: bytes, row: Waveform) -> Waveform:
-    stored, wanted = reads.stored_samples[position], reads.num_samples[position]
-    if wanted < stored:
-        start = int(reads.crop_start[position] * (stored - rounding(stored) - wanted + 1))
-        return decode_flac(data, start=start, end=start + wanted, out=row)
-    waveform = decode_flac(data, out=row)
-    if abs(len(waveform) - stored) > rounding(stored):
+def _decode(request: BatchRequest, position: int, data: bytes, buffer: Waveform) -> Waveform:
+    stored, num_samples = request.stored_samples[position], request.num_samples[position]
+    if num_samples < stored:
+        num_starts = stored - length_tolerance(stored) - num_samples + 1
+        start = int(request.crop_start[position] * num_starts)
+        return decode_flac(data, start=start, end=start + num_samples, out=buffer)
+    waveform = decode_flac(data, out=buffer)
+    if abs(len(waveform) - stored) > length_tolerance(stored):
         raise AudioError("length_mismatch", "flac in a shard", f"{len(waveform)} of {stored} samples")
     return waveform
 
 
 def normalise(waveform: Waveform, out: Waveform) -> None:
-    """Give a waveform mean 0 and variance 1, as layer norm does; `out` is of its length and may be the same."""
+    """Scale a waveform to mean 0 and variance 1, as layer norm does; `out` may be the waveform itself."""
     np.subtract(waveform, np.float32(_sum(waveform) / len(waveform)), out=out)
     out *= np.float32(1 / math.sqrt(_sum(out, is_squared=True) / len(out) + EPSILON))
 
 
 def _sum(waveform: Waveform, *, is_squared: bool = False) -> float:
-    """The sum of the samples or of their squares, by BLAS: four times as fast as by NumPy.
+    """Sum the samples or their squares with BLAS, four times as fast as NumPy's own sum.
 
-    Blocks are too short for BLAS to share them between threads, so the sum is the same on any number of cores.
+    Blocks are too short for BLAS to split them between threads, so the sum is the same on any number of cores.
     """
     whole = len(waveform) // len(_ONES) * len(_ONES)
     blocks, rest = waveform[:whole].reshape(-1, len(_ONES)), waveform[whole:]
@@ -134,83 +139,88 @@ def _sum(waveform: Waveform, *, is_squared: bool = False) -> float:
     return float(sums.sum(dtype=np.float64)) + float(np.dot(rest, rest if is_squared else _ONES[: len(rest)]))
 
 
-def rounding(num_samples: int) -> int:
-    """How far a length may be off that was kept as float32 seconds: nothing up to 2²³ samples."""
+def length_tolerance(num_samples: int) -> int:
+    """Error of a length that was stored as float32 seconds, in samples: 0 below 2²³ samples."""
     return num_samples >> 23
 
 
-class _LocalSource:
-    """Reads ranges of local tars, which stay open."""
+class _LocalShards:
+    """Reads byte ranges of local tar files and keeps the files open."""
 
     def __init__(self, folder: Folder):
         self._folder = folder
         self._files: OrderedDict[str, int] = OrderedDict()
 
-    def expect(self, reads: Reads) -> None:
-        """Nothing: the disk answers at once."""
+    def prefetch(self, request: BatchRequest) -> None:
+        """Do nothing: `read` asks the kernel to read ahead within a batch, which is enough for a disk."""
 
-    def read(self, reads: Reads) -> Iterator[bytes]:
-        """The FLAC of each utterance."""
+    def read(self, request: BatchRequest) -> Iterator[bytes]:
+        """Yield the FLAC of each utterance."""
+        ranges = list(zip(request.shards, request.offset, request.num_bytes, strict=True))
         if sys.platform == "linux":
-            # What is not in memory is fetched while the utterances before it are decoded.
-            for shard, offset, num_bytes in zip(reads.shards, reads.offset, reads.num_bytes, strict=True):
+            # The kernel reads what is not cached while earlier utterances are being decoded.
+            for shard, offset, num_bytes in ranges:
                 os.posix_fadvise(self._file(shard), offset, num_bytes, os.POSIX_FADV_WILLNEED)
-        for shard, offset, num_bytes in zip(reads.shards, reads.offset, reads.num_bytes, strict=True):
-            yield _checked(os.pread(self._file(shard), num_bytes, offset), num_bytes, shard)
+        for shard, offset, num_bytes in ranges:
+            yield _check_size(os.pread(self._file(shard), num_bytes, offset), num_bytes, shard)
 
     def _file(self, shard: str) -> int:
         if shard not in self._files:
-            if len(self._files) == OPEN_TARS:
+            if len(self._files) == MAX_OPEN_TARS:
                 os.close(self._files.popitem(last=False)[1])
+            path = self._folder.location(shard)
             try:
-                self._files[shard] = os.open(self._folder.location(shard), os.O_RDONLY)
+                self._files[shard] = os.open(path, os.O_RDONLY)
             except FileNotFoundError:
-                raise InputError(f"{self._folder.location(shard)} is in the snapshot but not there") from None
+                raise InputError(
+                    f"{path}: the snapshot lists this shard, but it is missing; build it again"
+                ) from None
         self._files.move_to_end(shard)
         return self._files[shard]
 
     def close(self) -> None:
-        """Close the tars."""
+        """Close the tar files."""
         while self._files:
             os.close(self._files.popitem()[1])
 
 
-class _RemoteSource:
-    """Reads ranges of tars on S3: those of this batch and of the expected ones are on their way together."""
+class _RemoteShards:
+    """Reads byte ranges of tar files on S3, with the requests of all prefetched batches in flight together."""
 
     def __init__(self, folder: Folder):
         self._folder = folder
         self._pool: ThreadPoolExecutor | None = None
-        self._coming: deque[list[Future[bytes]]] = deque()
+        self._pending: deque[list[Future[bytes]]] = deque()
 
-    def expect(self, reads: Reads) -> None:
-        """Send the requests for a batch."""
-        # Threads cannot be sent to a worker: they start where they are needed.
-        self._pool = self._pool or ThreadPoolExecutor(REQUESTS)
-        requests = zip(reads.shards, reads.offset, reads.num_bytes, strict=True)
-        self._coming.append(
+    def prefetch(self, request: BatchRequest) -> None:
+        """Send the ranged requests of a batch."""
+        # Threads cannot be pickled, so the pool is created in the worker.
+        self._pool = self._pool or ThreadPoolExecutor(MAX_REQUESTS)
+        ranges = zip(request.shards, request.offset, request.num_bytes, strict=True)
+        self._pending.append(
             [
-                self._pool.submit(self._folder.read, shard, offset, offset + num)
-                for shard, offset, num in requests
+                self._pool.submit(self._folder.read, shard, offset, offset + num_bytes)
+                for shard, offset, num_bytes in ranges
             ]
         )
 
-    def read(self, reads: Reads) -> Iterator[bytes]:
-        """The FLAC of each utterance."""
-        for future, num_bytes, shard in zip(
-            self._coming.popleft(), reads.num_bytes, reads.shards, strict=True
-        ):
-            yield _checked(future.result(), num_bytes, shard)
+    def read(self, request: BatchRequest) -> Iterator[bytes]:
+        """Yield the FLAC of each utterance."""
+        futures = self._pending.popleft()
+        for future, num_bytes, shard in zip(futures, request.num_bytes, request.shards, strict=True):
+            yield _check_size(future.result(), num_bytes, shard)
 
     def close(self) -> None:
-        """Take back the requests that are not sent yet."""
-        self._coming.clear()
+        """Cancel the requests that have not been sent."""
+        self._pending.clear()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
 
-def _checked(data: bytes, num_bytes: int, shard: str) -> bytes:
+def _check_size(data: bytes, num_bytes: int, shard: str) -> bytes:
     if len(data) != num_bytes:
-        raise InputError(f"{shard} ends too early: {len(data)} of {num_bytes} bytes; build it again")
+        raise InputError(
+            f"{shard}: the shard is truncated ({len(data)} bytes instead of {num_bytes}); build it again"
+        )
     return data

@@ -9,10 +9,8 @@ from pipeline.data.loading.augment import (
     Gain,
     LowPass,
     Noise,
-    OneOf,
     Resampling,
     Reverberation,
-    Sometimes,
     augmentation,
 )
 from pipeline.errors import InputError
@@ -33,7 +31,7 @@ def power_between(waveform: np.ndarray, low_hz: float, high_hz: float) -> float:
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_the_same_seed_gives_the_same_samples_and_another_seed_others(name: str) -> None:
+def test_an_augmentation_depends_only_on_the_seed(name: str) -> None:
     augment, waveform = AUGMENTATIONS[name], speech()
     first, second, other = (augment(waveform, np.random.default_rng(seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, second)
@@ -41,7 +39,7 @@ def test_the_same_seed_gives_the_same_samples_and_another_seed_others(name: str)
 
 
 @pytest.mark.parametrize("name", [*AUGMENTATIONS, *CODECS])
-def test_length_and_input_stay_and_numbers_stay_finite(name: str) -> None:
+def test_an_augmentation_keeps_the_length_and_the_input_and_stays_finite(name: str) -> None:
     augment = AUGMENTATIONS[name] if name in AUGMENTATIONS else Codec((name,))
     for waveform in (speech(400), speech(12_345), np.zeros(4_000, dtype=np.float32)):
         before = waveform.copy()
@@ -53,16 +51,16 @@ def test_length_and_input_stay_and_numbers_stay_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.0, 2.0])
-def test_noise_has_the_snr_and_the_slope_it_was_asked_for(slope: float) -> None:
+def test_noise_has_the_requested_snr_and_slope(slope: float) -> None:
     waveform = speech(4 * RATE)
     noise = Noise((12, 12), (slope, slope))(waveform, np.random.default_rng(0)) - waveform
     assert 20 * np.log10(np.linalg.norm(waveform) / np.linalg.norm(noise)) == pytest.approx(12, abs=0.01)
-    # An octave twice as high holds 2^(1 − slope) times the power.
+    # One octave higher, the power is 2^(1 − slope) times as large.
     octaves = power_between(noise, 2_000, 4_000) / power_between(noise, 1_000, 2_000)
     assert octaves == pytest.approx(2 ** (1 - slope), rel=0.1)
 
 
-def test_a_room_keeps_the_level_and_rings_on_for_as_long_as_it_should() -> None:
+def test_reverberation_keeps_the_level_and_decays_at_the_requested_rate() -> None:
     click = np.zeros(2 * RATE, dtype=np.float32)
     click[100] = 0.5
     room = Reverberation(rt60_s=(0.5, 0.5), direct_to_tail_db=(0, 0), predelay_s=(0.005, 0.005))
@@ -74,7 +72,7 @@ def test_a_room_keeps_the_level_and_rings_on_for_as_long_as_it_should() -> None:
     assert 20 * np.log10(early / late) == pytest.approx(30, abs=2)
 
 
-def test_low_pass_cuts_above_the_edge_and_delays_nothing() -> None:
+def test_low_pass_removes_frequencies_above_the_cutoff_without_delay() -> None:
     waveform = speech()
     filtered = LowPass((3_000, 3_000))(waveform, np.random.default_rng(0))
     assert power_between(filtered, 4_000, 8_000) < 1e-4 * power_between(waveform, 4_000, 8_000)
@@ -82,7 +80,7 @@ def test_low_pass_cuts_above_the_edge_and_delays_nothing() -> None:
     assert np.corrcoef(waveform, filtered)[0, 1] > 0.99
 
 
-def test_a_detour_over_a_low_rate_takes_the_band_above_it() -> None:
+def test_resampling_removes_the_band_above_the_lower_rate() -> None:
     waveform = speech()
     narrow = Resampling((8_000, 8_000), ("HQ",))(waveform, np.random.default_rng(0))
     assert power_between(narrow, 4_200, 8_000) < 1e-4 * power_between(waveform, 4_200, 8_000)
@@ -90,37 +88,32 @@ def test_a_detour_over_a_low_rate_takes_the_band_above_it() -> None:
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_a_codec_changes_the_samples_and_keeps_their_place(name: str) -> None:
+def test_a_codec_changes_the_samples_without_delay(name: str) -> None:
     waveform = speech()
-    heard = Codec((name,))(waveform, np.random.default_rng(0))
-    assert not np.array_equal(heard, waveform)
-    likeness = [
-        np.corrcoef(waveform[500:-500], np.roll(heard, lag)[500:-500])[0, 1] for lag in range(-60, 61)
+    decoded = Codec((name,))(waveform, np.random.default_rng(0))
+    assert not np.array_equal(decoded, waveform)
+    correlation = [
+        np.corrcoef(waveform[500:-500], np.roll(decoded, lag)[500:-500])[0, 1] for lag in range(-60, 61)
     ]
-    assert max(likeness) > 0.9
-    assert abs(int(np.argmax(likeness)) - 60) <= 3
+    assert max(correlation) > 0.9
+    assert abs(int(np.argmax(correlation)) - 60) <= 3
 
 
-def test_gain_moves_the_level_and_never_past_full_scale() -> None:
+def test_gain_changes_the_level_and_clips_at_full_scale() -> None:
     waveform = speech()
     quieter = Gain((-6, -6))(waveform, np.random.default_rng(0))
     np.testing.assert_allclose(quieter, waveform * 10 ** (-6 / 20), rtol=1e-5)
     assert np.abs(Gain((40, 40))(waveform, np.random.default_rng(0))).max() == 1
 
 
-def test_composition_does_what_its_names_say() -> None:
+def test_a_chain_applies_its_steps_in_order() -> None:
     waveform, rng = speech(), np.random.default_rng
-    louder, quieter = Gain((6, 6)), Gain((-6, -6))
+    louder, quieter = Gain((40, 40)), Gain((-40, -40))
     np.testing.assert_allclose(Chain((quieter, louder))(waveform, rng(0)), waveform, atol=1e-6)
-    assert np.array_equal(Sometimes(quieter, 0.0)(waveform, rng(0)), waveform)
-    assert not np.array_equal(Sometimes(quieter, 1.0)(waveform, rng(0)), waveform)
-    peaks = {
-        round(float(np.abs(OneOf((louder, quieter))(waveform, rng(seed))).max()), 3) for seed in range(20)
-    }
-    assert len(peaks) == 2
+    assert np.abs(Chain((louder, quieter))(waveform, rng(0))).max() == pytest.approx(0.01)  # clipped first
 
 
-def test_augmentations_are_asked_for_by_name() -> None:
+def test_augmentations_are_selected_by_name() -> None:
     assert augmentation(()) is None
     assert augmentation(("rawboost5",)) is AUGMENTATIONS["rawboost5"]
     assert augmentation(("noise", "gain")) == Chain((AUGMENTATIONS["noise"], AUGMENTATIONS["gain"]))

@@ -1,4 +1,4 @@
-"""From a tar to a batch of waveforms, with the same bits whoever reads it."""
+"""Batches are read from tars, and every reader returns the same bits."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from pipeline.data.loading.augment import AUGMENTATIONS, augmentation
 from pipeline.data.loading.batches import (
     Batch,
     TrainingBatches,
-    _one_ahead,
+    _prefetch_one,
     evaluation_batches,
     plan_evaluation,
 )
 from pipeline.data.loading.buckets import BatchConfig
-from pipeline.data.loading.reading import REQUESTS
-from pipeline.data.loading.workers import HELD
+from pipeline.data.loading.reading import MAX_REQUESTS
+from pipeline.data.loading.workers import MAX_HELD
 from pipeline.data.store.index import Index
 from pipeline.errors import InputError
 from pipeline.storage import Folder
-from tests.data.loading.changes import add_noise, die, fail
+from tests.data.loading.augmentations import add_noise, die, fail
 
 CONFIG = BatchConfig(max_seconds=4.0, num_buckets=3, crop_min_s=0.8, crop_max_s=1.2, window_shards=2)
 
 
 def make_waveform(number: int) -> Waveform:
-    """0.2 to 2 s of noise that is louder and off-centre for some."""
+    """Generate 0.2 to 2 s of noise, with an offset for some numbers."""
     rng = np.random.default_rng(number)
     noise = rng.standard_normal(3_200 + 1_600 * (number % 19)) * 0.05 + 0.01 * (number % 3)
     return decode_flac(encode_flac(quantise(noise.astype(np.float32))))
 
 
 def write_store(num: int = 60, per_shard: int = 25) -> tuple[dict[str, bytes], Index]:
-    """Tars of noise, and where each utterance lies in them."""
+    """Write utterances of noise to tars and index them."""
     tars: dict[str, bytes] = {}
     offsets, sizes = [], []
     for begin in range(0, num, per_shard):
@@ -87,8 +87,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, Index]:
 
 
 def utterances(batches: Iterator[Batch]) -> dict[str, NDArray[np.float32]]:
-    """Each utterance as the detector gets it, without its padding."""
-    found: dict[str, NDArray[np.float32]] = {}
+    """Collect each utterance as the detector receives it, without padding."""
+    collected: dict[str, NDArray[np.float32]] = {}
     for batch in batches:
         assert batch.waveform.dtype == torch.float32
         assert batch.num_samples.dtype == batch.label.dtype == torch.int64
@@ -96,10 +96,10 @@ def utterances(batches: Iterator[Batch]) -> dict[str, NDArray[np.float32]]:
             batch.waveform, batch.num_samples.tolist(), batch.label.tolist(), batch.uid, strict=True
         ):
             assert not row[num_samples:].any()
-            assert uid not in found
+            assert uid not in collected
             assert label == int(uid, 16) % 2
-            found[uid] = row[:num_samples].numpy()
-    return found
+            collected[uid] = row[:num_samples].numpy()
+    return collected
 
 
 def normalise(waveform: Waveform) -> NDArray[np.float64]:
@@ -107,11 +107,11 @@ def normalise(waveform: Waveform) -> NDArray[np.float64]:
     return np.asarray(centred / np.sqrt((centred**2).mean() + 1e-5))
 
 
-def test_the_audio_of_a_tar_arrives_normalised_and_padded_with_zeros(store: tuple[Folder, Index]) -> None:
+def test_utterances_are_normalised_and_padded_with_zeros(store: tuple[Folder, Index]) -> None:
     folder, index = store
-    found = utterances(TrainingBatches(folder, index, CONFIG)(epoch=0))
-    assert len(found) > 50
-    for uid, waveform in found.items():
+    loaded = utterances(TrainingBatches(folder, index, CONFIG)(epoch=0))
+    assert len(loaded) > 50
+    for uid, waveform in loaded.items():
         stored = make_waveform(int(uid, 16))
         if len(stored) <= 1.2 * 16_000:
             assert len(waveform) == len(stored)
@@ -119,7 +119,7 @@ def test_the_audio_of_a_tar_arrives_normalised_and_padded_with_zeros(store: tupl
         assert abs(waveform.mean()) < 1e-5
 
 
-def test_a_long_utterance_arrives_as_a_window_of_itself(store: tuple[Folder, Index]) -> None:
+def test_a_long_utterance_is_cropped_to_a_window_and_normalised(store: tuple[Folder, Index]) -> None:
     folder, index = store
     for uid, waveform in utterances(TrainingBatches(folder, index, CONFIG)(epoch=0)).items():
         stored = make_waveform(int(uid, 16))
@@ -129,7 +129,7 @@ def test_a_long_utterance_arrives_as_a_window_of_itself(store: tuple[Folder, Ind
             assert np.abs(waveform - normalise(stored[start : start + len(waveform)])).max() < 1e-5
 
 
-def test_windows_and_noise_repeat_within_an_epoch_and_change_between_epochs(
+def test_crops_and_augmentations_depend_on_the_epoch_and_are_repeatable(
     store: tuple[Folder, Index],
 ) -> None:
     folder, index = store
@@ -153,7 +153,7 @@ def test_workers_make_the_same_batches_in_the_same_order(store: tuple[Folder, In
         assert torch.equal(one.num_samples, other.num_samples)
 
 
-def test_every_augmentation_is_the_same_in_a_worker(store: tuple[Folder, Index]) -> None:
+def test_every_augmentation_returns_the_same_samples_in_a_worker(store: tuple[Folder, Index]) -> None:
     folder, index = store
     everything = augmentation(tuple(AUGMENTATIONS))
     alone = TrainingBatches(folder, index, CONFIG, augment=everything)(1, first_batch=11)
@@ -164,7 +164,7 @@ def test_every_augmentation_is_the_same_in_a_worker(store: tuple[Folder, Index])
         assert torch.isfinite(one.waveform).all()
 
 
-def test_a_window_is_decoded_as_the_same_samples_of_the_whole() -> None:
+def test_decoding_a_window_equals_slicing_the_whole_utterance() -> None:
     waveform = make_waveform(18)
     data = encode_flac(quantise(waveform))
     row = np.zeros(20_000, np.float32)
@@ -173,54 +173,53 @@ def test_a_window_is_decoded_as_the_same_samples_of_the_whole() -> None:
         window = decode_flac(data, start=start, end=end, out=row)
         assert np.array_equal(window, waveform[start:end])
         assert window.base is row
-    assert decode_flac(data, out=row[:100]).base is not row  # too short for it
+    assert decode_flac(data, out=row[:100]).base is not row  # the buffer is too short
 
 
-def test_a_header_that_promises_hours_is_an_error_and_not_a_lack_of_memory() -> None:
+def test_a_header_with_an_absurd_length_is_rejected_before_memory_is_allocated() -> None:
     data = bytearray(encode_flac(quantise(make_waveform(3))))
     data[21] |= 0x0F  # the upper bits of the number of samples
     with pytest.raises(AudioError, match="too_long"):
         decode_flac(bytes(data))
 
 
-def test_a_batch_that_is_held_keeps_its_samples(store: tuple[Folder, Index]) -> None:
-    """Memory is used again, but not while somebody looks at it."""
+def test_memory_is_not_reused_while_a_batch_is_held(store: tuple[Folder, Index]) -> None:
     folder, index = store
     for num_workers in (0, 1):
         held, expected = [], []
         for batch in TrainingBatches(folder, index, CONFIG, num_workers=num_workers)(0):
-            row = batch.waveform[-1]  # a view is enough to hold a batch
+            row = batch.waveform[-1]  # a view is enough to hold the batch
             held.append(row)
             expected.append(row.clone())
-        assert len(held) > 2 * HELD
+        assert len(held) > 2 * MAX_HELD
         assert all(map(torch.equal, held, expected))
 
 
-def test_memory_of_a_batch_is_used_again(store: tuple[Folder, Index]) -> None:
+def test_memory_is_reused_once_a_batch_is_dropped(store: tuple[Folder, Index]) -> None:
     folder, index = store
-    places = {batch.waveform.data_ptr() for batch in TrainingBatches(folder, index, CONFIG)(0)}
-    assert len(places) == 2  # the loop holds one while the next one is made
+    addresses = {batch.waveform.data_ptr() for batch in TrainingBatches(folder, index, CONFIG)(0)}
+    assert len(addresses) == 2  # the loop holds one batch while the next one is filled
 
 
-def test_workers_end_with_the_iterator(store: tuple[Folder, Index]) -> None:
+def test_workers_exit_when_the_iterator_is_dropped(store: tuple[Folder, Index]) -> None:
     folder, index = store
-    others = set(children())
+    already_running = set(children())
     batches = TrainingBatches(folder, index, CONFIG, num_workers=2)(0)
     first = next(batches)
-    assert len(set(children()) - others) == 2
+    assert len(set(children()) - already_running) == 2
     before = first.waveform.clone()
     del batches
-    assert set(children()) <= others
+    assert set(children()) <= already_running
     assert torch.equal(first.waveform, before)
 
 
 def children() -> list[str]:
-    """Process ids of the children of this process."""
+    """List the process ids of the children of this process."""
     threads = Path("/proc/self/task").iterdir()
     return [child for thread in threads for child in (thread / "children").read_text().split()]
 
 
-def test_workers_end_with_a_rank_that_is_killed(store: tuple[Folder, Index], tmp_path: Path) -> None:
+def test_workers_exit_when_their_rank_is_killed(store: tuple[Folder, Index], tmp_path: Path) -> None:
     folder, index = store
     index.save(tmp_path / "index")
     program = f"""
@@ -235,42 +234,44 @@ print(*children(), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     killed = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    workers, _ = killed.communicate(timeout=120)  # returns when the last worker has closed what it inherited
+    workers, _ = killed.communicate(timeout=120)  # returns once the last worker has exited
     assert killed.returncode == -signal.SIGKILL
     assert len(workers.split()) == 2
 
 
-def test_the_end_of_a_worker_is_told(store: tuple[Folder, Index]) -> None:
+def test_the_failure_or_death_of_a_worker_is_raised_in_the_rank(store: tuple[Folder, Index]) -> None:
     folder, index = store
-    for augment, message in ((fail, "ZeroDivisionError: an augmentation of mine"), (die, "exit code 7")):
+    for augment, message in ((fail, "ZeroDivisionError: division in an augmentation"), (die, "exit code 7")):
         with pytest.raises(RuntimeError, match=message):
             next(TrainingBatches(folder, index, CONFIG, num_workers=2, augment=augment)(0))
 
 
-def test_a_batch_is_changed_while_the_one_before_it_is_in_use() -> None:
-    begun = [threading.Event() for _ in range(5)]
+def test_an_item_is_converted_while_the_one_before_it_is_in_use() -> None:
+    started = [threading.Event() for _ in range(5)]
 
-    def change(number: int) -> int:
-        begun[number].set()
+    def convert(number: int) -> int:
+        started[number].set()
         return 10 * number
 
-    changed = _one_ahead(iter(range(5)), change)
-    assert next(changed) == 0
-    assert begun[1].wait(timeout=60)
-    assert list(changed) == [10, 20, 30, 40]
+    converted = _prefetch_one(iter(range(5)), convert)
+    assert next(converted) == 0
+    assert started[1].wait(timeout=60)
+    assert list(converted) == [10, 20, 30, 40]
 
 
-def test_ranks_share_an_epoch_and_resume_in_it(store: tuple[Folder, Index]) -> None:
+def test_ranks_share_an_epoch_and_resume_within_it(store: tuple[Folder, Index]) -> None:
     folder, index = store
     alone = [batch.uid for batch in TrainingBatches(folder, index, CONFIG)(0)]
     ranks = [TrainingBatches(folder, index, CONFIG, rank=rank, world=2) for rank in range(2)]
     steps = [[batch.uid for batch in rank(0)] for rank in ranks]
     assert [uids for step in zip(*steps, strict=True) for uids in step] == alone[: len(steps[0]) * 2]
     assert [batch.uid for batch in ranks[1](0, first_batch=4)] == steps[1][2:]
-    assert next(ranks[0](0, first_batch=5)).uid == alone[5]  # three ranks took one each, then these two
+    assert (
+        next(ranks[0](0, first_batch=5)).uid == alone[5]
+    )  # after five batches that other numbers of ranks took
 
 
-def test_loading_leaves_the_random_numbers_of_training_alone(store: tuple[Folder, Index]) -> None:
+def test_loading_does_not_use_torchs_random_state(store: tuple[Folder, Index]) -> None:
     folder, index = store
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -278,7 +279,7 @@ def test_loading_leaves_the_random_numbers_of_training_alone(store: tuple[Folder
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_evaluation_takes_every_utterance_whole_and_once(store: tuple[Folder, Index]) -> None:
+def test_evaluation_loads_every_utterance_once_and_uncropped(store: tuple[Folder, Index]) -> None:
     folder, index = store
     shares = [
         utterances(evaluation_batches(folder, index, max_seconds=3, rank=rank, world=3)) for rank in range(3)
@@ -289,29 +290,28 @@ def test_evaluation_takes_every_utterance_whole_and_once(store: tuple[Folder, In
         assert np.abs(waveform - normalise(make_waveform(int(uid, 16)))).max() < 1e-5
 
 
-def test_evaluation_batches_are_of_like_length_and_bounded() -> None:
+def test_evaluation_batches_are_bounded() -> None:
     _, index = write_store()
     for planned in plan_evaluation(index, 3.0):
         assert len(planned.rows) * planned.num_samples.max() <= 3 * 16_000
-    alone = plan_evaluation(index, 0.1)
-    assert len(alone) == len(index)  # longer than a batch: one each
+    assert len(plan_evaluation(index, 0.1)) == len(index)  # each utterance is longer than a batch
 
 
-def test_batches_come_from_s3_as_from_a_folder(store: tuple[Folder, Index], bucket: str) -> None:
+def test_batches_from_s3_equal_batches_from_a_folder(store: tuple[Folder, Index], bucket: str) -> None:
     folder, index = store
     remote = Folder(bucket)
     for name in index.shards:
         remote.commit(name, folder.read(name))
     for num_workers in (0, 2):
         local = TrainingBatches(folder, index, CONFIG)(0, first_batch=4)
-        far = TrainingBatches(remote, index, CONFIG, num_workers=num_workers)(0, first_batch=4)
-        for one, other in zip(local, far, strict=True):
+        from_s3 = TrainingBatches(remote, index, CONFIG, num_workers=num_workers)(0, first_batch=4)
+        for one, other in zip(local, from_s3, strict=True):
             assert one.uid == other.uid
             assert torch.equal(one.waveform, other.waveform)
 
 
 class Bucket(http.server.BaseHTTPRequestHandler):
-    """Serves ranges of a folder, and nothing until as many requests are there as one worker may send."""
+    """Serves byte ranges of a folder, but only once as many requests wait as one worker may send."""
 
     folder: ClassVar[Path]
     waiting: ClassVar[set[str]]
@@ -319,15 +319,15 @@ class Bucket(http.server.BaseHTTPRequestHandler):
     is_open: ClassVar[threading.Event]
 
     def do_GET(self) -> None:
-        place = self.headers["Range"]
-        self.waiting.add(place + self.path)
+        byte_range = self.headers["Range"]
+        self.waiting.add(byte_range + self.path)
         type(self).most = max(self.most, len(self.waiting))
-        if self.most == REQUESTS:
+        if self.most == MAX_REQUESTS:
             self.is_open.set()
         self.is_open.wait(timeout=20)
-        self.is_open.set()  # nobody comes any more: let all go
-        self.waiting.discard(place + self.path)
-        begin, end = map(int, place.removeprefix("bytes=").split("-"))
+        self.is_open.set()  # after a timeout, serve the remaining requests at once
+        self.waiting.discard(byte_range + self.path)
+        begin, end = map(int, byte_range.removeprefix("bytes=").split("-"))
         data = (self.folder / self.path.removeprefix("/bucket/")).read_bytes()[begin : end + 1]
         self.send_response(206)
         self.send_header("Content-Length", str(len(data)))
@@ -335,10 +335,10 @@ class Bucket(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Do not log."""
 
 
-def test_the_requests_of_a_batch_are_on_their_way_together(
+def test_the_s3_requests_of_a_batch_are_sent_concurrently(
     store: tuple[Folder, Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, index = store
@@ -356,10 +356,10 @@ def test_the_requests_of_a_batch_are_on_their_way_together(
         server.shutdown()
         thread.join()
         server.server_close()
-    assert Bucket.most == REQUESTS
+    assert Bucket.most == MAX_REQUESTS
 
 
-def test_a_damaged_shard_is_named_with_its_utterance(tmp_path: Path) -> None:
+def test_a_damaged_shard_is_an_error_that_names_shard_and_utterance(tmp_path: Path) -> None:
     tars, index = write_store(20)
     folder = Folder(str(tmp_path))
     name = index.shards[0]
@@ -368,21 +368,21 @@ def test_a_damaged_shard_is_named_with_its_utterance(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{name}.*{7:016x}"):
         list(evaluation_batches(folder, index))
     folder.commit(name, tars[name][:offset])
-    with pytest.raises(InputError, match="ends too early"):
+    with pytest.raises(InputError, match="is truncated"):
         list(evaluation_batches(folder, index))
     folder.delete(name)
-    with pytest.raises(InputError, match="not there"):
+    with pytest.raises(InputError, match="is missing"):
         list(evaluation_batches(folder, index))
 
 
-def test_a_worker_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+def test_a_user_error_in_a_worker_is_one_line(tmp_path: Path) -> None:
     _, index = write_store(20)
     with pytest.raises(InputError) as caught:
         list(evaluation_batches(Folder(str(tmp_path)), index, num_workers=1))
     assert "\n" not in str(caught.value)
 
 
-def test_an_index_that_lies_about_a_length_is_found_out(store: tuple[Folder, Index]) -> None:
+def test_a_length_that_differs_from_the_index_is_an_error(store: tuple[Folder, Index]) -> None:
     folder, index = store
     seconds = index.seconds.copy()
     seconds[3] += 1 / 16_000
@@ -390,7 +390,7 @@ def test_an_index_that_lies_about_a_length_is_found_out(store: tuple[Folder, Ind
         list(evaluation_batches(folder, replace(index, seconds=seconds)))
 
 
-def test_a_batch_moves_as_one(store: tuple[Folder, Index]) -> None:
+def test_a_batch_moves_all_its_tensors_to_a_device(store: tuple[Folder, Index]) -> None:
     folder, index = store
     batch = next(evaluation_batches(folder, index))
     moved = batch.to("meta", non_blocking=True)

@@ -1,4 +1,4 @@
-"""The plan of an epoch: exact, pure, and the same for any number of ranks."""
+"""The plan of an epoch is exact, pure, and the same for any number of ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL = BatchConfig(max_seconds=30.0, num_buckets=6, window_shards=3)
 
 
 def make_index(seconds: NDArray[np.floating], rows_per_shard: int = 100, num_corpora: int = 1) -> Index:
-    """Utterances of given lengths; corpora take turns by shard, labels at random."""
+    """Make an index of utterances of given lengths; corpora alternate by shard, labels are random."""
     rng = np.random.default_rng(7)
     rows = np.arange(len(seconds))
     shard = rows // rows_per_shard
@@ -36,7 +36,7 @@ def make_index(seconds: NDArray[np.floating], rows_per_shard: int = 100, num_cor
 
 
 def speech_seconds(num: int, seed: int = 0) -> NDArray[np.float64]:
-    """Durations as corpora have them: log-normal, 3.3 s in the middle, some above 13 s."""
+    """Draw durations as in the corpora: log-normal, median 3.3 s, some above 13 s."""
     return np.maximum(0.3, np.random.default_rng(seed).lognormal(1.2, 0.6, num))
 
 
@@ -44,7 +44,7 @@ def rows_of(plan: EpochPlan) -> list[tuple[int, ...]]:
     return [tuple(plan[number].rows.tolist()) for number in range(plan.num_batches)]
 
 
-def test_no_utterance_is_drawn_twice_and_none_is_lost_without_being_reported() -> None:
+def test_every_utterance_is_drawn_once_or_reported_as_left_over() -> None:
     index = make_index(speech_seconds(1200))
     for world in (1, 2, 7):
         plan = EpochPlan(index, SMALL)
@@ -56,16 +56,16 @@ def test_no_utterance_is_drawn_twice_and_none_is_lost_without_being_reported() -
         assert report.leftover < plan.buckets.batch_size[-1] + (world - 1) * largest
 
 
-def test_a_few_hundred_utterances_leave_almost_nothing_over() -> None:
+def test_few_utterances_are_left_over_from_a_small_corpus() -> None:
     report = EpochPlan(make_index(speech_seconds(300), 300), BatchConfig(max_seconds=30)).report(world=2)
     assert report.leftover <= 15
     assert report.padding < 0.1
 
 
-def test_what_the_encoder_cannot_take_is_counted() -> None:
+def test_utterances_too_short_or_too_long_for_a_batch_are_counted() -> None:
     seconds = np.concatenate([speech_seconds(200), [0.02, 0.024], np.full(3, 31.0)])
     assert EpochPlan(make_index(seconds), SMALL).report().too_short == 2
-    assert EpochPlan(make_index(seconds), SMALL).report().too_long == 0  # cut to 13 s
+    assert EpochPlan(make_index(seconds), SMALL).report().too_long == 0  # cropped to 13 s
     whole = EpochPlan(make_index(np.minimum(seconds, 31)), replace(SMALL, crop_max_s=float("inf")))
     assert whole.report().too_long == 3 + int((seconds[:200] > 30).sum())
 
@@ -79,18 +79,18 @@ def test_every_rank_takes_the_same_number_of_steps() -> None:
         assert together == list(range(plan.num_batches // world * world))
 
 
-def test_a_batch_needs_no_history() -> None:
+def test_a_batch_can_be_planned_without_those_before_it() -> None:
     index = make_index(speech_seconds(2000))
-    walked = EpochPlan(index, SMALL, epoch=3)
-    batches = [walked[number] for number in range(walked.num_batches)]
-    for number in (walked.num_batches - 1, 0, walked.num_batches // 2, 17):
+    plan = EpochPlan(index, SMALL, epoch=3)
+    batches = [plan[number] for number in range(plan.num_batches)]
+    for number in (plan.num_batches - 1, 0, plan.num_batches // 2, 17):
         fresh = EpochPlan(index, SMALL, epoch=3)[number]
         for name in ("rows", "num_samples", "crop_start", "augment_seed"):
             assert np.array_equal(getattr(fresh, name), getattr(batches[number], name))
         assert fresh.padded_samples == batches[number].padded_samples
 
 
-def test_the_order_depends_on_epoch_and_seed_and_on_nothing_else() -> None:
+def test_the_order_depends_only_on_index_settings_epoch_and_seed() -> None:
     index = make_index(speech_seconds(600))
     before = {name: getattr(index, name).copy() for name in COLUMNS}
     plain = rows_of(EpochPlan(index, SMALL))
@@ -105,11 +105,11 @@ def test_the_order_depends_on_epoch_and_seed_and_on_nothing_else() -> None:
 FIRST_BATCH = [0, 7, 10, 4]
 FIRST_LENGTHS = [16_000, 70_564, 93_949, 47_179]
 LAST_BATCH = [17, 30]
-LAST_LENGTHS = [148_513, 167_378]  # both cut
+LAST_LENGTHS = [148_513, 167_378]  # both cropped
 
 
-def test_the_draws_are_the_same_on_every_machine() -> None:
-    """Checkpoints of last year resume in the same order."""
+def test_the_draws_are_the_same_on_every_machine_and_in_every_release() -> None:
+    """Old checkpoints must resume in the same order."""
     index = replace(make_index(np.linspace(1, 20, 40), 10), uid=np.arange(40, dtype=np.uint64))
     plan = EpochPlan(index, BatchConfig(max_seconds=30, num_buckets=2))
     assert plan[0].rows.tolist() == FIRST_BATCH
@@ -118,7 +118,7 @@ def test_the_draws_are_the_same_on_every_machine() -> None:
     assert plan[plan.num_batches - 1].num_samples.tolist() == LAST_LENGTHS
 
 
-def test_batches_keep_the_shape_of_their_bucket() -> None:
+def test_batches_have_the_shape_of_their_bucket() -> None:
     plan = EpochPlan(make_index(speech_seconds(1500)), SMALL)
     shapes = {(len(plan[number].rows), plan[number].padded_samples) for number in range(plan.num_batches)}
     assert shapes == set(
@@ -145,15 +145,15 @@ def test_the_report_counts_audio_and_padding_exactly() -> None:
     assert report.padding == pytest.approx(1 - audio / padded, abs=1e-12)
 
 
-def test_long_utterances_are_cut_anew_in_every_epoch() -> None:
+def test_long_utterances_are_cropped_differently_in_every_epoch() -> None:
     index = make_index(np.full(300, 40.0))
     lengths: list[NDArray[np.int64]] = []
     for epoch in range(2):
         plan = EpochPlan(index, SMALL, epoch)
-        found = np.zeros(300, np.int64)
+        cropped = np.zeros(300, np.int64)
         for number in range(plan.num_batches):
-            found[plan[number].rows] = plan[number].num_samples
-        lengths.append(found)
+            cropped[plan[number].rows] = plan[number].num_samples
+        lengths.append(cropped)
     used = (lengths[0] > 0) & (lengths[1] > 0)
     assert lengths[0][used].min() >= 160_000
     assert lengths[0][used].max() <= 208_000
@@ -161,10 +161,10 @@ def test_long_utterances_are_cut_anew_in_every_epoch() -> None:
     assert np.mean(lengths[0][used] != lengths[1][used]) > 0.9
 
 
-def test_resuming_with_other_ranks_covers_exactly_the_rest() -> None:
+def test_resuming_with_another_number_of_ranks_covers_exactly_the_rest() -> None:
     plan = EpochPlan(make_index(speech_seconds(2000)), SMALL)
     done: list[int] = []
-    for world in (4, 3, 2, 7):  # resized again and again, five steps each time
+    for world in (4, 3, 2, 7):  # five steps each
         shares = [plan.batch_numbers(rank, world, first_batch=len(done))[:5] for rank in range(world)]
         done += [number for step in zip(*shares, strict=True) for number in step]
     rest = [plan.batch_numbers(rank, 4, first_batch=len(done)) for rank in range(4)]
@@ -175,8 +175,8 @@ def test_resuming_with_other_ranks_covers_exactly_the_rest() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_an_epoch_is_seen_once_whatever_happens_on_the_way(seed: int) -> None:
-    """Any data, weights and buckets; interrupted after any steps, resumed in new processes by any number of ranks."""
+def test_every_draw_of_an_epoch_is_used_once_despite_interruptions(seed: int) -> None:
+    """For random data, weights and buckets, interrupted at random steps and resumed by random numbers of ranks."""
     rng = np.random.default_rng(seed)
     index = make_index(speech_seconds(int(rng.integers(50, 900)), seed), int(rng.integers(5, 300)), 2)
     config = replace(
@@ -196,47 +196,47 @@ def test_an_epoch_is_seen_once_whatever_happens_on_the_way(seed: int) -> None:
             break
         for rank in range(world):
             for number in plan.batch_numbers(rank, world, done)[:num_steps]:
-                seen += plan[number].augment_seed.tolist()  # one for each copy of an utterance
+                seen += plan[number].augment_seed.tolist()  # unique for each repeat of an utterance
         done += num_steps * world
     left = [draw for number in range(done, plan.num_batches) for draw in plan[number].augment_seed.tolist()]
     report = plan.report()
-    assert plan.num_batches - done < world  # fewer batches than ranks: the next epoch begins
+    assert plan.num_batches - done < world  # the epoch ends with fewer batches than ranks
     assert len(set(seen) | set(left)) == len(seen) + len(left) == report.used
     assert report.available - report.used - report.too_short - report.too_long == report.leftover
 
 
 def draws_per_row(plan: EpochPlan) -> NDArray[np.int64]:
-    """How often each row is in a batch."""
+    """Count how often each row is in a batch."""
     return np.bincount(np.concatenate(rows_of(plan)), minlength=len(plan.index))
 
 
-def test_whole_weights_draw_every_utterance_that_often() -> None:
-    index = make_index(np.full(600, 3.0), num_corpora=2)  # 10 in a batch: nothing is left over
+def test_an_integer_weight_is_the_number_of_draws_per_epoch() -> None:
+    index = make_index(np.full(600, 3.0), num_corpora=2)  # 10 per batch
     config = replace(SMALL, weights={"corpus1": 2.0, "spoof": 3.0})
     drawn = draws_per_row(EpochPlan(index, config))
     expected = np.where(index.corpus == 1, 2, 1) * np.where(index.label == 0, 3, 1)
-    short = expected - drawn
-    assert short.min() >= 0
-    assert short.sum() == EpochPlan(index, config).report().leftover < 10
+    missing = expected - drawn
+    assert missing.min() >= 0
+    assert missing.sum() == EpochPlan(index, config).report().leftover < 10
 
 
-def test_copies_of_an_utterance_are_cut_differently() -> None:
+def test_repeats_of_an_utterance_are_cropped_and_augmented_differently() -> None:
     plan = EpochPlan(make_index(np.full(60, 30.0)), replace(SMALL, weights={"corpus0": 2.0}))
-    lengths: dict[int, list[Any]] = {}
+    crops: dict[int, list[Any]] = {}
     for number in range(plan.num_batches):
         batch = plan[number]
-        for row, cut in zip(
+        for row, crop in zip(
             batch.rows.tolist(),
             zip(batch.num_samples, batch.crop_start, batch.augment_seed, strict=True),
             strict=True,
         ):
-            lengths.setdefault(row, []).append(cut)
-    twice = [cuts for cuts in lengths.values() if len(cuts) == 2]
-    assert len(twice) > 50
-    assert all(first[1] != second[1] and first[2] != second[2] for first, second in twice)
+            crops.setdefault(row, []).append(crop)
+    repeated = [pair for pair in crops.values() if len(pair) == 2]
+    assert len(repeated) > 50
+    assert all(first[1] != second[1] and first[2] != second[2] for first, second in repeated)
 
 
-def test_a_quarter_weight_goes_through_the_whole_corpus_in_four_epochs() -> None:
+def test_a_weight_of_a_quarter_covers_the_corpus_in_four_epochs() -> None:
     index = make_index(np.full(800, 3.0), num_corpora=2)
     config = replace(SMALL, weights={"corpus0": 0.25, "corpus1/bonafide": 0.0})
     epochs = [draws_per_row(EpochPlan(index, config, epoch)) for epoch in range(4)]
@@ -246,10 +246,10 @@ def test_a_quarter_weight_goes_through_the_whole_corpus_in_four_epochs() -> None
         assert drawn[(index.corpus == 1) & (index.label == 1)].sum() == 0
     total = np.sum(epochs, axis=0)[sampled]
     assert total.max() == 1
-    assert total.sum() > 0.9 * sampled.sum()  # the others were left over
+    assert total.sum() > 0.9 * sampled.sum()  # the rest was left over
 
 
-def test_a_weight_of_nothing_is_refused() -> None:
+def test_a_weight_that_matches_nothing_or_leaves_nothing_is_an_error() -> None:
     index = make_index(speech_seconds(10))
     for name in ("corpus9", "fake", "corpus0/fake"):
         with pytest.raises(InputError, match=name):
@@ -258,7 +258,7 @@ def test_a_weight_of_nothing_is_refused() -> None:
         EpochPlan(index, replace(SMALL, weights={"corpus0": 0.0}))
 
 
-def test_impossible_configurations_are_refused() -> None:
+def test_invalid_settings_are_errors() -> None:
     for change in ({"max_seconds": 5.0}, {"crop_min_s": 14.0}, {"num_buckets": 0}, {"weights": {"a": -1.0}}):
         with pytest.raises(InputError):
             replace(SMALL, **change)

@@ -18,7 +18,7 @@ def slow_scale(signal: np.ndarray) -> np.ndarray:
 
 
 def slow_filters(gains_db: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """The published chain of notches, one notch after the other."""
+    """Design the published chain of notches, one notch at a time."""
     centres = rng.uniform(20, 8000, (len(gains_db), 5))
     widths = rng.uniform(100, 1000, (len(gains_db), 5))
     sizes = rng.uniform(10, 100, (len(gains_db), 5))
@@ -35,7 +35,7 @@ def slow_filters(gains_db: np.ndarray, rng: np.random.Generator) -> list[np.ndar
 
 
 def slow_filtered(signal: np.ndarray, taps: np.ndarray) -> np.ndarray:
-    """Every output sample as its own sum of products, one sample ahead of the middle of the filter."""
+    """Compute every output sample as a sum of products, starting one sample after the centre of the filter."""
     advance = (len(taps) + 1) // 2
     filtered = np.zeros(len(signal))
     for sample in range(len(signal)):
@@ -58,12 +58,12 @@ def slow_convolve(signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def slow_impulses(signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     count = int(len(signal) * rng.uniform(0, 10) / 100)
-    places = rng.choice(len(signal), count, replace=False, shuffle=False)
-    shares = rng.uniform(-1, 1, (2, count))
-    moved = signal.astype(np.float64).copy()
-    for place, first, second in zip(places, *shares, strict=True):
-        moved[place] += 2 * signal[place] * first * second
-    return slow_scale(moved)
+    positions = rng.choice(len(signal), count, replace=False, shuffle=False)
+    factors = rng.uniform(-1, 1, (2, count))
+    changed = signal.astype(np.float64).copy()
+    for position, first, second in zip(positions, *factors, strict=True):
+        changed[position] += 2 * signal[position] * first * second
+    return slow_scale(changed)
 
 
 def slow_noise(signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -85,7 +85,7 @@ def slow_rawboost(algo: int, signal: np.ndarray, rng: np.random.Generator) -> np
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
-def test_every_algorithm_is_its_definition_written_out(algo: int) -> None:
+def test_every_algorithm_equals_a_literal_implementation_of_its_definition(algo: int) -> None:
     signal = speech(600)
     for seed in range(2):
         fast = RawBoost(algo)(signal, np.random.default_rng(seed))
@@ -93,7 +93,7 @@ def test_every_algorithm_is_its_definition_written_out(algo: int) -> None:
         np.testing.assert_allclose(fast, slow, atol=2e-5)
 
 
-def test_blocks_leave_no_seams() -> None:
+def test_filtering_in_blocks_equals_one_convolution() -> None:
     signal = speech(30_000)
     rng = np.random.default_rng(5)
     fast = RawBoost(1)(signal, np.random.default_rng(5))
@@ -107,7 +107,7 @@ def test_blocks_leave_no_seams() -> None:
     np.testing.assert_allclose(fast, slow_scale(total - total.mean()), atol=2e-5)
 
 
-def test_a_notch_is_the_textbook_band_stop() -> None:
+def test_a_notch_equals_scipys_band_stop_filter() -> None:
     lows, highs = np.array([100.0, 2_000.0, 7_500.0]), np.array([700.0, 2_300.0, 7_999.999])
     sizes = np.array([11, 99, 55])
     taps = notches(lows, highs, sizes)
@@ -120,7 +120,7 @@ def test_a_notch_is_the_textbook_band_stop() -> None:
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 @pytest.mark.parametrize("num_samples", [1, 400, 4_096, 20_001])
-def test_length_stays_and_numbers_stay_finite(algo: int, num_samples: int) -> None:
+def test_rawboost_keeps_the_length_and_the_input_and_stays_finite(algo: int, num_samples: int) -> None:
     for signal in (speech(num_samples), np.zeros(num_samples, dtype=np.float32)):
         before = signal.copy()
         boosted = RawBoost(algo)(signal, np.random.default_rng(0))

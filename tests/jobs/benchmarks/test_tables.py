@@ -1,4 +1,4 @@
-"""Benchmarks run, on very little."""
+"""Benchmarks run on very little data."""
 
 from __future__ import annotations
 
@@ -6,16 +6,31 @@ import gc
 from pathlib import Path
 
 import pytest
+import torch
 
 from jobs.benchmarks import train
-from jobs.benchmarks.loader import LoaderBenchmark, measure
+from jobs.benchmarks.loader import LoaderBenchmark, make_store, measure
+from jobs.benchmarks.peers import planned_batches
 from pipeline.config import Names
 from pipeline.data.loading.augment import AUGMENTATIONS
+from pipeline.data.loading.batches import TrainingBatches
+from pipeline.data.loading.buckets import BatchConfig
 from pipeline.errors import InputError
 
 
+def test_the_dataloader_rival_reads_the_same_batches_as_our_loader(tmp_path: Path) -> None:
+    store, index = make_store(LoaderBenchmark(num_utterances=64), tmp_path)
+    training = TrainingBatches(store, index, BatchConfig(max_seconds=30), num_workers=0)
+    ours = [(batch.waveform, batch.num_samples) for batch in training(0)]
+    theirs = list(planned_batches(training, num_workers=2))
+    assert len(ours) == len(theirs) > 5
+    for (waveform, num_samples), (their_waveform, their_num_samples) in zip(ours, theirs, strict=True):
+        assert torch.equal(waveform, their_waveform)
+        assert torch.equal(num_samples, their_num_samples)
+
+
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset never closes a tar
-def test_the_loader_is_measured_beside_its_peers(tmp_path: Path) -> None:
+def test_the_loader_is_measured_against_its_peers(tmp_path: Path) -> None:
     config = LoaderBenchmark(num_utterances=64, rounds=1, audio_per_s=100_000.0, plan_rows=20_000)
     lines = {line.name: f"{line.value} {line.against}" for line in measure(config, tmp_path)}
     gc.collect()
@@ -23,14 +38,16 @@ def test_the_loader_is_measured_beside_its_peers(tmp_path: Path) -> None:
         "bare loop, 1 processes",
         "loader, 0 workers",
         "webdataset, 0 workers",
-        "DataLoader, 0 workers",
+        "DataLoader over loose files, 0 workers",
     ):
-        assert int(lines[name].partition(" ")[0]) > 100  # × real time: one that decodes nothing would show
-    assert {"loader, 2 workers", "waiting, 2 workers", "random access", "plan of 20,000"} <= lines.keys()
+        assert int(lines[name].partition(" ")[0]) > 100  # × real time
+    rival = "our plan and reader in torch's DataLoader, 2 workers"
+    assert {rival, f"waiting: {rival}", "loader, 2 workers", "waiting: loader, 2 workers"} <= lines.keys()
+    assert {"random access", "plan of 20,000"} <= lines.keys()
     assert lines.keys() >= set(AUGMENTATIONS)
 
 
-def test_a_training_step_is_measured_beside_transformers() -> None:
+def test_a_training_step_is_measured_against_transformers() -> None:
     config = train.TrainBenchmark(
         variant="tiny", precisions=Names(["fp32"]), seconds=0.2, num_steps=1, ranks_variant=""
     )
@@ -40,6 +57,6 @@ def test_a_training_step_is_measured_beside_transformers() -> None:
     assert "GiB" in memory.value
 
 
-def test_what_cannot_be_trained_is_named() -> None:
+def test_an_unknown_variant_is_an_error_that_names_it() -> None:
     with pytest.raises(InputError, match="unknown variant 'huge'"):
         list(train.measure(train.TrainBenchmark(variant="huge")))

@@ -1,4 +1,4 @@
-"""Augmentations for tests of the loader, in a module that a worker imports at once."""
+"""Augmentations for tests of the loader, in a module that workers import quickly."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pipeline.data.audio.waveform import Waveform
 
 
 def add_noise(waveform: Waveform, rng: np.random.Generator) -> Waveform:
-    """Return the waveform with a little noise."""
+    """Add a little noise."""
     return waveform + 0.01 * rng.standard_normal(len(waveform), np.float32)
 
 
 def fail(waveform: Waveform, rng: np.random.Generator) -> Waveform:
-    """Have a bug."""
-    raise ZeroDivisionError("an augmentation of mine")
+    """Raise an error, as a bug would."""
+    raise ZeroDivisionError("division in an augmentation")
 
 
 def die(waveform: Waveform, rng: np.random.Generator) -> Waveform:
-    """End the process."""
+    """Exit the process."""
     os._exit(7)
