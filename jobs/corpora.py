@@ -37,19 +37,19 @@ class CorporaConfig:
 
     corpora: Names = Names()
     """Corpora to show; default: all. Without --root and --store, every named corpus is described in full."""
-    root: str | None = None
+    root: str = ""
     """Folder or s3:// URI with one folder per corpus: count the utterances and problems found there."""
     roots: Pairs = Pairs()
     """Corpora that are stored outside --root: name=PATH."""
-    store: str | None = None
+    store: str = ""
     """Folder or s3:// URI of a store; needs --html or --export-protocol."""
     snapshot: str = "latest"
     """Name of the snapshot in the store."""
-    html: str | None = None
+    html: str = ""
     """Write the corpus card to this file: hours, signal chains by label, rejects, licences."""
     recipe: str = ""
     """Name or TOML file of a recipe: the card also shows which utterances train and validate, and their labels."""
-    export_protocol: str | None = None
+    export_protocol: str = ""
     """Write the utterances to this file as an AntiDeepfake protocol CSV of twelve columns."""
 
 
@@ -62,7 +62,7 @@ def main(config: CorporaConfig) -> None:
     unknown = sorted(set(config.roots.names) - set(manifests))
     if unknown:
         raise InputError(f"--roots names {', '.join(unknown)}; add it to --corpora, or correct the name")
-    if config.root is not None or config.roots:
+    if config.root or config.roots:
         print_found(config, manifests.values())
     elif config.corpora:
         print("\n\n".join("\n".join(describe(manifest)) for manifest in manifests.values()))
@@ -162,7 +162,7 @@ def print_found(config: CorporaConfig, manifests: Iterable[Manifest]) -> None:
         own_root = config.roots.get(manifest.name)
         if own_root:
             folder = Folder(own_root)
-        elif config.root is not None:
+        elif config.root:
             folder = Folder(config.root).folder(manifest.folder)
         else:
             continue

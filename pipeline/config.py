@@ -17,7 +17,6 @@ import select
 import sys
 import textwrap
 import tomllib
-import types
 import typing
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -244,7 +243,7 @@ def _parser(fields: Mapping[str, _Field], command: str, description: str) -> _Pa
 def _default_note(default: Any) -> str:
     if default is dataclasses.MISSING:
         return "(required)"
-    if default in (None, "", (), {}):
+    if default in ("", (), {}):
         return ""  # the help text says what an empty value means
     return f"(default: {','.join(map(str, default)) if isinstance(default, tuple) else default})"
 
@@ -287,13 +286,12 @@ _READERS: dict[Any, tuple[Callable[[str], object], str]] = {
 
 
 def _reader(hint: Any) -> Callable[[str], object]:
-    """A function that reads a value of this type, or `none` if the type allows None."""
-    is_optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    convert, expected = _READERS[typing.get_args(hint)[0] if is_optional else hint]
+    """A function that reads a value of this type."""
+    convert, expected = _READERS[hint]
 
     def read(text: str) -> object:
         try:
-            return None if is_optional and text == "none" else convert(text)
+            return convert(text)
         except (ValueError, TypeError):  # the latter for a list or a table in a table of numbers
             raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}") from None
 
@@ -337,13 +335,5 @@ def _plain(value: Any) -> Any:
 
 
 def to_toml(config: object) -> str:
-    """A config as TOML that `--config` reads back; fields that are None are left out."""
-    return tomli_w.dumps(_without_none(to_dict(config)))
-
-
-def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_none(value) if isinstance(value, dict) else value
-        for key, value in table.items()
-        if value is not None
-    }
+    """A config as TOML that `--config` reads back."""
+    return tomli_w.dumps(to_dict(config))

@@ -160,6 +160,16 @@ def test_metrics_that_a_crash_kept_from_the_server_are_sent_when_the_run_resumes
         assert [(point.step, point.value) for point in history] == list(enumerate(values, start=1))
 
 
+def test_a_line_that_a_killed_process_cut_short_is_removed_before_new_ones_are_written(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"time": 1.0, "step": 1, "train/loss": 0.5}\n{"time": 2.0, "st')
+    with tracking.run("", "cut", job="train", name="t", metrics_file=file) as run:
+        run.log_metrics({"train/loss": 0.25}, step=2)
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2]
+
+
 def test_an_interrupt_ends_the_run_killed(tracking_uri: str) -> None:
     with (
         pytest.raises(KeyboardInterrupt),

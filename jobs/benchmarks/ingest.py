@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.benchmarks.table import Measured, say, timed
+from jobs.benchmarks.table import Measured, print_now, timed
 from jobs.ray_session import ray_session
+from pipeline.data.audio.waveform import SAMPLE_RATE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +51,7 @@ def measure(config: IngestBenchmark, folder: Path) -> Iterator[Measured]:
     """Measure the bare loop, the shard writer, the job with one and two workers, Ray Data, and planning."""
     audio_s = make_corpus(config, folder / "data")
     paths = sorted((folder / "data").rglob("*.flac"))
-    say(f"{len(paths)} files, {audio_s / 3600:.2f} h")
+    print_now(f"{len(paths)} files, {audio_s / 3600:.2f} h")
 
     turns: dict[str, Callable[[], float]] = {
         **{f"bare loop, {num} processes": partial(bare_speed, paths, num, config.file_s) for num in (1, 2)},
@@ -61,15 +62,15 @@ def measure(config: IngestBenchmark, folder: Path) -> Iterator[Measured]:
     speeds = dict.fromkeys(turns, 0.0)
     for number in range(config.rounds):
         for name, turn in turns.items():
-            say(f"{name}, round {number + 1}")
+            print_now(f"{name}, round {number + 1}")
             speeds[name] = max(speeds[name], turn())
     yield from compare(speeds)
 
     if config.peak_shard_mib:
-        say(f"peak memory of a worker at {config.peak_shard_mib:.0f} MiB a shard")
+        print_now(f"peak memory of a worker at {config.peak_shard_mib:.0f} MiB a shard")
         yield Measured("peak memory of a worker", f"{peak_memory_mib(folder, config):.0f} MiB")
     for rows in (config.plan_rows // 100, config.plan_rows // 10, config.plan_rows):
-        say(f"planning {rows:,} utterances")
+        print_now(f"planning {rows:,} utterances")
         seconds, mib = time_planning(rows)
         yield Measured(
             f"plan of {rows:,}", f"{seconds:.1f} s, {mib:.0f} MiB", f"{seconds / rows * 1e6:.1f} µs each"
@@ -129,8 +130,8 @@ def bare_loop(paths: list[Path]) -> None:
 
     for path in paths:
         samples, rate = soundfile.read(io.BytesIO(path.read_bytes()), dtype="float32")
-        pcm = (soxr.resample(samples, rate, 16_000, "HQ") * 32767).astype("int16")
-        soundfile.write(io.BytesIO(), pcm, 16_000, format="FLAC", subtype="PCM_16")
+        pcm = (soxr.resample(samples, rate, SAMPLE_RATE, "HQ") * 32767).astype("int16")
+        soundfile.write(io.BytesIO(), pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
 
 
 def plain_speed(folder: Path, config: IngestBenchmark, audio_s: float) -> float:
@@ -152,7 +153,7 @@ def write_shards(folder: str, shard_mib: float) -> float:
     root, store = Folder(f"{folder}/data/{manifest.folder}"), Folder(tempfile.mkdtemp(dir=folder))
     started = time.perf_counter()
     rows = catalogs.rows(read_files(manifest, root), manifest.name, Recipe())
-    catalog = catalogs.table(list(catalogs.probe_rows(rows, root, manifest, None)))
+    catalog = catalogs.table(list(catalogs.probe_rows(rows, root, manifest)))
     settings = shards.build_settings("soxr_hq", manifest.licence)
     planned, plans = plan_shards(catalog, None, build_settings=settings, target_bytes=int(shard_mib * 2**20))
     for plan in plans:
@@ -191,8 +192,8 @@ def as_webdataset(row: dict[str, Any]) -> dict[str, Any]:
 
     samples = np.asarray(row["amplitude"], np.float32).reshape(-1)
     file = io.BytesIO()
-    pcm = (soxr.resample(samples, int(row["sample_rate"]), 16_000, "HQ") * 32767).astype("int16")
-    soundfile.write(file, pcm, 16_000, format="FLAC", subtype="PCM_16")
+    pcm = (soxr.resample(samples, int(row["sample_rate"]), SAMPLE_RATE, "HQ") * 32767).astype("int16")
+    soundfile.write(file, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return {"__key__": Path(row["path"]).stem, "flac": file.getvalue()}
 
 

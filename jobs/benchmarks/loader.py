@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.benchmarks import peers
 from jobs.benchmarks.peers import Batches
-from jobs.benchmarks.table import Measured, say, timed
+from jobs.benchmarks.table import Measured, print_now, timed
+from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,20 +63,20 @@ class Loader:
 
 def measure(config: LoaderBenchmark, folder: Path) -> Iterator[Measured]:
     """Measure loading from local shards, the peers, random access, planning and augmentations."""
-    say("generating audio and shards")
+    print_now("generating audio and shards")
     store, index = make_store(config, folder)
-    say(f"{len(index)} utterances, {index.seconds.sum() / 3600:.2f} h")
+    print_now(f"{len(index)} utterances, {index.seconds.sum() / 3600:.2f} h")
     planned = planned_loaders(store, index)
     index.save(folder / "index")
     others = peer_loaders(store, index, sorted((folder / "loose").iterdir()))
     yield from measure_speed(config, store, folder / "index", planned + others)
     yield from measure_wait(config, [loader for loader in planned if loader.num_workers])
-    say("random access")
+    print_now("random access")
     yield measure_access(store, index)
     for num_rows in sorted({min(num, config.plan_rows) for num in (1_000_000, 10_000_000, config.plan_rows)}):
-        say(f"planning an epoch of {num_rows:,} utterances")
+        print_now(f"planning an epoch of {num_rows:,} utterances")
         yield measure_plan(num_rows, folder / "plan")
-    say("augmentations")
+    print_now("augmentations")
     yield from measure_augmentations(config, store, index)
 
 
@@ -90,12 +91,12 @@ def make_store(config: LoaderBenchmark, folder: Path) -> tuple[Folder, Index]:
     from pipeline.storage import Folder
 
     rng = np.random.default_rng(0)
-    speech = speech_like(rng, 60 * 16_000)
+    speech = speech_like(rng, 60 * SAMPLE_RATE)
     (folder / "loose").mkdir()
     members: list[Any] = []
     for number, seconds in enumerate(durations(rng, config.num_utterances)):
-        begin = rng.integers(len(speech) - int(seconds * 16_000))
-        piece = speech[begin : begin + int(seconds * 16_000)]
+        begin = rng.integers(len(speech) - int(seconds * SAMPLE_RATE))
+        piece = speech[begin : begin + int(seconds * SAMPLE_RATE)]
         path = f"{number:06d}.flac"
         (folder / "loose" / path).write_bytes(encode_flac(quantise(piece)))
         row: dict[str, Any] = dict.fromkeys(shards.METADATA)
@@ -131,7 +132,7 @@ def speech_like(rng: np.random.Generator, num_samples: int) -> NDArray[np.float3
     import scipy.signal
 
     noise = scipy.signal.lfilter([0.14, 0.14], [1, -0.72], rng.standard_normal(num_samples))
-    time_s = np.arange(num_samples) / 16_000
+    time_s = np.arange(num_samples) / SAMPLE_RATE
     syllables = np.abs(np.sin(2 * np.pi * 2.1 * time_s)) ** 3 * (0.5 + 0.5 * np.sin(2 * np.pi * 0.3 * time_s))
     waveform = 0.3 * noise / np.abs(noise).max() * (0.03 + syllables)
     waveform += 2e-4 * rng.standard_normal(num_samples)
@@ -179,11 +180,11 @@ def measure_speed(
     best: dict[str, Speed] = {}
     for number in range(config.rounds):
         for num_processes in (1, 2):
-            say(f"bare loop, {num_processes} processes, round {number + 1}")
+            print_now(f"bare loop, {num_processes} processes, round {number + 1}")
             speed = bare_speed(num_processes, store.uri, index)
             bare[num_processes] = max(bare.get(num_processes, speed), speed, key=per_core)
         for loader in loaders:
-            say(f"{loader.name}, round {number + 1}")
+            print_now(f"{loader.name}, round {number + 1}")
             speed = loader_speed(loader)
             best[loader.name] = max(best.get(loader.name, speed), speed, key=per_core)
     for num_processes, speed in bare.items():
@@ -249,8 +250,8 @@ def loader_speed(loader: Loader) -> Speed:
     speed = None
     # Load to the end: a DataLoader worker that is stopped while it sends a batch aborts.
     for number, (waveform_BT, num_samples_B) in enumerate(loader.load()):
-        audio += float(num_samples_B.sum()) / 16_000
-        padded += waveform_BT.numel() / 16_000
+        audio += float(num_samples_B.sum()) / SAMPLE_RATE
+        padded += waveform_BT.numel() / SAMPLE_RATE
         if number == first:
             audio = padded = 0.0
             clock, used = time.perf_counter(), processor_s()
@@ -279,7 +280,7 @@ def measure_wait(config: LoaderBenchmark, loaders: list[Loader]) -> Iterator[Mea
     waits: dict[str, list[tuple[float, float]]] = {loader.name: [] for loader in loaders}
     for number in range(config.rounds):
         for loader in loaders:
-            say(
+            print_now(
                 f"training at {config.audio_per_s:.0f} s of audio per second: {loader.name}, round {number + 1}"
             )
             waits[loader.name].append(wait_once(loader, config.audio_per_s))
@@ -307,7 +308,7 @@ def wait_once(loader: Loader, audio_per_s: float) -> tuple[float, float]:
             first_s = time.perf_counter() - started
         if number == WARMUP_BATCHES:
             waited, started = 0.0, time.perf_counter()
-        time.sleep(float(batch[1].sum()) / 16_000 / audio_per_s)
+        time.sleep(float(batch[1].sum()) / SAMPLE_RATE / audio_per_s)
         number += 1
 
 
@@ -373,7 +374,9 @@ def write_index_of_size(num: str, folder: str) -> None:
                 "shard": (rows // per_shard).astype(np.int32),
                 "offset": rows % per_shard * 70_000,
                 "num_bytes": np.full(len(rows), 69_000, np.int32),
-                "seconds": (np.rint(durations(rng, len(rows)) * 16_000) / 16_000).astype(np.float32),
+                "seconds": (np.rint(durations(rng, len(rows)) * SAMPLE_RATE) / SAMPLE_RATE).astype(
+                    np.float32
+                ),
                 "label": (rows % 2).astype(np.int8),
                 "corpus": (rows // per_shard % 29).astype(np.int16),
                 "uid": rng.integers(2**64, size=len(rows), dtype=np.uint64),
@@ -411,7 +414,7 @@ def measure_augmentations(config: LoaderBenchmark, store: Folder, index: Index) 
         begin = int(index.offset[row])
         data = store.read(index.shards[index.shard[row]], begin, begin + int(index.num_bytes[row]))
         waveforms.append(decode_flac(data))
-    audio = sum(map(len, waveforms)) / 16_000
+    audio = sum(map(len, waveforms)) / SAMPLE_RATE
     for name, augment in AUGMENTATIONS.items():
         best = math.inf
         for _ in range(config.rounds):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from pipeline.data.audio.waveform import SAMPLE_RATE
+
 if TYPE_CHECKING:
     import torch
 
@@ -63,8 +65,8 @@ def pad(flacs: list[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
     waveforms = []
     for data in flacs:
         waveform, _ = soundfile.read(io.BytesIO(data), dtype="float32")
-        if len(waveform) > 13 * 16_000:
-            num_samples = int(torch.randint(10 * 16_000, 13 * 16_000, ()))
+        if len(waveform) > 13 * SAMPLE_RATE:
+            num_samples = int(torch.randint(10 * SAMPLE_RATE, 13 * SAMPLE_RATE, ()))
             start = int(torch.randint(len(waveform) - num_samples, ()))
             waveform = waveform[start : start + num_samples]
         waveforms.append(torch.from_numpy(waveform))

@@ -43,7 +43,7 @@ def machine() -> str:
     )
 
 
-def say(text: str) -> None:
+def print_now(text: str) -> None:
     """Print which measurement is running."""
     print(f"… {text}", flush=True)
 

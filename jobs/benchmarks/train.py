@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.benchmarks.table import Measured, say
+from jobs.benchmarks.table import Measured, print_now
 from pipeline.config import Names
 from pipeline.errors import InputError
 
@@ -44,7 +44,7 @@ def measure(config: TrainBenchmark) -> Iterator[Measured]:
         InputError: a setting is unknown, or the batch does not fit into memory.
     """
     for precision in config.precisions:
-        say(f"{config.variant} {precision}: bonafide and transformers in turns")
+        print_now(f"{config.variant} {precision}: bonafide and transformers in turns")
         ours, theirs = run(config, config.variant, precision, "--peer", "off,on")
         shares = ", ".join(f"{name} {share:.0%}" for name, share in ours["shares"].items())
         yield Measured(f"{config.variant} {precision}", speed(ours), shares)
@@ -54,12 +54,12 @@ def measure(config: TrainBenchmark) -> Iterator[Measured]:
         yield Measured(f"transformers {precision}", speed(theirs), ratio)
         peaks = []
         for peer in ("off", "on"):
-            say(f"peak memory of {'transformers' if peer == 'on' else 'bonafide'}")
+            print_now(f"peak memory of {'transformers' if peer == 'on' else 'bonafide'}")
             peaks += run(config, config.variant, precision, "--peer", peer, "--steps", "1")
         memory = [f"{result['peak_gib']:.1f} GiB" for result in peaks]
         yield Measured(f"peak memory {precision}", memory[0], f"transformers {memory[1]}")
     if config.ranks_variant:
-        say(f"{config.ranks_variant}: one worker, then two")
+        print_now(f"{config.ranks_variant}: one worker, then two")
         one, two = run(config, config.ranks_variant, config.precisions[0], "--ranks", "1,2")
         yield Measured(f"{config.ranks_variant}, 1 worker", speed(one), "")
         ratio = f"{two['audio_s_per_s'] / one['audio_s_per_s']:.2f} × one worker"

@@ -42,7 +42,7 @@ class Cataloger:
     sources: Mapping[str, Source]
     """Corpora by name."""
     store: Folder
-    chunk_s: float | None = None
+    chunk_s: float = 0.0
     """See `IngestConfig`."""
     read: ReadHeader = catalogs.read_header
     """A function of a module; files may crash or hang it."""

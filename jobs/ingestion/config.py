@@ -38,8 +38,9 @@ class IngestConfig:
     """Artifact family of the spoofed utterances of the protocol, which has no column for it."""
     shard_mib: float = 256.0
     """Approximate size of a shard, MiB."""
-    chunk_s: float | None = None
-    """Length of a chunk, seconds, for corpora that are cut into chunks (Deepfake-Eval-2024)."""
+    chunk_s: float = 0.0
+    """Length of a chunk, seconds, for corpora that are cut into chunks (Deepfake-Eval-2024). 0: the length in the
+    manifest."""
     resampler: Literal["soxr_hq", "torchaudio"] = "soxr_hq"
     """How audio is resampled to 16 kHz: soxr_hq, or torchaudio for parity with the released checkpoints."""
     tracking_uri: str = ""
@@ -50,8 +51,8 @@ class IngestConfig:
     def __post_init__(self) -> None:
         if self.target_bytes < 1:
             raise InputError(f"--shard-mib {self.shard_mib}: give a positive size in MiB")
-        if self.chunk_s is not None and not self.chunk_s > 0:
-            raise InputError(f"--chunk-s {self.chunk_s}: give a positive length in seconds")
+        if not self.chunk_s >= 0:
+            raise InputError(f"--chunk-s {self.chunk_s}: give a positive length, or 0 for the manifest's")
         if self.artifact not in ARTIFACTS:
             raise InputError(f"--artifact {self.artifact!r}: choose one of {', '.join(ARTIFACTS)}")
         if self.protocol and (self.corpora or self.roots):

@@ -10,6 +10,7 @@ from jobs.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from pipeline.detector.config import TrainingConfig
+    from pipeline.detector.variants import DetectorConfig
 
 
 def find_on_cluster(config: TrainConfig) -> float:
@@ -28,20 +29,19 @@ def find_on_cluster(config: TrainConfig) -> float:
     task = ray.remote(_find).options(
         num_cpus=config.cpus_per_worker, num_gpus=1 if has_gpu else 0, max_retries=0
     )
-    max_seconds: float = ray.get(task.remote(config.variant, config.training, longest_s))
+    max_seconds: float = ray.get(task.remote(config.detector, config.training, longest_s))
     print(f"batches of {max_seconds:.0f} s fit into memory: batch.max_seconds is {max_seconds:g}", flush=True)
     return max_seconds
 
 
-def _find(variant: str, training: TrainingConfig, utterance_s: float) -> float:
+def _find(config: DetectorConfig, training: TrainingConfig, utterance_s: float) -> float:
     """Find it for a detector with random weights; memory does not depend on their values."""
     import torch
 
     from pipeline.detector.batch_size import find_batch_seconds
-    from pipeline.detector.network import Detector, DetectorConfig
-    from pipeline.detector.variants import VARIANTS
+    from pipeline.detector.network import Detector
 
-    detector = Detector(DetectorConfig(VARIANTS[variant]))
+    detector = Detector(config)
     if torch.cuda.is_available():
         detector.cuda()
     return find_batch_seconds(detector, training, utterance_s=utterance_s)

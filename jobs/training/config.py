@@ -9,7 +9,7 @@ from pipeline import tracking
 from pipeline.config import Bounds, Names
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.detector.config import TrainingConfig
-from pipeline.detector.variants import VARIANTS
+from pipeline.detector.variants import VARIANTS, DetectorConfig, HeadConfig
 from pipeline.errors import InputError, did_you_mean
 
 
@@ -29,7 +29,8 @@ class TrainConfig:
     corpora: Names = Names()
     """Corpora to train on and to validate with; by default those of the recipe, or all training corpora."""
     variant: str = "xlsr_300m"
-    """Shape of the detector."""
+    """Shape of the front end."""
+    head: HeadConfig = field(default_factory=HeadConfig)
     init: str = ""
     """Checkpoint file to start from: a self-supervised model or a detector. Random weights by default."""
     num_workers: Bounds = Bounds((1, 1))
@@ -79,6 +80,11 @@ class TrainConfig:
             raise InputError(
                 f"num_workers is {smallest},{largest}; the minimum must be at least 1 and not above the maximum"
             )
+
+    @property
+    def detector(self) -> DetectorConfig:
+        """Front end and head."""
+        return DetectorConfig(VARIANTS[self.variant], self.head)
 
     @property
     def registered_name(self) -> str:

@@ -12,7 +12,6 @@ from jobs.training import checkpoints, folder
 from jobs.training.checks import check_resume
 from jobs.training.record import TrainingRecord, TrainingResult, load_record, write_record, write_result
 from jobs.training.resolve import ResolvedTraining, held_settings
-from pipeline.detector.variants import VARIANTS
 from pipeline.storage import Folder
 
 
@@ -38,11 +37,11 @@ def start(training: ResolvedTraining) -> TrainingRecord:
     import torch
 
     from pipeline.detector.checkpoint import load_weights, save_detector
-    from pipeline.detector.network import Detector, DetectorConfig
+    from pipeline.detector.network import Detector
 
     config, out = training.config, training.out
     torch.manual_seed(config.training.seed)
-    detector = Detector(DetectorConfig(VARIANTS[config.variant]))
+    detector = Detector(config.detector)
     if config.init:
         print(load_weights(detector, Path(config.init), accept_front_end=True), flush=True)
     training_id = uuid.uuid4().hex[:12]

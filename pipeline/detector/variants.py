@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+HeadName = Literal["mean_linear"]
+"""Every head, see `heads.HEADS`."""
+
 CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
 """Kernel and stride of each convolution; together their stride is 320 samples (20 ms)."""
 
@@ -51,7 +54,7 @@ class EncoderConfig:
 class HeadConfig:
     """Which head a detector has, and the settings of that head."""
 
-    name: str = "mean_linear"
+    name: HeadName = "mean_linear"
     """mean_linear: mean over frames and one linear layer, as in the released detectors."""
 
 

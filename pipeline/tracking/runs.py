@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -217,6 +218,7 @@ def run(
     """
     if metrics_file is not None:
         metrics_file.parent.mkdir(parents=True, exist_ok=True)
+        _drop_cut_line(metrics_file)
     client = connect(tracking_uri) if tracking_uri else None
     server_run = None
     if client is not None:
@@ -318,3 +320,10 @@ def _experiment_id(client: MlflowClient, tracking_uri: str, experiment: str) -> 
     stored = client.get_experiment_by_name(experiment)
     assert stored is not None, f"MLflow reports that experiment {experiment!r} exists, but does not return it"
     return str(stored.experiment_id)
+
+
+def _drop_cut_line(file: Path) -> None:
+    """Remove a last line without its end, which a process leaves that is killed while it writes."""
+    data = file.read_bytes() if file.exists() else b""
+    if data and not data.endswith(b"\n"):
+        os.truncate(file, data.rfind(b"\n") + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from pipeline.detector.huggingface import export_transformers, transformers_sett
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig, EncoderConfig, frame_lengths
 from pipeline.detector.scoring import Scorer
 from pipeline.detector.training import train
-from pipeline.detector.variants import HeadConfig
+from pipeline.detector.variants import HeadConfig, HeadName
 from pipeline.errors import InputError
 from tests.detector.toys import (
     FAMILIES,
@@ -65,7 +65,7 @@ class LayerWeighted(Head):
         return logits_B2
 
 
-LAYER_WEIGHTED = DetectorConfig(TOY, HeadConfig("layer_weighted"))
+LAYER_WEIGHTED = DetectorConfig(TOY, HeadConfig(cast("HeadName", "layer_weighted")))
 
 
 @pytest.fixture
@@ -171,4 +171,4 @@ def test_the_metadata_of_a_saved_file_describes_front_end_and_head(tmp_path: Pat
 
 def test_an_unknown_head_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="unknown head 'sls'; known: mean_linear"):
-        Detector(DetectorConfig(TOY, HeadConfig("sls")))
+        Detector(DetectorConfig(TOY, HeadConfig(cast("HeadName", "sls"))))

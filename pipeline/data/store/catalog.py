@@ -255,7 +255,7 @@ def probe_rows(
     rows: Iterable[CatalogRow],
     root: Folder,
     manifest: Manifest,
-    chunk_s: float | None,
+    chunk_s: float = 0.0,
     read: ReadHeader = read_header,
 ) -> Iterator[CatalogRow]:
     """Read the headers that are still unknown, and cut files into chunks if the manifest asks for them.
@@ -264,7 +264,7 @@ def probe_rows(
         rows: of one corpus; the segments of a file must follow each other.
         root: folder of the corpus.
         manifest: of the corpus.
-        chunk_s: length of a chunk, seconds; None for the length in the manifest.
+        chunk_s: length of a chunk, seconds; 0 for the length in the manifest.
         read: reads one header.
     """
     path, header = None, None
@@ -317,7 +317,7 @@ def fingerprint(file: BinaryIO, size: int) -> str:
     return digest.hexdigest()
 
 
-def _chunks(row: CatalogRow, manifest: Manifest, chunk_s: float | None) -> Iterator[CatalogRow]:
+def _chunks(row: CatalogRow, manifest: Manifest, chunk_s: float) -> Iterator[CatalogRow]:
     """The row with its length in seconds, or one row for each chunk of the file."""
     if manifest.chunks is None:
         yield {**row, "seconds": _seconds(row)}

@@ -254,7 +254,7 @@ def tiny_store(folder: Path) -> tuple[Folder, Snapshot]:
     root, store = Folder(str(folder)), Folder(str(folder / "store"))
     files = {file.name: file for file in root.find()}
     rows = catalogs.rows([(files[each.path], each) for each in utterances], "toy", Recipe())
-    members: list[Any] = list(catalogs.probe_rows(rows, root, MANIFESTS["mls"], None))
+    members: list[Any] = list(catalogs.probe_rows(rows, root, MANIFESTS["mls"]))
     summary = build_shard("toy-1", members, root, store, licence="unknown", resampler="soxr_hq")
     corpus = CorpusSnapshot("toy", "train", "unknown", None, "", "", 5, {}, {}, {}, (summary,))
     return store, commit_snapshot(store, [corpus])

@@ -59,7 +59,7 @@ def cataloged(root: Folder, known: pa.Table | None = None) -> tuple[pa.Table, li
         return catalogs.read_header(root, path, size)
 
     rows = KnownFiles(known).fill(listed(root))
-    return catalogs.table(list(catalogs.probe_rows(rows, root, LJSPEECH, None, read))), opened
+    return catalogs.table(list(catalogs.probe_rows(rows, root, LJSPEECH, read=read))), opened
 
 
 def problems(catalog: pa.Table) -> dict[str, str]:
@@ -102,7 +102,7 @@ def test_an_exclusion_by_an_earlier_recipe_is_forgotten(root: Folder):
 def test_a_file_that_is_deleted_after_listing_is_missing(root: Folder):
     rows = listed(root)
     root.delete(f"{WAVS}/LJ001-0000.wav")
-    catalog = catalogs.table(list(catalogs.probe_rows(rows, root, LJSPEECH, None)))
+    catalog = catalogs.table(list(catalogs.probe_rows(rows, root, LJSPEECH)))
     assert problems(catalog)["LJ001-0000.wav"] == "missing"
 
 

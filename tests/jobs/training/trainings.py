@@ -81,7 +81,8 @@ def config(place: Path, out: str, num_workers: tuple[int, int] = (2, 2)) -> Trai
 def metrics(place: Path, out: str) -> list[dict[str, float]]:
     """Every report that rank 0 logged, in order."""
     file = place / out / run_folder.METRICS
-    lines = file.read_text().splitlines() if file.exists() else []
+    # A line without its end is still being written.
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
     return [json.loads(line) for line in lines]
 
 
