@@ -1,7 +1,7 @@
-# make demo   the whole road on small corpora made here: ingest, train, score, evaluate
+# make demo   the whole pipeline on small synthetic corpora: ingest, train, score, evaluate
 # make test   everything that CI runs
-# make check  the fast part of it: format, lint, types, layers
-# make lock   resolve the dependencies anew into constraints.txt
+# make check  its fast part: format, lint, types, import contracts
+# make lock   resolve the dependencies again into constraints.txt
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -21,9 +21,9 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Ray starts a process for each worker: compiled libraries halve the time of each start where
+# Ray starts a process for each worker. Compiling the libraries here halves the start time where
 # PYTHONDONTWRITEBYTECODE is set, as in many images.
-# The stamp is newer than what decides about the environment, so an unchanged one is used again.
+# The stamp file is newer than the files that define the environment, so an unchanged environment is reused.
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "bonafide needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 2; }

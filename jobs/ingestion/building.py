@@ -45,7 +45,7 @@ def plan_corpora(
     before: Snapshot | None,
     config: IngestConfig,
 ) -> dict[str, CorpusPlan]:
-    """Plan the shards of every corpus; empties `catalogs`, which are most of what this process holds in memory."""
+    """Plan the shards of every corpus. Empties `catalogs`, which take most of the memory of this process."""
     return {
         name: plan_corpus(sources[name].manifest, catalogs.pop(name), store, before, config)
         for name in list(catalogs)

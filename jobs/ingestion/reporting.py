@@ -15,7 +15,7 @@ from pipeline.storage import Folder
 
 
 def print_report(snapshot: Snapshot, ingested: Collection[str]) -> None:
-    """Print what each corpus of a snapshot holds; for the ingested ones also how that differs from what is published.
+    """Print the content of each corpus of a snapshot and, for the ingested ones, differences from the published hours.
 
     Args:
         snapshot: of the store.

@@ -1,4 +1,4 @@
-"""What is checked before a training asks for a cluster: its data, its recipe, and its settings when it is resumed."""
+"""Checks before a training asks for a cluster: its data, its recipe, and, on resume, its settings."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ STEPS_PER_PREEMPTION_CHECK = 10
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """What a worker is doing."""
+    """The current activity of a worker."""
 
     name: str
     """`step 12`, or `the validation after step 12`."""
@@ -30,7 +30,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class MonitorState:
-    """What workers have reported."""
+    """Everything that workers have reported."""
 
     positions: dict[int, Position]
     """Last position of each rank."""
@@ -79,7 +79,7 @@ def start_monitor() -> Iterator[Any]:
 
 
 def read_state(monitor: Any) -> MonitorState:
-    """Return what a monitor knows; nothing if it has died."""
+    """Return the state of a monitor; an empty one if it has died."""
     import ray
 
     try:

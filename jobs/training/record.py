@@ -1,4 +1,4 @@
-"""What a training writes down about itself: a record when it starts, a result when it is complete."""
+"""The record that a training writes when it starts, and the result that it writes when it is complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.storage import Folder
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a training fixed when it started; a resumed training must not differ."""
+    """Settings and data of a training, fixed when it started; a resumed training must not differ."""
 
     id: str
     settings: dict[str, Any]
@@ -25,7 +25,7 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came of a complete training."""
+    """The result of a complete training."""
 
     id: str
     snapshot: str

@@ -31,7 +31,7 @@ logged twice."""
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """What is written once a checkpoint is committed."""
+    """Results that are logged once a checkpoint is committed."""
 
     progress: TrainingProgress
     validation_metrics: Mapping[str, float]
@@ -142,7 +142,7 @@ class Reporter:
         return Checkpoint(storage.build_checkpoint_path_from_name(name), storage.storage_filesystem)
 
     def _log_committed(self, pending: _Pending, checkpoint: str) -> None:
-        """Log what had to wait for the checkpoint."""
+        """Log the results that had to wait for the checkpoint."""
         step = pending.progress.step
         self._tracked.send_metrics(pending.validation_metrics, step)
         self._tracked.set_tags({"bonafide.checkpoint": checkpoint})

@@ -1,4 +1,4 @@
-"""What a command will really train: settings, recipe and snapshot resolved once, for the driver and the workers."""
+"""Resolve settings, recipe and snapshot of a training once, for the driver and the workers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RESUMABLE_CHANGES = frozenset(
 
 @dataclass(frozen=True)
 class ResolvedTraining:
-    """A training with nothing left to decide; travels to every worker."""
+    """A training with every setting decided; it is sent to every worker."""
 
     config: TrainConfig
     """Locations are absolute; `batch` contains the weights of the recipe, the chunk length and the batch size."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerArguments:
-    """What every worker of every attempt receives."""
+    """Sent to every worker of every attempt."""
 
     training: ResolvedTraining
     record: TrainingRecord
@@ -41,7 +41,7 @@ class WorkerArguments:
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """How an attempt ended that did not fail."""
+    """The end of an attempt that did not fail."""
 
     step: int
     is_complete: bool

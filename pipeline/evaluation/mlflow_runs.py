@@ -23,7 +23,7 @@ def log_to_mlflow(
     Metrics have the same names for every system, such as `eer/CORPUS`. Each run gets all files of the report.
 
     Args:
-        results: what was measured.
+        results: the measurements.
         files: file name → content.
         uri: MLflow server or database; empty: nothing is logged.
         experiment: MLflow experiment.
