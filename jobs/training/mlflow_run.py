@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jobs.training.folder import CONFIG, DETECTOR
+from jobs.training.folder import CONFIG, DETECTOR, VALIDATION_PAGE
 from jobs.training.record import TrainingRecord, TrainingResult
 from jobs.training.registration import register
 from jobs.training.resolve import ResolvedTraining
@@ -56,7 +56,7 @@ def run_note(training: ResolvedTraining) -> str:
         "steps": f"{optimiser.num_steps:,} at up to {optimiser.learning_rate:g}, {config.training.precision}",
         "out": f"`{config.out}`",
     }
-    footer = "Validation curves: artifact `validation.html`. All settings: `config.toml`."
+    footer = f"Validation curves: artifact `{VALIDATION_PAGE}`. All settings: `{CONFIG}`."
     return "\n".join([*(f"- **{name}**: {value}" for name, value in rows.items()), "", footer])
 
 
