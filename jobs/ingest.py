@@ -15,7 +15,7 @@ import sys
 from jobs.ingestion.building import build_shards, corpus_snapshot, plan_corpora
 from jobs.ingestion.cataloging import Cataloger, catalog_corpora
 from jobs.ingestion.config import IngestConfig
-from jobs.ingestion.reporting import log_to_mlflow, print_report, run_name
+from jobs.ingestion.reporting import log_to_mlflow, print_summary, run_name
 from jobs.ingestion.sources import find_sources
 from jobs.ray_session import ray_session
 from pipeline import tracking
@@ -47,7 +47,7 @@ def main(config: IngestConfig) -> None:
         corpora = [corpus_snapshot(sources[name].manifest, plan, summaries) for name, plan in plans.items()]
         snapshot = commit_snapshot(store, corpora, mlflow_run.run_id)
         store.commit(layout.config_name(snapshot.name), to_toml(config).encode())
-        print_report(snapshot, sources)
+        print_summary(snapshot, sources)
         log_to_mlflow(mlflow_run, store, snapshot, config)
     if mlflow_run.url:
         print(f"MLflow: {mlflow_run.url}")

@@ -399,7 +399,7 @@ def plan(folder: str) -> None:
     jump_ms = 1000 * max(timed(partial(epoch.__getitem__, number)) for number in numbers)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     peak_gib, mapped_gib = (int(status[name].split()[0]) / 2**20 for name in ("VmHWM", "RssFile"))
-    print(seconds, peak_gib, peak_gib - mapped_gib, jump_ms, epoch.report().padding)
+    print(seconds, peak_gib, peak_gib - mapped_gib, jump_ms, epoch.summary().padding)
 
 
 def measure_augmentations(config: LoaderBenchmark, store: Folder, index: Index) -> Iterator[Measured]:

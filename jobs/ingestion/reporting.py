@@ -14,7 +14,7 @@ from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.storage import Folder
 
 
-def print_report(snapshot: Snapshot, ingested: Collection[str]) -> None:
+def print_summary(snapshot: Snapshot, ingested: Collection[str]) -> None:
     """Print the content of each corpus of a snapshot and, for the ingested ones, differences from the published hours.
 
     Args:

@@ -57,7 +57,7 @@ class WorkerData:
 
     def summary(self) -> str:
         """Describe the first epoch in one line."""
-        epoch = self._training.plan(0).report(self._world)
+        epoch = self._training.plan(0).summary(self._world)
         return (
             f"{epoch.used} training utterances, {epoch.audio_s / 3600:.1f} h, in {epoch.num_steps} batches for each "
             f"of {self._world} workers, {epoch.padding:.1%} padding; left out: {epoch.leftover} that fill no batch, "

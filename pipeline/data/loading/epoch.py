@@ -62,7 +62,7 @@ class PlannedBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class EpochReport:
+class EpochSummary:
     """Counts of the utterances of an epoch: available = used + leftover + too_short + too_long."""
 
     num_batches: int
@@ -133,7 +133,7 @@ class EpochPlan:
             padded_samples=int(self.buckets.padded_samples[bucket]),
         )
 
-    def report(self, world: int = 1) -> EpochReport:
+    def summary(self, world: int = 1) -> EpochSummary:
         """Count the utterances that `world` ranks use and those that are left over."""
         num_steps = self.num_steps(world)
         last = len(self.buckets) - 1
@@ -145,7 +145,7 @@ class EpochPlan:
         padded -= sum(len(batch.rows) * batch.padded_samples for batch in spare)
         audio = self._num_samples - unused
         fitting = int(self._assigned_before[-1].sum())
-        return EpochReport(
+        return EpochSummary(
             num_batches=self.num_batches,
             num_steps=num_steps,
             available=fitting + self._too_short + self._too_long,

@@ -48,26 +48,26 @@ def test_every_utterance_is_drawn_once_or_reported_as_left_over() -> None:
     index = make_index(speech_seconds(1200))
     for world in (1, 2, 7):
         plan = EpochPlan(index, SMALL)
-        report = plan.report(world)
-        drawn = np.concatenate(rows_of(plan)[: report.num_steps * world])
-        assert len(np.unique(drawn)) == len(drawn) == report.used
-        assert report.available == report.used + report.leftover + report.too_short + report.too_long == 1200
+        summary = plan.summary(world)
+        drawn = np.concatenate(rows_of(plan)[: summary.num_steps * world])
+        assert len(np.unique(drawn)) == len(drawn) == summary.used
+        assert summary.available == summary.used + summary.leftover + summary.too_short + summary.too_long == 1200
         largest = int(plan.buckets.batch_size.max())
-        assert report.leftover < plan.buckets.batch_size[-1] + (world - 1) * largest
+        assert summary.leftover < plan.buckets.batch_size[-1] + (world - 1) * largest
 
 
 def test_few_utterances_are_left_over_from_a_small_corpus() -> None:
-    report = EpochPlan(make_index(speech_seconds(300), 300), BatchConfig(max_seconds=30)).report(world=2)
-    assert report.leftover <= 15
-    assert report.padding < 0.1
+    summary = EpochPlan(make_index(speech_seconds(300), 300), BatchConfig(max_seconds=30)).summary(world=2)
+    assert summary.leftover <= 15
+    assert summary.padding < 0.1
 
 
 def test_utterances_too_short_or_too_long_for_a_batch_are_counted() -> None:
     seconds = np.concatenate([speech_seconds(200), [0.02, 0.024], np.full(3, 31.0)])
-    assert EpochPlan(make_index(seconds), SMALL).report().too_short == 2
-    assert EpochPlan(make_index(seconds), SMALL).report().too_long == 0  # cropped to 13 s
+    assert EpochPlan(make_index(seconds), SMALL).summary().too_short == 2
+    assert EpochPlan(make_index(seconds), SMALL).summary().too_long == 0  # cropped to 13 s
     whole = EpochPlan(make_index(np.minimum(seconds, 31)), replace(SMALL, crop_max_s=float("inf")))
-    assert whole.report().too_long == 3 + int((seconds[:200] > 30).sum())
+    assert whole.summary().too_long == 3 + int((seconds[:200] > 30).sum())
 
 
 def test_every_rank_takes_the_same_number_of_steps() -> None:
@@ -130,19 +130,19 @@ def test_batches_have_the_shape_of_their_bucket() -> None:
 
 
 def test_padding_stays_below_six_percent_on_speech() -> None:
-    report = EpochPlan(make_index(speech_seconds(50_000), 4000), BatchConfig()).report(world=8)
-    assert 0 < report.padding < 0.06
-    assert report.leftover < 0.02 * report.available
+    summary = EpochPlan(make_index(speech_seconds(50_000), 4000), BatchConfig()).summary(world=8)
+    assert 0 < summary.padding < 0.06
+    assert summary.leftover < 0.02 * summary.available
 
 
-def test_the_report_counts_audio_and_padding_exactly() -> None:
+def test_the_summary_counts_audio_and_padding_exactly() -> None:
     plan = EpochPlan(make_index(speech_seconds(700)), SMALL)
-    report = plan.report(world=4)
-    batches = [plan[number] for number in range(report.num_steps * 4)]
+    summary = plan.summary(world=4)
+    batches = [plan[number] for number in range(summary.num_steps * 4)]
     audio = sum(int(batch.num_samples.sum()) for batch in batches)
     padded = sum(len(batch.rows) * batch.padded_samples for batch in batches)
-    assert report.audio_s == pytest.approx(audio / 16_000, abs=1e-6)
-    assert report.padding == pytest.approx(1 - audio / padded, abs=1e-12)
+    assert summary.audio_s == pytest.approx(audio / 16_000, abs=1e-6)
+    assert summary.padding == pytest.approx(1 - audio / padded, abs=1e-12)
 
 
 def test_long_utterances_are_cropped_differently_in_every_epoch() -> None:
@@ -199,10 +199,10 @@ def test_every_draw_of_an_epoch_is_used_once_despite_interruptions(seed: int) ->
                 seen += plan[number].augment_seed.tolist()  # unique for each repeat of an utterance
         done += num_steps * world
     left = [draw for number in range(done, plan.num_batches) for draw in plan[number].augment_seed.tolist()]
-    report = plan.report()
+    summary = plan.summary()
     assert plan.num_batches - done < world  # the epoch ends with fewer batches than ranks
-    assert len(set(seen) | set(left)) == len(seen) + len(left) == report.used
-    assert report.available - report.used - report.too_short - report.too_long == report.leftover
+    assert len(set(seen) | set(left)) == len(seen) + len(left) == summary.used
+    assert summary.available - summary.used - summary.too_short - summary.too_long == summary.leftover
 
 
 def draws_per_row(plan: EpochPlan) -> NDArray[np.int64]:
@@ -217,7 +217,7 @@ def test_an_integer_weight_is_the_number_of_draws_per_epoch() -> None:
     expected = np.where(index.corpus == 1, 2, 1) * np.where(index.label == 0, 3, 1)
     missing = expected - drawn
     assert missing.min() >= 0
-    assert missing.sum() == EpochPlan(index, config).report().leftover < 10
+    assert missing.sum() == EpochPlan(index, config).summary().leftover < 10
 
 
 def test_repeats_of_an_utterance_are_cropped_and_augmented_differently() -> None:
