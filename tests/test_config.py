@@ -13,7 +13,7 @@ from typing import Literal
 import pytest
 
 from jobs.__main__ import commands
-from pipeline.config import Bounds, Names, Pairs, load_toml, parse, run, to_toml
+from pipeline.config import Bounds, Names, Pairs, config_class, load_toml, parse, run, to_toml
 from pipeline.errors import InputError
 
 
@@ -257,3 +257,11 @@ def test_help_of_a_command_imports_no_heavy_library(command: str):
     done = bonafide(command, "--help", forbidden=heavy)
     assert done.returncode == 0, done.stderr
     assert "--config" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["ingest", "train", "score"])
+def test_a_config_that_workers_receive_has_a_module_of_its_own(name: str):
+    """Under `python -m jobs.NAME` a class in jobs/NAME.py would be `__main__.…`, which no worker can import."""
+    config = config_class(importlib.import_module(f"jobs.{name}").main)
+    assert config.__module__.startswith("jobs.")
+    assert config.__module__ != f"jobs.{name}"

@@ -51,7 +51,11 @@ def test_every_utterance_is_drawn_once_or_reported_as_left_over() -> None:
         summary = plan.summary(world)
         drawn = np.concatenate(rows_of(plan)[: summary.num_steps * world])
         assert len(np.unique(drawn)) == len(drawn) == summary.used
-        assert summary.available == summary.used + summary.leftover + summary.too_short + summary.too_long == 1200
+        assert (
+            summary.available
+            == summary.used + summary.leftover + summary.too_short + summary.too_long
+            == 1200
+        )
         largest = int(plan.buckets.batch_size.max())
         assert summary.leftover < plan.buckets.batch_size[-1] + (world - 1) * largest
 
