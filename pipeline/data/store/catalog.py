@@ -129,7 +129,9 @@ class ProblemColumns(TypedDict):
     detail: str
 
 
-class _UtteranceColumns(TypedDict):
+class UtteranceColumns(TypedDict):
+    """The columns of a catalog row that come from an `Utterance`."""
+
     uid: str
     id: str
     corpus: str
@@ -177,7 +179,7 @@ def rows(
         yield row
 
 
-def _utterance_columns(utterance: Utterance) -> _UtteranceColumns:
+def _utterance_columns(utterance: Utterance) -> UtteranceColumns:
     """The fields of an utterance; `dataclasses.asdict` would dominate the time per row."""
     return {
         "uid": utterance.uid,

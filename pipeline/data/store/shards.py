@@ -26,6 +26,7 @@ from pipeline.data.audio.flac import encode_flac, pcm_digest, quantise
 from pipeline.data.audio.isolation import crash_safe
 from pipeline.data.audio.load import POLICY, Loaded, codec_versions, load_audio
 from pipeline.data.audio.waveform import SAMPLE_RATE
+from pipeline.data.store.catalog import UtteranceColumns
 from pipeline.data.store.layout import attempt_name, index_name, rejects_name, tar_name
 from pipeline.data.store.read_ahead import read_ahead
 from pipeline.storage import Folder
@@ -92,21 +93,9 @@ METADATA = (
 """Keys of the JSON that accompanies each FLAC."""
 
 
-class ShardMember(TypedDict):
+class ShardMember(UtteranceColumns):
     """An utterance to write: those columns of a catalog row that its index row repeats."""
 
-    uid: str
-    id: str
-    corpus: str
-    path: str
-    start: int | None
-    end: int | None
-    label: str
-    artifact: str | None
-    attack: str | None
-    speaker: str | None
-    language: str | None
-    split: str | None
     codec: str
     encoding: str
     sample_rate: int
