@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from jobs.benchmarks import train
-from jobs.benchmarks.loader import LoaderBenchmark, make_store, measure
+from jobs.benchmarks.loader import LoaderBenchmark, measure
+from jobs.benchmarks.noise_store import make_store
 from jobs.benchmarks.peers import planned_batches
 from pipeline.config import Names
 from pipeline.data.loading.augment import AUGMENTATIONS
@@ -19,7 +20,7 @@ from pipeline.errors import InputError
 
 
 def test_the_dataloader_rival_reads_the_same_batches_as_our_loader(tmp_path: Path) -> None:
-    store, index = make_store(LoaderBenchmark(num_utterances=64), tmp_path)
+    store, index = make_store(64, tmp_path)
     training = TrainingBatches(store, index, BatchConfig(max_seconds=30), num_workers=0)
     ours = [(batch.waveform, batch.num_samples) for batch in training(0)]
     theirs = list(planned_batches(training, num_workers=2))
