@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, did_you_mean
 
 
 class ClassScores(NamedTuple):
@@ -115,7 +115,9 @@ def equal_error_rate(
     `asvspoof` (1) and `roc` (0), which do not treat equal scores as ties.
     """
     if definition not in DEFINITIONS:
-        raise InputError(f"unknown definition of the EER {definition!r}; known: {', '.join(DEFINITIONS)}")
+        raise InputError(
+            f"unknown definition of the EER {definition!r}{did_you_mean(definition, DEFINITIONS)}"
+        )
     return _equal_error_rate(
         operating_points(bonafide, spoof, group_ties=definition != "asvspoof"), definition
     )

@@ -28,7 +28,7 @@ from pipeline.detector.ranks import run_ranks
 from pipeline.detector.state import TrainingProgress
 from pipeline.detector.trainer import Trainer
 from pipeline.detector.variants import VARIANTS, DetectorConfig
-from pipeline.errors import InputError
+from pipeline.errors import InputError, did_you_mean
 
 PHASES = ("forward", "backward", "optimiser")
 NUM_WARM_UP = 2
@@ -150,7 +150,7 @@ def _time_rank(path: Path, case: Case, kind: str, num_steps: int) -> None:
 
 def _detector(case: Case, device: torch.device) -> Detector:
     if case.variant not in VARIANTS:
-        raise InputError(f"unknown variant {case.variant!r}; known: {', '.join(VARIANTS)}")
+        raise InputError(f"unknown variant {case.variant!r}{did_you_mean(case.variant, VARIANTS)}")
     with device:
         return Detector(DetectorConfig(VARIANTS[case.variant]))
 

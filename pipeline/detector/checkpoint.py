@@ -25,7 +25,7 @@ from pipeline.detector.formats import (
 from pipeline.detector.heads import head_class
 from pipeline.detector.network import PREFIX, VARIANTS, Detector, DetectorConfig, EncoderConfig
 from pipeline.detector.tensors import write_safetensors
-from pipeline.errors import InputError
+from pipeline.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def _join_first(names: Iterable[str], at_most: int = 5) -> str:
 def _choose_config(contents: Contents, variant: str | None, path: Path) -> DetectorConfig:
     if variant is not None:
         if variant not in VARIANTS:
-            raise InputError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
+            raise InputError(f"unknown variant {variant!r}{did_you_mean(variant, VARIANTS)}")
         config = DetectorConfig(VARIANTS[variant])
         if contents.config is None:
             return config

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from pipeline.detector.variants import EncoderConfig, HeadConfig
-from pipeline.errors import InputError
+from pipeline.errors import InputError, did_you_mean
 
 # B: utterances, F: frames of 20 ms, C: channels of the front end, E: channels of the embedding,
 # 2: the logits of (spoof, bonafide).
@@ -106,5 +106,5 @@ def head_class(config: HeadConfig) -> type[Head]:
         InputError: no head has this name.
     """
     if config.name not in HEADS:
-        raise InputError(f"unknown head {config.name!r}; known: {', '.join(HEADS)}")
+        raise InputError(f"unknown head {config.name!r}{did_you_mean(config.name, HEADS)}")
     return HEADS[config.name]

@@ -20,7 +20,7 @@ import soxr
 
 from pipeline.data.audio.waveform import SAMPLE_RATE, Waveform
 from pipeline.data.loading.rawboost import ALGORITHMS, RawBoost, level
-from pipeline.errors import InputError
+from pipeline.errors import InputError, did_you_mean
 
 CODECS: dict[str, tuple[str, str, int]] = {
     "ulaw": ("WAV", "ULAW", 8_000),
@@ -187,7 +187,7 @@ def augmentation(names: Sequence[str]) -> Augmentation | None:
     """
     for name in names:
         if name not in AUGMENTATIONS:
-            raise InputError(f"unknown augmentation {name!r}; known: {', '.join(sorted(AUGMENTATIONS))}")
+            raise InputError(f"unknown augmentation {name!r}{did_you_mean(name, sorted(AUGMENTATIONS))}")
     if len(names) == 1:
         return AUGMENTATIONS[names[0]]
     return Chain(tuple(AUGMENTATIONS[name] for name in names)) if names else None

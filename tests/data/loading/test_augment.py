@@ -117,7 +117,7 @@ def test_augmentations_are_selected_by_name() -> None:
     assert augmentation(()) is None
     assert augmentation(("rawboost5",)) is AUGMENTATIONS["rawboost5"]
     assert augmentation(("noise", "gain")) == Chain((AUGMENTATIONS["noise"], AUGMENTATIONS["gain"]))
-    with pytest.raises(InputError, match=r"unknown augmentation 'rawbost'; known: .*rawboost5"):
+    with pytest.raises(InputError, match="unknown augmentation 'rawbost'; did you mean rawboost"):
         augmentation(("rawbost",))
     with pytest.raises(ValueError, match="unknown codecs"):
         Codec(("amr",))
