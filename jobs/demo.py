@@ -2,7 +2,7 @@
 
     bonafide demo --out demo
 
-Speech synthesised by espeak-ng stands in for bona fide speech; spoofs are the same kind of speech after real artifact
+Speech synthesised by espeak-ng replaces bona fide speech; spoofs are the same kind of speech after real artifact
 processes. The languages, voices and processes of the evaluation corpora do not occur in training.
 """
 

@@ -1,6 +1,6 @@
 """Write the demo corpora: synthetic speech in the layouts of published corpora.
 
-espeak-ng stands in for bona fide speech; a spoof is the same kind of recording after an artifact process.
+espeak-ng replaces bona fide speech; a spoof is the same kind of recording after an artifact process.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ class Leakage:
 def find_leakage(
     recipe: Recipe, parts: Iterable[tuple[str, str | None]], manifests: Mapping[str, Manifest]
 ) -> Leakage:
-    """Compare the sources of what trains with those of what validates.
+    """Compare the sources of the training data with those of the validation data.
 
     Args:
         recipe: the use of each part.
