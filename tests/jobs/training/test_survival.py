@@ -173,13 +173,13 @@ def test_a_resumed_training_takes_the_rest_of_the_epoch(place: Path, whole: str)
 def test_a_step_that_fails_three_times_ends_the_training_with_its_utterances(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    long_steps = replace(TRAINING, num_accumulated=20)
+    long_steps = replace(TRAINING, num_accumulated=60)
     alone = replace(config(place, "fatal", (1, 1)), training=long_steps)
 
     def kill_each() -> None:
         for attempt in range(3):
             wait_for_step(place, "fatal", 1, num_before=attempt)
-            time.sleep(0.1)  # a third of a step: its first utterances are read
+            time.sleep(0.2)  # a quarter of a step: its first utterances are read
             os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
 
     uid = "[0-9a-f]{16}"
