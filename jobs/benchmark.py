@@ -1,10 +1,10 @@
-"""Measure the speed of ingest, loader or training against a minimal loop and other libraries.
+"""Measure the speed of ingest, loader or training against a bare loop and other libraries.
 
     bonafide benchmark ingest
     bonafide benchmark loader
     bonafide benchmark train
 
-Prints the machine, library versions, speeds and ratios to the minimal loop. Ratios can be compared between machines;
+Prints the machine, library versions, speeds and ratios to the bare loop. Ratios can be compared between machines;
 speeds cannot.
 """
 

@@ -154,7 +154,7 @@ class Speed:
     by_clock: float
     """Audio seconds per second of wall-clock time."""
     padding: float = 0.0
-    """Fraction of the batches."""
+    """Fraction of the batches that is padding."""
 
 
 def bare_speed(num_processes: int, store: str, index: Path) -> Speed:

@@ -68,7 +68,7 @@ class AudioSource(Protocol):
         Args:
             rows: rows of the plan.
             out: folder of the scores, which all workers share.
-            marker: file in `out` that counts the workers that died on this part.
+            marker: file in `out` that counts the workers that have started to decode this part.
         """
 
 

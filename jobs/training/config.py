@@ -42,7 +42,8 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if the cluster has any."""
     max_failures: int = 3
-    """Failed attempts in a row, without a new checkpoint in between, after which the training gives up."""
+    """How many failed attempts in a row, without a new checkpoint in between, are retried; the next one ends the
+    training."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints to keep; the best weights are kept separately."""
     augment: Names = Names()

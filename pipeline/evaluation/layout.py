@@ -7,7 +7,7 @@ SCORES/                     written by `bonafide score`
     part-000000.parquet     the scores of one part; a part with this file is complete
   rejects/
     part-000000.parquet     the files of one part that could not be decoded; only with --audio, only if there are any
-  attempts/                 counts of workers that died on a part; each is deleted when its part has been decoded
+  attempts/                 how many workers have started a part; each file is deleted when its part has been decoded
   rejects.parquet           all files without a score; only with --audio
   config.toml               settings of the latest run
   scores.json               identity, system name, and counts; written last, so a folder with it is complete
@@ -64,7 +64,7 @@ REJECT_COLUMNS = pa.schema([("path", pa.string()), ("reason", pa.string()), ("de
 
 
 def attempts_name(part: int) -> str:
-    """Name of the file that counts the workers that died on a part."""
+    """Name of the file that counts the workers that have started to decode a part."""
     return f"attempts/part-{part:06d}"
 
 

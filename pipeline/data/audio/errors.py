@@ -13,7 +13,7 @@ Reason = Literal[
     "absurd_rate",  # outside MIN_SAMPLE_RATE … MAX_SAMPLE_RATE
     "too_long",  # longer than the caller's limit
     "too_short",  # shorter than one frame of the front end
-    "outside",  # the segment begins or ends after the audio does
+    "outside",  # the segment begins or ends beyond the end of the audio
     "silent",  # the downmix varies by less than one step of PCM16
     "not_finite",  # NaN or infinity among the samples
     "crashes_decoder",  # the decoding process died

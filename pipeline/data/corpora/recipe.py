@@ -53,7 +53,7 @@ class Recipe:
     excluded: tuple[str, ...] = ()
     """Rules for utterances that are not used."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Relative number of draws by label, `corpus` or `corpus/label`, as in `BatchConfig`."""
+    """Draws per epoch of each utterance of a label, `corpus` or `corpus/label`, as in `BatchConfig.weights`."""
     bonafide_artifacts: tuple[str, ...] = ()
     """Artifact families that count as bona fide; all others count as spoof."""
 
@@ -199,7 +199,7 @@ def find_leakage(
     Args:
         recipe: the use of each part.
         parts: the corpora and splits that exist.
-        manifests: by corpus, with their sources; the sources of a corpus without one are unknown.
+        manifests: manifests by corpus; the sources of a corpus without a manifest are unknown.
     """
     sources: dict[Use, set[str]] = {use: set() for use in USES}
     unknown: set[str] = set()

@@ -73,7 +73,7 @@ class Buckets:
     padded_samples: NDArray[np.int64]
     """[K] Upper edges, increasing multiples of `FRAME_SAMPLES`."""
     batch_size: NDArray[np.int64]
-    """[K]"""
+    """[K] Number of utterances."""
 
     def __len__(self) -> int:
         return len(self.batch_size)
