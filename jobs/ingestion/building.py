@@ -58,11 +58,11 @@ def plan_corpus(
     """Decide which utterances each shard of a corpus has, and write the catalog that records it.
 
     Args:
-        manifest: of the corpus.
+        manifest: manifest of the corpus.
         table: rows of the corpus, in any order.
         store: where the catalog is written.
         before: the latest snapshot of the store, whose shards keep their utterances.
-        config: of the job.
+        config: settings of the ingest.
     """
     corpus = manifest.name
     previous = None
@@ -92,11 +92,11 @@ def build_shards(
     """Build the missing shards, one Ray task each; returns the summaries of all planned shards by name.
 
     Args:
-        plans: by corpus.
-        sources: by corpus.
+        plans: plans by corpus.
+        sources: sources by corpus.
         store: where the shards are written.
         before: the latest snapshot of the store.
-        config: of the job.
+        config: settings of the ingest.
         start_ray: called before Ray is used.
     """
     summaries = _summaries(before)

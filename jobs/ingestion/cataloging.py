@@ -81,9 +81,9 @@ def catalog_corpora(
     """The catalog of every corpus in which something was found, rows in any order.
 
     Args:
-        cataloger: knows the corpora.
+        cataloger: reads the corpora.
         before: the latest snapshot of the store.
-        config: of the job.
+        config: settings of the ingest.
         start_ray: called before Ray is used.
 
     Raises:

@@ -18,8 +18,8 @@ def print_summary(snapshot: Snapshot, ingested: Collection[str]) -> None:
     """Print the content of each corpus of a snapshot and, for the ingested ones, differences from the published hours.
 
     Args:
-        snapshot: of the store.
-        ingested: names of the corpora that this ingest was about.
+        snapshot: the latest snapshot of the store.
+        ingested: names of the corpora that this ingest read.
     """
     print(f"snapshot {snapshot.name} ({snapshot.digest})")
     for name, corpus in snapshot.corpora.items():

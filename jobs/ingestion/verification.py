@@ -42,9 +42,9 @@ def check_shard(
 
     Args:
         store: holds the shard.
-        corpus: of the shard.
-        name: of the shard.
-        sha256: of the tar, according to the snapshot.
+        corpus: corpus of the shard.
+        name: name of the shard.
+        sha256: SHA-256 of the tar, according to the snapshot.
         index: rows of the shard's index.
         decode: also decode an intact tar.
     """

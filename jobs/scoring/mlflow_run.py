@@ -60,7 +60,7 @@ def log_to_mlflow(
 
     Args:
         tracked: the run to log to.
-        plan: of the scoring.
+        plan: what was to be scored.
         description: content of `layout.DESCRIPTION`.
         audio_s: audio that this run of the job scored, in seconds; 0 if every part had been scored before.
     """

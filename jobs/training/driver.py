@@ -58,7 +58,7 @@ class RetryPolicy:
         """Return how many seconds to wait before the next attempt.
 
         Args:
-            failure: of the attempt.
+            failure: how the attempt failed.
             has_progressed: whether the attempt wrote a checkpoint.
 
         Raises:

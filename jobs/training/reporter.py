@@ -56,10 +56,10 @@ class Reporter:
         Args:
             out: folder of the training.
             fence: tells whether the driver still holds the lease.
-            detector: before the training.
-            metadata: for the saved weights; `variant` and `training` among it.
+            detector: the untrained detector.
+            metadata: metadata of the saved weights; has at least `variant` and `training`.
             tracked: MLflow run.
-            rank: of this worker.
+            rank: rank of this worker.
             num_kept: how many checkpoints to keep.
         """
         self._out = out

@@ -1,4 +1,4 @@
-"""Resolve settings, recipe and snapshot of a training once, for the driver and the workers."""
+"""Decide the settings, recipe and snapshot of a training once, for the driver and the workers."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class ResolvedTraining:
 def resolve(
     config: TrainConfig, record: TrainingRecord | None, recipe: Recipe, snapshot: Snapshot
 ) -> ResolvedTraining:
-    """Resolve a command; pure but for the current folder, from which relative locations start.
+    """Decide every setting of a command. Pure, except that relative locations start from the current folder.
 
     Args:
-        config: as typed.
-        record: of a training that has started; None for a new one.
-        recipe: that the command names.
-        snapshot: that the command or the record names.
+        config: settings as the user gave them.
+        record: record of a training that has started; None for a new one.
+        recipe: the recipe that the command names.
+        snapshot: the snapshot that the command or the record names.
 
     Raises:
         InputError: the snapshot lacks the corpora.

@@ -29,7 +29,7 @@ class StepRequests:
 
 
 class StepStats:
-    """Counts of one step: of this rank, and after `reduce` of all ranks."""
+    """Counts of one step on this rank; `reduce` replaces all but the uids by the sums over all ranks."""
 
     def __init__(self, encoder: EncoderConfig) -> None:
         self.uids: list[str] = []
@@ -55,8 +55,8 @@ class StepStats:
 
         Args:
             norm: gradient norm, on the device.
-            device: of the training.
-            requests: of this rank.
+            device: the device of the training.
+            requests: what this rank requests.
 
         Returns:
             The mean loss, whether loss and gradient are finite on every rank, and the requests of all ranks.

@@ -103,7 +103,7 @@ class Scorer:
         Args:
             detector: used in evaluation mode.
             device: any torch device.
-            precision: of matrix products and convolutions.
+            precision: arithmetic precision of matrix products and convolutions.
             max_seconds: audio in a batch, padding included; a single utterance may be longer.
             policy: whole utterances by default.
 

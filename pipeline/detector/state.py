@@ -63,7 +63,7 @@ class Report(Protocol):
 
         Args:
             progress: the position after the step.
-            metrics: over all ranks, under the names that MLflow shows: `train/…`, `speed/…`, `validation/…`.
+            metrics: values over all ranks, by the names that MLflow shows: `train/…`, `speed/…`, `validation/…`.
             state: given when a checkpoint is due. Its tensors may be the live ones: copy or write them before
                 returning.
             validation: the result of a validation after this step; always accompanied by a state.

@@ -59,7 +59,7 @@ class Trainer:
         Args:
             progress: the position before the step.
             meter: counts the step.
-            requests: of this rank.
+            requests: what this rank requests.
 
         Returns:
             The position after the step, and the requests of all ranks together.

@@ -38,7 +38,7 @@ def train(
     Args:
         detector: trained in place.
         batches: this rank's share of the training data.
-        config: of the training.
+        config: settings of the training.
         report: called on every rank at the same steps.
         validation_batches: this rank's share of the validation data; without it there is no validation.
         corpus_of: uid → corpus, for an EER of each corpus.

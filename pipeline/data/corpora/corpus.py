@@ -42,7 +42,7 @@ def read_corpus(manifest: Manifest, root: Folder) -> Iterator[Utterance | Proble
 
 
 def read_files(manifest: Manifest, root: Folder) -> Iterator[Entry]:
-    """Like `read_corpus`, each with its file as listed; None for a problem without a file.
+    """Like `read_corpus`, but yield each item with its listed file, or None for a problem without a file.
 
     A file with published segments is yielded once per segment.
     """
@@ -73,8 +73,8 @@ def segment(utterance: Utterance, *, seconds: float, sample_rate: int, num_sampl
     Args:
         utterance: the whole file.
         seconds: length of a piece.
-        sample_rate: of the file itself, in Hz.
-        num_samples: of the file itself, per channel.
+        sample_rate: sample rate of the file, Hz.
+        num_samples: samples of the file per channel.
 
     Raises:
         InputError: a piece would have no sample.

@@ -125,7 +125,7 @@ def read_protocol(manifest: Manifest, root: Folder, protocol: str) -> Iterator[E
     Files without a row are not reported, because a protocol may cover only part of a folder.
 
     Args:
-        manifest: from `describe_protocol`.
+        manifest: the result of `describe_protocol`.
         root: the folder that `$ROOT` stands for.
         protocol: path or s3:// URI of the CSV.
 

@@ -240,8 +240,8 @@ def read_header(root: Folder, path: str, size: int) -> HeaderColumns:
 
     Args:
         root: folder of the corpus.
-        path: of the file in that folder.
-        size: of the file, bytes.
+        path: path of the file in that folder.
+        size: size of the file, bytes.
 
     Raises:
         AudioError: the file is not audio in a format that we read.
@@ -263,9 +263,9 @@ def probe_rows(
     """Read the headers that are still unknown, and cut files into chunks if the manifest asks for them.
 
     Args:
-        rows: of one corpus; the segments of a file must follow each other.
+        rows: rows of one corpus; the segments of a file must be consecutive.
         root: folder of the corpus.
-        manifest: of the corpus.
+        manifest: manifest of the corpus.
         chunk_s: length of a chunk, seconds; 0 for the length in the manifest.
         read: reads one header.
     """

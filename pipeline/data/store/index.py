@@ -156,7 +156,7 @@ def shared_index(folder: Path, write: Callable[[Path], None]) -> Index:
     Also deletes indexes in the same parent folder that have not been used for two weeks.
 
     Args:
-        folder: of this index.
+        folder: the folder of this index.
         write: writes the index into the folder; see `write_index`.
     """
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def shared_index(folder: Path, write: Callable[[Path], None]) -> Index:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it if the process dies
         for other in folder.parent.iterdir():
             is_unused = other.is_dir() and time.time() - other.stat().st_mtime > UNUSED_LIFETIME_S
-            # Names with a dot were left by a killed writer: nobody else writes while we hold the lock.
+            # A name that begins with a dot was left by a killed writer: nobody else writes while we hold the lock.
             if other != folder and (is_unused or other.name.startswith(".")):
                 shutil.rmtree(other)
         if not folder.exists():

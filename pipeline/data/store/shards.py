@@ -227,11 +227,11 @@ def write_shard(
     A member whose audio is at fault becomes a reject with a reason. Any other error is raised, and leaves no shard.
 
     Args:
-        name: of the shard, from the plan.
-        members: catalog rows in the order of the tar; the segments of a file must follow each other.
+        name: name of the shard, from the plan.
+        members: catalog rows in the order of the tar; the segments of a file must be consecutive.
         root: folder of the corpus.
         store: where tar, index and rejects are written.
-        licence: of the corpus.
+        licence: licence of the corpus.
         resampler: one of `RESAMPLERS` in `pipeline.data.audio.load`.
         load: decodes one file.
     """
@@ -308,7 +308,7 @@ def _with_contents(
 ) -> Iterator[tuple[ShardMember, bytes | None]]:
     """Each member with the bytes of its file, or None if the file has been deleted.
 
-    Files are read while earlier ones are decoded. Segments of one file follow each other and share one read.
+    Files are read while earlier ones are decoded. Segments of one file are consecutive and share one read.
     """
     paths = dict.fromkeys(member["path"] for member in members)
     read = functools.partial(_read_if_exists, root)
@@ -317,7 +317,7 @@ def _with_contents(
     for member in members:
         if member["path"] != path:
             path, data = next(contents)
-            assert path == member["path"], "members of a file must follow each other"
+            assert path == member["path"], "members of a file must be consecutive"
         yield member, data
 
 

@@ -141,7 +141,7 @@ def commit_snapshot(store: Folder, corpora: Iterable[CorpusSnapshot], run_id: st
 
     Args:
         store: holds the shards of the corpora.
-        corpora: those that were ingested.
+        corpora: the corpora that were ingested.
         run_id: MLflow run of the ingest.
     """
     corpora = list(corpora)
@@ -219,8 +219,8 @@ def choose_corpora(snapshot: Snapshot, names: Sequence[str] = (), role: str | No
     """The snapshot with only some of its corpora.
 
     Args:
-        snapshot: to choose from.
-        names: of the corpora to keep.
+        snapshot: the snapshot to choose from.
+        names: names of the corpora to keep.
         role: keep the corpora of this role if no names are given; None for all.
 
     Raises:
