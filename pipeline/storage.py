@@ -1,4 +1,4 @@
-"""Local folders and S3 buckets behind one small interface; every write is whole or invisible.
+"""Local folders and S3 buckets behind one small interface; readers never see a partly written file.
 
 The only file that imports fsspec (and, through it, s3fs). S3 credentials and endpoints come from the usual AWS chain:
 environment, profile, instance role.

@@ -218,7 +218,7 @@ def peak_memory_mib(folder: Path, config: IngestBenchmark) -> float:
 
 
 def time_planning(num_rows: int) -> tuple[float, float]:
-    """Seconds, and peak MiB including the table of utterances, of planning in a new process."""
+    """Plan in a new process; returns seconds, and peak memory in MiB, which includes the table of utterances."""
     program = "import sys, jobs.benchmarks.ingest as b; b.plan_rows(int(sys.argv[1]))"
     argv = [sys.executable, "-c", program, str(num_rows)]
     done = subprocess.run(argv, check=True, capture_output=True, text=True)  # noqa: S603

@@ -30,7 +30,7 @@ class TrainBenchmark:
     seconds: float = 2.0
     """Length of the longest utterance."""
     num_steps: int = 12
-    """Measured steps of each side, in turns; the fastest counts."""
+    """Measured steps of bonafide and of transformers, which take turns; the fastest step of each counts."""
     num_threads: int = 1
     """CPU threads of each process."""
     ranks_variant: str = "w2v_small"

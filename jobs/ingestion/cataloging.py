@@ -1,7 +1,7 @@
 """Catalog the corpora of an ingest: list their files, label them, and probe those that are new or have changed.
 
-There is one path for every part of a corpus, list → label → take known headers → probe → cut, which `Cataloger`
-holds. It runs in this process for small corpora in which nothing has changed, and on Ray Data otherwise.
+Every part of a corpus goes through the stages of `Cataloger`: list → label → reuse known headers → probe → cut. They
+run in this process for small corpora in which nothing has changed, and on Ray Data otherwise.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Cataloger:
     chunk_s: float = 0.0
     """See `IngestConfig`."""
     read: ReadHeader = catalogs.read_header
-    """A function of a module; files may crash or hang it."""
+    """Reads one header; a module-level function, because a child process may have to call it."""
     hang_s: float = HANG_S
     """Time limit for reading one header, seconds."""
 
     def list_parts(self, corpus: str, earlier: str) -> Iterator[list[CatalogRow]]:
-        """Everything found in a corpus, with the headers that an earlier catalog knows.
+        """Yield everything found in a corpus, part by part, with the headers that an earlier catalog has.
 
         Args:
             corpus: one of `sources`.
@@ -64,7 +64,7 @@ class Cataloger:
     def probe_part(self, corpus: str, rows: Sequence[CatalogRow]) -> pa.Table:
         """Complete rows with the headers that are still unknown, and cut files into chunks.
 
-        A file that crashes or hangs the decoder costs the worker only once; it becomes a problem.
+        A file that crashes or hangs the decoder kills the worker once; in the next attempt it becomes a problem.
         """
         source = self.sources[corpus]
         to_open = [row["path"] for row in rows if not catalogs.is_probed(row)]

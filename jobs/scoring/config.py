@@ -29,7 +29,7 @@ class ScoreConfig:
     system: str = ""
     """Name of this detector in tables; default: the name and step of the checkpoint."""
     variant: str = ""
-    """Network variant, for a checkpoint that does not state it."""
+    """Name of the front end, for a checkpoint that does not state it: xlsr_300m …"""
     window: str = "whole"
     """`whole` to score entire utterances, or `window:SECONDS:first|mean|max`. Scores depend on it, so --out holds
     scores of one window only."""
@@ -39,8 +39,8 @@ class ScoreConfig:
     batch_seconds: float = 200.0
     """Audio per batch, including padding, in seconds."""
     part_seconds: float = 1800.0
-    """Audio per part, in seconds. A part is batched by length, and is what a killed run scores again. With --audio
-    durations are estimated from file sizes."""
+    """Audio per part, in seconds. Utterances are batched by length within a part, and a run that was killed scores
+    its unfinished parts again. With --audio, durations are estimated from file sizes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if the cluster has any."""
     num_workers: int = 0

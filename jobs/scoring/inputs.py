@@ -84,7 +84,7 @@ class ScoringPlan:
     identity: dict[str, Any]
     """What the input contributes to the identity of the scores."""
     name: str
-    """Name of the input for people."""
+    """Name of the input, for display."""
     digest: str
     """Digest of the input for MLflow."""
     uri: str

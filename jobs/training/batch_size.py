@@ -35,7 +35,7 @@ def find_on_cluster(config: TrainConfig) -> float:
 
 
 def _find(config: DetectorConfig, training: TrainingConfig, utterance_s: float) -> float:
-    """Find it for a detector with random weights; memory does not depend on their values."""
+    """Find `batch.max_seconds` with random weights, because memory does not depend on their values."""
     import torch
 
     from pipeline.detector.batch_size import find_batch_seconds

@@ -27,7 +27,7 @@ class SavedCheckpoint:
     """A complete checkpoint, as its `committed.json` describes it."""
 
     name: str
-    """Folder below the folder of checkpoints."""
+    """Name of its folder in CHECKPOINTS."""
     step: int
     best_step: int
     best_eer: float | None
@@ -93,7 +93,10 @@ def load_newest_state(folder: Folder) -> TrainingState | None:
 
 
 def prune(folder: Folder, num_kept: int) -> list[str]:
-    """Delete all but the newest complete checkpoints, and incomplete ones; call it only while nothing is written."""
+    """Delete incomplete checkpoints, and all but the newest complete ones; returns their names.
+
+    Call it only while no checkpoint is being written.
+    """
     kept = {saved.name for saved in saved_checkpoints(folder)[-num_kept:]}
     files = [info.name for info in folder.find()] if folder.exists() else []
     deleted = {name for file in files if (name := checkpoint_of(file)) is not None} - kept
@@ -109,7 +112,10 @@ def prune(folder: Folder, num_kept: int) -> list[str]:
 
 
 def prune_weights(out: Folder, folder: Folder) -> None:
-    """Delete weights that no remaining checkpoint names as its best; call it only while nothing is written."""
+    """Delete weights that no remaining checkpoint names as its best.
+
+    Call it only while no checkpoint is being written.
+    """
     kept = {weights_name(saved.best_step) for saved in saved_checkpoints(folder)}
     for info in list(out.find(WEIGHTS)) if out.exists(WEIGHTS) else []:
         if info.name not in kept:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from jobs.training.config import TrainConfig
 from jobs.training.record import TrainingRecord
-from jobs.training.resolve import ResolvedTraining, held_settings
+from jobs.training.resolve import ResolvedTraining, fixed_settings
 from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.corpora.recipe import EXCLUDED, Recipe, Use, find_leakage, load_recipe
 from pipeline.data.corpora.utterance import LABELS
@@ -40,7 +40,7 @@ def check_resume(training: ResolvedTraining, record: TrainingRecord) -> None:
     Raises:
         InputError: a setting that decides the weights has changed, or the snapshot has.
     """
-    asked, recorded = (dict(_flat(settings)) for settings in (held_settings(training), record.settings))
+    asked, recorded = (dict(_flat(settings)) for settings in (fixed_settings(training), record.settings))
     changes = [
         f"{name} was {_show(recorded, name)} and is {_show(asked, name)}"
         for name in sorted(asked.keys() | recorded.keys())
@@ -72,7 +72,7 @@ def _show(settings: Mapping[str, Any], name: str) -> str:
 
 
 def check_data(training: ResolvedTraining) -> None:
-    """Refuse data that cannot be trained on; print what the snapshot lacks of a recipe.
+    """Refuse data that cannot be trained on; print which corpora of the recipe the snapshot lacks, and leakage.
 
     Raises:
         InputError: the training or the validation data lack a class, an excluded split is needed, or chunks are

@@ -29,13 +29,13 @@ class TrainConfig:
     corpora: Names = Names()
     """Corpora to train on and to validate with; by default those of the recipe, or all training corpora."""
     variant: str = "xlsr_300m"
-    """Shape of the front end."""
+    """Name of the front end: w2v_small, xlsr_300m, xlsr_1b, mms_1b, hubert_xl …"""
     head: HeadConfig = field(default_factory=HeadConfig)
     init: str = ""
     """Checkpoint file to start from: a self-supervised model or a detector. Random weights by default."""
     num_workers: Bounds = Bounds((1, 1))
-    """Workers (ranks), each with one GPU where there are GPUs. Two numbers, 4,16, are a minimum and a maximum: the
-    training grows and shrinks with the cluster."""
+    """Workers (ranks), each with one GPU if the cluster has any. Two numbers (4,16) are a minimum and a maximum:
+    the training grows and shrinks with the cluster."""
     cpus_per_worker: int = 1
     loader_workers: int = 0
     """Processes that read and decode for each worker; 0 decodes in the worker itself."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from jobs.training import checkpoints, folder
 from jobs.training.checks import check_resume
 from jobs.training.record import TrainingRecord, TrainingResult, load_record, write_record, write_result
-from jobs.training.resolve import ResolvedTraining, held_settings
+from jobs.training.resolve import ResolvedTraining, fixed_settings
 from pipeline.storage import Folder
 
 
@@ -57,7 +57,7 @@ def start(training: ResolvedTraining) -> TrainingRecord:
         out.commit(folder.INITIAL, path.read_bytes())
     record = TrainingRecord(
         id=training_id,
-        settings=held_settings(training),
+        settings=fixed_settings(training),
         snapshot=training.snapshot.name,
         snapshot_digest=training.snapshot_digest,
         initial_weights=initial_weights,

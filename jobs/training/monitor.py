@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.data.loading.batches import Batch
 
 STEPS_PER_PREEMPTION_CHECK = 10
-"""Steps between two checks, by all workers at once, whether a machine of theirs is about to be preempted."""
+"""Every so many steps, all workers ask at once whether one of their machines is about to be preempted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class MonitorState:
 
 
 class Monitor:
-    """The actor."""
+    """The actor: one per attempt."""
 
     def __init__(self) -> None:
         self._state = MonitorState({}, [])

@@ -16,7 +16,7 @@ class TrainingRecord:
 
     id: str
     settings: dict[str, Any]
-    """The settings that decide the weights, see `held_settings`."""
+    """The settings that decide the weights, see `fixed_settings`."""
     snapshot: str
     snapshot_digest: str
     initial_weights: str

@@ -21,7 +21,7 @@ RESUMABLE_CHANGES = frozenset(
         *("store", "out", "snapshot", "tracking_uri", "experiment", "register"),
         # resources
         *("num_workers", "cpus_per_worker", "loader_workers", "device", "max_failures", "keep_checkpoints"),
-        # resolved into batch, which is held
+        # already contained in batch, which must not change
         *("chunk_s", "find_batch_seconds"),
         # when it saves and logs
         *("training.checkpoint_every", "training.checkpoint_minutes", "training.log_every"),
@@ -30,7 +30,7 @@ RESUMABLE_CHANGES = frozenset(
         *("training.optimiser.implementation", "training.peak_tflops"),
     }
 )
-"""Settings that may change when a training is resumed. All others decide the weights and are held."""
+"""Settings that may change when a training is resumed. All others decide the weights and must not change."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ResolvedTraining:
     snapshot: Snapshot
     """Only the corpora that the training uses."""
     snapshot_digest: str
-    """Of the whole snapshot."""
+    """Digest of the whole snapshot, all corpora included."""
 
     @property
     def out(self) -> Folder:
@@ -94,7 +94,7 @@ def resolve_batch(
     return batch
 
 
-def held_settings(training: ResolvedTraining) -> dict[str, Any]:
+def fixed_settings(training: ResolvedTraining) -> dict[str, Any]:
     """Everything that decides the weights, nested as in the config, with the content of the recipe."""
     settings = to_dict(training.config) | {"recipe": to_dict(training.recipe)}
     return _without_resumable(settings)

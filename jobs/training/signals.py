@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 class StopSignals:
-    """A block in which signals end the process through its exceptions; `call` lets the work stop cleanly first.
+    """A context in which a signal raises SystemExit; during `call`, the first one asks the work to stop instead.
 
-    The exit status is that of a shell: 128 plus the number of the signal.
+    The exit status is 128 plus the number of the signal, as in a shell.
     """
 
     def __init__(self, command: str) -> None:
@@ -73,7 +73,7 @@ class StopSignals:
             self._is_calling = False
 
     def exit_resumable(self, where: str) -> NoReturn:
-        """End the process as the signal asks, and print how to resume."""
+        """Print how to resume, and exit with the status of the signal."""
         assert self._received is not None
         line = f"stopped by {self._received.name} {where}; run the same command again to resume"
         os.write(2, f"bonafide {self._command}: {line}\n".encode())

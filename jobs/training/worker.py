@@ -49,7 +49,11 @@ class AttemptResult:
 
 
 def train_worker(setup: dict[str, Any]) -> AttemptResult:
-    """Train as one rank of the process group that Ray Train has set up."""
+    """Train as one rank of the process group that Ray Train has set up.
+
+    Args:
+        setup: `arguments`, the WorkerArguments, and `monitor`, the handle of the monitor.
+    """
     import torch.distributed as dist
 
     _silence_loggers()
@@ -117,7 +121,7 @@ def _load_initial(out: Folder) -> Detector:
 
 
 def _silence_loggers() -> None:
-    """Silence Ray's logger of every report of every rank, named after its file, and s3fs's logger of every retry."""
+    """Silence two loggers: Ray's, named after its file, of every report of a rank, and botocore's, of every retry."""
     for name in logging.root.manager.loggerDict:
         if name.endswith("ray/train/v2/_internal/execution/context.py") or "botocore" in name:
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -17,7 +17,7 @@ from jobs.training.checkpoints import saved_checkpoints
 from jobs.training.checks import check_chunks, check_data, check_resume, choose_recipe
 from jobs.training.config import TrainConfig
 from jobs.training.record import TrainingRecord
-from jobs.training.resolve import RESUMABLE_CHANGES, ResolvedTraining, held_settings, resolve
+from jobs.training.resolve import RESUMABLE_CHANGES, ResolvedTraining, fixed_settings, resolve
 from pipeline import lease
 from pipeline.config import Names
 from pipeline.data.corpora.recipe import Recipe, load_recipe
@@ -153,7 +153,7 @@ def resolved(asked: TrainConfig, recipe: Recipe | None = None) -> ResolvedTraini
 
 
 def recorded(training: ResolvedTraining) -> TrainingRecord:
-    return TrainingRecord("id", held_settings(training), SNAPSHOT.name, SNAPSHOT.digest, "weights")
+    return TrainingRecord("id", fixed_settings(training), SNAPSHOT.name, SNAPSHOT.digest, "weights")
 
 
 BASIC = TrainConfig(store="store", out="out")
@@ -177,11 +177,11 @@ def flat_names(settings: dict[str, object], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def test_every_setting_is_held_unless_it_is_listed_as_resumable() -> None:
+def test_every_setting_is_fixed_unless_it_is_listed_as_resumable() -> None:
     names = set(setting_names(BASIC))
     assert names >= RESUMABLE_CHANGES
-    held = {name for name in flat_names(held_settings(resolved(BASIC))) if not name.startswith("recipe.")}
-    assert held == names - RESUMABLE_CHANGES - {"recipe"}
+    fixed = {name for name in flat_names(fixed_settings(resolved(BASIC))) if not name.startswith("recipe.")}
+    assert fixed == names - RESUMABLE_CHANGES - {"recipe"}
 
 
 @pytest.mark.parametrize(
