@@ -9,7 +9,7 @@ The only package that imports MLflow, and only inside functions that talk to a s
 from pipeline.tracking.registry import Version, check_name, download, find_model, find_version, register
 from pipeline.tracking.runs import Run, find_run, run
 from pipeline.tracking.server import absolute_uri
-from pipeline.tracking.texts import environment, flatten, without_credentials
+from pipeline.tracking.texts import without_credentials
 
 __all__ = [
     "Run",
@@ -17,11 +17,9 @@ __all__ = [
     "absolute_uri",
     "check_name",
     "download",
-    "environment",
     "find_model",
     "find_run",
     "find_version",
-    "flatten",
     "register",
     "run",
     "without_credentials",

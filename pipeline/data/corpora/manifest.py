@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.data.corpora.pattern import Pattern, Template
-from pipeline.data.corpora.toml import TomlTable, load_toml
+from pipeline.data.corpora.toml import TomlTable, load_table
 from pipeline.data.corpora.utterance import ARTIFACTS, LABELS, SPLITS
 from pipeline.errors import InputError, did_you_mean
 
@@ -169,7 +169,7 @@ def load_manifest(path: Path) -> Manifest:
     Raises:
         InputError: the manifest is malformed; the message names the file and the key.
     """
-    table = load_toml(path)
+    table = load_table(path)
     chunks = table.table("chunks")
     manifest = Manifest(
         name=table.string("name"),

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.data.corpora.manifest import MANIFESTS, Manifest
-from pipeline.data.corpora.toml import TomlTable, load_toml
+from pipeline.data.corpora.toml import TomlTable, load_table
 from pipeline.data.corpora.utterance import ARTIFACTS, LABELS, SPLITS
 from pipeline.errors import InputError, did_you_mean
 
@@ -119,7 +119,7 @@ def load_recipe(name: str) -> Recipe:
         path = RECIPES / f"{name}.toml"
         if not path.is_file():
             raise InputError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
-    table = load_toml(path)
+    table = load_table(path)
     recipe = Recipe(
         name=table.string("name"),
         corpora=table.strings("corpora", ()),

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.config import load_toml
 from pipeline.errors import InputError
 
 T = TypeVar("T")
 
 
-def load_toml(path: Path) -> TomlTable:
+def load_table(path: Path) -> TomlTable:
     """Read the top-level table of a TOML file.
 
     Raises:
-        InputError: the file is not valid TOML.
+        InputError: the file is missing or is not TOML.
     """
-    try:
-        return TomlTable(path, "", tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file: {error}") from error
+    return TomlTable(path, "", load_toml(path))
 
 
 class TomlTable:

@@ -47,15 +47,6 @@ class Batch:
             self.waveform.pin_memory(), self.num_samples.pin_memory(), self.label.pin_memory(), self.uid
         )
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Copy the batch to a device."""
-        return Batch(
-            self.waveform.to(device, non_blocking=non_blocking),
-            self.num_samples.to(device, non_blocking=non_blocking),
-            self.label.to(device, non_blocking=non_blocking),
-            self.uid,
-        )
-
 
 class TrainingBatches:
     """One rank's batches of any epoch, starting at any batch."""

@@ -93,11 +93,6 @@ class Index:
             return map_index, (self.folder,)
         return Index, (self.shards, self.corpora, *(getattr(self, name) for name in COLUMNS))
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return sum(getattr(self, name).nbytes for name in COLUMNS)
-
     def save(self, folder: Path) -> None:
         """Write the arrays for `map_index`."""
         write_index(folder, self.shards, self.corpora, [{name: getattr(self, name) for name in COLUMNS}])

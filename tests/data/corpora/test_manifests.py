@@ -201,7 +201,7 @@ def test_a_valid_manifest_is_read(tmp_path: Path):
         ),
         ("[protocol]", "expected_hours = { fake = 1 }\n[protocol]", "expected_hours.fake: unknown key"),
         ("[protocol]", "chunks = { seconds = 4 }\n[protocol]", "chunks.choices: is missing"),
-        ("[protocol]", "[protocol", "not a TOML file"),
+        ("[protocol]", "[protocol", "not valid TOML"),
     ],
 )
 def test_a_mistake_is_reported_with_file_and_key(old: str, new: str, message: str, tmp_path: Path):

@@ -388,11 +388,3 @@ def test_a_length_that_differs_from_the_index_is_an_error(store: tuple[Folder, I
     seconds[3] += 1 / 16_000
     with pytest.raises(InputError, match="length_mismatch"):
         list(evaluation_batches(folder, replace(index, seconds=seconds)))
-
-
-def test_a_batch_moves_all_its_tensors_to_a_device(store: tuple[Folder, Index]) -> None:
-    folder, index = store
-    batch = next(evaluation_batches(folder, index))
-    moved = batch.to("meta", non_blocking=True)
-    assert moved.waveform.device.type == moved.label.device.type == moved.num_samples.device.type == "meta"
-    assert moved.uid == batch.uid
