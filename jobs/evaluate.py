@@ -31,7 +31,9 @@ class EvaluateConfig:
     out: str
     """Folder or s3:// URI for the report."""
     definition: Definition = "bonafide"
-    """Definition of the EER: bonafide, asvspoof, arena or roc."""
+    """How the EER is read off the scores. bonafide: mean of miss and false alarm rate where they differ least;
+    asvspoof: the same without grouping equal scores; arena: linear interpolation around the crossing; roc: the false
+    alarm rate where the two differ least."""
     num_bootstrap: int = 1000
     """Bootstrap resamples for the 95 % interval of each EER."""
     seed: int = 0

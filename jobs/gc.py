@@ -32,7 +32,7 @@ class GcConfig:
     delete: bool = False
     """Delete the listed files."""
     older_than_hours: float = 24.0
-    """Minimum age of a file to be listed, hours."""
+    """Files younger than this many hours are not listed."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.older_than_hours < math.inf:

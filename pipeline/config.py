@@ -157,7 +157,7 @@ def parse(config: type[Config], argv: Sequence[str], *, command: str, descriptio
 @dataclasses.dataclass(frozen=True)
 class _Field:
     name: str
-    """With the names of the fields around it: `batch.max_seconds`."""
+    """Dotted name, from the outermost config: `batch.max_seconds`."""
     hint: Any
     default: Any
     """`dataclasses.MISSING` if the field is required."""

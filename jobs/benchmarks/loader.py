@@ -44,9 +44,11 @@ class LoaderBenchmark:
     rounds: int = 3
     """Number of runs of each loader; the best one counts."""
     audio_per_s: float = 2750.0
-    """Audio seconds per second that a simulated training consumes; the default is estimated for 300M on an H200."""
+    """Audio seconds per second that a simulated training consumes; the default is an estimate for xlsr_300m on an
+    H200."""
     plan_rows: int = 10_000_000
-    """Utterances of the largest epoch to plan; 70000000 is all audio of the paper and needs 2.2 GB of disk."""
+    """Utterances of the largest epoch to plan; 70000000 is all training audio of AntiDeepfake and needs 2.2 GB of
+    disk."""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def catalog_corpora(
 
 
 def _earlier_catalogs(cataloger: Cataloger, before: Snapshot | None) -> dict[str, str]:
-    """For each corpus a catalog that may know headers: the snapshot's, else one of an interrupted run, else empty."""
+    """For each corpus, a catalog that may have headers: the snapshot's, else that of an interrupted run, else empty."""
     earlier = {}
     for name in sorted(cataloger.sources):
         if before is not None and name in before.corpora:

@@ -50,7 +50,7 @@ class TrainConfig:
     """Augmentations of training utterances, applied in this order: rawboost1 … rawboost8, noise, reverberation …"""
     chunk_s: float = 0.0
     """Crop longer training utterances to a random window of exactly this many seconds, instead of
-    batch.crop_min_s to batch.crop_max_s. The paper fine-tunes on Deepfake-Eval-2024 with 4, 10, 13, 30 and 50 s; an
+    batch.crop_min_s to batch.crop_max_s. AntiDeepfake fine-tunes on Deepfake-Eval-2024 with 4, 10, 13, 30 and 50 s; an
     ingest with the same --chunk-s cuts its validation and test files. 0: use the crop range of batch."""
     find_batch_seconds: bool = False
     """Find the largest batch.max_seconds that fits into the memory of a GPU, once, when the training starts."""

@@ -15,7 +15,7 @@ Implementation = Literal["auto", "fused", "foreach", "loop"]
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW and its learning rate schedule; the defaults are those of the paper (arXiv 2506.21090)."""
+    """AdamW and its learning rate schedule; the defaults are those of AntiDeepfake (arXiv 2506.21090)."""
 
     learning_rate: float = 1e-7
     """Peak learning rate, reached at the end of the warm-up."""
@@ -30,8 +30,8 @@ class OptimiserConfig:
     final_fraction: float = 0.01
     """Learning rate at the last step, after exponential decay, as a fraction of the peak."""
     implementation: Implementation = "auto"
-    """Implementation of AdamW: fused: one kernel for the whole update; foreach: one kernel per operation for all
-    weights; loop: one kernel per operation and weight. auto: fused."""
+    """Implementation of AdamW. fused: one kernel for the whole update; foreach: one kernel per operation for all
+    weights; loop: one kernel per operation and weight; auto: fused."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.num_warmup_steps <= self.num_steps:
@@ -45,12 +45,12 @@ class OptimiserConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Training loss; default margins and scales are those of the papers."""
+    """Training loss; default margins, scales and temperature are those of the papers that introduced the losses."""
 
     name: LossName = "cross_entropy"
-    """cross_entropy: of the two logits; oc_softmax: one-class softmax for the front end and cross-entropy for the
-    head (Zhang et al., 2021); supervised_contrastive: cross-entropy plus a contrastive loss over the batch of each
-    rank (Khosla et al., 2020)."""
+    """cross_entropy: cross-entropy of the two logits; oc_softmax: one-class softmax for the front end and cross-entropy
+    for the head (Zhang et al., 2021); supervised_contrastive: cross-entropy plus a contrastive loss over the batch of
+    each rank (Khosla et al., 2020)."""
     bonafide_margin: float = 0.9
     """oc_softmax: cosine to the centre that bona fide speech should exceed."""
     spoof_margin: float = 0.2

@@ -42,7 +42,7 @@ class Loss(nn.Module):
 
 
 class CrossEntropy(Loss):
-    """Cross-entropy of the two logits alone, as in the paper."""
+    """Cross-entropy of the two logits alone, as in AntiDeepfake (arXiv 2506.21090)."""
 
     def of_embedding(self, embedding_BE: Tensor, label_B: Tensor) -> float:  # noqa: ARG002
         """Return 0: cross-entropy does not use the embedding."""

@@ -143,14 +143,12 @@ class Meter:
         return metrics
 
     def is_line_due(self) -> bool:
-        """Whether the last line of progress is `PROGRESS_S` old; a yes restarts the wait."""
-        if time.perf_counter() - self._printed < PROGRESS_S:
-            return False
-        self._printed = time.perf_counter()
-        return True
+        """Whether the last line of progress is at least `PROGRESS_S` old."""
+        return time.perf_counter() - self._printed >= PROGRESS_S
 
     def line(self, step: int, num_steps: int) -> str:
-        """One line of progress for a terminal."""
+        """Return one line of progress for a terminal; the next is due `PROGRESS_S` later."""
+        self._printed = time.perf_counter()
         metrics = self.metrics()
         remaining_s = (num_steps - step) / metrics["speed/steps_per_s"]
         mfu = f"MFU {metrics['speed/mfu']:.0%}  " if "speed/mfu" in metrics else ""

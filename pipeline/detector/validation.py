@@ -31,9 +31,9 @@ class Validation:
     eer_by_corpus: Mapping[str, float]
     """Corpora with utterances of both classes only."""
     scores: ClassScores
-    """Of all utterances, for a DET curve."""
+    """Scores of all utterances, for a DET curve."""
     scores_by_corpus: Mapping[str, ClassScores]
-    """Of every corpus; empty if the corpus of an utterance is not known."""
+    """Scores of each corpus; empty if `validate` was not told which corpus an utterance belongs to."""
 
     def metrics(self) -> dict[str, float]:
         """Return the error rates by name: `validation/eer`, `validation/eer/<corpus>`."""

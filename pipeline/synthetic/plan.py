@@ -68,7 +68,7 @@ class Recording:
     """Name in `TRAINING_PROCESSES` or `EVALUATION_PROCESSES`; None for bona fide speech."""
     speaker: str
     sample_rate: int
-    """Of the file, in Hz."""
+    """Sample rate of the file, Hz."""
     num_channels: int
     seed: int
     """Determines the simulated recording and the artifact process."""
@@ -182,7 +182,7 @@ def _plan_in_the_wild(num_recordings: int, generator: np.random.Generator) -> It
 
 
 def _plan_fake_or_real(num_recordings: int, generator: np.random.Generator) -> Iterator[Recording]:
-    """As In-the-Wild, but stored as stereo WAV or as mono MP3 of high bit rate."""
+    """Like In-the-Wild, but stored as stereo WAV or as mono MP3 of high bit rate."""
     languages = generator.permuted(np.resize(list(load_sentences("evaluation")), num_recordings))
     processes = _draw_processes(num_recordings, tuple(EVALUATION_PROCESSES), generator)
     for number, (language, process) in enumerate(zip(languages, processes, strict=True), start=1):

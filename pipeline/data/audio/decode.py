@@ -78,9 +78,9 @@ class Header:
     """Hz."""
     num_channels: int
     num_samples: int | None
-    """Per channel; None if the length is known only after decoding."""
+    """Samples per channel; None if the length is known only after decoding."""
     bit_depth: int | None
-    """None for lossy codecs."""
+    """Bits per sample; None for lossy codecs."""
     bitrate: int
     """Mean bits per second over the whole file; 0 if unknown."""
     seconds: float

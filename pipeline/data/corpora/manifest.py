@@ -99,7 +99,8 @@ class Manifest:
     parse: Mapping[str, tuple[Pattern, ...]] = field(default_factory=dict)
     """Patterns that split a field into further fields, by the name of the former."""
     translate: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By field: the value for each spelling (`a|b*` lists globs); `*` keeps the spelling, an empty string is None."""
+    """For each field, the value of each spelling. A spelling `a|b*` lists globs; the value `*` keeps the spelling, and
+    an empty value means unknown."""
     protocol: Protocol | None = None
     expected_hours: ExpectedHours = field(default_factory=ExpectedHours)
     revision: str | None = None

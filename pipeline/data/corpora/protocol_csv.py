@@ -56,7 +56,7 @@ class ProtocolRow(NamedTuple):
     """A valid row; the columns of `_TABLE`."""
 
     path: str
-    """Below the root."""
+    """Path below the root."""
     line: int
     id: str
     label: str

@@ -40,7 +40,7 @@ USES: tuple[Use, ...] = ("train", "validation", "excluded")
 class Recipe:
     """A training mix: the use of every utterance of a store.
 
-    The default is that of the AntiDeepfake paper (arXiv 2506.21090): train on all but the official validation splits.
+    The default is that of AntiDeepfake (arXiv 2506.21090): train on all but the official validation splits.
     """
 
     name: str = ""

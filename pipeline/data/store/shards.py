@@ -144,9 +144,9 @@ class ShardSummary:
     name: str
     corpus: str
     num_bytes: int
-    """Of the tar."""
+    """Size of the tar."""
     sha256: str
-    """Of the tar."""
+    """Hash of the tar."""
     num_utterances: int
     seconds: dict[str, float]
     """Written audio by label."""
@@ -360,7 +360,7 @@ def map_indexes(
     shards: Iterable[tuple[str, str]],
     columns: Sequence[str] | None = None,
 ) -> Iterator[Result]:
-    """As `read_indexes`, with a function applied to each table by the thread that has read it."""
+    """Like `read_indexes`, but apply a function to each table, in the thread that has read it."""
 
     def read(shard: tuple[str, str]) -> Result:
         corpus, name = shard

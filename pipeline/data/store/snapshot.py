@@ -52,11 +52,11 @@ class CorpusSnapshot:
     """Path of the catalog in the store."""
     found: int
     rejected: dict[str, int]
-    """Number by reason, from the catalog and the shards."""
+    """Number of utterances by reason, from the catalog and the shards."""
     excluded: dict[str, int]
-    """Number excluded by the recipe, by reason."""
+    """Number of utterances that the recipe excluded, by reason."""
     expected_hours: dict[str, float]
-    """By label, as published; empty if unknown."""
+    """Published hours by label; empty if unknown."""
     shards: tuple[ShardSummary, ...] = ()
 
     @property
