@@ -36,6 +36,9 @@ MAX_REQUESTS = 32
 EPSILON = 1e-5
 """Added to the variance, as in the layer norm that the encoders were trained with."""
 
+REBUILD_HINT = "`bonafide verify` finds all such shards and says how to rebuild them"
+"""End of the message about a missing or damaged shard."""
+
 _ONES = np.ones(4096, np.float32)
 
 
@@ -101,7 +104,7 @@ class BatchReader:
         except AudioError as error:
             raise InputError(
                 f"{request.shards[position]}: cannot decode utterance {request.uid[position]} ({error}); "
-                "the shard is damaged: build it again"
+                f"the shard is damaged; {REBUILD_HINT}"
             ) from error
         if self.augment is None:
             return waveform
@@ -172,9 +175,7 @@ class _LocalShards:
             try:
                 self._files[shard] = os.open(path, os.O_RDONLY)
             except FileNotFoundError:
-                raise InputError(
-                    f"{path}: the snapshot lists this shard, but it is missing; build it again"
-                ) from None
+                raise _missing(path) from None
         self._files.move_to_end(shard)
         return self._files[shard]
 
@@ -208,7 +209,11 @@ class _RemoteShards:
         """Yield the FLAC of each utterance."""
         futures = self._pending.popleft()
         for future, num_bytes, shard in zip(futures, request.num_bytes, request.shards, strict=True):
-            yield _check_size(future.result(), num_bytes, shard)
+            try:
+                data = future.result()
+            except FileNotFoundError:
+                raise _missing(self._folder.location(shard)) from None
+            yield _check_size(data, num_bytes, shard)
 
     def close(self) -> None:
         """Cancel the requests that have not been sent."""
@@ -218,9 +223,13 @@ class _RemoteShards:
             self._pool = None
 
 
+def _missing(location: str) -> InputError:
+    return InputError(f"{location}: the snapshot lists this shard, but it is missing; {REBUILD_HINT}")
+
+
 def _check_size(data: bytes, num_bytes: int, shard: str) -> bytes:
     if len(data) != num_bytes:
         raise InputError(
-            f"{shard}: the shard is truncated ({len(data)} bytes instead of {num_bytes}); build it again"
+            f"{shard}: the shard is truncated ({len(data)} bytes instead of {num_bytes}); {REBUILD_HINT}"
         )
     return data

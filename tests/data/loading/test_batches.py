@@ -375,6 +375,14 @@ def test_a_damaged_shard_is_an_error_that_names_shard_and_utterance(tmp_path: Pa
         list(evaluation_batches(folder, index))
 
 
+def test_a_shard_that_is_missing_on_s3_is_a_user_error(bucket: str) -> None:
+    _, index = write_store(20)
+    with pytest.raises(
+        InputError, match=f"{index.shards[0]}: the snapshot lists this shard, but it is missing"
+    ):
+        list(evaluation_batches(Folder(bucket), index))
+
+
 def test_a_user_error_in_a_worker_is_one_line(tmp_path: Path) -> None:
     _, index = write_store(20)
     with pytest.raises(InputError) as caught:
