@@ -118,18 +118,29 @@ class StoredUtterances:
     def decode(self, rows: Sequence[Row], out: Folder, marker: str) -> DecodedPart:  # noqa: ARG002
         """Read PCM16 from shards, at half the bytes of float32.
 
-        Ingest has decoded these utterances before, so no protection against crashes is needed.
+        Ingest has encoded these utterances itself, so no protection against crashes is needed.
+
+        Raises:
+            InputError: a shard is missing or damaged.
         """
         with concurrent.futures.ThreadPoolExecutor(NUM_READERS) as threads:
             return DecodedPart("int16", list(range(len(rows))), list(threads.map(self._read_pcm, rows)))
 
     def _read_pcm(self, row: Row) -> bytes:
+        from pipeline.data.audio.errors import AudioError
         from pipeline.data.audio.flac import decode_pcm
+        from pipeline.data.loading.reading import REBUILD_HINT
         from pipeline.data.store.layout import tar_name
 
-        start = row["offset"]
-        flac = self.store.read(tar_name(row["corpus"], row["shard"]), start, start + row["num_bytes"])
-        return decode_pcm(flac).tobytes()
+        name, start = tar_name(row["corpus"], row["shard"]), row["offset"]
+        try:
+            return decode_pcm(self.store.read(name, start, start + row["num_bytes"])).tobytes()
+        except (FileNotFoundError, AudioError) as error:
+            state = "missing" if isinstance(error, FileNotFoundError) else f"damaged at {row['uid']}"
+            location = self.store.location(name)
+            raise InputError(
+                f"{location}: the snapshot lists this shard, but it is {state}; {REBUILD_HINT}"
+            ) from error
 
 
 def plan_store(store: Folder, snapshot_name: str, corpora: Sequence[str]) -> ScoringPlan:

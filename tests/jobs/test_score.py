@@ -17,12 +17,15 @@ from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
 from jobs import score
+from jobs.benchmarks.noise_store import make_store
 from jobs.scoring.config import ScoreConfig
-from jobs.scoring.inputs import plan_folder
+from jobs.scoring.inputs import StoredUtterances, plan_folder
 from jobs.scoring.parts import plan_parts
 from pipeline import tables, tracking
 from pipeline.config import Names
 from pipeline.data.audio.load import load_audio
+from pipeline.data.store.layout import tar_name
+from pipeline.data.store.shards import read_index
 from pipeline.detector.checkpoint import load_detector, save_detector
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.scoring import Scorer
@@ -294,6 +297,18 @@ def test_input_that_cannot_be_scored_is_an_error(tmp_path: Path) -> None:
         ScoreConfig(checkpoint="c", out="o", audio="a", num_workers=-1)
     with pytest.raises(InputError, match=r"gpus_per_worker is 1\.5"):
         ScoreConfig(checkpoint="c", out="o", audio="a", gpus_per_worker=1.5)
+
+
+def test_a_damaged_or_missing_shard_is_a_user_error(tmp_path: Path) -> None:
+    store, _ = make_store(2, tmp_path)
+    rows = read_index(store, "noise", "noise-0").to_pylist()
+    name = tar_name("noise", "noise-0")
+    store.commit(name, bytes(len(store.read(name))))
+    with pytest.raises(InputError, match=f"{name}: .* damaged at {rows[0]['uid']}; `bonafide verify`"):
+        StoredUtterances(store).decode(rows, store, "unused")
+    store.delete(name)
+    with pytest.raises(InputError, match=f"{name}: .* missing; `bonafide verify`"):
+        StoredUtterances(store).decode(rows, store, "unused")
 
 
 def test_a_part_has_the_utterances_that_start_within_its_seconds() -> None:
