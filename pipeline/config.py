@@ -85,7 +85,7 @@ def run(main: Callable[[Config], None], argv: Sequence[str] | None = None) -> in
         argv: the arguments after the command; those of the process by default.
 
     Returns:
-        The exit status: 0, 2 after a user error, 130 if interrupted, 141 if the reader of standard output has gone.
+        The exit status: 0, 2 after a user error, 130 if interrupted, 141 if standard output was closed.
     """
     module = inspect.getmodule(main)
     assert module is not None and module.__file__ is not None
@@ -109,7 +109,7 @@ def run(main: Callable[[Config], None], argv: Sequence[str] | None = None) -> in
 
 
 def _is_stdout_closed() -> bool:
-    """Whether the reader of standard output has gone, as in `bonafide corpora | head`."""
+    """Whether the reader of standard output has closed it, as `head` does in `bonafide corpora | head`."""
     poll = select.poll()
     poll.register(sys.stdout, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -100,7 +100,8 @@ class Lease:
                 if _newest(folder) != self.fence.number:
                     return  # taken over; the next check of the fence reports it
                 self._write(replace(self._claim, heartbeat=_now(), num_beats=self._claim.num_beats + 1))
-            except Exception as error:  # the storage may be away for a while; the next heartbeat tries again
+            except Exception as error:
+                # The storage may be unavailable for a while; the next heartbeat tries again.
                 logger.warning("could not write a heartbeat to %s: %s", folder.location(LEASE), error)
 
     def _write(self, claim: Claim) -> None:
@@ -177,7 +178,7 @@ def _is_active(claim: Claim | None, expired: Claim | None) -> bool:
 def _wait_until_inactive(
     folder: Folder, number: int, expired: dict[int, Claim], log: Callable[[str], None]
 ) -> None:
-    """Wait until the claim of that number is released or expires, and note it in `expired`.
+    """Wait until the claim of that number is released or expires; a claim that expires is added to `expired`.
 
     Raises:
         InputError: its owner is alive.

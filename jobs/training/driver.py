@@ -39,7 +39,7 @@ class Failure:
     summary: str
     """Which rank failed, and how."""
     position: Position | None
-    """Where the rank was; None before its first step, or if the position is not to blame."""
+    """Where the rank failed; None before its first step, or if the failure does not depend on the position."""
     error: Exception
     details: str = ""
     """A traceback, or how a process ended."""
@@ -141,7 +141,7 @@ def run_attempt(arguments: WorkerArguments, use_gpu: bool, signals: StopSignals)
 
 
 def build_trainer(arguments: WorkerArguments, actor: Any, use_gpu: bool) -> Any:
-    """Set Ray Train up for one attempt; untyped, since its trainer expects a function that returns None."""
+    """Set Ray Train up for one attempt. Untyped, because Ray's types do not allow a training function with a result."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 

@@ -28,9 +28,9 @@ class Head(nn.Module):
     """Name of the head among the modules of the detector, and so the prefix of its tensors in a checkpoint."""
 
     layers: tuple[int, ...] = (-1,)
-    """Hidden states to pool: 0 enters the first layer, i leaves layer i, and -1, the last, leaves the final norm.
+    """Hidden states to pool: 0 is the input of the first layer, i the output of layer i, -1 that of the transformer.
 
-    The last must be among them: DistributedDataParallel requires a gradient for the weights of every layer.
+    -1 must be among them: DistributedDataParallel requires a gradient for the weights of every layer.
     """
 
     def pool(self, hidden_BFC: Sequence[Tensor], valid_BF: Tensor | None) -> Tensor:

@@ -38,7 +38,7 @@ def replicate(detector: Detector, loss: Loss) -> tuple[nn.Module, nn.Module]:
     """Wrap a detector and its loss in DistributedDataParallel; each rank keeps all weights.
 
     DDP rearranges its gradient buckets after the first backward pass, and sums over more than two ranks depend on
-    the arrangement. A discarded pass here makes fresh and resumed trainings use the same arrangement.
+    the arrangement. Two discarded passes here make new and resumed trainings use the same arrangement.
 
     Returns:
         The wrapped detector and loss; a loss without weights is returned as it is.

@@ -37,8 +37,8 @@ class Transformer(nn.Module):
         Args:
             frames_BFC: output of the convolutions, projected to the width of the transformer.
             valid_BF: True at valid frames, None if no frame is padding; outputs at padded frames are arbitrary.
-            layers: indices of hidden states: 0 enters the first layer, i leaves layer i, and -1, the last, leaves the
-                final layer norm.
+            layers: indices of hidden states: 0 is the input of the first layer, i the output of layer i, and -1 the
+                output of the transformer.
         """
         last = len(self.layers)
         assert all(-last - 1 <= index <= last for index in layers), f"{layers} of {last} layers"

@@ -33,7 +33,7 @@ class Validation:
     scores: ClassScores
     """Scores of all utterances, for a DET curve."""
     scores_by_corpus: Mapping[str, ClassScores]
-    """Scores of each corpus; empty if `validate` was not told which corpus an utterance belongs to."""
+    """Scores of each corpus; empty if `validate` was called without `corpus_of`."""
 
     def metrics(self) -> dict[str, float]:
         """Return the error rates by name: `validation/eer`, `validation/eer/<corpus>`."""

@@ -189,7 +189,7 @@ def warnings(score_sets: Sequence[ScoreSet]) -> list[str]:
 
 
 def _differing_corpora(first: ScoreSet, other: ScoreSet) -> list[str]:
-    """List the corpora of which two systems scored different utterances, with the numbers of utterances."""
+    """List the corpora in which two systems scored different utterances, with the numbers of utterances."""
     differing = []
     for corpus in sorted({*first.corpora, *other.corpora}):
         uids, other_uids = first.rows_of(corpus)["uid"], other.rows_of(corpus)["uid"]
@@ -200,7 +200,7 @@ def _differing_corpora(first: ScoreSet, other: ScoreSet) -> list[str]:
 
 
 def format_value(value: object) -> str:
-    """Format a value of the description for people."""
+    """Format a value of the description for display."""
     if value is None:
         return "–"
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

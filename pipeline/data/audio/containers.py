@@ -60,10 +60,8 @@ def recognise(file: BinaryIO) -> tuple[str, str] | None:
     recognised = _recognise_magic(head)
     if recognised is not None:
         return recognised
-    if (
-        len(head) >= 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0
-    ):  # layer 0: AAC frames without a container
-        return "adts", "aac"
+    if len(head) >= 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
+        return "adts", "aac"  # MPEG layer 0: AAC frames without a container
     file.seek(begin)
     if _find_mpeg_frame(file.read(_MPEG_SEARCH)) is not None:
         return "mp3", "mp3"

@@ -139,7 +139,7 @@ def _decode_into(
 ) -> tuple[T, str]:
     """Pass the checked blocks of a file to `consume`; return its result and the name of the decoder.
 
-    If libsndfile fails half-way and FFmpeg may be tried, `consume` is called again from the start.
+    If libsndfile fails partway and FFmpeg may be tried, `consume` is called again from the start.
     """
     container, codec = _recognise(io.BytesIO(data), name)
     if container in _SNDFILE_CONTAINERS:

@@ -44,7 +44,7 @@ class Protocol:
     """The label table of a corpus, joined to its files on the fields that both have."""
 
     files: tuple[Pattern, ...]
-    """Names below the root; `{split=train|dev}` stands for two files, and becomes a field of their rows."""
+    """Paths below the root; `{split=train|dev}` names two files and gives their rows the field `split`."""
     separator: str = "space"
     columns: tuple[Pattern | None, ...] = ()
     """Pattern of each column, by position, for a table without a header; None: unused."""
@@ -77,7 +77,7 @@ class Manifest:
 
     name: str
     folder: str
-    """Its folder below the data root; two corpora may share one."""
+    """Folder of the corpus below the data root; two corpora may share one."""
     role: str
     """One of `ROLES`."""
     id: Template
@@ -97,7 +97,7 @@ class Manifest:
     constants: Mapping[str, str] = field(default_factory=dict)
     """Fields with one value for the whole corpus."""
     parse: Mapping[str, tuple[Pattern, ...]] = field(default_factory=dict)
-    """Patterns that split a field into further fields, by the name of the former."""
+    """For each field to split, the patterns that split it into further fields."""
     translate: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """For each field, the value of each spelling. A spelling `a|b*` lists globs; the value `*` keeps the spelling, and
     an empty value means unknown."""

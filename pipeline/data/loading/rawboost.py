@@ -114,9 +114,8 @@ class RawBoost:
         shape = (len(gains_db_K), self.num_notches)
         centres_KN = rng.uniform(*self.centre_hz, shape)
         widths_KN = rng.uniform(*self.width_hz, shape)
-        sizes_KN = (
-            rng.uniform(*self.num_taps, shape).astype(np.int64) | 1
-        )  # odd, so that the filter is symmetric about one tap
+        # Odd, so that each filter is symmetric about one tap.
+        sizes_KN = rng.uniform(*self.num_taps, shape).astype(np.int64) | 1
         lows_KN = np.maximum(centres_KN - widths_KN / 2, _EDGE_HZ)
         highs_KN = np.minimum(centres_KN + widths_KN / 2, SAMPLE_RATE / 2 - _EDGE_HZ)
         chains_KF = np.prod(scipy.fft.rfft(notches(lows_KN, highs_KN, sizes_KN), _DESIGN_SIZE), axis=1)
