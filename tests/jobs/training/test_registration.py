@@ -21,7 +21,7 @@ from pipeline import tracking
 from pipeline.errors import InputError
 from pipeline.evaluation.validation_page import from_table
 from pipeline.metrics import ClassScores
-from pipeline.storage import Folder
+from pipeline.storage import STAGED_SUFFIX, Folder
 from tests.jobs.training.trainings import config, metrics, result_of, tracking_uri
 
 pytestmark = [
@@ -128,3 +128,17 @@ def test_the_page_includes_validations_from_before_an_interruption(tmp_path: Pat
     page = (tmp_path / "validation.html").read_text()
     for words in ("step 10 (first)", "step 20 (best)", "step 30 (latest)"):
         assert words in page
+
+
+def test_the_page_is_drawn_beside_files_that_are_not_finished(tmp_path: Path) -> None:
+    scores = {"mlaad": ClassScores(np.array([1.0, 2.0, 0.1]), np.array([-1.0, 0.5]))}
+    unfinished = tmp_path / "validation" / f".step_00000005.parquet.0123{STAGED_SUFFIX}"
+    unfinished.parent.mkdir()
+    unfinished.write_bytes(b"PAR1")  # left by a killed worker
+    file = tmp_path / "metrics.jsonl"
+    with tracking.run("", "e", job="train", name="t", metrics_file=file) as run:
+        file.write_text('{"step": 10, "validation/eer": 0.25}\n{"step": 20, "valid')  # being written
+        ValidationLog(Folder(str(tmp_path)), run, "t").add(20, scores, 20)
+    page = (tmp_path / "validation.html").read_text()
+    assert "step 20 (" in page
+    assert "step 5 " not in page
