@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from jobs import score
 from jobs.scoring.config import ScoreConfig
+from jobs.scoring.folder import missing_parts, read_rejects, write_part
 from jobs.scoring.inputs import plan_folder
 from jobs.scoring.parts import plan_parts
 from pipeline import tables, tracking
@@ -27,8 +29,8 @@ from pipeline.detector.checkpoint import load_detector, save_detector
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.scoring import Scorer
 from pipeline.errors import InputError
-from pipeline.evaluation.layout import FILE_COLUMNS
-from pipeline.storage import Folder
+from pipeline.evaluation.layout import FILE_COLUMNS, part_rejects_name
+from pipeline.storage import STAGED_SUFFIX, Folder
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -294,6 +296,18 @@ def test_input_that_cannot_be_scored_is_an_error(tmp_path: Path) -> None:
         ScoreConfig(checkpoint="c", out="o", audio="a", num_workers=-1)
     with pytest.raises(InputError, match=r"gpus_per_worker is 1\.5"):
         ScoreConfig(checkpoint="c", out="o", audio="a", gpus_per_worker=1.5)
+
+
+def test_rejects_of_a_killed_worker_do_not_count(tmp_path: Path) -> None:
+    out, scores = Folder(str(tmp_path)), pa.table({"id": ["a"]})
+    reject = {"path": "b", "reason": "silent", "detail": "d"}
+    out.commit(part_rejects_name(0), b"of a worker that was killed before it wrote the scores")
+    write_part(out, 0, scores, [])
+    write_part(out, 1, scores, [reject])
+    unfinished = f"{part_rejects_name(1)}.0123{STAGED_SUFFIX}"
+    out.commit(unfinished, b"PAR1")
+    assert read_rejects(out, 2) == [reject]
+    assert missing_parts(out, 3) == [2]
 
 
 def test_a_part_has_the_utterances_that_start_within_its_seconds() -> None:
