@@ -185,6 +185,19 @@ def test_a_run_id_that_the_server_does_not_have_becomes_a_new_run(tracking_uri: 
     assert run.run_id not in (None, "f" * 32)
 
 
+def test_a_git_that_fails_costs_nothing_but_its_tags(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "git").write_bytes(b"\0")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with tracking.run(tracking_uri, "git", job="train", name="t") as run:
+        pass
+    tags = MlflowClient(tracking_uri).get_run(str(run.run_id)).data.tags
+    assert "bonafide.versions" in tags
+    assert "mlflow.source.git.commit" not in tags
+
+
 def test_an_unreachable_server_costs_one_warning_and_no_metric(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
