@@ -141,8 +141,10 @@ def test_other_protocols_are_rejected():
         Folder("http://example.org/x")
 
 
-def test_an_unreachable_endpoint_is_a_user_error(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # no server listens on this port
+def test_an_unreachable_endpoint_is_a_user_error(
+    s3_endpoint: str, unreachable: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{unreachable}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     import s3fs
 
