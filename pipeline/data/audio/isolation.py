@@ -128,7 +128,7 @@ class _Child(Generic[Source, Rest, Result]):
     def __call__(self, source: Source, name: str, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
         if self._pool is None:
             self._pool = concurrent.futures.ProcessPoolExecutor(
-                1, multiprocessing.get_context("spawn"), initializer=_exit_with_parent
+                1, multiprocessing.get_context("spawn"), initializer=exit_with_parent
             )
             self._pool.submit(_import, self._decode).result()  # startup does not count towards the time limit
         call: Callable[[], Result] = partial(self._decode, source, name, *args, **kwargs)
@@ -154,7 +154,7 @@ class _Child(Generic[Source, Rest, Result]):
         self._pool = None
 
 
-def _exit_with_parent() -> None:
+def exit_with_parent() -> None:
     """End this child process when its parent dies; the pool alone would leave it waiting for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
