@@ -43,7 +43,7 @@ def main(config: ScoreConfig) -> None:
     system = system_name(config, checkpoint, loaded)
     with start_run(config, system, checkpoint, loaded, identity) as tracked, ray_session():
         audio_s = score_parts(plan, part_sizes, out, put_detector(loaded.detector), choose_pool(config))
-        rejects = [*plan.rejects, *read_rejects(out)]
+        rejects = [*plan.rejects, *read_rejects(out, len(part_sizes))]
         num_scored = count_scores(out, len(part_sizes))
         assert num_scored + len(rejects) == plan.num_found, (num_scored, len(rejects), plan.num_found)
         description = identity | describe(

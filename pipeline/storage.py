@@ -43,7 +43,10 @@ _CONFLICT_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict"}
 """Error codes of S3 for the later of two requests that create the same object."""
 
 STAGED_SUFFIX = ".staged"
-"""Suffix of a local file that is being written; a killed writer leaves it behind, and readers ignore it."""
+"""Suffix of a local file that is being written; a killed writer leaves it behind, and readers ignore it.
+
+Its name also starts with a dot, so that other tools that read whole folders, such as PyArrow, ignore it as well.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,8 @@ class Folder:
         for entry in sorted(self._entries(location), key=_sort_key):
             name = f"{prefix}/{entry.name}" if prefix else entry.name
             if entry.is_folder:
-                yield from self._walk(name, parents)
+                with contextlib.suppress(FileNotFoundError):  # renamed or deleted since the listing
+                    yield from self._walk(name, parents)
             else:
                 yield FileInfo(name, entry.size, entry.version, entry.modified)
 
@@ -226,7 +230,8 @@ class Folder:
     def _staged_locally(self, name: str, publish: Callable[[Path, str], None]) -> Iterator[BinaryIO]:
         """A temporary file in the same folder, flushed to disk before `publish` gives it its name."""
         location = self.location(name)
-        temporary = Path(f"{location}.{uuid.uuid4().hex}{STAGED_SUFFIX}")
+        parent, _, base = location.rpartition("/")
+        temporary = Path(f"{parent}/.{base}.{uuid.uuid4().hex}{STAGED_SUFFIX}")
         with self._user_errors(name):
             temporary.parent.mkdir(parents=True, exist_ok=True)
             file = temporary.open("xb")

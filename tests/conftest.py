@@ -1,7 +1,9 @@
-"""Fixtures for several tests: an S3 endpoint over HTTP."""
+"""Fixtures for several tests: an S3 endpoint over HTTP, and an address without a server."""
 
 from __future__ import annotations
 
+import socket
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -25,10 +27,18 @@ def s3_endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> str:
+def bucket(s3_endpoint: str) -> str:
     """The s3:// URI of an empty bucket."""
     import s3fs
 
-    name = f"bucket-{abs(hash(request.node.nodeid)):x}"
+    name = f"bucket-{uuid.uuid4().hex}"
     s3fs.S3FileSystem().mkdir(name)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def unreachable() -> Iterator[str]:
+    """A host and a port on which no server listens; no other process can take the port during the test."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{reserved.getsockname()[1]}"

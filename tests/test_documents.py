@@ -93,7 +93,7 @@ def command_lines(script: str) -> Iterator[tuple[str, list[str]]]:
 @functools.cache
 def help_text(name: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "jobs", name, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "jobs", name, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -126,7 +126,7 @@ def test_every_path_in_a_document_exists(document: str):
 
 @pytest.mark.parametrize("example", all_examples("sh"))
 def test_every_shell_example_parses(example: str, monkeypatch: pytest.MonkeyPatch):
-    subprocess.run(["bash", "-n"], input=example, text=True, check=True, timeout=10)  # noqa: S607
+    subprocess.run(["bash", "-n"], input=example, text=True, check=True, timeout=120)  # noqa: S607
     monkeypatch.chdir(ROOT)
     for name, arguments in command_lines(example):
         if name == "benchmarks.detector":
@@ -253,7 +253,7 @@ def test_every_python_example_runs(document: str, home: Path):
         env=os.environ | {"HOME": str(home), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -106,11 +107,11 @@ def test_an_owner_on_another_machine_with_heartbeats_keeps_the_lease(folder: Fol
 
     def beat() -> None:
         for num_beats in range(1, 1000):
-            write_foreign_claim(folder, 4, lifetime_s=1.2, num_beats=num_beats)
+            write_foreign_claim(folder, 4, lifetime_s=12.0, num_beats=num_beats)
             if ended.wait(0.05):
                 return
 
-    write_foreign_claim(folder, 4, lifetime_s=1.2)
+    write_foreign_claim(folder, 4, lifetime_s=12.0)
     owner = threading.Thread(target=beat)
     owner.start()
     try:
@@ -122,7 +123,7 @@ def test_an_owner_on_another_machine_with_heartbeats_keeps_the_lease(folder: Fol
 
 
 def test_a_replaced_owner_writes_nothing_more(folder: Folder):
-    with held(folder) as lease:
+    with held(folder, lifetime_s=3600) as lease:  # no heartbeat is due during the test
         write_foreign_claim(folder, 2)
         before = claims(folder)
         with pytest.raises(InputError, match="taken over by process 17 on elsewhere"):
@@ -133,12 +134,12 @@ def test_a_replaced_owner_writes_nothing_more(folder: Folder):
 def test_the_owner_writes_heartbeats(folder: Folder):
     with held(folder, lifetime_s=0.3):
         while claims(folder)["lease/00000001.json"]["num_beats"] == 0:
-            pass
+            time.sleep(0.01)
     assert claims(folder)["lease/00000001.json"]["is_released"]
 
 
 def test_one_of_many_concurrent_attempts_acquires_the_lease(folder: Folder):
-    all_tried = threading.Barrier(6)
+    all_tried = threading.Barrier(6, timeout=120)
 
     def attempt(_: int) -> bool:
         try:

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.dataset
 import pytest
 
 from pipeline.errors import InputError
 from pipeline.storage import Folder
+from pipeline.tables import to_parquet
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -38,6 +42,8 @@ def test_a_listing_is_sorted_by_full_name(folder: Folder):
 
 def test_overwriting_changes_the_version(folder: Folder):
     folder.commit("a.bin", b"old")
+    if folder.is_local:  # the clock of a file system may stand still for some milliseconds
+        os.utime(folder.location("a.bin"), (0, 0))
     before = next(folder.find()).version
     folder.commit("a.bin", b"new")
     assert next(folder.find()).version != before
@@ -51,6 +57,26 @@ def test_a_writer_that_fails_leaves_nothing(folder: Folder):
         raise RuntimeError("midway")
     assert not folder.exists("a.bin")
     assert [info.name for info in folder.find()] == ["other.bin"]
+
+
+def test_other_tools_that_read_a_folder_ignore_a_file_that_is_not_finished(tmp_path: Path):
+    folder, rows = Folder(str(tmp_path)), to_parquet(pa.table({"score": [1.0, 2.0]}))
+    folder.commit("part-0.parquet", rows)
+    with folder.staged("part-1.parquet") as file:  # a killed writer leaves it like this
+        file.write(rows[:10])
+        file.flush()
+        assert len(list(tmp_path.iterdir())) == 2
+        assert pyarrow.dataset.dataset(tmp_path).count_rows() == 2
+
+
+def test_a_folder_that_is_deleted_during_a_listing_is_left_out(tmp_path: Path):
+    folder = Folder(str(tmp_path))
+    for name in ("a.wav", "b/c.wav", "d.wav"):
+        folder.commit(name, b"x")
+    listing = folder.find()
+    assert next(listing).name == "a.wav"
+    shutil.rmtree(tmp_path / "b")
+    assert [info.name for info in listing] == ["d.wav"]
 
 
 def test_a_file_of_several_upload_parts_is_stored_whole(folder: Folder):
@@ -115,8 +141,10 @@ def test_other_protocols_are_rejected():
         Folder("http://example.org/x")
 
 
-def test_an_unreachable_endpoint_is_a_user_error(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # no server listens on this port
+def test_an_unreachable_endpoint_is_a_user_error(
+    s3_endpoint: str, unreachable: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{unreachable}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     import s3fs
 

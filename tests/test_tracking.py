@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import sqlite3
 import time
 from pathlib import Path
@@ -22,12 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Depr
 @pytest.fixture(scope="module")
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/deep/mlflow.db"
-
-
-def unreachable_server() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"http://user:hunter2@127.0.0.1:{listener.getsockname()[1]}"
 
 
 def test_runs_on_the_same_data_share_its_digest_and_can_be_nested(tracking_uri: str) -> None:
@@ -185,11 +178,24 @@ def test_a_run_id_that_the_server_does_not_have_becomes_a_new_run(tracking_uri: 
     assert run.run_id not in (None, "f" * 32)
 
 
-def test_an_unreachable_server_costs_one_warning_and_no_metric(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_git_that_fails_costs_nothing_but_its_tags(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "metrics.jsonl"
-    with tracking.run(unreachable_server(), "dead", job="train", name="t", metrics_file=file) as run:
+    (tmp_path / "git").write_bytes(b"\0")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with tracking.run(tracking_uri, "git", job="train", name="t") as run:
+        pass
+    tags = MlflowClient(tracking_uri).get_run(str(run.run_id)).data.tags
+    assert "bonafide.versions" in tags
+    assert "mlflow.source.git.commit" not in tags
+
+
+def test_an_unreachable_server_costs_one_warning_and_no_metric(
+    tmp_path: Path, unreachable: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, uri = tmp_path / "metrics.jsonl", f"http://user:hunter2@{unreachable}"
+    with tracking.run(uri, "dead", job="train", name="t", metrics_file=file) as run:
         for step in range(100):
             run.log_metrics({"loss": 1.0 / (step + 1)}, step=step)
         run.set_tags({"a": "b"})
@@ -209,10 +215,11 @@ def test_metrics_logged_during_an_outage_arrive_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sender, "RETRY_S", 0.05)
+    monkeypatch.setattr(sender, "CLOSE_TIMEOUT_S", 240.0)
     database = tmp_path / "mlflow.db"
     uri = f"sqlite:///{database}"
     with tracking.run(uri, "outage", job="train", name="t") as run:
-        with sqlite3.connect(database) as connection:
+        with sqlite3.connect(database, timeout=120) as connection:
             connection.execute("ALTER TABLE metrics RENAME TO away")
         for step in range(2500):  # ends during the outage, so logging does not wait for the server
             run.log_metrics({"loss": float(step)}, step=step)
@@ -220,7 +227,7 @@ def test_metrics_logged_during_an_outage_arrive_after_it(
         while not any("does not respond" in record.getMessage() for record in caplog.records):
             assert time.monotonic() < until
             time.sleep(0.02)
-        with sqlite3.connect(database) as connection:
+        with sqlite3.connect(database, timeout=120) as connection:
             connection.execute("ALTER TABLE away RENAME TO metrics")
     history = MlflowClient(uri).get_metric_history(str(run.run_id), "loss")
     assert sorted(point.step for point in history) == list(range(2500))

@@ -51,10 +51,23 @@ def count_scores(out: Folder, num_parts: int) -> int:
     return sum(len(tables.read_table(out, layout.part_name(part), columns)) for part in range(num_parts))
 
 
-def read_rejects(out: Folder) -> list[Row]:
+def write_part(out: Folder, part: int, scores: pa.Table, rejects: Sequence[Row]) -> None:
+    """Write the rejects of a part, then its scores, whose file marks the part as complete."""
+    name = layout.part_rejects_name(part)
+    if rejects:
+        out.commit(name, tables.to_parquet(pa.Table.from_pylist(list(rejects), layout.REJECT_COLUMNS)))
+    else:
+        out.delete(name)  # a worker that was killed before it wrote the scores may have had some
+    out.commit(layout.part_name(part), tables.to_parquet(scores))
+
+
+def read_rejects(out: Folder, num_parts: int) -> list[Row]:
     """Read the rejects of all parts, in the order of the plan."""
-    names = [info.name for info in out.find(layout.PART_REJECTS)] if out.exists(layout.PART_REJECTS) else []
-    return [row for name in names for row in tables.read_table(out, name).to_pylist()]
+    found = (
+        {info.name for info in out.find(layout.PART_REJECTS)} if out.exists(layout.PART_REJECTS) else set()
+    )
+    names = [layout.part_rejects_name(part) for part in range(num_parts)]
+    return [row for name in names if name in found for row in tables.read_table(out, name).to_pylist()]
 
 
 def publish(out: Folder, config: ScoreConfig, description: Mapping[str, Any], rejects: Sequence[Row]) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from jobs.ray_session import num_devices
 from jobs.scoring.config import ScoreConfig
-from jobs.scoring.folder import missing_parts
+from jobs.scoring.folder import missing_parts, write_part
 from jobs.scoring.inputs import AudioSource, SampleType, ScoringPlan
 from jobs.scoring.weights import SharedDetector, get_detector
 from pipeline import tables
@@ -175,12 +175,8 @@ class PartScorer:
             "logit_bonafide": pa.array(logits_N2[:, 1]),
             "score": pa.array(logits_N2[:, 1] - logits_N2[:, 0]),
         }
-        # The scores come last: their file marks the part as complete.
-        if rejects:
-            table = pa.Table.from_pylist(rejects, layout.REJECT_COLUMNS)
-            self.out.commit(layout.part_rejects_name(part), tables.to_parquet(table))
         scores = pa.table(columns).select(self.schema.names).cast(self.schema)
-        self.out.commit(layout.part_name(part), tables.to_parquet(scores))
+        write_part(self.out, part, scores, rejects)
         return pa.table(
             {
                 "part": [part],

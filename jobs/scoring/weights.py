@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -90,7 +91,7 @@ def _version_key(info: FileInfo) -> str:
 
 def _cache_folder(*keys: str) -> Path:
     digest = hashlib.sha256("\0".join(keys).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / "bonafide" / digest
+    return Path(tempfile.gettempdir()) / f"bonafide-{os.getuid()}" / "checkpoints" / digest
 
 
 @dataclass(frozen=True)

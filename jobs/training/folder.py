@@ -64,6 +64,7 @@ def validation_name(step: int) -> str:
     return f"{VALIDATIONS}/{_STEP}{step:08d}.parquet"
 
 
-def validation_step(name: str) -> int:
-    """The step of a table of scores, by its name."""
-    return int(PurePosixPath(name).stem.removeprefix(_STEP))
+def validation_step(file: str) -> int | None:
+    """The step of a table of scores, by its name; None for another file, such as one that a killed worker left."""
+    step = PurePosixPath(file).stem.removeprefix(_STEP)
+    return int(step) if step.isdecimal() and file == validation_name(int(step)) else None

@@ -131,6 +131,9 @@ class Reporter:
         folder = self._out.folder(CHECKPOINTS)
         try:
             self._fence.check()
+            if pending.validation is not None:
+                # Before the commit: a training that resumes from this checkpoint does not validate again.
+                self._validation_log.write(pending.progress.step, pending.validation.scores_by_corpus)
             checkpoints.commit_state(folder, name, Path(checkpoint.path), pending.progress)
             checkpoints.prune(folder, self._num_kept)
             checkpoints.prune_weights(self._out, folder)
@@ -147,7 +150,7 @@ class Reporter:
         self._tracked.send_metrics(pending.validation_metrics, step)
         self._tracked.set_tags({"bonafide.checkpoint": checkpoint})
         if pending.validation is not None:
-            self._validation_log.add(step, pending.validation.scores_by_corpus, pending.progress.best_step)
+            self._validation_log.draw(step, pending.progress.best_step)
 
     def _publish_metrics(self) -> None:
         """Copy the metrics file to a remote folder; a local one already contains it."""

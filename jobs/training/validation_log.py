@@ -27,16 +27,21 @@ class ValidationLog:
         self._title = title
         self._cache: dict[int, ValidationScores] = {}
 
-    def add(self, step: int, scores_by_corpus: Mapping[str, ClassScores], best_step: int) -> None:
-        """Write the scores of a step and redraw the page, locally and in MLflow."""
-        latest = ValidationScores(step, dict(scores_by_corpus))
-        self._out.commit(validation_name(step), tables.to_parquet(to_table(latest)))
-        self._cache[step] = latest
-        first = min(validation_step(info.name) for info in self._out.find(VALIDATIONS))
+    def write(self, step: int, scores_by_corpus: Mapping[str, ClassScores]) -> None:
+        """Write the scores of a step."""
+        validation = ValidationScores(step, dict(scores_by_corpus))
+        self._out.commit(validation_name(step), tables.to_parquet(to_table(validation)))
+        self._cache[step] = validation
+
+    def draw(self, step: int, best_step: int) -> None:
+        """Redraw the page up to a step, locally and in MLflow; the scores of both steps have been written."""
+        steps = (validation_step(info.name) for info in self._out.find(VALIDATIONS))
+        first = min(step for step in steps if step is not None)
         shown = [self._load(each) for each in sorted({first, best_step, step})]
         self._cache = {validation.step: validation for validation in shown}
         file = self._tracked.metrics_file
-        lines = file.read_text(encoding="utf-8").splitlines() if file is not None and file.exists() else []
+        text = file.read_text(encoding="utf-8") if file is not None and file.exists() else ""
+        lines = text.split("\n")[:-1]  # a line without its end is still being written
         history = {at: rates for at, rates in eer_history(lines).items() if at <= step}
         for validation in shown:
             rates = {corpus: validation.eer(corpus) for corpus in (ALL, *validation.by_corpus)}

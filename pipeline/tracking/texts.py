@@ -86,8 +86,9 @@ def _git() -> dict[str, str]:
         )
         return process.stdout.strip()
 
-    is_dirty = bool(output_of("status", "--porcelain", "--untracked-files=no"))
-    return {
-        "mlflow.source.git.commit": output_of("rev-parse", "HEAD"),
-        "bonafide.git.dirty": str(is_dirty).lower(),
-    }
+    try:
+        is_dirty = bool(output_of("status", "--porcelain", "--untracked-files=no"))
+        commit = output_of("rev-parse", "HEAD")
+    except (OSError, subprocess.SubprocessError):  # git takes too long on a busy machine or a slow disk
+        return {}
+    return {"mlflow.source.git.commit": commit, "bonafide.git.dirty": str(is_dirty).lower()}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from jobs import score
 from jobs.benchmarks.noise_store import make_store
 from jobs.scoring.config import ScoreConfig
+from jobs.scoring.folder import missing_parts, read_rejects, write_part
 from jobs.scoring.inputs import StoredUtterances, plan_folder
 from jobs.scoring.parts import plan_parts
 from pipeline import tables, tracking
@@ -30,8 +32,8 @@ from pipeline.detector.checkpoint import load_detector, save_detector
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.scoring import Scorer
 from pipeline.errors import InputError
-from pipeline.evaluation.layout import FILE_COLUMNS
-from pipeline.storage import Folder
+from pipeline.evaluation.layout import FILE_COLUMNS, part_rejects_name
+from pipeline.storage import STAGED_SUFFIX, Folder
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -309,6 +311,18 @@ def test_a_damaged_or_missing_shard_is_a_user_error(tmp_path: Path) -> None:
     store.delete(name)
     with pytest.raises(InputError, match=f"{name}: .* missing; `bonafide verify`"):
         StoredUtterances(store).decode(rows, store, "unused")
+
+
+def test_rejects_of_a_killed_worker_do_not_count(tmp_path: Path) -> None:
+    out, scores = Folder(str(tmp_path)), pa.table({"id": ["a"]})
+    reject = {"path": "b", "reason": "silent", "detail": "d"}
+    out.commit(part_rejects_name(0), b"of a worker that was killed before it wrote the scores")
+    write_part(out, 0, scores, [])
+    write_part(out, 1, scores, [reject])
+    unfinished = f"{part_rejects_name(1)}.0123{STAGED_SUFFIX}"
+    out.commit(unfinished, b"PAR1")
+    assert read_rejects(out, 2) == [reject]
+    assert missing_parts(out, 3) == [2]
 
 
 def test_a_part_has_the_utterances_that_start_within_its_seconds() -> None:

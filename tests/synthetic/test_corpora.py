@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import json
+import signal
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -35,6 +37,21 @@ def digests(root: Path) -> dict[str, str]:
 def test_the_same_seed_writes_the_same_files_with_any_number_of_workers(root, tmp_path):
     write_demo_corpora(tmp_path, seed=3, minutes=MINUTES, num_workers=2)
     assert digests(tmp_path) == digests(root)
+
+
+def test_the_workers_of_a_killed_call_exit(tmp_path):
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from pipeline.synthetic.corpora import write_demo_corpora\n"
+        "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"write_demo_corpora(Path(sys.argv[1]), minutes={MINUTES}, num_workers=2, on_progress=die)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    killed = subprocess.run(
+        command, capture_output=True, timeout=240
+    )  # returns once no process has its output
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
 def test_asvspoof2019_la_has_a_protocol_row_for_every_flac_and_nothing_else(root):

@@ -16,6 +16,7 @@ import faulthandler
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -62,7 +63,10 @@ def crash_safe(
     Raises:
         RuntimeError: `MAX_ATTEMPTS` workers died during the work.
     """
-    num_deaths = int(store.read(marker)) if store.exists(marker) else 0
+    try:
+        num_deaths = int(store.read(marker))
+    except FileNotFoundError:
+        num_deaths = 0
     if num_deaths >= MAX_ATTEMPTS:
         store.delete(marker)  # so that the work starts afresh once the cause is fixed
         raise RuntimeError(
@@ -123,7 +127,9 @@ class _Child(Generic[Source, Rest, Result]):
 
     def __call__(self, source: Source, name: str, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
         if self._pool is None:
-            self._pool = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+            self._pool = concurrent.futures.ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn"), initializer=exit_with_parent
+            )
             self._pool.submit(_import, self._decode).result()  # startup does not count towards the time limit
         call: Callable[[], Result] = partial(self._decode, source, name, *args, **kwargs)
         future = self._pool.submit(call)
@@ -146,6 +152,18 @@ class _Child(Generic[Source, Rest, Result]):
                     os.kill(process.pid, signal.SIGKILL)
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = None
+
+
+def exit_with_parent() -> None:
+    """End this child process when its parent dies; the pool alone would leave it waiting for work forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _import(_decode: Callable[..., object]) -> None:

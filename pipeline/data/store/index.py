@@ -162,10 +162,13 @@ def shared_index(folder: Path, write: Callable[[Path], None]) -> Index:
             # A name that begins with a dot was left by a killed writer: nobody else writes while we hold the lock.
             if other != folder and (is_unused or other.name.startswith(".")):
                 shutil.rmtree(other)
-        if not folder.exists():
+        try:
+            index = map_index(folder)
+        except FileNotFoundError:  # not written yet, or a cleaner of TMPDIR has deleted some of its files
             write(folder)
+            index = map_index(folder)
         os.utime(folder)
-        return map_index(folder)
+        return index
 
 
 def _check_range(name: str, column: NDArray[np.integer], limit: int) -> None:

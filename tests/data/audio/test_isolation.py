@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -50,8 +51,21 @@ def test_a_file_that_hangs_the_decoder_is_rejected_after_the_time_limit():
         decode(b"hang", "x.wav", **OPTIONS)
 
 
+def test_the_decoding_process_of_a_killed_worker_exits():
+    program = (
+        "import os, signal\n"
+        "from pipeline.data.audio.isolation import in_subprocess\n"
+        "from tests.data.audio.test_isolation import OPTIONS, load\n"
+        "with in_subprocess(load) as decode:\n"
+        "    decode(b'good', 'x.wav', **OPTIONS)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = run(program)  # returns once no process holds its output open
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, timeout=240)
 
 
 def test_the_watchdog_ends_a_process_whose_decoder_hangs():
@@ -68,8 +82,8 @@ def test_the_time_limit_is_for_each_file_and_not_for_all_of_them():
     done = run(
         "import time\n"
         "from pipeline.data.audio.isolation import with_watchdog\n"
-        "with with_watchdog(lambda data, name: time.sleep(0.15), hang_s=2) as decode:\n"
-        "    for number in range(20): decode(b'', 'x')\n"
+        "with with_watchdog(lambda data, name: time.sleep(0.1), hang_s=4) as decode:\n"
+        "    for number in range(50): decode(b'', 'x')\n"
     )
     assert done.returncode == 0, done.stderr
 

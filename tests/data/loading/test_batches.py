@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -215,8 +217,12 @@ def test_workers_exit_when_the_iterator_is_dropped(store: tuple[Folder, Index]) 
 
 def children() -> list[str]:
     """List the process ids of the children of this process."""
-    threads = Path("/proc/self/task").iterdir()
-    return [child for thread in threads for child in (thread / "children").read_text().split()]
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended since it was listed
+            if int((process / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.append(process.name)
+    return found
 
 
 def test_workers_exit_when_their_rank_is_killed(store: tuple[Folder, Index], tmp_path: Path) -> None:
@@ -234,7 +240,7 @@ print(*children(), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     killed = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    workers, _ = killed.communicate(timeout=120)  # returns once the last worker has exited
+    workers, _ = killed.communicate(timeout=240)  # returns once the last worker has exited
     assert killed.returncode == -signal.SIGKILL
     assert len(workers.split()) == 2
 
@@ -317,16 +323,19 @@ class Bucket(http.server.BaseHTTPRequestHandler):
     waiting: ClassVar[set[str]]
     most: ClassVar[int]
     is_open: ClassVar[threading.Event]
+    lock: ClassVar[threading.Lock] = threading.Lock()
 
     def do_GET(self) -> None:
         byte_range = self.headers["Range"]
-        self.waiting.add(byte_range + self.path)
-        type(self).most = max(self.most, len(self.waiting))
+        with self.lock:
+            self.waiting.add(byte_range + self.path)
+            type(self).most = max(self.most, len(self.waiting))
         if self.most == MAX_REQUESTS:
             self.is_open.set()
-        self.is_open.wait(timeout=20)
+        self.is_open.wait(timeout=50)  # the client waits for a minute
         self.is_open.set()  # after a timeout, serve the remaining requests at once
-        self.waiting.discard(byte_range + self.path)
+        with self.lock:
+            self.waiting.discard(byte_range + self.path)
         begin, end = map(int, byte_range.removeprefix("bytes=").split("-"))
         data = (self.folder / self.path.removeprefix("/bucket/")).read_bytes()[begin : end + 1]
         self.send_response(206)

@@ -197,6 +197,17 @@ def test_a_shared_index_that_was_not_used_for_two_weeks_is_deleted(tmp_path: Pat
     assert_equal(mapped, make_index())  # still readable by the process that has mapped it
 
 
+@pytest.mark.parametrize("name", ["tables.json", "offset"])
+def test_a_shared_index_that_a_cleaner_of_temporary_files_has_damaged_is_written_again(
+    tmp_path: Path, name: str
+) -> None:
+    folder, log = tmp_path / "indexes" / "index", tmp_path / "log"
+    share(folder, log)
+    (folder / name).unlink()
+    assert_equal(shared_index(folder, partial(write_and_log, log)), make_index())
+    assert log.read_text() == "written\n" * 2
+
+
 def test_a_saved_index_is_mapped_and_pickled_as_its_path(tmp_path: Path) -> None:
     index = make_index()
     index.save(tmp_path / "index")

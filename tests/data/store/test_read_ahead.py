@@ -34,7 +34,7 @@ def test_no_more_items_are_read_than_asked_for():
 
 
 def test_items_are_read_at_once():
-    barrier = threading.Barrier(3, timeout=20)  # breaks unless three reads wait for each other
+    barrier = threading.Barrier(3, timeout=120)  # breaks unless three reads wait for each other
     assert len(list(read_ahead(lambda _: barrier.wait(), range(6), num_threads=3, num_ahead=3))) == 6
 
 

@@ -100,6 +100,6 @@ def test_it_runs_with_torch_and_numpy_alone() -> None:
         f"import sys; sys.modules.update(dict.fromkeys({blocked})); "
         f"from jobs.benchmarks.detector import main; sys.exit(main({arguments}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "audio s/s" in done.stdout

@@ -24,7 +24,7 @@ from tests.corpora import write_asvspoof2019_la, write_in_the_wild
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 
-HANG_S = 4.0
+HANG_S = 8.0
 
 
 def catalog(data: Path, store: Path, read: ReadHeader) -> pa.Table:

@@ -10,18 +10,24 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from mlflow.tracking import MlflowClient
+from ray.train import Checkpoint
 
 from jobs import score, train
 from jobs.scoring.config import ScoreConfig
 from jobs.training.config import TrainConfig
+from jobs.training.folder import validation_name
 from jobs.training.record import TrainingRecord
 from jobs.training.registration import validation_digest
+from jobs.training.reporter import Reporter, _Pending
 from jobs.training.validation_log import ValidationLog
-from pipeline import tracking
+from pipeline import lease, tracking
+from pipeline.detector.state import TrainingProgress
+from pipeline.detector.validation import Validation
 from pipeline.errors import InputError
 from pipeline.evaluation.validation_page import from_table
 from pipeline.metrics import ClassScores
-from pipeline.storage import Folder
+from pipeline.storage import STAGED_SUFFIX, Folder
+from tests.detector.toys import toy_detector
 from tests.jobs.training.trainings import config, metrics, result_of, tracking_uri
 
 pytestmark = [
@@ -124,7 +130,41 @@ def test_the_page_includes_validations_from_before_an_interruption(tmp_path: Pat
     scores = {"mlaad": ClassScores(np.array([1.0, 2.0, 0.1]), np.array([-1.0, 0.5]))}
     with tracking.run("", "e", job="train", name="t", metrics_file=tmp_path / "metrics.jsonl") as run:
         for step, best in ((10, 10), (20, 20), (30, 20)):
-            ValidationLog(Folder(str(tmp_path)), run, "t").add(step, scores, best)
+            log = ValidationLog(Folder(str(tmp_path)), run, "t")
+            log.write(step, scores)
+            log.draw(step, best)
     page = (tmp_path / "validation.html").read_text()
     for words in ("step 10 (first)", "step 20 (best)", "step 30 (latest)"):
         assert words in page
+
+
+def test_the_page_is_drawn_beside_files_that_are_not_finished(tmp_path: Path) -> None:
+    scores = {"mlaad": ClassScores(np.array([1.0, 2.0, 0.1]), np.array([-1.0, 0.5]))}
+    unfinished = tmp_path / "validation" / f".step_00000005.parquet.0123{STAGED_SUFFIX}"
+    unfinished.parent.mkdir()
+    unfinished.write_bytes(b"PAR1")  # left by a killed worker
+    file = tmp_path / "metrics.jsonl"
+    with tracking.run("", "e", job="train", name="t", metrics_file=file) as run:
+        file.write_text('{"step": 10, "validation/eer": 0.25}\n{"step": 20, "valid')  # being written
+        log = ValidationLog(Folder(str(tmp_path)), run, "t")
+        log.write(20, scores)
+        log.draw(20, 20)
+    page = (tmp_path / "validation.html").read_text()
+    assert "step 20 (" in page
+    assert "step 5 " not in page
+
+
+def test_the_scores_of_a_validation_are_written_before_the_checkpoint_that_contains_it(
+    tmp_path: Path,
+) -> None:
+    out = Folder(str(tmp_path / "run"))
+    scores = ClassScores(np.array([1.0, 2.0, 0.1]), np.array([-1.0, 0.5]))
+    validation = Validation(0.25, 5, {"mlaad": 0.25}, scores, {"mlaad": scores})
+    pending = _Pending(TrainingProgress(step=40, best_step=40), {}, validation)
+    metadata = {"variant": "tiny", "training": "id"}
+    with lease.held(out) as held, tracking.run("", "e", job="train", name="t") as run:
+        reporter = Reporter(out, held.fence, toy_detector(), metadata, run, rank=0, num_kept=1)
+        (tmp_path / "local").mkdir()
+        with pytest.raises(FileNotFoundError):  # in place of a death at the start of the commit
+            reporter._upload(pending, Checkpoint.from_directory(str(tmp_path / "local")), "step_00000040-0")
+    assert out.exists(validation_name(40))

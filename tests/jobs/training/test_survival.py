@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -78,6 +79,8 @@ def kill_worker(place: Path, out: str, step: int, number: int = 0) -> None:
 
 def stop_driver(place: Path, out: str, step: int, num_before: int) -> None:
     wait_for_step(place, out, step, num_before)
+    # After the training, the signal would end the tests.
+    assert load_result(Folder(str(place / out))) is None, "the training was complete before the signal"
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -90,9 +93,22 @@ def assert_same_training(place: Path, one: str, other: str) -> None:
     assert results[0] == results[1]
 
 
+def trained_steps(place: Path, out: str) -> list[int]:
+    """The steps in the order in which they were trained; repeated ones occur again."""
+    return [int(point["step"]) for point in metrics(place, out) if "train/loss" in point]
+
+
+class Stop(NamedTuple):
+    """Where a training was stopped."""
+
+    step: int
+    num_trained: int
+    """Steps until then, with repetitions."""
+
+
 @pytest.fixture(scope="module")
-def stopped(place: Path) -> int:
-    """The step at which SIGTERM stopped the training in `disturbed`, after one of its workers was killed."""
+def stopped(place: Path) -> Stop:
+    """Where SIGTERM stopped the training in `disturbed`, after one of its workers was killed."""
 
     def disturb() -> None:
         kill_worker(place, "disturbed", 25)
@@ -101,10 +117,10 @@ def stopped(place: Path) -> int:
     with meanwhile(disturb), pytest.raises(SystemExit) as ended:
         train.main(config(place, "disturbed"))
     assert ended.value.code == 143
-    last_step = int(metrics(place, "disturbed")[-1]["step"])
-    assert saved_checkpoints(checkpoint_folder(place, "disturbed"))[-1].step == last_step < NUM_STEPS
+    steps = trained_steps(place, "disturbed")
+    assert saved_checkpoints(checkpoint_folder(place, "disturbed"))[-1].step == steps[-1] < NUM_STEPS
     shutil.copytree(place / "disturbed", place / "fewer")
-    return last_step
+    return Stop(steps[-1], len(steps))
 
 
 def kill_driver(place: Path, out: str) -> None:
@@ -124,14 +140,17 @@ def kill_driver(place: Path, out: str) -> None:
     (place / out / CHECKPOINTS / RAY_CHECKPOINT_LIST).write_text('{"cut')
 
 
-def test_kills_and_a_stop_change_no_bit(place: Path, whole: str, stopped: int) -> None:
+def test_kills_and_a_stop_change_no_bit(place: Path, whole: str, stopped: Stop) -> None:
     kill_driver(place, "disturbed")
     assert load_result(Folder(str(place / "disturbed"))) is None
     train.main(config(place, "disturbed"))
-    steps = [int(point["step"]) for point in metrics(place, "disturbed")]
+    steps = trained_steps(place, "disturbed")
     returns = [after for before, after in itertools.pairwise(steps) if after <= before]
-    assert returns[0] % TRAINING.checkpoint_every == 1, "a killed training resumes after a checkpoint"
-    assert steps.count(stopped) == 1, "the stop cost steps"
+    assert returns
+    for step in returns:
+        after_checkpoint = step % TRAINING.checkpoint_every == 1 or step == stopped.step + 1
+        assert after_checkpoint, "a killed training resumes after a checkpoint"
+    assert steps[stopped.num_trained] == stopped.step + 1, "the stop cost steps"
     assert_same_training(place, whole, "disturbed")
     client = MlflowClient(tracking_uri(place))
     tag = f"tags.`bonafide.training` = '{result_of(place, 'disturbed').id}'"
@@ -144,10 +163,10 @@ def test_kills_and_a_stop_change_no_bit(place: Path, whole: str, stopped: int) -
         assert history == [(step, point[name]) for step, point in sorted(found.items()) if name in point]
 
 
-def test_fewer_workers_continue_the_same_epoch(place: Path, stopped: int) -> None:
+def test_fewer_workers_continue_the_same_epoch(place: Path, stopped: Stop) -> None:
     """One or two workers of two cores each: Ray Train finds room for one."""
     before = newest_state(place, "fewer")["progress"]
-    assert (before["step"], before["world"]) == (stopped, 2)
+    assert (before["step"], before["world"]) == (stopped.step, 2)
     train.main(replace(config(place, "fewer", (1, 2)), cpus_per_worker=2))
     after = newest_state(place, "fewer")["progress"]
     assert (after["step"], after["world"]) == (NUM_STEPS, 1)
@@ -173,13 +192,13 @@ def test_a_resumed_training_takes_the_rest_of_the_epoch(place: Path, whole: str)
 def test_a_step_that_fails_three_times_ends_the_training_with_its_utterances(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    long_steps = replace(TRAINING, num_accumulated=60)
+    long_steps = replace(TRAINING, num_accumulated=200)
     alone = replace(config(place, "fatal", (1, 1)), training=long_steps)
 
     def kill_each() -> None:
         for attempt in range(3):
             wait_for_step(place, "fatal", 1, num_before=attempt)
-            time.sleep(0.2)  # a quarter of a step: its first utterances are read
+            time.sleep(0.5)  # a fifth of a step: its first utterances are read
             os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
 
     uid = "[0-9a-f]{16}"
@@ -205,11 +224,14 @@ def test_workers_of_a_driver_that_lost_its_lease_stop_writing(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = place / "lost"
+    last_steps: list[int] = []
 
     def take_over() -> None:
         wait_for_step(place, "lost", 25)
         claim = json.loads((out / "lease" / "00000001.json").read_text())
-        (out / "lease" / "00000002.json").write_text(json.dumps(claim | {"host": "elsewhere", "pid": 17}))
+        foreign = json.dumps(claim | {"host": "elsewhere", "pid": 17})
+        Folder(str(out)).commit("lease/00000002.json", foreign.encode())
+        last_steps.append(trained_steps(place, "lost")[-1])
 
     with (
         meanwhile(take_over),
@@ -218,7 +240,12 @@ def test_workers_of_a_driver_that_lost_its_lease_stop_writing(
         train.main(config(place, "lost", (1, 1)))
     assert "resuming" not in capsys.readouterr().out
     assert load_result(Folder(str(out))) is None
-    assert [saved.step for saved in saved_checkpoints(checkpoint_folder(place, "lost"))] == [20]
+    (last_step,) = last_steps
+    assert last_step < NUM_STEPS
+    # A worker that checked the lease just before it was lost may still write one step.
+    assert trained_steps(place, "lost")[-1] <= last_step + 1
+    steps = [saved.step for saved in saved_checkpoints(checkpoint_folder(place, "lost"))]
+    assert steps and steps[-1] <= last_step + 1
 
 
 def test_a_preempted_machine_costs_no_step(place: Path) -> None:
