@@ -30,7 +30,7 @@ class TrainBenchmark:
     seconds: float = 2.0
     """Length of the longest utterance."""
     num_steps: int = 12
-    """Measured steps of each side, in turns; the fastest counts."""
+    """Measured steps of each side, which alternate; the fastest counts."""
     num_threads: int = 1
     """CPU threads of each process."""
     ranks_variant: str = "w2v_small"
@@ -44,7 +44,7 @@ def measure(config: TrainBenchmark) -> Iterator[Measured]:
         InputError: a setting is unknown, or the batch does not fit into memory.
     """
     for precision in config.precisions:
-        print_now(f"{config.variant} {precision}: bonafide and transformers in turns")
+        print_now(f"{config.variant} {precision}: bonafide and transformers alternate")
         ours, theirs = run(config, config.variant, precision, "--peer", "off,on")
         shares = ", ".join(f"{name} {share:.0%}" for name, share in ours["shares"].items())
         yield Measured(f"{config.variant} {precision}", speed(ours), shares)

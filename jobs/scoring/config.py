@@ -39,8 +39,8 @@ class ScoreConfig:
     batch_seconds: float = 200.0
     """Audio per batch, including padding, in seconds."""
     part_seconds: float = 1800.0
-    """Audio per part, in seconds. A part is batched by length, and is what a killed run scores again. With --audio
-    durations are estimated from file sizes."""
+    """Audio per part, in seconds. An interrupted run loses the parts that it has not finished. With --audio, durations
+    are estimated from file sizes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if the cluster has any."""
     num_workers: int = 0

@@ -22,7 +22,7 @@ CHUNK_TOLERANCE_S = 0.05
 
 
 def choose_recipe(config: TrainConfig) -> Recipe:
-    """Load the recipe that the command names; by default the paper's, for every corpus of the store.
+    """Load the recipe that the command names; without a name, the default recipe: every training corpus trains.
 
     Raises:
         InputError: the recipe does not exist, is malformed, or lacks a corpus that the command names.

@@ -32,7 +32,8 @@ class TrainConfig:
     """Shape of the front end."""
     head: HeadConfig = field(default_factory=HeadConfig)
     init: str = ""
-    """Checkpoint file to start from: a self-supervised model or a detector. Random weights by default."""
+    """Checkpoint to start from, a local file or folder: a self-supervised model or a detector. Random weights by
+    default."""
     num_workers: Bounds = Bounds((1, 1))
     """Workers (ranks), each with one GPU where there are GPUs. Two numbers, 4,16, are a minimum and a maximum: the
     training grows and shrinks with the cluster."""
@@ -42,7 +43,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if the cluster has any."""
     max_failures: int = 3
-    """Failed attempts in a row, without a new checkpoint in between, after which the training gives up."""
+    """Failed attempts in a row, without a new checkpoint in between, that are followed by another attempt."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints to keep; the best weights are kept separately."""
     augment: Names = Names()

@@ -38,7 +38,7 @@ class BatchConfig:
     """Number of length buckets; all batches of a bucket have the same shape."""
     crop_min_s: float = 10.0
     crop_max_s: float = 13.0
-    """Longer utterances are cropped to a random window of crop_min_s to crop_max_s; inf (flag: `.inf`) disables it."""
+    """Longer utterances are cropped to a random window of crop_min_s to crop_max_s; inf disables cropping."""
     window_shards: int = 32
     """Number of shards whose utterances are shuffled together."""
     weights: dict[str, float] = field(default_factory=dict)
