@@ -69,6 +69,10 @@ class TrainConfig:
             tracking.check_name(self.registered_name)
         if self.variant not in VARIANTS:
             raise InputError(f"unknown variant {self.variant!r}{did_you_mean(self.variant, VARIANTS)}")
+        if self.augment:
+            from pipeline.data.loading.augment import augmentation  # scipy takes a moment to import
+
+            augmentation(self.augment)
         if self.chunk_s < 0:
             raise InputError(
                 f"chunk_s is {self.chunk_s}; it must be positive, or 0 for the crop range of batch"
