@@ -80,6 +80,9 @@ class TrainConfig:
         for name in ("cpus_per_worker", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("loader_workers", "max_failures"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         smallest, largest = self.num_workers
         if not 1 <= smallest <= largest:
             raise InputError(

@@ -133,6 +133,12 @@ def test_an_unknown_augmentation_is_refused_with_the_config() -> None:
         replace(BASIC, augment=Names(["rawbost5"]))
 
 
+@pytest.mark.parametrize("name", ["loader_workers", "max_failures"])
+def test_a_negative_number_is_refused_with_the_config(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} is -1; it must be 0 or more"):
+        replace(BASIC, **{name: -1})  # type: ignore[arg-type]
+
+
 @uses_ray
 def test_finding_the_largest_batch_needs_a_gpu(place: Path) -> None:
     asked = replace(config(place, "filled", (1, 1)), find_batch_seconds=True, device="cpu")
