@@ -44,7 +44,7 @@ def measure(config: TrainBenchmark) -> Iterator[Measured]:
         InputError: a setting is unknown, or the batch does not fit into memory.
     """
     for precision in config.precisions:
-        print_now(f"{config.variant} {precision}: bonafide and transformers in turns")
+        print_now(f"{config.variant} {precision}: bonafide and transformers alternate")
         ours, theirs = run(config, config.variant, precision, "--peer", "off,on")
         shares = ", ".join(f"{name} {share:.0%}" for name, share in ours["shares"].items())
         yield Measured(f"{config.variant} {precision}", speed(ours), shares)

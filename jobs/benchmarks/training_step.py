@@ -83,7 +83,7 @@ class Speed:
 def measure(
     cases: Sequence[Case], device: torch.device, num_steps: int, profile: Path | None = None
 ) -> list[Speed]:
-    """Measure several cases in turns, so that other load on the machine affects all of them alike.
+    """Measure several cases alternately, so that other load on the machine affects all of them alike.
 
     Args:
         cases: configurations to compare.

@@ -14,6 +14,7 @@ from jobs.training.resolve import ResolvedTraining, fixed_settings
 from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.corpora.recipe import EXCLUDED, Recipe, Use, find_leakage, load_recipe
 from pipeline.data.corpora.utterance import LABELS
+from pipeline.data.loading.buckets import weight_table
 from pipeline.data.store.snapshot import Snapshot, load_utterances
 from pipeline.errors import InputError
 
@@ -75,10 +76,11 @@ def check_data(training: ResolvedTraining) -> None:
     """Refuse data that cannot be trained on; print which corpora of the recipe the snapshot lacks, and leakage.
 
     Raises:
-        InputError: the training or the validation data lack a class, an excluded split is needed, or chunks are
-            shorter than the crop.
+        InputError: the training or the validation data lack a class, an excluded split is needed, chunks are shorter
+            than the crop, or a weight names no corpus.
     """
     config, recipe, snapshot = training.config, training.recipe, training.snapshot
+    weight_table(list(snapshot.corpora), config.batch)  # raises for a weight of an unknown corpus
     check_exclusions(recipe, snapshot)
     table = load_utterances(training.store, snapshot, ["corpus", "label", "artifact", "split", "seconds"])
     check_chunks(config, table)

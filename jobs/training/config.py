@@ -32,7 +32,8 @@ class TrainConfig:
     """Name of the front end: w2v_small, xlsr_300m, xlsr_1b, mms_1b, hubert_xl …"""
     head: HeadConfig = field(default_factory=HeadConfig)
     init: str = ""
-    """Checkpoint file to start from: a self-supervised model or a detector. Random weights by default."""
+    """Checkpoint to start from, a local file or folder: a self-supervised model or a detector. Random weights by
+    default."""
     num_workers: Bounds = Bounds((1, 1))
     """Workers (ranks), each with one GPU if the cluster has any. Two numbers (4,16) are a minimum and a maximum:
     the training grows and shrinks with the cluster."""
@@ -69,6 +70,10 @@ class TrainConfig:
             tracking.check_name(self.registered_name)
         if self.variant not in VARIANTS:
             raise InputError(f"unknown variant {self.variant!r}{did_you_mean(self.variant, VARIANTS)}")
+        if self.augment:
+            from pipeline.data.loading.augment import augmentation  # scipy takes a moment to import
+
+            augmentation(self.augment)
         if self.chunk_s < 0:
             raise InputError(
                 f"chunk_s is {self.chunk_s}; it must be positive, or 0 for the crop range of batch"
@@ -76,6 +81,9 @@ class TrainConfig:
         for name in ("cpus_per_worker", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("loader_workers", "max_failures"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         smallest, largest = self.num_workers
         if not 1 <= smallest <= largest:
             raise InputError(

@@ -82,7 +82,7 @@ figcaption { font-weight: 600; font-size: .92rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; color: var(--muted); font-size: .82rem; }
 .legend i { display: inline-block; width: .75rem; height: .75rem; margin-right: .4rem; border-radius: 3px;
   vertical-align: -1px; }
-figure > svg { display: block; width: 100%; min-width: 370px; height: auto; }
+figure > svg { display: block; width: 100%; min-width: 320px; height: auto; }
 svg text { fill: var(--muted); font-size: 11px; font-variant-numeric: tabular-nums; }
 svg .value { fill: var(--ink); }
 svg .gridline { stroke: var(--line); stroke-width: 1; }

@@ -91,7 +91,8 @@ def test_training_and_validation_hours_match_the_loaded_index(store: Folder):
 
 def test_weights_match_those_used_to_draw_batches(store: Folder):
     snapshot = commit_snapshot(store, speech_and_vocoded(store)[:2])
-    table = weight_table(load_index(store, snapshot, MIX, "train"), BatchConfig(weights=dict(MIX.weights)))
+    corpora = load_index(store, snapshot, MIX, "train").corpora
+    table = weight_table(corpora, BatchConfig(weights=dict(MIX.weights)))
     assert table.tolist() == [
         [utterance_weight(MIX, corpus, label) for label in LABELS] for corpus in snapshot.corpora
     ]

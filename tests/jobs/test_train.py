@@ -121,6 +121,25 @@ def test_missing_spoof_utterances_in_the_validation_data_are_named(place: Path) 
 
 
 @uses_ray
+def test_a_weight_of_an_unknown_corpus_is_refused_before_the_training_starts(place: Path) -> None:
+    snapshot = load_snapshot(Folder(str(place / "store")))
+    asked = replace(config(place, "x"), batch=BatchConfig(weights={"libritts_z": 2.0}))
+    with pytest.raises(InputError, match="'libritts_z' is not a corpus"):
+        check_data(resolve(asked, None, Recipe(), snapshot))
+
+
+def test_an_unknown_augmentation_is_refused_with_the_config() -> None:
+    with pytest.raises(InputError, match=r"unknown augmentation 'rawbost5'; did you mean rawboost5\?"):
+        replace(BASIC, augment=Names(["rawbost5"]))
+
+
+@pytest.mark.parametrize("name", ["loader_workers", "max_failures"])
+def test_a_negative_number_is_refused_with_the_config(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} is -1; it must be 0 or more"):
+        replace(BASIC, **{name: -1})  # type: ignore[arg-type]
+
+
+@uses_ray
 def test_finding_the_largest_batch_needs_a_gpu(place: Path) -> None:
     asked = replace(config(place, "filled", (1, 1)), find_batch_seconds=True, device="cpu")
     with pytest.raises(InputError, match="GPU"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,7 +38,7 @@ class BatchConfig:
     """Number of length buckets; all batches of a bucket have the same shape."""
     crop_min_s: float = 10.0
     crop_max_s: float = 13.0
-    """Longer utterances are cropped to a random window of crop_min_s to crop_max_s; inf: no cropping."""
+    """Longer utterances are cropped to a random window of crop_min_s to crop_max_s; inf disables cropping."""
     window_shards: int = 32
     """Number of shards whose utterances are shuffled together."""
     weights: dict[str, float] = field(default_factory=dict)
@@ -100,19 +100,19 @@ class DrawnRows:
     """Length after cropping."""
 
 
-def weight_table(index: Index, config: BatchConfig) -> NDArray[np.float64]:
+def weight_table(corpora: Sequence[str], config: BatchConfig) -> NDArray[np.float64]:
     """Compute the draws per epoch of an utterance of each corpus and label: [corpora, labels].
 
     Raises:
-        InputError: a weight names neither a corpus of the index nor a label.
+        InputError: a weight names neither one of the corpora nor a label.
     """
-    rows = {corpus: [row] for row, corpus in enumerate(index.corpora)} | {"": range(len(index.corpora))}
+    rows = {corpus: [row] for row, corpus in enumerate(corpora)} | {"": range(len(corpora))}
     columns = {label: [column] for column, label in enumerate(LABELS)} | {"": range(len(LABELS))}
-    table = np.ones((len(index.corpora), len(LABELS)))
+    table = np.ones((len(corpora), len(LABELS)))
     for name, weight in config.weights.items():
         corpus, label = ("", name) if name in LABELS else (name.partition("/")[0], name.partition("/")[2])
         if corpus not in rows or label not in columns:
-            known = ", ".join((*index.corpora, *LABELS))
+            known = ", ".join((*corpora, *LABELS))
             raise InputError(f"weights: {name!r} is not a corpus, label or corpus/label; known: {known}")
         table[np.ix_(rows[corpus], columns[label])] *= weight
     return table
@@ -174,7 +174,7 @@ def shard_slices(index: Index) -> Iterator[tuple[int, int, slice]]:
 
 def _count_frames(index: Index, config: BatchConfig) -> NDArray[np.float64]:
     """Count the utterances of each length in frames that an epoch draws on average: [F]."""
-    weights = weight_table(index, config)
+    weights = weight_table(index.corpora, config)
     shortest, longest = _crop_range(config)
     limit = math.ceil(min(longest, config.max_seconds * SAMPLE_RATE) / FRAME_SAMPLES)
     total = np.zeros(limit + 2)

@@ -93,7 +93,7 @@ class EpochPlan:
         self.epoch = epoch
         self.buckets = buckets or plan_buckets(index, config)
         """The same for all epochs of an index; pass them on to the next plan to save a pass over the index."""
-        self._weights = weight_table(index, config)
+        self._weights = weight_table(index.corpora, config)
         self._first_row = np.searchsorted(index.shard, np.arange(len(index.shards) + 1))
         self._draws: OrderedDict[int, tuple[DrawnRows, NDArray[np.int64]]] = OrderedDict()
         self._orders: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
