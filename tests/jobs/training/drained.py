@@ -17,7 +17,7 @@ from jobs import train
 from jobs.ray_session import LOCAL_ENV, RAY_ENV
 from tests.jobs.training.trainings import TRAINING, config, wait_for_step
 
-GRACE_S = 60
+GRACE_S = 240
 
 
 def main(place: Path, out: str) -> None:
