@@ -39,9 +39,8 @@ def serving(database: str, folder: Path) -> Iterator[str]:
     server, uri = start_server(database, folder)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(
-                "MLFLOW_HTTP_REQUEST_TIMEOUT", "120"
-            )  # the first request takes long on a busy machine
+            # The first request takes long on a busy machine.
+            patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
             yield uri
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -48,9 +48,8 @@ def test_the_workers_of_a_killed_call_exit(tmp_path):
         f"write_demo_corpora(Path(sys.argv[1]), minutes={MINUTES}, num_workers=2, on_progress=die)\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
-    killed = subprocess.run(
-        command, capture_output=True, timeout=240
-    )  # returns once no process has its output
+    # This returns once no process holds the output open.
+    killed = subprocess.run(command, capture_output=True, timeout=240)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
