@@ -18,6 +18,13 @@ class UnavailableError(InputError):
     """A server does not answer or reports a temporary failure; retrying later may succeed."""
 
 
+class UnreadableError(InputError):
+    """One file cannot be read: its permissions, a loop of links, or a read error of the disk.
+
+    Whoever reads many files turns it into one row and goes on; elsewhere it ends the command like any `InputError`.
+    """
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean NEAREST?` for an error message, or the list of known names if none is near."""
     names = list(known)

@@ -61,6 +61,8 @@ class FileInfo:
     """Changes when the file is overwritten: the modification time in ns, or the ETag on S3."""
     modified: float
     """Seconds since the epoch; 0 if the file is a dangling link."""
+    problem: str = ""
+    """Why the file must not be opened: `unreadable`, `link-loop` or `special`; empty for an ordinary file."""
 
 
 @dataclass(frozen=True, slots=True)

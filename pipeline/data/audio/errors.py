@@ -10,10 +10,12 @@ Reason = Literal[
     "undecodable",  # the decoder gave up
     "truncated",  # fewer samples than the header states
     "length_mismatch",  # more samples than the header states
+    "trailing_data",  # the stated audio ends before the file does, and the rest is no known chunk or tag
     "absurd_rate",  # outside MIN_SAMPLE_RATE … MAX_SAMPLE_RATE
     "too_long",  # longer than the caller's limit
     "too_short",  # shorter than one frame of the front end
     "outside",  # the segment begins or ends beyond the end of the audio
+    "cancelling",  # the channels cancel each other in the downmix
     "silent",  # the downmix varies by less than one step of PCM16
     "not_finite",  # NaN or infinity among the samples
     "crashes_decoder",  # the decoding process died

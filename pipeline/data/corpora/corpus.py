@@ -14,6 +14,7 @@ from pipeline.data.corpora.utterance import (
     LABELS,
     SPLITS,
     Entry,
+    NotAudio,
     Problem,
     Utterance,
     utterance_uid,
@@ -38,7 +39,8 @@ def read_corpus(manifest: Manifest, root: Folder) -> Iterator[Utterance | Proble
         InputError: the folder or its protocol does not exist, or the protocol is not a table.
     """
     for _, item in read_files(manifest, root):
-        yield item
+        if not isinstance(item, NotAudio):
+            yield item
 
 
 def read_files(manifest: Manifest, root: Folder) -> Iterator[Entry]:

@@ -53,10 +53,25 @@ class Problem:
     reason: str
     """Short name to count by: `stray`, `unlisted`, `known-bad`, `unknown-label`, `missing`, `duplicate-row` …"""
     detail: str = ""
+    label: str | None = None
+    """The class that loses an utterance, as far as path and protocol tell; None means unknown."""
+    artifact: str | None = None
+    attack: str | None = None
+    language: str | None = None
 
 
-Entry = tuple[FileInfo | None, Utterance | Problem]
-"""A listed file with its utterance or problem; the file is None if there is only a row of a protocol."""
+@dataclass(frozen=True, slots=True)
+class NotAudio:
+    """A file that is left out by rule: it is counted by kind, and gets no row in the catalog."""
+
+    path: str
+    """Relative to the root of the corpus."""
+    kind: str
+    """The ending of its name (`.txt`), `no ending`, `hidden` or `system`."""
+
+
+Entry = tuple[FileInfo | None, Utterance | Problem | NotAudio]
+"""A listed file with what it is; the file is None if there is only a row of a protocol."""
 
 
 def utterance_uid(corpus: str, path: str, start: int | None = None, end: int | None = None) -> str:

@@ -23,8 +23,8 @@ from pipeline.data.audio.load import codec_versions, probe
 from pipeline.data.corpora.corpus import segment
 from pipeline.data.corpora.manifest import Manifest
 from pipeline.data.corpora.recipe import EXCLUDED, NO_SPLIT, Recipe
-from pipeline.data.corpora.utterance import Problem, Utterance
-from pipeline.storage import FileInfo, Folder
+from pipeline.data.corpora.utterance import Entry, NotAudio, Problem, Utterance
+from pipeline.storage import Folder
 
 SAMPLED_BYTES = 64 * 1024
 """Bytes at each end of a file that its fingerprint covers; files up to twice as long are covered completely."""
@@ -155,11 +155,11 @@ ReadHeader = Callable[[Folder, str, int], HeaderColumns]
 """Reads the header of a file, given its folder, path and size in bytes; see `read_header`."""
 
 
-def rows(
-    items: Iterable[tuple[FileInfo | None, Utterance | Problem]], corpus: str, recipe: Recipe
-) -> Iterator[CatalogRow]:
+def rows(items: Iterable[Entry], corpus: str, recipe: Recipe) -> Iterator[CatalogRow]:
     """Turn what `read_files` yields into catalog rows without headers; exclusions by the recipe become problems."""
     for file, item in items:
+        if isinstance(item, NotAudio):
+            continue
         size, version = (None, None) if file is None else (file.size, file.version)
         if isinstance(item, Problem):
             problem: ProblemColumns = {"problem": item.reason, "detail": item.detail}
@@ -167,6 +167,10 @@ def rows(
                 **_EMPTY_ROW,
                 "corpus": corpus,
                 "path": item.path,
+                "label": item.label,
+                "artifact": item.artifact,
+                "attack": item.attack,
+                "language": item.language,
                 "size": size,
                 "version": version,
                 **problem,
