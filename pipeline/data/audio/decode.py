@@ -1,7 +1,8 @@
 """Two decoders behind one interface: libsndfile, and FFmpeg in process through PyAV.
 
-Both yield float32 blocks [num_samples, num_channels] and provide a `Header`. Errors that their libraries raise about
-a file become an `AudioError`; I/O errors of the storage pass through unchanged.
+Both decode from front to back and never seek, because a seek changes what some decoders return: they yield float32
+blocks [num_samples, num_channels] and provide a `Header`. Errors that their libraries raise about a file become an
+`AudioError`; I/O errors of the storage pass through unchanged.
 """
 
 from __future__ import annotations
@@ -17,12 +18,6 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline.data.audio.containers import (
-    ends_ogg_stream,
-    has_mpeg_contents,
-    missing_mp4_bytes,
-    missing_riff_bytes,
-)
 from pipeline.data.audio.errors import AudioError, Reason
 
 MIN_SAMPLE_RATE = 4_000
@@ -63,7 +58,9 @@ _FFMPEG_FORMATS = {
     "wav": "wav",
     "flac": "flac",
     "mp3": "mp3",
+    "ogg": "ogg",
 }
+_SNDFILE_CONTAINERS = frozenset({"wav", "flac", "ogg", "mp3"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +90,35 @@ class Reader(Protocol):
     name: str
     header: Header
 
-    def blocks(self, start: int, end: int | None) -> Iterator[Samples]:
-        """Decode the samples from `start` up to `end` (exclusive; None: the end of the audio)."""
+    def blocks(self) -> Iterator[Samples]:
+        """Decode from the first sample to the last; may be called once."""
 
     def close(self) -> None:
         """Free the decoder."""
 
 
+class _SequentialFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A `SoundFile` that is read from front to back.
+
+    The base class seeks after every read of a seekable file. In an MP3, that empties the bit reservoir, which changes
+    samples; in a damaged Ogg file, it repeats the tail until the stated length is reached.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 class SndfileReader:
     """An audio file opened by libsndfile."""
 
-    def __init__(self, file: BinaryIO, name: str, container: str, codec: str) -> None:
+    def __init__(self, source: BinaryIO, name: str, container: str, codec: str) -> None:
         self.name = name
-        size = _check_ends(file, name, container)
-        is_exact = container != "mp3" or has_mpeg_contents(file)
+        size = source.seek(0, io.SEEK_END)
         # A BytesIO cannot raise I/O errors, so it needs no wrapper; skipping it makes mp3 decoding about 10 % faster.
-        self._recorder = None if isinstance(file, io.BytesIO) else _ErrorRecorder(file)
-        file.seek(0)
+        self._recorder = None if isinstance(source, io.BytesIO) else _ErrorRecorder(source)
+        source.seek(0)
         try:
-            self._sound = soundfile.SoundFile(self._recorder or file)
+            self._sound = _SequentialFile(self._recorder or source)
         except (soundfile.SoundFileError, TypeError, ValueError) as error:
             raise self._to_error(error) from error
         num_samples = int(self._sound.frames) if 0 < self._sound.frames < _UNKNOWN_LENGTH else 0
@@ -124,27 +131,22 @@ class SndfileReader:
             encoding="FLAC" if container == "flac" else encoding,
             sample_rate=rate,
             num_channels=int(self._sound.channels),
-            num_samples=num_samples if is_exact and num_samples else None,
+            num_samples=num_samples if num_samples and container != "mp3" else None,
             bit_depth=bit_depth,
             bitrate=round(8 * size / seconds) if seconds else 0,
             seconds=seconds,
         )
 
-    def blocks(self, start: int, end: int | None) -> Iterator[Samples]:
-        """Seek to sample `start` and decode up to `end`."""
-        position = start
+    def blocks(self) -> Iterator[Samples]:
+        """Decode from the first sample to the last."""
         block_samples = max(_BLOCK_SAMPLES // self.header.num_channels, 1)
         try:
-            if start:
-                self._sound.seek(start)
-            while end is None or position < end:
-                wanted = block_samples if end is None else min(block_samples, end - position)
-                block = self._sound.read(wanted, dtype="float32", always_2d=True)
+            while True:
+                block = self._sound.read(block_samples, dtype="float32", always_2d=True)
                 if self._recorder is not None and self._recorder.error is not None:
                     raise self._recorder.error
                 if len(block) == 0:
                     return
-                position += len(block)
                 yield block
         except soundfile.SoundFileError as error:
             raise self._to_error(error) from error
@@ -163,14 +165,14 @@ class SndfileReader:
 class FfmpegReader:
     """An audio file opened by FFmpeg."""
 
-    def __init__(self, file: BinaryIO, name: str, container: str) -> None:
+    def __init__(self, source: BinaryIO, name: str, container: str) -> None:
         self.name = name
-        self._size = _check_ends(file, name, container)
-        file.seek(0)
+        self._size = source.seek(0, io.SEEK_END)
+        source.seek(0)
         try:
             # The format is forced, so that a playlist disguised as audio cannot make FFmpeg open other files.
             self._input = av.open(
-                file, mode="r", format=_FFMPEG_FORMATS[container], metadata_errors="replace"
+                source, mode="r", format=_FFMPEG_FORMATS[container], metadata_errors="replace"
             )
         except av.error.FFmpegError as error:
             raise AudioError("undecodable", name, f"ffmpeg: {error}") from error
@@ -208,17 +210,9 @@ class FfmpegReader:
             seconds=max(seconds, 0.0),
         )
 
-    def blocks(self, start: int, end: int | None) -> Iterator[Samples]:
-        """Decode from the beginning and yield the samples from `start` up to `end`."""
-        position = 0
-        for frame in self._gathered():
-            if end is not None and position >= end:
-                return
-            samples = _to_float(frame)
-            first, last = max(start - position, 0), len(samples) if end is None else end - position
-            position += len(samples)
-            if first < len(samples):
-                yield samples[first:last]
+    def blocks(self) -> Iterator[Samples]:
+        """Decode from the first sample to the last."""
+        return map(_to_float, self._gathered())
 
     def _gathered(self) -> Iterator[Any]:
         """Yield frames of a few seconds. FFmpeg returns about 20 ms at a time: slower in Python than the decoding."""
@@ -259,6 +253,30 @@ class FfmpegReader:
         self._input.close()
 
 
+def decoders(container: str) -> tuple[str, ...]:
+    """Return the decoders of a container, the preferred one first."""
+    has_sndfile, has_ffmpeg = container in _SNDFILE_CONTAINERS, container in _FFMPEG_FORMATS
+    return ("libsndfile",) * has_sndfile + ("ffmpeg",) * has_ffmpeg
+
+
+def open_reader(decoder: str, source: BinaryIO, name: str, container: str, codec: str) -> Reader:
+    """Open an audio file with one of its `decoders`.
+
+    Args:
+        decoder: one of `decoders(container)`.
+        source: the file, or the part of it that the decoder is given.
+        name: file name for error messages.
+        container: container of the source.
+        codec: codec of the source; empty if only the decoder can tell.
+
+    Raises:
+        AudioError: not_audio, undecodable, absurd_rate.
+    """
+    if decoder == "libsndfile":
+        return SndfileReader(source, name, container, codec)
+    return FfmpegReader(source, name, container)
+
+
 class _ErrorRecorder:
     """A file wrapper that records I/O errors, which libsndfile would otherwise swallow."""
 
@@ -275,17 +293,6 @@ class _ErrorRecorder:
             return 0
         buffer[: len(data)] = data
         return len(data)
-
-
-def _check_ends(file: BinaryIO, name: str, container: str) -> int:
-    """Reject a file whose structure shows that its end is missing, which decoders overlook; return its size."""
-    missing = missing_riff_bytes(file) if container == "wav" else 0
-    missing = missing_mp4_bytes(file) if container == "mp4" else missing
-    if missing:
-        raise AudioError("truncated", name, f"{missing} bytes are missing")
-    if container == "ogg" and not ends_ogg_stream(file):
-        raise AudioError("truncated", name, "the last page does not end the stream")
-    return file.seek(0, io.SEEK_END)
 
 
 def _checked_rate(rate: int, name: str) -> int:

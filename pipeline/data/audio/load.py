@@ -1,24 +1,20 @@
 """Decode an audio file of any common format to a 16 kHz mono waveform.
 
-Each codec has one fixed decoder: libsndfile for wav, flac, ogg (vorbis, opus) and mp3; FFmpeg for m4a, aac, wma and
-webm, for wav and flac that libsndfile rejects, and for mp3 whose length libsndfile would underestimate. The format is
-recognised from the content, never from the file name.
-
-The decoded length must match the length that the header states: exactly for wav and flac, within LOSSY_TOLERANCE_S for
-codecs with encoder delay and padding. Formats that state no length are checked otherwise: an ogg stream by its
-end-of-stream flag, an mp3 by counting its frames.
+The format is recognised from the content, never from the file name. The structure of the container tells where its
+audio is and how long it must be (`containers.locate`); libsndfile or FFmpeg decodes those bytes from front to back, and
+the second is asked where the first one refuses. A file whose samples are not as many as its structure promises is
+rejected, so what is kept is what the file holds.
 
 A waveform that exceeds full scale is scaled down to fit. Clipping would add an artefact that is not in the recording,
-and detectors normalise the level of each utterance anyway.
+and detectors normalise the level of each utterance anyway. Channels are averaged; channels that cancel each other are
+rejected.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeVar
 
 import av
@@ -26,18 +22,26 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline.data.audio.containers import mpeg_num_samples, recognise
-from pipeline.data.audio.decode import LOSSLESS, FfmpegReader, Header, Reader, Samples, SndfileReader
-from pipeline.data.audio.errors import AudioError
+from pipeline.data.audio.containers.extent import Extent
+from pipeline.data.audio.containers.locate import locate
+from pipeline.data.audio.containers.tolerances import ENCODER_DELAY_S
+from pipeline.data.audio.decode import LOSSLESS, Header, Reader, Samples, decoders, open_reader
+from pipeline.data.audio.errors import AudioError, Reason
 from pipeline.data.audio.waveform import MAX_SECONDS, MIN_SAMPLES, PCM16_SCALE, SAMPLE_RATE, Waveform
-
-POLICY = "1"
-"""Version of the conversion to waveforms; raised when the same file would give different samples."""
-RESAMPLERS = ("soxr_hq", "torchaudio")
-LOSSY_TOLERANCE_S = 0.1
+from pipeline.data.audio.window import window, window_of_bytes
 
 T = TypeVar("T")
-_SNDFILE_CONTAINERS = frozenset({"wav", "flac", "ogg", "mp3"})
+
+POLICY = "2"
+"""Version of the conversion to waveforms; raised when the same file would give different samples."""
+RESAMPLERS = ("soxr_hq", "torchaudio")
+
+CANCELLING_RATIO = 0.1
+"""Channels cancel each other if the downmix keeps less than this share of their level (−20 dB). Two independent
+channels keep 0.7 of it, and one active channel among sixty-four silent ones keeps 0.125."""
+
+_SECOND_OPINION: frozenset[Reason] = frozenset({"undecodable", "truncated", "length_mismatch", "absurd_rate"})
+"""Verdicts of one decoder after which the next one is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +64,157 @@ def probe(file: BinaryIO, name: str) -> Header:
     Raises:
         AudioError: empty, not_audio, undecodable, absurd_rate, or truncated if the header already shows it.
     """
-    container, codec = _recognise(file, name)
-    if container in _SNDFILE_CONTAINERS:
+    container, codec, extent = locate(file, name, is_whole=False)
+    failures: list[AudioError] = []
+    for decoder in decoders(extent.container):
         try:
-            with closing(SndfileReader(file, name, container, codec)) as reader:
-                return reader.header
+            reader = open_reader(decoder, window(file, extent), name, extent.container, codec)
         except AudioError as error:
-            if not _should_try_ffmpeg(error, container):
-                raise
-    with closing(FfmpegReader(file, name, container)) as fallback:
-        return fallback.header
+            failures.append(error)
+            continue
+        reader.close()
+        return _completed(reader.header, container, extent)
+    raise _most_telling(failures)
+
+
+class OpenAudio:
+    """A file in memory that is decoded from front to back; ascending segments share one decode.
+
+    Can be pickled: the copy starts again from the first sample.
+    """
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self.data = data
+        self.name = name
+        self._located: tuple[str, str, Extent] | None = None
+        self._cursor: _Cursor | None = None
+
+    def __reduce__(self) -> tuple[type[OpenAudio], tuple[bytes, str]]:
+        return OpenAudio, (self.data, self.name)
+
+    def load(self, start: int, end: int | None, resampler: str, max_seconds: float) -> Loaded:
+        """Decode one segment; see `load_audio`."""
+
+        def consume(cursor: _Cursor) -> Loaded:
+            blocks = cursor.segment(start, end, max_seconds)
+            waveform = _to_waveform(blocks, cursor.header, self.name, resampler)
+            return Loaded(waveform, cursor.header, cursor.decoder)
+
+        return self._decode(start, consume)
+
+    def measure(self) -> int:
+        """Decode the whole file and count its samples per channel, at its own rate."""
+
+        def consume(cursor: _Cursor) -> int:
+            for _ in cursor.segment(0, None, np.inf):
+                pass
+            return cursor.position
+
+        return self._decode(0, consume)
+
+    def close(self) -> None:
+        """Free the decoder."""
+        if self._cursor is not None:
+            self._cursor.reader.close()
+            self._cursor = None
+
+    def _decode(self, start: int, consume: Callable[[_Cursor], T]) -> T:
+        """Pass a decoder that has not passed `start` to `consume`; ask the next decoder where one refuses."""
+        if self._located is None:
+            self._located = locate(io.BytesIO(self.data), self.name, is_whole=True)
+        remaining = decoders(self._located[2].container)
+        if self._cursor is not None and self._cursor.position > start:
+            self.close()
+        if self._cursor is not None:
+            remaining = remaining[remaining.index(self._cursor.decoder) :]
+        failures: list[AudioError] = []
+        for decoder in remaining:
+            try:
+                if self._cursor is None:
+                    self._cursor = self._open(decoder, *self._located)
+                return consume(self._cursor)
+            except AudioError as error:
+                self.close()
+                if error.reason not in _SECOND_OPINION:
+                    raise
+                failures.append(error)
+        raise _most_telling(failures)
+
+    def _open(self, decoder: str, container: str, codec: str, extent: Extent) -> _Cursor:
+        source = window_of_bytes(self.data, extent)
+        reader = open_reader(decoder, source, self.name, extent.container, codec)
+        return _Cursor(reader, decoder, _completed(reader.header, container, extent), extent)
+
+
+class _Cursor:
+    """A decoder and how far it has come."""
+
+    def __init__(self, reader: Reader, decoder: str, header: Header, extent: Extent) -> None:
+        self.reader, self.decoder, self.header, self.extent = reader, decoder, header, extent
+        self.position = 0
+        """Samples per channel that have been returned or passed over."""
+        self._blocks = reader.blocks()
+        self._block: Samples | None = None
+
+    def segment(self, start: int, end: int | None, max_seconds: float) -> Iterator[Samples]:
+        """Yield the samples of a segment; check its length against the structure of the file and the limit.
+
+        Raises:
+            AudioError: outside, too_long, truncated, length_mismatch, too_short, or what the decoder raises.
+        """
+        header, name = self.header, self.reader.name
+        if start < 0 or (end is not None and end <= start):
+            raise ValueError(f"{name}: no segment from {start} to {end}")
+        stated = header.num_samples
+        if stated is not None and 0 < stated <= start:
+            raise AudioError("outside", name, f"the segment begins at {start}, the audio ends at {stated}")
+        seconds = header.seconds if end is None else (end - start) / header.sample_rate
+        if seconds > max_seconds:
+            raise AudioError("too_long", name, f"{seconds:.0f} s; the limit is {max_seconds:.0f} s")
+        count = 0
+        for block in self._read(start, end):
+            count += len(block)
+            if count > max_seconds * header.sample_rate:
+                raise AudioError("too_long", name, f"more than {max_seconds:.0f} s")
+            yield block
+        self._check_length(start, end)
+
+    def _read(self, start: int, end: int | None) -> Iterator[Samples]:
+        """Decode up to `end`, or the end of the audio, and yield what follows `start`."""
+        while end is None or self.position < end:
+            block = next(self._blocks, None) if self._block is None else self._block
+            self._block = None
+            if block is None:
+                return
+            first = min(max(start - self.position, 0), len(block))
+            last = len(block) if end is None else min(end - self.position, len(block))
+            if last < len(block):
+                self._block = block[last:]
+            self.position += last
+            if first < last:
+                yield block[first:last]
+
+    def _check_length(self, start: int, end: int | None) -> None:
+        """Compare the end of the audio, or of the segment, with what the file promises."""
+        name, promised, decoded = self.reader.name, self.header.num_samples, self.position
+        tolerance = self._tolerance()
+        if end is not None and decoded + tolerance < end:
+            reason: Reason = "truncated" if promised is not None and end <= promised else "outside"
+            raise AudioError(reason, name, f"the segment ends at {end}, the audio at {decoded}")
+        if end is None and promised is not None and abs(decoded - promised) > tolerance:
+            reason = "truncated" if decoded < promised else "length_mismatch"
+            raise AudioError(reason, name, f"{decoded} samples; {promised} expected from the header")
+        if decoded <= start:
+            raise AudioError("too_short" if start == 0 else "outside", name, "no samples")
+
+    def _tolerance(self) -> int:
+        if self.extent.num_samples is not None:
+            return self.extent.tolerance
+        return 0 if self.header.container in LOSSLESS else int(ENCODER_DELAY_S * self.header.sample_rate)
 
 
 def load_audio(
-    data: bytes,
+    source: bytes | OpenAudio,
     name: str,
     *,
     start: int | None = None,
@@ -86,7 +227,7 @@ def load_audio(
     With soxr, memory holds the result and one block of the source, whatever the length of the file.
 
     Args:
-        data: the whole file.
+        source: the whole file; an `OpenAudio` if several segments of the file are loaded, in ascending order.
         name: file name for error messages.
         start: first sample of the segment, at the file's own rate.
         end: one past the last sample of the segment, at the file's own rate.
@@ -98,9 +239,26 @@ def load_audio(
     """
     if resampler not in RESAMPLERS:
         raise ValueError(f"unknown resampler {resampler!r}; known: {', '.join(RESAMPLERS)}")
-    consume = partial(_to_waveform, name=name, resampler=resampler)
-    (waveform, header), decoder = _decode_into(consume, data, name, start, end, max_seconds)
-    return Loaded(waveform, header, decoder)
+    if isinstance(source, OpenAudio):
+        return source.load(start or 0, end, resampler, max_seconds)
+    audio = OpenAudio(source, name)
+    try:
+        return audio.load(start or 0, end, resampler, max_seconds)
+    finally:
+        audio.close()
+
+
+def measure(data: bytes, name: str) -> int:
+    """Count the samples per channel of a file, at its own rate, by decoding it.
+
+    Raises:
+        AudioError: the file is not complete, valid audio.
+    """
+    audio = OpenAudio(data, name)
+    try:
+        return audio.measure()
+    finally:
+        audio.close()
 
 
 def codec_versions() -> dict[str, str]:
@@ -115,100 +273,22 @@ def codec_versions() -> dict[str, str]:
     }
 
 
-def _recognise(file: BinaryIO, name: str) -> tuple[str, str]:
-    if file.seek(0, io.SEEK_END) == 0:
-        raise AudioError("empty", name, "the file has no bytes")
-    recognised = recognise(file)
-    if recognised is None:
-        file.seek(0)
-        raise AudioError("not_audio", name, f"no known audio format begins with {file.read(16)!r}")
-    return recognised
+def _completed(header: Header, container: str, extent: Extent) -> Header:
+    """Return the header that a decoder has read, with what the structure of the file knows better."""
+    header = replace(header, container=container)
+    if extent.num_samples is None:
+        return header
+    seconds = extent.num_samples / header.sample_rate
+    return replace(header, num_samples=extent.num_samples, seconds=seconds)
 
 
-def _should_try_ffmpeg(error: AudioError, container: str) -> bool:
-    return container in LOSSLESS and error.reason == "undecodable"
+def _most_telling(failures: Sequence[AudioError]) -> AudioError:
+    """Return the first failure that says more than that a decoder gave up."""
+    return next((failure for failure in failures if failure.reason != "undecodable"), failures[0])
 
 
-def _decode_into(
-    consume: Callable[[Reader, Iterator[Samples]], T],
-    data: bytes,
-    name: str,
-    start: int | None,
-    end: int | None,
-    max_seconds: float,
-) -> tuple[T, str]:
-    """Pass the checked blocks of a file to `consume`; return its result and the name of the decoder.
-
-    If libsndfile fails partway and FFmpeg may be tried, `consume` is called again from the start.
-    """
-    container, codec = _recognise(io.BytesIO(data), name)
-    if container in _SNDFILE_CONTAINERS:
-        try:
-            with closing(SndfileReader(io.BytesIO(data), name, container, codec)) as reader:
-                if not _stops_early(reader.header, data):
-                    blocks = _checked_blocks(reader, start or 0, end, max_seconds)
-                    return consume(reader, blocks), "libsndfile"
-        except AudioError as error:
-            if not _should_try_ffmpeg(error, container):
-                raise
-    with closing(FfmpegReader(io.BytesIO(data), name, container)) as fallback:
-        return consume(fallback, _checked_blocks(fallback, start or 0, end, max_seconds)), "ffmpeg"
-
-
-def _stops_early(header: Header, data: bytes) -> bool:
-    """Whether libsndfile would leave the end of an mp3 unread.
-
-    It stops at the length that the first frame states, or that it estimates from the bit rate. Concatenated files and
-    files of variable bit rate can be longer.
-    """
-    if header.container != "mp3":
-        return False
-    return mpeg_num_samples(data) > (header.seconds + LOSSY_TOLERANCE_S) * header.sample_rate
-
-
-def _checked_blocks(reader: Reader, start: int, end: int | None, max_seconds: float) -> Iterator[Samples]:
-    """Yield the blocks of a segment; check its length against the header and the limit."""
-    header, name = reader.header, reader.name
-    if start < 0 or (end is not None and end <= start):
-        raise ValueError(f"{name}: no segment from {start} to {end}")
-    if header.num_samples is not None and 0 < header.num_samples <= start:
-        raise AudioError(
-            "outside", name, f"the segment begins at {start}, the audio ends at {header.num_samples}"
-        )
-    seconds = header.seconds if end is None else (end - start) / header.sample_rate
-    if seconds > max_seconds:
-        raise AudioError("too_long", name, f"{seconds:.0f} s; the limit is {max_seconds:.0f} s")
-    count = 0
-    for block in reader.blocks(start, end):
-        count += len(block)
-        if count > max_seconds * header.sample_rate:
-            raise AudioError("too_long", name, f"more than {max_seconds:.0f} s")
-        yield block
-    _check_length(header, name, start, end, count)
-
-
-def _check_length(header: Header, name: str, start: int, end: int | None, count: int) -> None:
-    tolerance = 0 if header.container in LOSSLESS else int(LOSSY_TOLERANCE_S * header.sample_rate)
-    if end is not None:
-        if count + tolerance < end - start:
-            is_stated = header.num_samples is not None and end <= header.num_samples
-            detail = f"the segment ends at {end}, the audio at {start + count}"
-            raise AudioError("truncated" if is_stated else "outside", name, detail)
-    elif header.num_samples is not None:
-        expected = header.num_samples - start
-        if count + tolerance < expected:
-            raise AudioError("truncated", name, f"{count} samples; {expected} expected from the header")
-        if count - tolerance > expected:
-            raise AudioError("length_mismatch", name, f"{count} samples; {expected} expected from the header")
-    if count == 0:
-        raise AudioError("too_short", name, "no samples")
-
-
-def _to_waveform(
-    reader: Reader, blocks: Iterator[Samples], name: str, resampler: str
-) -> tuple[Waveform, Header]:
-    header = reader.header
-    mono = _checked_values(_downmixed(blocks, header.num_channels), name)
+def _to_waveform(blocks: Iterator[Samples], header: Header, name: str, resampler: str) -> Waveform:
+    mono = _checked_values(_downmixed(blocks, header.num_channels, name), name)
     if header.sample_rate == SAMPLE_RATE:
         parts = list(mono)
     elif resampler == "soxr_hq":
@@ -227,15 +307,22 @@ def _to_waveform(
         raise AudioError("not_finite", name, "exceeds float32 after resampling")
     if peak > 1:
         waveform = waveform / np.float32(peak)
-    return waveform, header
+    return waveform
 
 
-def _downmixed(blocks: Iterator[Samples], num_channels: int) -> Iterator[Waveform]:
-    share = np.float32(1 / num_channels)
-    for block in blocks:
-        if num_channels == 1:
+def _downmixed(blocks: Iterator[Samples], num_channels: int, name: str) -> Iterator[Waveform]:
+    """Yield the mean of the channels.
+
+    Raises:
+        AudioError: cancelling: the mean has a small share of the channels' own level.
+    """
+    if num_channels == 1:
+        for block in blocks:
             yield block[:, 0]
-            continue
+        return
+    share = np.float32(1 / num_channels)
+    mixed, channels = _Level(), [_Level() for _ in range(num_channels)]
+    for block in blocks:
         # Channel by channel: the last bit of a matrix product depends on the processor and the block size, and
         # numpy's mean over the short axis is five times slower. A sum beyond float32 becomes infinite, which
         # `_checked_values` rejects.
@@ -244,7 +331,31 @@ def _downmixed(blocks: Iterator[Samples], num_channels: int) -> Iterator[Wavefor
             for channel in range(2, num_channels):
                 mono += block[:, channel]
             mono *= share
+            mixed.add(mono)
+            for channel, level in enumerate(channels):
+                level.add(block[:, channel])
         yield mono
+    own = float(np.sqrt(np.mean([level.variance for level in channels])))
+    kept = float(np.sqrt(mixed.variance))
+    if own * PCM16_SCALE >= 1 and kept < CANCELLING_RATIO * own:
+        detail = f"the mean of {num_channels} channels keeps {kept / own:.1%} of their level"
+        raise AudioError("cancelling", name, detail)
+
+
+class _Level:
+    """The variance of samples that arrive in blocks."""
+
+    def __init__(self) -> None:
+        self._count, self._sum, self._squares = 0, 0.0, 0.0
+
+    def add(self, samples: Waveform) -> None:
+        self._count += len(samples)
+        self._sum += float(samples.sum(dtype=np.float64))
+        self._squares += float(np.dot(samples, samples))
+
+    @property
+    def variance(self) -> float:
+        return max(self._squares - self._sum**2 / self._count, 0.0) / self._count if self._count else 0.0
 
 
 def _checked_values(blocks: Iterator[Waveform], name: str) -> Iterator[Waveform]:

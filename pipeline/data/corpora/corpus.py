@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from pipeline.data.audio.containers import is_audio_name
+from pipeline.data.audio.containers.names import is_audio_name
 from pipeline.data.corpora.manifest import ANY, Manifest
 from pipeline.data.corpora.pattern import Fields, compile_glob, first_match, is_glob
 from pipeline.data.corpora.protocol import ProtocolTable

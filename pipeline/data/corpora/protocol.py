@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.data.audio.containers import is_audio_name
+from pipeline.data.audio.containers.names import is_audio_name
 from pipeline.data.corpora.manifest import SEPARATORS, Manifest, Protocol
 from pipeline.data.corpora.pattern import Fields, Pattern, first_match
 from pipeline.data.corpora.utterance import Problem

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.data.audio.containers import AUDIO_SUFFIXES, is_audio_name
+from pipeline.data.audio.containers.names import AUDIO_SUFFIXES, is_audio_name
 from pipeline.data.audio.decode import Samples
 from pipeline.data.audio.errors import REASONS, AudioError
 from pipeline.data.audio.load import codec_versions, load_audio, probe

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.audio.containers import AUDIO_SUFFIXES
+from pipeline.data.audio.containers.names import AUDIO_SUFFIXES
 from pipeline.data.corpora.corpus import read_corpus, read_files, segment
 from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.corpora.utterance import Problem, Utterance, utterance_uid

@@ -1,0 +1,45 @@
+"""Recognise container and codec of a file by its first bytes; the name never counts."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+from pipeline.data.audio.containers.extent import Span
+from pipeline.data.audio.containers.mpeg import find_mpeg_frame
+
+_ASF_GUID = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_MPEG_SEARCH = 4096
+
+
+def recognise(file: BinaryIO, span: Span) -> tuple[str, str] | None:
+    """Return container and codec of a file; None if the format is not supported.
+
+    The codec is "" for containers whose codec only their decoder can tell.
+    """
+    file.seek(span.begin)
+    head = file.read(64)
+    recognised = _recognise_magic(head)
+    if recognised is not None:
+        return recognised
+    if len(head) >= 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
+        return "adts", "aac"  # MPEG layer 0: AAC frames without a container
+    file.seek(span.begin)
+    if find_mpeg_frame(file.read(_MPEG_SEARCH)) is not None:
+        return "mp3", "mp3"
+    return None
+
+
+def _recognise_magic(head: bytes) -> tuple[str, str] | None:
+    if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE":
+        return "wav", "pcm"
+    if head[:4] == b"fLaC":
+        return "flac", "flac"
+    if head[:4] == b"OggS":
+        return "ogg", "opus" if b"OpusHead" in head else "flac" if b"FLAC" in head else "vorbis"
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
+        return "mp4", ""
+    if head[:16] == _ASF_GUID:
+        return "asf", ""
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return "matroska", ""
+    return None
