@@ -103,6 +103,20 @@ def load_audio(
     return Loaded(waveform, header, decoder)
 
 
+def measure(data: bytes, name: str) -> int:
+    """Decode a whole file to count its samples per channel, at its own rate.
+
+    Raises:
+        AudioError: the file is not complete, valid audio.
+    """
+
+    def count(_reader: Reader, blocks: Iterator[Samples]) -> int:
+        return sum(map(len, blocks))
+
+    num_samples, _ = _decode_into(count, data, name, None, None, MAX_SECONDS)
+    return num_samples
+
+
 def codec_versions() -> dict[str, str]:
     """Return the versions of everything that can change decoded samples or stored bytes."""
     ffmpeg = av.library_versions

@@ -17,7 +17,7 @@ from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
 from pipeline.config import Names
 from pipeline.data.store import catalog as catalogs
-from pipeline.data.store.catalog import HeaderColumns, ReadHeader
+from pipeline.data.store.catalog import HeaderColumns, ReadHeader, ToRead
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 from tests.corpora import write_asvspoof2019_la, write_in_the_wild
@@ -34,13 +34,13 @@ def catalog(data: Path, store: Path, read: ReadHeader) -> pa.Table:
     return catalog_corpora(cataloger, None, config, start_ray=lambda: None)["in_the_wild"]
 
 
-def read_or_die(root: Folder, path: str, size: int) -> HeaderColumns:
+def read_or_die(root: Folder, path: str, wanted: ToRead) -> HeaderColumns:
     """Stands in for a decoder that some files crash and others hang."""
     if path.endswith("/7.wav"):
         os.abort()
     if path.endswith("/11.wav"):
         time.sleep(600)
-    return catalogs.read_header(root, path, size)
+    return catalogs.read_header(root, path, wanted)
 
 
 def test_files_that_crash_or_hang_the_decoder_are_counted_as_rejects(cluster: None, tmp_path: Path):
@@ -53,10 +53,10 @@ def test_files_that_crash_or_hang_the_decoder_are_counted_as_rejects(cluster: No
     assert list(Folder(str(tmp_path / "store")).find()) == [], "markers of attempts are deleted"
 
 
-def read_and_log(root: Folder, path: str, size: int) -> HeaderColumns:
+def read_and_log(root: Folder, path: str, wanted: ToRead) -> HeaderColumns:
     """Read a header, and leave a file beside the data that is named by the task of Ray."""
     (Path(root.uri).parents[1] / "tasks" / str(ray.get_runtime_context().get_task_id())).touch()
-    return catalogs.read_header(root, path, size)
+    return catalogs.read_header(root, path, wanted)
 
 
 def test_the_files_of_one_corpus_are_shared_between_tasks(cluster: None, tmp_path: Path):
