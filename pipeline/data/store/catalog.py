@@ -33,10 +33,10 @@ from pipeline.errors import UnreadableError
 from pipeline.storage import FileInfo, Folder
 
 SAMPLED_BYTES = 64 * 1024
-"""Bytes at each end of a file that its fingerprint covers."""
+"""Bytes at each end of a long file that its first fingerprint covers."""
 
 COVERED_BYTES = 2 * SAMPLED_BYTES
-"""Files up to this length are covered by their fingerprint completely."""
+"""Length up to which the fingerprint of a file covers all of it."""
 
 DIGESTED_BYTES = 8 * 2**20
 """Bytes that are read at a time while a whole file is digested; each is one request to S3."""
@@ -334,7 +334,7 @@ def _fingerprint_and_digest(file: BinaryIO, wanted: ToRead) -> tuple[str, str | 
         return f"{digest}{_TRIED_AGAIN}{wanted.rejected_by.rpartition('-')[2]}", digest
     if digest == wanted.source_digest:
         return wanted.fingerprint, digest
-    return (ends if wanted.size <= COVERED_BYTES else digest), digest
+    return digest, digest
 
 
 def probe_rows(
@@ -412,13 +412,15 @@ def _header_columns(header: Header, fingerprint: str, digest: str | None) -> Hea
 
 
 def fingerprint(file: BinaryIO, size: int) -> str:
-    """16 hex digits that change when the size of a file does, or one of its ends; see `SAMPLED_BYTES`."""
-    digest = hashlib.blake2b(size.to_bytes(8, "big"), digest_size=8)
+    """16 hex digits that change when a short file does, or the size or one of the ends of a longer one."""
+    if size <= COVERED_BYTES:
+        return source_digest(file)
+    digest = hashlib.sha256(size.to_bytes(8, "big"))
     file.seek(0)
     digest.update(file.read(SAMPLED_BYTES))
-    file.seek(max(SAMPLED_BYTES, size - SAMPLED_BYTES))
+    file.seek(size - SAMPLED_BYTES)
     digest.update(file.read(SAMPLED_BYTES))
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
 def source_digest(file: BinaryIO) -> str:

@@ -29,7 +29,14 @@ from pipeline.data.audio.flac import encode_flac, pcm_digest, quantise
 from pipeline.data.audio.isolation import crash_safe
 from pipeline.data.audio.load import POLICY, Loaded, codec_versions, load_audio
 from pipeline.data.audio.waveform import SAMPLE_RATE
-from pipeline.data.store.catalog import MISSING, UNREADABLE, UtteranceColumns, fingerprint, source_digest
+from pipeline.data.store.catalog import (
+    COVERED_BYTES,
+    MISSING,
+    UNREADABLE,
+    UtteranceColumns,
+    fingerprint,
+    source_digest,
+)
 from pipeline.data.store.layout import attempt_name, index_name, rejects_name, tar_name
 from pipeline.data.store.read_ahead import read_ahead
 from pipeline.errors import UnreadableError
@@ -419,11 +426,14 @@ def _read_source(root: Folder, member: ShardMember) -> Source:
 
 def _is_cataloged(member: ShardMember, data: bytes, digest: str) -> bool:
     """Whether these bytes are those that the name of the shard stands for."""
-    if member["size"] is None or member["fingerprint"] is None:
+    size, expected = member["size"], member["source_digest"]
+    if size is None or member["fingerprint"] is None:
         return True
-    if member["source_digest"] is not None:
-        return digest == member["source_digest"]
-    return len(data) == member["size"] and fingerprint(io.BytesIO(data), len(data)) == member["fingerprint"]
+    if len(data) != size:
+        return False
+    if expected is None and size > COVERED_BYTES:
+        return fingerprint(io.BytesIO(data), size) == member["fingerprint"]
+    return digest == (expected or member["fingerprint"])
 
 
 def read_summary(store: Folder, corpus: str, name: str) -> ShardSummary:
