@@ -248,21 +248,40 @@ def peak_mib() -> float:
 
 
 def invented_rows(first: int, num_rows: int) -> pa.Table:
-    """Catalog rows like those of a large corpus of read speech."""
+    """Probed catalog rows like those of a large corpus of read speech, in the order of their paths."""
     import numpy as np
     import pyarrow as pa
 
+    from pipeline.data.corpora.utterance import utterance_uid
     from pipeline.data.store import catalog as catalogs
 
     numbers = [f"{number:012d}" for number in range(first, first + num_rows)]
+    paths = [f"mls_english/train/audio/{number[:4]}/{number[4:8]}/{number}.flac" for number in numbers]
+    uids = [utterance_uid("mls", path) for path in paths]
+    num_samples = np.random.default_rng(first).integers(160_000, 320_000, num_rows)
+    seconds = num_samples / 16_000
     known = {
-        "uid": numbers,
+        "uid": uids,
         "id": [f"MLS-EN-{number}" for number in numbers],
         "corpus": ["mls"] * num_rows,
-        "path": [f"mls_english/train/audio/{number[:4]}/{number[4:8]}/{number}.flac" for number in numbers],
+        "path": paths,
         "label": ["bonafide"] * num_rows,
-        "fingerprint": numbers,
-        "seconds": np.random.default_rng(first).uniform(10, 20, num_rows),
+        "speaker": [number[:8] for number in numbers],
+        "language": ["en"] * num_rows,
+        "split": ["train"] * num_rows,
+        "size": num_samples,
+        "version": [f"1700000000{number[3:]}" for number in numbers],
+        "fingerprint": [uid[::-1] for uid in uids],
+        "container": ["flac"] * num_rows,
+        "codec": ["flac"] * num_rows,
+        "encoding": ["PCM_S"] * num_rows,
+        "sample_rate": np.full(num_rows, 16_000, np.int32),
+        "num_channels": np.ones(num_rows, np.int16),
+        "num_samples": num_samples,
+        "file_seconds": seconds,
+        "bit_depth": np.full(num_rows, 16, np.int16),
+        "bitrate": np.full(num_rows, 128_000, np.int32),
+        "seconds": seconds,
     }
     columns = [
         pa.array(known[field.name], field.type) if field.name in known else pa.nulls(num_rows, field.type)

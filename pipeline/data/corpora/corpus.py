@@ -33,7 +33,7 @@ def read_corpus(manifest: Manifest, root: Folder) -> Iterator[Utterance | Proble
     """Yield every utterance of a corpus and every problem, in the order of the paths.
 
     Streams: only the protocol table is held in memory, and missing files come last. Duplicate ids are kept here;
-    `catalog.reject_repeated` removes them once every row is known.
+    `repeated.reject_repeated` removes them once every row is known.
 
     Raises:
         InputError: the folder or its protocol does not exist, or the protocol is not a table.

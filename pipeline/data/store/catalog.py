@@ -18,12 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO, TypedDict
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.data.audio.decode import Header
-from pipeline.data.audio.errors import REASONS, AudioError
+from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.load import codec_versions, measure, probe
 from pipeline.data.corpora.corpus import segment
 from pipeline.data.corpora.manifest import Manifest
@@ -80,6 +78,13 @@ CATALOG = pa.schema(
     metadata={"decoders": json.dumps(codec_versions())},
 )
 """Columns of the catalog, in order, and the versions of the decoders that have read the headers."""
+
+
+def catalog_decoders(schema: pa.Schema) -> dict[str, str]:
+    """The versions of the decoders that have read the headers of a catalog with this schema."""
+    metadata = schema.metadata or {}
+    decoders: dict[str, str] = json.loads(metadata.get(b"decoders", b"{}"))
+    return decoders
 
 
 class FileColumns(TypedDict):
@@ -171,9 +176,6 @@ MISSING = "missing"
 UNREADABLE = "unreadable"
 """The problem of a file that could not be read: its permissions, or an error of the disk."""
 
-REPEATED_ID = "repeated_id"
-"""The problem of an utterance whose id belongs to another utterance of the corpus."""
-
 
 @dataclass(frozen=True, slots=True)
 class ToRead:
@@ -252,34 +254,6 @@ def _utterance_columns(utterance: Utterance) -> UtteranceColumns:
 def table(rows: Sequence[CatalogRow]) -> pa.Table:
     """Catalog rows as a table."""
     return pa.Table.from_pylist(rows, schema=CATALOG)
-
-
-class KnownFiles:
-    """The headers and problems that an earlier catalog recorded, valid for files of the same size and version."""
-
-    def __init__(self, catalog: pa.Table | None) -> None:
-        catalog = CATALOG.empty_table() if catalog is None else catalog
-        self._table = catalog.select(list(FileColumns.__annotations__))
-        self._position_of = {path: position for position, path in enumerate(catalog["path"].to_pylist())}
-        self._has_same_decoders = catalog.schema.metadata == CATALOG.metadata
-
-    def fill(self, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
-        """The rows, with headers where the file is known and unchanged."""
-        positions = [None if row["problem"] else self._position_of.get(row["path"]) for row in rows]
-        known_positions = pa.array([position for position in positions if position is not None], pa.int64())
-        known = iter(self._table.take(known_positions).to_pylist())
-        return [
-            row if position is None else self._filled(row, next(known))
-            for row, position in zip(rows, positions, strict=True)
-        ]
-
-    def _filled(self, row: CatalogRow, known: FileColumns) -> CatalogRow:
-        if (known["size"], known["version"]) != (row["size"], row["version"]):
-            return row
-        if known["codec"] is not None:
-            return {**row, **known, "problem": None, "detail": None}
-        is_still_bad = self._has_same_decoders and known["problem"] in REASONS
-        return {**row, **known} if is_still_bad else row
 
 
 def is_probed(row: CatalogRow) -> bool:
@@ -463,47 +437,3 @@ def _seconds(row: CatalogRow) -> float:
     assert sample_rate is not None and file_seconds is not None
     end_s = file_seconds if end is None else min(end / sample_rate, file_seconds)
     return float(max(0.0, end_s - (start or 0) / sample_rate))
-
-
-def reject_repeated(catalog: pa.Table) -> pa.Table:
-    """Keep each id of a corpus for the utterance with the smallest path; the others of that id become problems.
-
-    The result does not depend on the order of the rows.
-    """
-    is_good = pc.is_null(catalog["problem"])
-    counts = pa.table({"id": catalog["id"].filter(is_good)}).group_by("id").aggregate([([], "count_all")])
-    repeated = counts["id"].filter(pc.greater(counts["count_all"], 1))
-    if not len(repeated):
-        return catalog
-    is_repeated = pc.and_(is_good, pc.is_in(catalog["id"], repeated.combine_chunks()))
-    positions = np.flatnonzero(is_repeated.to_numpy(zero_copy_only=False))
-    candidates = catalog.select(["id", "path", "start"]).take(pa.array(positions))
-    order = pc.sort_indices(candidates, [(name, "ascending") for name in candidates.column_names]).to_numpy()
-    ids, paths = (candidates[name].take(pa.array(order)).to_pylist() for name in ("id", "path"))
-    kept_path = ""
-    details: dict[int, str] = {}
-    for number, (id_, path) in enumerate(zip(ids, paths, strict=True)):
-        if number == 0 or id_ != ids[number - 1]:
-            kept_path = path
-        else:
-            details[int(positions[order[number]])] = f"{path}: {id_} is also the id of {kept_path}"
-    return _with_problem(catalog, REPEATED_ID, details)
-
-
-def _with_problem(catalog: pa.Table, reason: str, details: dict[int, str]) -> pa.Table:
-    """The catalog with a problem in the rows that are the keys of `details`."""
-    positions = np.array(sorted(details))
-    mask = np.zeros(len(catalog), np.bool_)
-    mask[positions] = True
-    for name, values in (
-        ("problem", [reason] * len(positions)),
-        ("detail", [details[position] for position in positions]),
-    ):
-        column = pc.replace_with_mask(catalog[name].combine_chunks(), pa.array(mask), pa.array(values))
-        catalog = catalog.set_column(catalog.schema.get_field_index(name), CATALOG.field(name), column)
-    return catalog
-
-
-def content_digest(data: bytes) -> str:
-    """16 hex digits that name a catalog by its content."""
-    return hashlib.sha256(data).hexdigest()[:16]

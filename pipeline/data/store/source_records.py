@@ -8,7 +8,6 @@ now although it has not changed.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.data.audio.load import codec_versions
-from pipeline.data.store.catalog import MISSING, UNREADABLE, CatalogRow, was_tried_again
+from pipeline.data.store.catalog import MISSING, UNREADABLE, CatalogRow, catalog_decoders, was_tried_again
 from pipeline.data.store.read_ahead import read_ahead
 from pipeline.data.store.shards import (
     CHANGED,
@@ -138,11 +137,8 @@ def rejecting_shards(summaries: Iterable[ShardSummary]) -> dict[str, tuple[str, 
 
 
 def _decoders(store: Folder, catalog: str) -> dict[str, str]:
-    """The versions of the decoders that made a catalog."""
     with store.open(catalog) as file:
-        metadata = pq.read_schema(file).metadata or {}
-    decoders: dict[str, str] = json.loads(metadata.get(b"decoders", b"{}"))
-    return decoders
+        return catalog_decoders(pq.read_schema(file))
 
 
 def _key(path: str) -> np.uint64:

@@ -1,8 +1,7 @@
-"""The catalog has one row for everything found, remembers headers, and gives each id to one utterance."""
+"""The catalog has one row for everything found, and remembers headers."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Callable
@@ -16,7 +15,8 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from pipeline.data.audio.load import load_audio
+from pipeline import tables
+from pipeline.data.audio.load import codec_versions, load_audio
 from pipeline.data.corpora.corpus import read_files
 from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.corpora.recipe import Recipe
@@ -24,15 +24,13 @@ from pipeline.data.corpora.utterance import Utterance
 from pipeline.data.store import catalog as catalogs
 from pipeline.data.store.catalog import (
     CATALOG,
-    REPEATED_ID,
     CatalogRow,
     FileColumns,
     HeaderColumns,
-    KnownFiles,
     ToRead,
 )
+from pipeline.data.store.known import KnownFiles
 from pipeline.storage import FileInfo, Folder
-from tests.data.corpora.layouts import LAYOUTS
 
 MANIFESTS = load_manifests()
 LJSPEECH = MANIFESTS["ljspeech"]
@@ -64,7 +62,11 @@ def cataloged(root: Folder, known: pa.Table | None = None) -> tuple[pa.Table, li
         opened.append(path.rpartition("/")[2])
         return catalogs.read_header(root, path, wanted)
 
-    rows = KnownFiles(known).fill(listed(root))
+    store, name = Folder(f"{root.uri}-store"), "earlier.parquet" if known else ""
+    if known:
+        store.commit(name, tables.to_parquet(known))
+    with KnownFiles(store, name) as files:
+        rows = files.fill(listed(root))
     return catalogs.table(list(catalogs.probe_rows(rows, root, LJSPEECH, read=read))), opened
 
 
@@ -91,9 +93,20 @@ def test_a_changed_file_is_opened_again(root: Folder):
 
 def test_rejected_files_are_opened_again_by_another_version_of_the_decoder(root: Folder):
     first, _ = cataloged(root)
-    older = first.replace_schema_metadata({"decoders": json.dumps({"libsndfile": "1.0"})})
-    _, opened = cataloged(root, older)
+    _, opened = cataloged(root, by_decoders(first, libsndfile="1.0"))
     assert opened == ["LJ001-0001.wav", "LJ001-0002.wav"]
+
+
+def by_decoders(catalog: pa.Table, **versions: str) -> pa.Table:
+    """The catalog as other decoders made it."""
+    return catalog.replace_schema_metadata({"decoders": json.dumps(codec_versions() | versions)})
+
+
+def test_all_files_are_opened_again_under_another_decoding_policy(root: Folder):
+    first, _ = cataloged(root)
+    second, opened = cataloged(root, by_decoders(first, policy="0"))
+    assert opened == ["LJ001-0000.wav", "LJ001-0001.wav", "LJ001-0002.wav"]
+    assert second.equals(first)
 
 
 def test_an_exclusion_by_an_earlier_recipe_is_forgotten(root: Folder):
@@ -150,59 +163,6 @@ def row(path: str, id_: str, **others: Any) -> CatalogRow:
 def test_the_typed_rows_have_the_columns_of_the_schema():
     assert CatalogRow.__annotations__.keys() == set(CATALOG.names)
     assert HeaderColumns.__annotations__.keys() < FileColumns.__annotations__.keys()
-
-
-def test_an_id_of_several_files_is_kept_for_the_smallest_path():
-    rows = [row("b.m4a", "X"), row("a.wav", "X"), row("c.wav", "Y"), row("d.wav", "X")]
-    for order in itertools.permutations(rows):
-        catalog = catalogs.reject_repeated(catalogs.table(list(order)))
-        row_of = {row["path"]: row for row in catalog.to_pylist()}
-        assert {path: row["problem"] for path, row in row_of.items()} == {
-            "a.wav": None,
-            "b.m4a": REPEATED_ID,
-            "c.wav": None,
-            "d.wav": REPEATED_ID,
-        }
-        assert row_of["b.m4a"]["detail"] == "b.m4a: X is also the id of a.wav"
-
-
-def test_ids_of_rows_with_problems_do_not_count_as_repeated():
-    rows = [
-        row("a.wav", "X", problem="truncated", detail="cut short"),
-        row("b.wav", "X"),
-        row("c.wav", "Y", problem="excluded-test"),
-        row("d.wav", "Y"),
-    ]
-    assert catalogs.reject_repeated(catalogs.table(rows)).to_pylist() == rows
-
-
-def test_segments_of_one_file_with_equal_ids_are_repeated():
-    rows = [
-        row("a.wav", "X_seg2", start=100, end=200),
-        row("a.wav", "X_seg1", start=0, end=100),
-        row("b.wav", "X", start=100, end=200),
-        row("b.wav", "X", start=0, end=100),
-    ]
-    catalog = catalogs.reject_repeated(catalogs.table(rows))
-    assert catalog["problem"].to_pylist() == [None, None, REPEATED_ID, None]
-
-
-def test_rejecting_repeated_ids_keeps_the_schema_and_its_metadata():
-    rows = [row("b.wav", "X"), row("a.wav", "X")]
-    catalog = catalogs.reject_repeated(pa.concat_tables([catalogs.table([row]) for row in rows]))
-    assert catalog.schema.equals(CATALOG, check_metadata=True)
-
-
-def test_a_clip_of_voxceleb2_in_two_formats_gives_one_utterance(tmp_path: Path):
-    for suffix in ("wav", "m4a"):
-        path = tmp_path / "dev" / "aac" / "id00012" / "21Uxsk56VDQ" / f"00001.{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    catalog = catalogs.reject_repeated(catalogs.table(listed(Folder(str(tmp_path)), "voxceleb2")))
-    assert [(row["path"][-4:], row["problem"]) for row in catalog.to_pylist()] == [
-        (".m4a", None),
-        (".wav", REPEATED_ID),
-    ]
 
 
 def header(root: Folder, wanted: ToRead) -> tuple[str, str | None]:
@@ -377,10 +337,3 @@ def test_a_file_that_is_to_be_cut_but_cannot_be_decoded_is_one_problem(tmp_path:
         ("damaged.flac", probed[2]["problem"], None),
     ]
     assert probed[2]["problem"] in {"undecodable", "truncated"}
-
-
-def test_no_documented_layout_repeats_an_id(tmp_path: Path):
-    for layout in LAYOUTS:
-        rows = listed(Folder(str(layout.write(tmp_path / layout.name))), layout.name)
-        catalog = catalogs.reject_repeated(catalogs.table(rows))
-        assert REPEATED_ID not in catalog["problem"].to_pylist(), layout.name

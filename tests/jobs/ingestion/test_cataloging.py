@@ -12,7 +12,7 @@ import ray
 
 from jobs import ingest
 from jobs.ingestion import cataloging
-from jobs.ingestion.cataloging import Cataloger, catalog_corpora
+from jobs.ingestion.cataloging import CatalogedCorpus, Cataloger, Listing, catalog_corpora
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
 from pipeline.config import Names
@@ -31,7 +31,11 @@ def catalog(data: Path, store: Path, read: ReadHeader) -> pa.Table:
     """The catalog of In-the-Wild as Ray makes it, with headers read by `read`."""
     config = IngestConfig(str(data), str(store), Names(("in_the_wild",)))
     cataloger = Cataloger(find_sources(config), Folder(str(store)), read=read, hang_s=HANG_S)
-    return catalog_corpora(cataloger, None, config, start_ray=lambda: None)["in_the_wild"]
+    return rows_of(catalog_corpora(cataloger, None, start_ray=lambda: None)["in_the_wild"])
+
+
+def rows_of(corpus: CatalogedCorpus) -> pa.Table:
+    return pa.concat_tables(corpus.rows.parts())
 
 
 def read_or_die(root: Folder, path: str, wanted: ToRead) -> HeaderColumns:
@@ -77,11 +81,25 @@ def test_ray_makes_the_same_catalogs_as_one_process(cluster: None, tmp_path: Pat
     write_asvspoof2019_la(tmp_path / "data", num_train=6, num_dev=3)
     config = IngestConfig(str(tmp_path / "data"), str(tmp_path / "store"))
     cataloger = Cataloger(find_sources(config), Folder(config.store))
-    on_ray = catalog_corpora(cataloger, None, config, start_ray=lambda: None)
+    on_ray = catalog_corpora(cataloger, None, start_ray=lambda: None)
     assert set(on_ray) == {"asvspoof2019_la", "in_the_wild"}
-    for name, table in on_ray.items():
-        parts = [cataloger.probe_part(name, rows) for rows in cataloger.list_parts(name, earlier="")]
-        assert table.sort_by("path").equals(pa.concat_tables(parts).sort_by("path"))
+    for name, corpus in on_ray.items():
+        *parts, listing = cataloger.list_parts(name, earlier="")
+        assert corpus.listing == listing == Listing(name, {})
+        table = pa.concat_tables([cataloger.probe_part(name, part) for part in parts])  # type: ignore[arg-type]
+        assert rows_of(corpus).sort_by("path").equals(table.sort_by("path"))
+
+
+def test_a_corpus_without_its_protocol_does_not_end_the_cataloging_of_others(cluster: None, tmp_path: Path):
+    write_in_the_wild(tmp_path / "data", count=5)
+    (tmp_path / "data" / "ASVspoof2019-LA").mkdir()
+    config = IngestConfig(str(tmp_path / "data"), str(tmp_path / "store"))
+    cataloger = Cataloger(find_sources(config), Folder(config.store))
+    found = catalog_corpora(cataloger, None, start_ray=lambda: None)
+    failure = found["asvspoof2019_la"].listing.failure
+    assert failure.startswith(f"asvspoof2019_la: no protocol in {tmp_path}/data/ASVspoof2019-LA")
+    assert found["in_the_wild"].listing.failure == ""
+    assert len(rows_of(found["in_the_wild"])) == 5
 
 
 def test_a_user_error_in_a_worker_is_raised_as_one_line(cluster: None, tmp_path: Path):
