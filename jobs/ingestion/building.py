@@ -25,7 +25,6 @@ from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.progress import Progress
 from pipeline.storage import Folder
 
-
 DISTINCT_COLUMNS = (
     *("uid", "id", "path", "start", "end", "size", "version"),
     *("fingerprint", "num_samples", "file_seconds", "bitrate", "seconds", "detail"),

@@ -1,4 +1,4 @@
-"""Decide which corpora of an ingest get into the snapshot: one that cannot be read must neither stop nor empty others."""
+"""Decide which corpora get into a snapshot: one that cannot be read does not end the ingest of others."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from jobs.ingestion.cataloging import CatalogedCorpus
 from jobs.ingestion.sources import Source
+from pipeline.data.store import layout
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.errors import InputError
 from pipeline.storage import Folder
+
+MAX_TABLES = 3
+"""Tables of rejects that a message names."""
 
 
 def failed_listings(
@@ -60,9 +64,11 @@ def check_not_empty(corpora: Sequence[CorpusSnapshot], store: Folder) -> None:
     """
     if not any(corpus.written for corpus in corpora):
         reasons = "; ".join(f"{corpus.name}: {_reasons(corpus)}" for corpus in corpora)
-        catalogs = ", ".join(store.location(corpus.catalog) for corpus in corpora)
+        tables = [table for corpus in corpora for table in _tables_of_problems(corpus)]
+        more = f" and {len(tables) - MAX_TABLES} more" if len(tables) > MAX_TABLES else ""
         raise InputError(
-            f"nothing could be written, so no snapshot is committed ({reasons}); each file's reason is in {catalogs}"
+            f"nothing could be written, so no snapshot is committed ({reasons}); each file is listed with its reason "
+            f"in {', '.join(map(store.location, tables[:MAX_TABLES]))}{more}"
         )
 
 
@@ -79,6 +85,12 @@ def _num_written(snapshot: Snapshot | None, name: str) -> int:
     """Utterances of a corpus in a snapshot."""
     corpus = snapshot.corpora.get(name) if snapshot is not None else None
     return corpus.written if corpus is not None else 0
+
+
+def _tables_of_problems(corpus: CorpusSnapshot) -> list[str]:
+    """Paths of the tables in the store that list what was not written."""
+    rejecting = [shard.name for shard in corpus.shards if shard.rejected]
+    return [corpus.catalog, *(layout.rejects_name(corpus.name, shard) for shard in rejecting)]
 
 
 def _reasons(corpus: CorpusSnapshot) -> str:

@@ -128,7 +128,8 @@ def _sample_paths(file: pq.ParquetFile, num_samples: int) -> list[str]:
     paths: list[str] = []
     first = 0
     for group in tables.iter_groups(file, ["path"]):
-        paths += group["path"].take(pa.array(range(-first % step, len(group), step))).to_pylist()
+        positions = pa.array(range(-first % step, len(group), step), pa.int64())
+        paths += group["path"].take(positions).to_pylist()
         first += len(group)
     return sorted(paths)
 

@@ -99,7 +99,7 @@ def missing_shards(plans: Iterable[ShardPlan], finished: set[str]) -> list[Shard
 
 
 def _distribute(rows: Spill, part: pa.Table, previous_shards: Sequence[str]) -> None:
-    """Put rows into buckets: first by previous shard, then new files and at last problems, both by the hash of the file."""
+    """Put rows into buckets: those of previous shards first, then those of new files, problems last."""
     file_hash = _file_hashes(part)
     previous = _previous_numbers(part, previous_shards)
     by_hash = (file_hash // (2**64 // NUM_BUCKETS)).astype(np.int64)

@@ -118,7 +118,7 @@ def test_a_catalog_larger_than_memory_is_the_same_as_one_in_memory(
     tmp_path: Path, max_buffered_bytes: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(known, "BUCKET_ROWS", 40)
-    monkeypatch.setattr(known, "SAMPLES_PER_BUCKET", 5)
+    monkeypatch.setattr(known, "SAMPLES_PER_BUCKET", 2)
     monkeypatch.setattr(spill.Spill.__init__, "__defaults__", (max_buffered_bytes,))
     rng = np.random.default_rng(0)
     paths = [f"{number % 7}/{number:04d}.wav" for number in range(600)]

@@ -88,7 +88,7 @@ def test_an_ingest_that_writes_nothing_is_refused_in_one_line():
         check_not_empty([corpus("in_the_wild", 0), excluded], Folder("/store"))
     assert str(refusal.value) == (
         "nothing could be written, so no snapshot is committed (in_the_wild: 10 truncated; mls: 10 excluded-test); "
-        "each file's reason is in /store/catalog/in_the_wild/1.parquet, /store/catalog/mls/1.parquet"
+        "each file is listed with its reason in /store/catalog/in_the_wild/1.parquet, /store/catalog/mls/1.parquet"
     )
     check_not_empty([corpus("in_the_wild", 0), corpus("mls", 1)], Folder("/store"))
 
