@@ -187,7 +187,8 @@ class Folder:
     def _find_remote(self, prefix: str) -> Iterator[FileInfo]:
         location = self.location(prefix)
         bucket, key, _ = self._filesystem.split_path(location)
-        base, token, is_empty = f"{key}/" if key else "", {}, bool(key)
+        base, is_empty = f"{key}/" if key else "", bool(key)
+        token: dict[str, str] = {}
         while True:
             page = self._filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=base, **token)
             for found in page.get("Contents", ()):
@@ -333,7 +334,8 @@ class Folder:
         """A temporary file in the same folder, flushed to disk before `publish` gives it its name."""
         location = self.location(name)
         parent, _, base = location.rpartition("/")
-        temporary = Path(f"{parent}/.{base}.{uuid.uuid4().hex}{STAGED_SUFFIX}")
+        # Part of the name is enough for people; the whole one could make a name of more than 255 bytes.
+        temporary = Path(f"{parent}/.{base[:40]}.{uuid.uuid4().hex}{STAGED_SUFFIX}")
         with self._user_errors(name):
             temporary.parent.mkdir(parents=True, exist_ok=True)
             file = temporary.open("xb")
@@ -564,7 +566,7 @@ class _LocalFile(io.FileIO):
 
     def readinto(self, buffer: Any) -> int:
         with self._folder._user_errors(self._name, of_one_file=True):
-            return _not_blocked(super().readinto(buffer))
+            return int(_not_blocked(super().readinto(buffer)))
 
     def readall(self) -> bytes:
         with self._folder._user_errors(self._name, of_one_file=True):
@@ -572,7 +574,7 @@ class _LocalFile(io.FileIO):
 
 
 def _not_blocked(read: T | None) -> T:
-    """What was read; None stands for a read that would have to wait for another process."""
+    """Return what was read; None stands for a read that would have to wait for another process."""
     if read is None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     return read

@@ -365,7 +365,7 @@ def test_a_key_that_is_no_path_is_read_right_or_listed_with_a_problem(bucket: st
 
 
 def test_a_listing_of_more_than_one_page_is_complete(bucket: str):
-    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.core.models import DEFAULT_ACCOUNT_ID
     from moto.s3.models import s3_backends
 
     server = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]  # in this process, and quicker than requests
