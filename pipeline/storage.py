@@ -379,7 +379,8 @@ class Folder:
         kind = UnreadableError if of_one_file else InputError
         line = _first_line(error)
         if isinstance(error, NotADirectoryError):
-            return kind(f"{location}: a parent of this path is a file, not a folder")
+            which = "this" if Path(location).is_file() else "a parent of this path"
+            return kind(f"{location}: {which} is a file, not a folder")
         if isinstance(error, PermissionError):
             return kind(f"{location}: permission denied: {line}")
         if not isinstance(error, OSError) or isinstance(error, (FileNotFoundError, FileExistsError)):

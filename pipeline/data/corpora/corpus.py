@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from pipeline.data.audio.containers import is_audio_name
-from pipeline.data.corpora.files import IGNORED, kind_of, left_out
+from pipeline.data.corpora.files import FILE_PROBLEMS, IGNORED, kind_of, left_out
 from pipeline.data.corpora.manifest import ANY, Manifest
 from pipeline.data.corpora.pattern import Fields, compile_glob, first_match, is_glob
 from pipeline.data.corpora.protocol import ProtocolTable
@@ -21,20 +21,13 @@ from pipeline.data.corpora.utterance import (
     utterance_uid,
 )
 from pipeline.errors import InputError
-from pipeline.storage import FileInfo, FileProblem, Folder
+from pipeline.storage import FileInfo, Folder
 
 SPOOF_FIELDS = ("attack", "artifact")
 """Fields that only spoofed utterances have; the cells of bona fide rows are ignored."""
 
 CACHED_SPELLINGS = 100_000
 """Maximum number of cached translations per field."""
-
-FILE_PROBLEMS: Mapping[FileProblem, str] = {
-    "unreadable": "cannot be looked at or listed; check its permissions, its name and the disk",
-    "link-loop": "a link that leads back to itself or to a folder above it",
-    "special": "a pipe, a socket or a device",
-}
-"""What each problem of a listed file means."""
 
 
 def read_corpus(manifest: Manifest, root: Folder) -> Iterator[Utterance | Problem]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Literal
+
+from pipeline.storage import FileProblem
 
 SYSTEM_FOLDERS = (
     "__MACOSX",  # macOS, in archives: one AppleDouble file `._x.wav` for each x.wav
@@ -26,6 +29,13 @@ IGNORED = "ignored"
 """The kind of a file that a manifest ignores."""
 
 NO_ENDING = "no ending"
+
+FILE_PROBLEMS: Mapping[FileProblem, str] = {
+    "unreadable": "cannot be looked at or listed; check its permissions, its name and the disk",
+    "link-loop": "a link that leads back to itself or to a folder above it",
+    "special": "a pipe, a socket or a device",
+}
+"""What each problem of a listed file means."""
 
 _LEFT_OUT = re.compile(
     rf"(?:^|/)(?:(?P<hidden>\.(?!\.?(?:/|$)))|(?:{'|'.join(map(re.escape, SYSTEM_FOLDERS))})(?:/|$))",

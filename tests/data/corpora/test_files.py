@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.audio.containers import AUDIO_SUFFIXES
-from pipeline.data.corpora.corpus import FILE_PROBLEMS, read_corpus, read_files
-from pipeline.data.corpora.files import SYSTEM_FOLDERS, kind_of, left_out
+from pipeline.data.corpora.corpus import read_corpus, read_files
+from pipeline.data.corpora.files import FILE_PROBLEMS, SYSTEM_FOLDERS, kind_of, left_out
 from pipeline.data.corpora.manifest import Manifest, Protocol
 from pipeline.data.corpora.pattern import Pattern, Template
 from pipeline.data.corpora.utterance import Entry, NotAudio, Problem, Utterance
