@@ -274,15 +274,27 @@ class Folder:
             FileNotFoundError: the file does not exist.
             UnreadableError: this file cannot be read.
         """
+        first = start or 0
         if not self.is_local:
             with self._user_errors(name, of_one_file=True):
-                # With concurrency, s3fs would ask for the size of every file first.
-                location, options = self.location(name), {"max_concurrency": 1}
-                return cast("bytes", self._filesystem.cat_file(location, start=start, end=end, **options))
+                return self._fetch(name, first, end)
         with self.open(name) as file:
-            first = start or 0
             file.seek(first)
-            return file.read() if end is None else file.read(end - first)
+            return file.read() if end is None else file.read(max(end - first, 0))
+
+    def _fetch(self, name: str, start: int, end: int | None) -> bytes:
+        location = self.location(name)
+        if not start and end is None:
+            # With concurrency, s3fs would ask for the size of every file first.
+            return cast("bytes", self._filesystem.cat_file(location, max_concurrency=1))
+        if end is not None and end <= start:
+            return b""
+        try:
+            return cast("bytes", self._filesystem.cat_file(location, start=start, end=end))
+        except OSError as error:
+            if not start and _response(error)[1] == "InvalidRange":
+                return b""  # an empty object has no range, not even of its beginning
+            raise
 
     def commit(self, name: str, data: bytes) -> None:
         """Write a file; readers see the old contents or the new ones, never a part."""

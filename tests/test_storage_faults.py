@@ -278,7 +278,6 @@ def gate(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     [
         ("403 Forbidden", "AccessDenied"),
         ("403 Forbidden", "InvalidObjectState"),
-        ("416 Range Not Satisfiable", "InvalidRange"),
         ("400 Bad Request", "KMS.DisabledException"),
         ("400 Bad Request", "InvalidRequest"),
     ],
