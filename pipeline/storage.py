@@ -187,7 +187,8 @@ class Folder:
     def _find_remote(self, prefix: str) -> Iterator[FileInfo]:
         location = self.location(prefix)
         bucket, key, _ = self._filesystem.split_path(location)
-        base, token, is_empty = f"{key}/" if key else "", {}, bool(key)
+        base, is_empty = f"{key}/" if key else "", bool(key)
+        token: dict[str, str] = {}
         while True:
             page = self._filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=base, **token)
             for found in page.get("Contents", ()):
@@ -273,15 +274,27 @@ class Folder:
             FileNotFoundError: the file does not exist.
             UnreadableError: this file cannot be read.
         """
+        first = start or 0
         if not self.is_local:
             with self._user_errors(name, of_one_file=True):
-                # With concurrency, s3fs would ask for the size of every file first.
-                location, options = self.location(name), {"max_concurrency": 1}
-                return cast("bytes", self._filesystem.cat_file(location, start=start, end=end, **options))
+                return self._fetch(name, first, end)
         with self.open(name) as file:
-            first = start or 0
             file.seek(first)
-            return file.read() if end is None else file.read(end - first)
+            return file.read() if end is None else file.read(max(end - first, 0))
+
+    def _fetch(self, name: str, start: int, end: int | None) -> bytes:
+        location = self.location(name)
+        if not start and end is None:
+            # With concurrency, s3fs would ask for the size of every file first.
+            return cast("bytes", self._filesystem.cat_file(location, max_concurrency=1))
+        if end is not None and end <= start:
+            return b""
+        try:
+            return cast("bytes", self._filesystem.cat_file(location, start=start, end=end))
+        except OSError as error:
+            if not start and _response(error)[1] == "InvalidRange":
+                return b""  # an empty object has no range, not even of its beginning
+            raise
 
     def commit(self, name: str, data: bytes) -> None:
         """Write a file; readers see the old contents or the new ones, never a part."""
@@ -333,7 +346,8 @@ class Folder:
         """A temporary file in the same folder, flushed to disk before `publish` gives it its name."""
         location = self.location(name)
         parent, _, base = location.rpartition("/")
-        temporary = Path(f"{parent}/.{base}.{uuid.uuid4().hex}{STAGED_SUFFIX}")
+        # Part of the name is enough for people; the whole one could make a name of more than 255 bytes.
+        temporary = Path(f"{parent}/.{base[:40]}.{uuid.uuid4().hex}{STAGED_SUFFIX}")
         with self._user_errors(name):
             temporary.parent.mkdir(parents=True, exist_ok=True)
             file = temporary.open("xb")
@@ -377,7 +391,8 @@ class Folder:
         kind = UnreadableError if of_one_file else InputError
         line = _first_line(error)
         if isinstance(error, NotADirectoryError):
-            return kind(f"{location}: a parent of this path is a file, not a folder")
+            which = "this" if Path(location).is_file() else "a parent of this path"
+            return kind(f"{location}: {which} is a file, not a folder")
         if isinstance(error, PermissionError):
             return kind(f"{location}: permission denied: {line}")
         if not isinstance(error, OSError) or isinstance(error, (FileNotFoundError, FileExistsError)):
@@ -564,7 +579,7 @@ class _LocalFile(io.FileIO):
 
     def readinto(self, buffer: Any) -> int:
         with self._folder._user_errors(self._name, of_one_file=True):
-            return _not_blocked(super().readinto(buffer))
+            return int(_not_blocked(super().readinto(buffer)))
 
     def readall(self) -> bytes:
         with self._folder._user_errors(self._name, of_one_file=True):
@@ -572,7 +587,7 @@ class _LocalFile(io.FileIO):
 
 
 def _not_blocked(read: T | None) -> T:
-    """What was read; None stands for a read that would have to wait for another process."""
+    """Return what was read; None stands for a read that would have to wait for another process."""
     if read is None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     return read

@@ -30,6 +30,17 @@ def test_a_committed_file_can_be_read_whole_and_in_ranges(folder: Folder):
         assert file.read() == b"89"
 
 
+def test_a_range_ends_with_the_file(folder: Folder):
+    folder.commit("a.bin", b"0123456789")
+    folder.commit("empty.bin", b"")
+    assert folder.read("a.bin", 8, 100) == b"89"
+    assert folder.read("a.bin", 5) == b"56789"
+    assert folder.read("a.bin", 5, 5) == b""
+    assert folder.read("empty.bin") == folder.read("empty.bin", 0, 100) == b""
+    with folder.open("empty.bin") as file:
+        assert file.read() == b""
+
+
 def test_a_listing_is_sorted_by_full_name(folder: Folder):
     names = ["a.wav", "a/b.wav", "a-1/c.wav", "b.wav"]
     for name in names:

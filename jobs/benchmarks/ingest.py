@@ -8,6 +8,7 @@ import io
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ class IngestBenchmark:
     num_files: int = 12_000
     """Number of source files: 48 kHz mono FLAC."""
     num_distinct: int = 1000
-    """Number of distinct files; the others are hard links to them."""
+    """Number of distinct files; the others are hard links to them, or copies on file systems without links."""
     file_s: float = 6.0
     """Length of a file, seconds."""
     rounds: int = 2
@@ -107,12 +108,19 @@ def make_corpus(config: IngestBenchmark, data: Path) -> float:
     for number, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         if number >= config.num_distinct:
-            path.hardlink_to(paths[number % config.num_distinct])
+            _link_or_copy(paths[number % config.num_distinct], path)
             continue
         noise = np.cumsum(rng.standard_normal(num_samples, np.float32))
         noise -= np.linspace(noise[0], noise[-1], num_samples, dtype=np.float32)
         soundfile.write(path, 0.3 * envelope * noise / np.abs(noise).max(), 48_000)
     return config.num_files * config.file_s
+
+
+def _link_or_copy(source: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(source)
+    except OSError:  # this file system has no hard links
+        shutil.copyfile(source, path)
 
 
 def bare_speed(paths: list[Path], num_processes: int, file_s: float) -> float:

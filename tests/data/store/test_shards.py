@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.data.audio.bandwidth import bandwidth_hz
-from pipeline.data.audio.flac import decode_pcm
 from pipeline.data.audio.isolation import MAX_ATTEMPTS
 from pipeline.data.audio.load import Loaded, load_audio
 from pipeline.data.corpora.utterance import utterance_uid
@@ -156,7 +154,7 @@ def cataloged(root: Folder, number: int, **changes: Any) -> ShardMember:
     """A member with what a catalog records about its file."""
     data = root.read(f"{number}.wav")
     fingerprint = catalogs.fingerprint(io.BytesIO(data), len(data))
-    return member(number, size=len(data), fingerprint=fingerprint, **changes)
+    return member(number, **{"size": len(data), "fingerprint": fingerprint, **changes})
 
 
 def overwrite(path: Path, position: int, data: bytes) -> None:
@@ -199,6 +197,13 @@ def test_index_and_rejects_record_the_bytes_that_were_read(root: Folder, tmp_pat
     ]
 
 
+def test_a_file_that_is_larger_than_memory_is_a_reject(root: Folder, tmp_path: Path):
+    store = Folder(str(tmp_path / "store"))
+    huge = cataloged(root, 0, size=2**40)
+    os.truncate(Path(root.uri) / "0.wav", 2**40)
+    assert write_shard("toy-1", [huge, cataloged(root, 1)], root, store, **SETTINGS).rejected == {"too_large": 1}
+
+
 def test_a_file_that_cannot_be_read_is_a_reject(root: Folder, tmp_path: Path):
     store = Folder(str(tmp_path / "store"))
     members = [cataloged(root, number) for number in range(3)]
@@ -218,14 +223,6 @@ def test_rejects_name_the_class_that_lost_an_utterance(root: Folder, tmp_path: P
     write_shard("toy-1", [member(5, **known)], root, store, **SETTINGS)
     (reject,) = read_rejects(store, "toy", "toy-1").to_pylist()
     assert {name: reject[name] for name in known} == known
-
-
-def test_an_index_has_the_measured_bandwidth(root: Folder, tmp_path: Path):
-    store = Folder(str(tmp_path / "store"))
-    write_shard("toy-1", MEMBERS[:1], root, store, **SETTINGS)
-    (row,) = read_index(store, "toy", "toy-1", ["bandwidth_hz", "num_bytes", "offset"]).to_pylist()
-    pcm = decode_pcm(tar_bytes(store)[row["offset"] : row["offset"] + row["num_bytes"]])
-    assert row["bandwidth_hz"] == bandwidth_hz(pcm)
 
 
 def test_columns_that_an_older_index_lacks_are_null(root: Folder, tmp_path: Path):
