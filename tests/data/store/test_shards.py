@@ -201,7 +201,9 @@ def test_a_file_that_is_larger_than_memory_is_a_reject(root: Folder, tmp_path: P
     store = Folder(str(tmp_path / "store"))
     huge = cataloged(root, 0, size=2**40)
     os.truncate(Path(root.uri) / "0.wav", 2**40)
-    assert write_shard("toy-1", [huge, cataloged(root, 1)], root, store, **SETTINGS).rejected == {"too_large": 1}
+    assert write_shard("toy-1", [huge, cataloged(root, 1)], root, store, **SETTINGS).rejected == {
+        "too_large": 1
+    }
 
 
 def test_a_file_that_cannot_be_read_is_a_reject(root: Folder, tmp_path: Path):
