@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def ingest(corpus: Corpus, before_build: Callable[[], object] = lambda: None) ->
     before_build()
     missing = missing_shards(plan.shards, layout.finished_shards(store, CORPUS))
     names = [shard.name for shard in plan.shards]
-    tasks = {
+    tasks: dict[str, Sequence[Any]] = {
         "corpus": [CORPUS] * len(missing),
         "shard": [shard.name for shard in missing],
         "catalog": [plan.catalog] * len(missing),
@@ -77,7 +77,7 @@ def ingest(corpus: Corpus, before_build: Callable[[], object] = lambda: None) ->
     build_batch(tasks, sources, store, config.resampler)
     summaries = {name: read_summary(store, CORPUS, name) for name in names}
     snapshot = commit_snapshot(store, [corpus_snapshot(sources[CORPUS].manifest, plan, summaries)])
-    return snapshot, tasks["shard"]
+    return snapshot, [shard.name for shard in missing]
 
 
 def needs_ray(corpus: Corpus) -> bool:
@@ -108,7 +108,7 @@ def audio(corpus: Corpus, snapshot: Snapshot, number: int) -> np.ndarray:
 def faults(corpus: Corpus) -> list[str]:
     """What verify finds in all snapshots."""
     shards = [shard for snapshot in all_snapshots(corpus.store) for shard in snapshot.corpora[CORPUS].shards]
-    batch = {
+    batch: dict[str, Sequence[Any]] = {
         "corpus": [CORPUS] * len(shards),
         "shard": [shard.name for shard in shards],
         "sha256": [shard.sha256 for shard in shards],
@@ -175,7 +175,7 @@ def test_a_file_that_is_mended_and_damaged_by_turns_always_has_the_audio_of_its_
     path = corpus.clip(0)
     whole = path.read_bytes()
     middle = whole[len(whole) // 2 :][:40_000]
-    expected = {}
+    expected: dict[bytes, bytes] = {}
     for number, content in enumerate((middle, bytes(40_000), middle, middle[::-1], middle)):
         overwrite_middle(path, content)
         snapshot, _ = ingest(corpus)
