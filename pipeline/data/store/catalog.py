@@ -27,6 +27,7 @@ from pipeline.data.corpora.corpus import segment
 from pipeline.data.corpora.manifest import Manifest
 from pipeline.data.corpora.recipe import EXCLUDED, NO_SPLIT, Recipe
 from pipeline.data.corpora.utterance import Entry, NotAudio, Problem, Utterance
+from pipeline.data.store.read_ahead import MAX_FILE_BYTES
 from pipeline.errors import UnreadableError
 from pipeline.storage import FileInfo, Folder
 
@@ -273,13 +274,15 @@ def read_header(root: Folder, path: str, wanted: ToRead) -> HeaderColumns:
         wanted: what to read.
 
     Raises:
-        AudioError: the file is not audio in a format that we read.
+        AudioError: the file is not audio in a format that we read, or too large to be read into memory.
         FileNotFoundError: the file has been deleted.
         UnreadableError: the file may not or cannot be read.
     """
-    with root.open(path) as file:
+    with root.open(path, wanted.size) as file:
         content = io.BytesIO(file.read(COVERED_BYTES)) if wanted.size <= COVERED_BYTES else file
         header = probe(content, path)
+        if wanted.size > MAX_FILE_BYTES:
+            raise AudioError("too_large", path, f"{wanted.size} bytes; the limit is {MAX_FILE_BYTES} bytes")
         if wanted.is_measured:
             content.seek(0)
             data = content.read()

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from pipeline import tables
 from pipeline.data.audio.bandwidth import bandwidth_hz
-from pipeline.data.audio.errors import AudioError, Reason
+from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.flac import encode_flac, pcm_digest, quantise
 from pipeline.data.audio.isolation import crash_safe
 from pipeline.data.audio.load import POLICY, Loaded, codec_versions, load_audio
@@ -38,7 +38,7 @@ from pipeline.data.store.catalog import (
     source_digest,
 )
 from pipeline.data.store.layout import attempt_name, index_name, rejects_name, tar_name
-from pipeline.data.store.read_ahead import MAX_FILE_BYTES, read_ahead
+from pipeline.data.store.read_ahead import read_ahead
 from pipeline.errors import UnreadableError
 from pipeline.storage import Folder
 
@@ -107,8 +107,6 @@ REJECTS = pa.schema(
 )
 """Columns of a table of rejects; `read_rejects` gives nulls for those that an older table lacks."""
 
-TOO_LARGE: Reason = "too_large"
-"""The reason of a reject whose file has more bytes than are read into memory."""
 CHANGED = "changed"
 """The reason of a reject whose file has been overwritten since it was cataloged."""
 
@@ -408,8 +406,6 @@ def _size(member: ShardMember) -> int:
 def _read_source(root: Folder, member: ShardMember) -> Source:
     """Read the file of a member; a file that has grown is read only as far as shows it."""
     path, size = member["path"], member["size"]
-    if _size(member) > MAX_FILE_BYTES:
-        return Source(problem=TOO_LARGE, detail=f"{size} bytes; the limit is {MAX_FILE_BYTES} bytes")
     try:
         data = root.read(path) if size is None else root.read(path, 0, size + 1)
     except FileNotFoundError:

@@ -150,6 +150,17 @@ def test_a_huge_file_that_is_no_audio_is_recognised_by_its_beginning(head: bytes
     assert bytes_read() - before < 2**20
 
 
+def test_a_file_that_does_not_fit_in_memory_is_a_problem_however_it_begins(tmp_path: Path):
+    size = 2**36
+    soundfile.write(tmp_path / "huge.flac", 0.1 * np.random.default_rng(0).standard_normal(9000), 16_000)
+    os.truncate(tmp_path / "huge.flac", size)
+    before = bytes_read()
+    for corpus in (LJSPEECH, CHUNKED):
+        (probed,) = catalogs.probe_rows([row("huge.flac", "X", size=size)], Folder(str(tmp_path)), corpus)
+        assert (probed["problem"], probed["codec"]) == ("too_large", None)
+    assert bytes_read() - before < 2**20
+
+
 def bytes_read() -> int:
     """Bytes that this process has read from files so far."""
     return int(Path("/proc/self/io").read_text().split()[1])

@@ -154,7 +154,7 @@ def cataloged(root: Folder, number: int, **changes: Any) -> ShardMember:
     """A member with what a catalog records about its file."""
     data = root.read(f"{number}.wav")
     fingerprint = catalogs.fingerprint(io.BytesIO(data), len(data))
-    return member(number, **{"size": len(data), "fingerprint": fingerprint, **changes})
+    return member(number, size=len(data), fingerprint=fingerprint, **changes)
 
 
 def overwrite(path: Path, position: int, data: bytes) -> None:
@@ -195,15 +195,6 @@ def test_index_and_rejects_record_the_bytes_that_were_read(root: Folder, tmp_pat
         {"path": name, "source_digest": hashlib.sha256(root.read(name)).hexdigest()[:16]}
         for name in ("0.wav", "5.wav")
     ]
-
-
-def test_a_file_that_is_larger_than_memory_is_a_reject(root: Folder, tmp_path: Path):
-    store = Folder(str(tmp_path / "store"))
-    huge = cataloged(root, 0, size=2**40)
-    os.truncate(Path(root.uri) / "0.wav", 2**40)
-    assert write_shard("toy-1", [huge, cataloged(root, 1)], root, store, **SETTINGS).rejected == {
-        "too_large": 1
-    }
 
 
 def test_a_file_that_cannot_be_read_is_a_reject(root: Folder, tmp_path: Path):
