@@ -197,6 +197,16 @@ def test_index_and_rejects_record_the_bytes_that_were_read(root: Folder, tmp_pat
     ]
 
 
+def test_files_on_s3_are_compared_with_the_catalog_too(root: Folder, tmp_path: Path, bucket: str):
+    store, remote = Folder(str(tmp_path / "store")), Folder(f"{bucket}/corpus")
+    members = [cataloged(root, number) for number in range(3)]
+    for number in range(3):
+        remote.commit(f"{number}.wav", root.read(f"{number}.wav") + bytes(number % 2))
+    remote.delete("2.wav")
+    summary = write_shard("toy-1", members, remote, store, **SETTINGS)
+    assert (summary.num_utterances, summary.rejected) == (1, {"changed": 1, "missing": 1})
+
+
 def test_a_file_that_cannot_be_read_is_a_reject(root: Folder, tmp_path: Path):
     store = Folder(str(tmp_path / "store"))
     members = [cataloged(root, number) for number in range(3)]
