@@ -72,7 +72,7 @@ def unreferenced_files(store: Folder, referenced: set[str], before: float) -> It
     for folder in SWEPT_FOLDERS:
         if store.exists(folder):
             for info in list(store.find(folder)):
-                if info.name not in referenced and info.modified < before:
+                if not info.problem and info.name not in referenced and info.modified < before:
                     yield info
 
 

@@ -4,7 +4,8 @@
     bonafide ingest --root DATA --store STORE --recipe antideepfake
     bonafide ingest --root DATA --store STORE --protocol train.csv
 
-Running the command again builds only what is missing.
+Running the command again builds only what is missing. A corpus that cannot be read, or that has lost all of its
+utterances, is named and stays as it was in the latest snapshot; the others are committed, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from jobs.ingestion.building import build_shards, corpus_snapshot, plan_corpora
 from jobs.ingestion.cataloging import Cataloger, catalog_corpora
 from jobs.ingestion.config import IngestConfig
+from jobs.ingestion.outcome import check_not_empty, failed_listings, lost_corpora, print_failures
 from jobs.ingestion.reporting import log_to_mlflow, print_summary, run_name
 from jobs.ingestion.sources import find_sources
 from jobs.ray_session import ray_session
@@ -22,11 +24,12 @@ from pipeline import tracking
 from pipeline.config import run, to_dict, to_toml
 from pipeline.data.store import layout
 from pipeline.data.store.snapshot import commit_snapshot, latest_snapshot
+from pipeline.errors import InputError
 from pipeline.storage import Folder
 
 
-def main(config: IngestConfig) -> None:
-    """Catalog the corpora, plan their shards, build the missing ones, and commit a snapshot."""
+def main(config: IngestConfig) -> int:
+    """Catalog the corpora, plan their shards, build the missing ones, commit a snapshot; returns the exit status."""
     store = Folder(config.store)
     sources = find_sources(config)
     with (
@@ -41,16 +44,29 @@ def main(config: IngestConfig) -> None:
 
         before = latest_snapshot(store)
         cataloger = Cataloger(sources, store, config.chunk_s)
-        catalogs = catalog_corpora(cataloger, before, config, start_ray)
-        plans = plan_corpora(catalogs, sources, store, before, config)
+        found = catalog_corpora(cataloger, before, start_ray)
+        failures = failed_listings(found, sources, before, config.corpora)
+        print_failures(failures, before)
+        found = {
+            name: corpus for name, corpus in found.items() if name not in failures and corpus.rows.num_rows
+        }
+        if not found:
+            which = f" that can be ingested; failed: {', '.join(failures)}" if failures else ""
+            raise InputError(f"{config.root}: nothing found in the folders of its corpora{which}")
+        plans = plan_corpora(found, sources, store, before, config)
         summaries = build_shards(plans, sources, store, before, config, start_ray)
         corpora = [corpus_snapshot(sources[name].manifest, plan, summaries) for name, plan in plans.items()]
+        check_not_empty(corpora, store)
+        lost = lost_corpora(corpora, before)
+        print_failures(lost, before)
+        corpora = [corpus for corpus in corpora if corpus.name not in lost]
         snapshot = commit_snapshot(store, corpora, mlflow_run.run_id)
         store.commit(layout.config_name(snapshot.name), to_toml(config).encode())
-        print_summary(snapshot, sources)
+        print_summary(snapshot, [corpus.name for corpus in corpora])
         log_to_mlflow(mlflow_run, store, snapshot, config)
     if mlflow_run.url:
         print(f"MLflow: {mlflow_run.url}")
+    return 1 if failures or lost else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,11 @@
     bonafide verify STORE
 
 Prints one line per fault. The exit status is 1 if anything is damaged or missing.
+
+Only the store is read: the check shows that the shards are still those that the snapshot lists, and hold the audio that
+their indexes describe. It does not open the files of the corpora, so it tells neither whether they have changed since
+nor whether they were decoded correctly. `bonafide ingest` finds files that have changed, by their size and time, and
+builds their shards again.
 """
 
 from __future__ import annotations

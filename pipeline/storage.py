@@ -7,19 +7,24 @@ environment, profile, instance role.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import fcntl
 import io
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, TypeVar, cast
 
 import fsspec
 from fsspec.core import split_protocol
 
-from pipeline.errors import InputError, UnavailableError
+from pipeline.errors import InputError, UnavailableError, UnreadableError
 
 PROBE_BLOCK_BYTES = 64 * 1024
 """Bytes that `Folder.open` fetches at a time from S3; enough for the header of an audio file."""
@@ -42,11 +47,51 @@ MAX_CONNECTIONS = 64
 _CONFLICT_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 """Error codes of S3 for the later of two requests that create the same object."""
 
+_OBJECT_CODES = frozenset(
+    {
+        "AccessDenied",
+        "InvalidObjectState",  # in an archive such as Glacier, and not restored
+        "InvalidRange",  # shorter than when it was listed
+        "InvalidRequest",  # encrypted with a key that the customer keeps
+        "KeyTooLongError",
+        "InvalidURI",
+    }
+)
+"""Error codes of S3 that can be the fault of one object; so can every code that begins with `KMS.`."""
+
+_VERSION_MARK = "?versionId="
+"""s3fs takes a name with this text to be a version of another object."""
+
+_MOUNT_ERRORS = frozenset(
+    {
+        errno.ENOTCONN,
+        errno.ESHUTDOWN,
+        errno.ETIMEDOUT,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+    }
+)
+"""Errors of a local path that every file of a network file system has when its server is away."""
+
+_PROCESS_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF})
+"""Errors of a local path that no file is to blame for."""
+
+FileProblem = Literal["unreadable", "link-loop", "special"]
+"""Why an entry of a folder must not be opened: no access or a read error, a circle of links, or no regular file."""
+
 STAGED_SUFFIX = ".staged"
 """Suffix of a local file that is being written; a killed writer leaves it behind, and readers ignore it.
 
 Its name also starts with a dot, so that other tools that read whole folders, such as PyArrow, ignore it as well.
 """
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +103,19 @@ class FileInfo:
     size: int
     """Bytes."""
     version: str
-    """Changes when the file is overwritten: the modification time in ns, or the ETag on S3."""
+    """Changes when the bytes change: the times of modification and of change (ctime) in ns, or the ETag on S3.
+
+    Tools restore the modification time (`cp -p`, `rsync -t`, `touch -r`), but not the time of change. That one also
+    moves when only the mode, the owner or the number of links changes, so a new version need not mean new bytes.
+    """
     modified: float
-    """Seconds since the epoch; 0 if the file is a dangling link."""
-    problem: str = ""
-    """Why the file must not be opened: `unreadable`, `link-loop` or `special`; empty for an ordinary file."""
+    """Seconds since the epoch; 0 if the file is a dangling link or has a problem."""
+    problem: FileProblem | Literal[""] = ""
+    """Why the file must not be opened; empty for an ordinary file.
 
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    name: str
-    is_folder: bool
-    size: int = 0
-    version: str = ""
-    modified: float = 0.0
+    A folder that cannot be listed, or that is a link to a folder above itself, is such a file, in the place of all
+    that is below it.
+    """
 
 
 @dataclass(frozen=True)
@@ -96,7 +140,7 @@ class Folder:
 
     def folder(self, name: str) -> Folder:
         """A folder below this one."""
-        return Folder(self.location(name))
+        return Folder(self.location("/".join(PurePosixPath(name).parts)))
 
     def location(self, name: str = "") -> str:
         """The full path or URI of a file.
@@ -106,55 +150,92 @@ class Folder:
         """
         if not name:
             return self.uri
-        parts = PurePosixPath(name).parts
-        if name.startswith("/") or "\\" in name or "\0" in name or ".." in parts:
+        if not _is_below(name):
             raise InputError(f"{name!r} points outside {self.uri}")
-        return f"{self.uri}/{'/'.join(parts)}"
+        return f"{self.uri}/{name}"
 
     def find(self, prefix: str = "") -> Iterator[FileInfo]:
-        """Every file below `prefix`, in lexicographic order of names; holds one directory in memory at a time."""
-        with self._user_errors(prefix):
-            yield from self._walk(prefix, frozenset())
+        """Every entry below `prefix` that is not a folder, in lexicographic order of names.
 
-    def _walk(self, prefix: str, parents: frozenset[str]) -> Iterator[FileInfo]:
-        location = self.location(prefix)
-        if self.is_local:
-            real = os.path.realpath(location)
-            if real in parents:  # a symbolic link to a folder above itself
-                return
-            parents = parents | {real}
-        # Compare folders with their slash: "a-1" sorts before "a/b", although "a" sorts before "a-1".
-        for entry in sorted(self._entries(location), key=_sort_key):
-            name = f"{prefix}/{entry.name}" if prefix else entry.name
-            if entry.is_folder:
-                with contextlib.suppress(FileNotFoundError):  # renamed or deleted since the listing
-                    yield from self._walk(name, parents)
+        An entry that cannot be read is listed with its problem. Holds the names of one local folder and its parents in
+        memory, or one page of a listing of S3.
+
+        Raises:
+            InputError: the folder itself, or the folder of the prefix, cannot be listed.
+            FileNotFoundError: it does not exist.
+        """
+        with self._user_errors(prefix, of_one_file=bool(prefix)):
+            yield from self._find_local(prefix) if self.is_local else self._find_remote(prefix)
+
+    def _find_local(self, prefix: str) -> Iterator[FileInfo]:
+        # A stack instead of recursion: folders can be nested deeper than Python's calls.
+        stack = [iter(_list_folder(self.location(prefix), prefix, ()))]
+        while stack:
+            entry = next(stack[-1], None)
+            if entry is None:
+                stack.pop()
+            elif isinstance(entry, FileInfo):
+                yield entry
             else:
-                yield FileInfo(name, entry.size, entry.version, entry.modified)
+                try:
+                    stack.append(iter(_list_folder(self.location(entry.name), entry.name, entry.links)))
+                except (FileNotFoundError, NotADirectoryError):  # renamed or deleted since the listing
+                    continue
+                except OSError as error:
+                    yield _problem_file(entry.name, error)
 
-    def _entries(self, location: str) -> Iterator[_Entry]:
-        if not self.is_local:
-            for info in self._filesystem.ls(location, detail=True):
-                name = str(info["name"]).rstrip("/").rpartition("/")[2]
-                if info["type"] == "directory":
-                    yield _Entry(name, True)
-                elif f"s3://{info['name']}" != f"{location}/":  # the marker object of an empty folder
-                    version = str(info["ETag"]).strip('"')
-                    yield _Entry(name, False, int(info["size"]), version, info["LastModified"].timestamp())
-            return
-        with os.scandir(location) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    yield _Entry(entry.name, True)
-                elif entry.is_file():
-                    try:
-                        status = entry.stat()
-                    except FileNotFoundError:
-                        continue  # renamed or deleted since the listing
-                    yield _Entry(entry.name, False, status.st_size, str(status.st_mtime_ns), status.st_mtime)
-                elif entry.is_symlink() and not Path(entry.path).exists():
-                    # Keep the dangling link, so that reading it names the missing file.
-                    yield _Entry(entry.name, False)
+    def _find_remote(self, prefix: str) -> Iterator[FileInfo]:
+        location = self.location(prefix)
+        bucket, key, _ = self._filesystem.split_path(location)
+        base, is_empty = f"{key}/" if key else "", bool(key)
+        token: dict[str, str] = {}
+        while True:
+            page = self._filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=base, **token)
+            for found in page.get("Contents", ()):
+                is_empty = False
+                name = found["Key"].removeprefix(base)
+                size = int(found["Size"])
+                if not name or (name.endswith("/") and not size):
+                    continue  # the marker object of a folder
+                name = f"{prefix}/{name}" if prefix else name
+                if _is_below(name) and _VERSION_MARK not in name:
+                    version = str(found["ETag"]).strip('"')
+                    yield FileInfo(name, size, version, found["LastModified"].timestamp())
+                else:
+                    yield FileInfo(name, size, "", 0.0, "unreadable")
+            if not page.get("IsTruncated"):
+                break
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+        if is_empty:
+            raise FileNotFoundError(location)
+
+    def info(self, name: str) -> FileInfo:
+        """The size and version of one file.
+
+        Raises:
+            FileNotFoundError: the file does not exist.
+            UnreadableError: it cannot be looked at, or it is a folder.
+        """
+        with self._user_errors(name, of_one_file=True):
+            if self.is_local:
+                status = Path(self.location(name)).stat()
+                _check_regular(status.st_mode)
+                return _regular_file(name, status)
+            head = self._head(name)
+            version = str(head["ETag"]).strip('"')
+            return FileInfo(name, int(head["ContentLength"]), version, head["LastModified"].timestamp())
+
+    def _head(self, name: str) -> dict[str, Any]:
+        bucket, key, _ = self._filesystem.split_path(self.location(name))
+        try:
+            return cast("dict[str, Any]", self._filesystem.call_s3("head_object", Bucket=bucket, Key=key))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if 400 <= _response(error)[0] < 500:
+                # The answer to HEAD has no body to say which error it is; that to a request for a byte has.
+                self._filesystem.cat_file(self.location(name), start=0, end=1)
+            raise
 
     def exists(self, name: str = "") -> bool:
         """Whether a file or a non-empty folder of this name exists."""
@@ -169,22 +250,51 @@ class Folder:
                 return False
             return True
 
-    def open(self, name: str) -> BinaryIO:
-        """Open a file for reading; seekable, and on S3 only the ranges that are read are fetched."""
-        if self.is_local:
-            return cast("BinaryIO", Path(self.location(name)).open("rb"))
-        with self._user_errors(name):
-            size = int(self._filesystem.info(self.location(name))["size"])
-        return cast("BinaryIO", io.BufferedReader(_RemoteFile(self, name, size), PROBE_BLOCK_BYTES))
+    def open(self, name: str, size: int | None = None) -> BinaryIO:
+        """Open a file for reading; seekable, and on S3 only the ranges that are read are fetched.
+
+        Args:
+            name: a file, which `find` listed without a problem.
+            size: its size in bytes if the caller knows it from a listing, which saves a request to S3.
+
+        Raises:
+            FileNotFoundError: the file does not exist.
+            UnreadableError: this file cannot be read. Reading from the open file raises it, too.
+        """
+        if not self.is_local:
+            size = self.info(name).size if size is None else size
+            return cast("BinaryIO", io.BufferedReader(_RemoteFile(self, name, size), PROBE_BLOCK_BYTES))
+        with self._user_errors(name, of_one_file=True):
+            return cast("BinaryIO", io.BufferedReader(_LocalFile(self, name), PROBE_BLOCK_BYTES))
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """Read a file, or its bytes from `start` up to but excluding `end`.
 
         Raises:
             FileNotFoundError: the file does not exist.
+            UnreadableError: this file cannot be read.
         """
-        with self._user_errors(name):
-            return cast("bytes", self._filesystem.cat_file(self.location(name), start=start, end=end))
+        first = start or 0
+        if not self.is_local:
+            with self._user_errors(name, of_one_file=True):
+                return self._fetch(name, first, end)
+        with self.open(name) as file:
+            file.seek(first)
+            return file.read() if end is None else file.read(max(end - first, 0))
+
+    def _fetch(self, name: str, start: int, end: int | None) -> bytes:
+        location = self.location(name)
+        if not start and end is None:
+            # With concurrency, s3fs would ask for the size of every file first.
+            return cast("bytes", self._filesystem.cat_file(location, max_concurrency=1))
+        if end is not None and end <= start:
+            return b""
+        try:
+            return cast("bytes", self._filesystem.cat_file(location, start=start, end=end))
+        except OSError as error:
+            if not start and _response(error)[1] == "InvalidRange":
+                return b""  # an empty object has no range, not even of its beginning
+            raise
 
     def commit(self, name: str, data: bytes) -> None:
         """Write a file; readers see the old contents or the new ones, never a part."""
@@ -208,10 +318,13 @@ class Folder:
                 )
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless it exists; returns whether this call wrote it."""
+        """Write a file unless it exists; returns whether this call wrote it.
+
+        Of several processes that create the same file, one writes it, and readers never see a part of it.
+        """
         try:
             if self.is_local:
-                with self._staged_locally(name, publish=os.link) as file:
+                with self._staged_locally(name, publish=_publish_new) as file:
                     file.write(data)
                 return True
             with self._user_errors(name):
@@ -233,7 +346,8 @@ class Folder:
         """A temporary file in the same folder, flushed to disk before `publish` gives it its name."""
         location = self.location(name)
         parent, _, base = location.rpartition("/")
-        temporary = Path(f"{parent}/.{base}.{uuid.uuid4().hex}{STAGED_SUFFIX}")
+        # Part of the name is enough for people; the whole one could make a name of more than 255 bytes.
+        temporary = Path(f"{parent}/.{base[:40]}.{uuid.uuid4().hex}{STAGED_SUFFIX}")
         with self._user_errors(name):
             temporary.parent.mkdir(parents=True, exist_ok=True)
             file = temporary.open("xb")
@@ -248,46 +362,235 @@ class Folder:
 
     @property
     def _filesystem(self) -> Any:  # fsspec has no types
-        if self.is_local:
-            return fsspec.filesystem("file")
+        assert not self.is_local, "local files are read without fsspec"
         attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", MAX_ATTEMPTS))
         retries = {"mode": "standard", "total_max_attempts": attempts}
         options = {"retries": retries, "max_pool_connections": MAX_CONNECTIONS}
         return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=options)
 
     @contextlib.contextmanager
-    def _user_errors(self, name: str = "") -> Iterator[None]:
-        """Turn errors that a user can fix (permissions, credentials, endpoint, bucket) into one-line InputErrors."""
+    def _user_errors(self, name: str = "", *, of_one_file: bool = False) -> Iterator[None]:
+        """Turn errors that a user can fix (permissions, credentials, endpoint, bucket) into one-line InputErrors.
+
+        Args:
+            name: the file or folder that is used.
+            of_one_file: it is one of many, so an error that may be its own becomes an `UnreadableError`.
+        """
         try:
             yield
         except InputError:
             raise
         except Exception as error:
-            location, line = self.location(name), _first_line(error)
-            status, code = _response(error)
-            if isinstance(error, NotADirectoryError):
-                raise InputError(f"{location}: a parent of this path is a file, not a folder") from error
-            if isinstance(error, PermissionError):
-                remedy = (
-                    "" if self.is_local else "; check the AWS credentials and the permissions of the bucket"
-                )
-                raise InputError(f"{location}: permission denied: {line}{remedy}") from error
-            if code == "NoSuchBucket":
-                raise InputError(f"{location}: no such bucket; create it or correct its name") from error
-            if code in _CONFLICT_CODES:
-                raise FileExistsError(location) from error
-            if isinstance(error, (FileNotFoundError, FileExistsError)) or not _is_from_s3(error):
+            convert = self._local_error if self.is_local else self._remote_error
+            converted = convert(error, self.location(name), of_one_file)
+            if converted is None:
                 raise
-            message = f"{location}: {line.rstrip('.')}"
-            if status >= 500:
-                raise UnavailableError(
-                    f"{message}; the server is overloaded or down: run the command again later"
-                ) from error
-            if not code:
-                raise UnavailableError(
-                    f"{message}; check the AWS credentials and AWS_ENDPOINT_URL"
-                ) from error
-            raise InputError(message) from error
+            raise converted from error
+
+    def _local_error(self, error: Exception, location: str, of_one_file: bool) -> Exception | None:
+        kind = UnreadableError if of_one_file else InputError
+        line = _first_line(error)
+        if isinstance(error, NotADirectoryError):
+            which = "this" if Path(location).is_file() else "a parent of this path"
+            return kind(f"{location}: {which} is a file, not a folder")
+        if isinstance(error, PermissionError):
+            return kind(f"{location}: permission denied: {line}")
+        if not isinstance(error, OSError) or isinstance(error, (FileNotFoundError, FileExistsError)):
+            return None
+        if error.errno in _MOUNT_ERRORS:
+            return UnavailableError(f"{location}: {line}; mount it again, and run the command again")
+        return kind(f"{location}: {line}") if of_one_file and error.errno not in _PROCESS_ERRORS else None
+
+    def _remote_error(self, error: Exception, location: str, of_one_file: bool) -> Exception | None:
+        line = _first_line(error)
+        status, code = _response(error)
+        if of_one_file and (code in _OBJECT_CODES or code.startswith("KMS.")):
+            return UnreadableError(f"{location}: {code}: {line.rstrip('.')}")
+        if isinstance(error, PermissionError):
+            remedy = "check the AWS credentials and the permissions of the bucket"
+            return InputError(f"{location}: permission denied: {line}; {remedy}")
+        if code == "NoSuchBucket":
+            return InputError(f"{location}: no such bucket; create it or correct its name")
+        if code in _CONFLICT_CODES:
+            return FileExistsError(location)
+        if isinstance(error, (FileNotFoundError, FileExistsError)) or not _is_from_s3(error):
+            return None
+        message = f"{location}: {line.rstrip('.')}"
+        if status >= 500:
+            return UnavailableError(
+                f"{message}; the server is overloaded or down: run the command again later"
+            )
+        if not code:
+            return UnavailableError(f"{message}; check the AWS credentials and AWS_ENDPOINT_URL")
+        return InputError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Subfolder:
+    """A folder that was found in another one and has not been listed yet."""
+
+    name: str
+    links: tuple[str, ...]
+    """Where the links on the way to it are: the real path of the folder of each."""
+
+
+def _list_folder(location: str, name: str, links: tuple[str, ...]) -> list[FileInfo | _Subfolder]:
+    """The entries of a local folder, sorted as the full names below them are.
+
+    Args:
+        location: path of the folder.
+        name: its name in the listing; "" for the root.
+        links: see `_Subfolder`.
+    """
+    listed = []
+    with os.scandir(location) as entries:
+        for entry in entries:
+            found = _look_at(entry, f"{name}/{entry.name}" if name else entry.name, links)
+            if found is not None:
+                # Compare folders with their slash: "a-1" sorts before "a/b", although "a" sorts before "a-1".
+                listed.append((f"{entry.name}/" if isinstance(found, _Subfolder) else entry.name, found))
+    listed.sort(key=_sort_key)
+    return [found for _, found in listed]
+
+
+def _sort_key(listed: tuple[str, object]) -> str:
+    return listed[0]
+
+
+def _look_at(entry: os.DirEntry[str], name: str, links: tuple[str, ...]) -> FileInfo | _Subfolder | None:
+    """What an entry of a local folder is; None if it was renamed or deleted since the listing."""
+    try:
+        status = entry.stat()
+    except FileNotFoundError:
+        # Keep a dangling link, so that reading it names the missing file.
+        return FileInfo(name, 0, "", 0.0) if entry.is_symlink() else None
+    except OSError as error:
+        return _problem_file(name, error)
+    if stat.S_ISDIR(status.st_mode):
+        if not entry.is_symlink():
+            return _Subfolder(name, links)
+        links = (*links, os.path.realpath(Path(entry.path).parent))
+        target = os.path.realpath(entry.path)
+        if any(Path(link).is_relative_to(target) for link in links):  # it leads to a folder above itself
+            return FileInfo(name, 0, "", 0.0, "link-loop")
+        return _Subfolder(name, links)
+    if not stat.S_ISREG(status.st_mode):
+        return FileInfo(name, 0, "", 0.0, "special")
+    return _regular_file(name, status)
+
+
+def _regular_file(name: str, status: os.stat_result) -> FileInfo:
+    version = f"{status.st_mtime_ns}-{status.st_ctime_ns}"
+    return FileInfo(name, status.st_size, version, status.st_mtime)
+
+
+def _problem_file(name: str, error: OSError) -> FileInfo:
+    """The listed file for an entry that cannot be looked at; raises errors that are not its own."""
+    if error.errno in _MOUNT_ERRORS or error.errno in _PROCESS_ERRORS:
+        raise error
+    return FileInfo(name, 0, "", 0.0, "link-loop" if error.errno == errno.ELOOP else "unreadable")
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name cannot lead out of its folder; backslashes are ordinary letters."""
+    return not (name.startswith("/") or "\0" in name or ".." in name.split("/"))
+
+
+def _publish_new(source: Path, target: str) -> None:
+    """Give a complete local file its name, unless that is taken.
+
+    A hard link does that on most file systems. Without links (FAT, exFAT, many mounts), the kernel renames the file on
+    condition that the name is free; where it cannot either, a lock excludes the other processes of this machine, and
+    those of other machines if the file system shares its locks.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: the file system can do none of the three.
+    """
+    for publish in (os.link, _rename_if_free):
+        try:
+            publish(source, target)
+            return
+        except FileExistsError:
+            raise
+        except OSError:
+            continue  # file systems differ in the error by which they say that they cannot do this
+    _rename_under_lock(source, target)
+
+
+def _rename_if_free(source: Path, target: str) -> None:
+    """Rename a file in one step that fails if the name is taken; Linux only."""
+    rename = _renameat2()
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target)
+
+
+_AT_FDCWD = -100  # paths are relative to the current directory
+_RENAME_NOREPLACE = 1
+
+
+@cache
+def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+def _rename_under_lock(source: Path, target: str) -> None:
+    """Rename a file while no other process does so in the same folder.
+
+    The kernel releases the lock of a process that dies. The empty lock file stays: whoever deletes one may delete the
+    one that another process has just locked.
+    """
+    lock = source.parent / f".lock{STAGED_SUFFIX}"
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise InputError(
+                f"{target}: this file system has neither hard links nor locks; choose another folder"
+            ) from error
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        source.rename(target)
+
+
+def _check_regular(mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open a regular file; a device is not opened, since that can start something or block."""
+    _check_regular(Path(path).stat().st_mode)
+    # For files that block all the same: those of /proc, and a pipe that took the place of the file just now.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+class _LocalFile(io.FileIO):
+    """A local file whose read errors name it."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        super().__init__(folder.location(name), "rb", opener=_open_regular)
+        self._folder, self._name = folder, name
+
+    def readinto(self, buffer: Any) -> int:
+        with self._folder._user_errors(self._name, of_one_file=True):
+            return int(_not_blocked(super().readinto(buffer)))
+
+    def readall(self) -> bytes:
+        with self._folder._user_errors(self._name, of_one_file=True):
+            return _not_blocked(super().readall())
+
+
+def _not_blocked(read: T | None) -> T:
+    """Return what was read; None stands for a read that would have to wait for another process."""
+    if read is None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return read
 
 
 class _RemoteFile(io.RawIOBase):
@@ -325,10 +628,6 @@ class _RemoteFile(io.RawIOBase):
         data = self._folder.read(self._name, self._position, end)
         self._position += len(data)
         return data
-
-
-def _sort_key(entry: _Entry) -> str:
-    return f"{entry.name}/" if entry.is_folder else entry.name
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,14 +1,18 @@
-"""Parquet files in a folder: whole tables, and single row groups."""
+"""Parquet files in a folder: whole tables, and files of many row groups that are written and read group by group."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage import Folder
+from pipeline.storage import PART_BYTES, Folder
 
 
 def to_parquet(table: pa.Table, group_lengths: Sequence[int] | None = None) -> bytes:
@@ -31,6 +35,47 @@ def to_parquet(table: pa.Table, group_lengths: Sequence[int] | None = None) -> b
     return sink.getvalue()
 
 
+def commit_groups(
+    folder: Folder,
+    name_of: Callable[[str], str],
+    schema: pa.Schema,
+    groups: Iterable[pa.Table],
+    *,
+    distinct_columns: Sequence[str] = (),
+    statistics_of: Sequence[str] = (),
+) -> str:
+    """Write a Parquet file, one row group at a time, under a name that depends on its content.
+
+    Args:
+        folder: where to write.
+        name_of: returns the path of the file, given 16 hex digits that identify its content.
+        schema: columns of the file, and metadata.
+        groups: the rows of each row group; none may be empty.
+        distinct_columns: columns whose values rarely occur twice, so that a dictionary would only cost time.
+        statistics_of: columns whose smallest and largest value and number of nulls are recorded for each group.
+
+    Returns:
+        The path of the file in the folder.
+    """
+    with tempfile.TemporaryFile() as file:
+        with pq.ParquetWriter(
+            file,
+            schema,
+            compression="zstd",
+            use_dictionary=[name for name in schema.names if name not in distinct_columns],
+            write_statistics=list(statistics_of),
+        ) as writer:
+            for group in groups:
+                writer.write_table(group, row_group_size=len(group))
+        file.seek(0)
+        name = name_of(hashlib.file_digest(file, "sha256").hexdigest()[:16])
+        if not folder.exists(name):
+            file.seek(0)
+            with folder.staged(name) as staged:
+                shutil.copyfileobj(file, staged, PART_BYTES)
+    return name
+
+
 def read_table(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet file, or some of its columns."""
     return pq.read_table(
@@ -42,3 +87,21 @@ def read_group(folder: Folder, name: str, group: int) -> pa.Table:
     """Read one row group of a Parquet file, without fetching the others."""
     with folder.open(name) as file:
         return pq.ParquetFile(file).read_row_group(group)
+
+
+@contextlib.contextmanager
+def open_groups(folder: Folder, name: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of which all row groups will be read; a file on S3 is first copied to a temporary file."""
+    with folder.open(name) as file:
+        if folder.is_local:
+            yield pq.ParquetFile(file)
+            return
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(file, copy, PART_BYTES)
+            yield pq.ParquetFile(copy)
+
+
+def iter_groups(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Some columns of each row group of a file, in order."""
+    for group in range(file.num_row_groups):
+        yield file.read_row_group(group, columns=list(columns))

@@ -30,6 +30,17 @@ def test_a_committed_file_can_be_read_whole_and_in_ranges(folder: Folder):
         assert file.read() == b"89"
 
 
+def test_a_range_ends_with_the_file(folder: Folder):
+    folder.commit("a.bin", b"0123456789")
+    folder.commit("empty.bin", b"")
+    assert folder.read("a.bin", 8, 100) == b"89"
+    assert folder.read("a.bin", 5) == b"56789"
+    assert folder.read("a.bin", 5, 5) == b""
+    assert folder.read("empty.bin") == folder.read("empty.bin", 0, 100) == b""
+    with folder.open("empty.bin") as file:
+        assert file.read() == b""
+
+
 def test_a_listing_is_sorted_by_full_name(folder: Folder):
     names = ["a.wav", "a/b.wav", "a-1/c.wav", "b.wav"]
     for name in names:
@@ -104,7 +115,7 @@ def test_reading_a_missing_file_raises_file_not_found(folder: Folder):
         folder.read("b.bin")
 
 
-@pytest.mark.parametrize("name", ["../secret", "a/../../secret", "/etc/passwd", "a\\..\\b", "a\0b"])
+@pytest.mark.parametrize("name", ["../secret", "a/../../secret", "/etc/passwd", "a/..", "a\0b"])
 def test_names_cannot_point_outside_the_folder(folder: Folder, name: str):
     with pytest.raises(InputError, match="points outside"):
         folder.read(name)
@@ -115,25 +126,10 @@ def test_a_folder_can_be_pickled(folder: Folder):
     assert pickle.loads(pickle.dumps(folder)).read("a.bin") == b"x"  # noqa: S301
 
 
-def test_symbolic_links_are_followed_but_never_in_circles(tmp_path: Path):
-    (tmp_path / "corpus" / "a").mkdir(parents=True)
-    (tmp_path / "corpus" / "a" / "x.wav").write_bytes(b"x")
-    (tmp_path / "corpus" / "a" / "loop").symlink_to(tmp_path / "corpus")
-    (tmp_path / "corpus" / "dangling.wav").symlink_to(tmp_path / "nowhere.wav")
-    names = [info.name for info in Folder(str(tmp_path / "corpus")).find()]
-    assert names == ["a/x.wav", "dangling.wav"]
-
-
 def test_a_file_in_the_place_of_a_folder_is_a_user_error(tmp_path: Path):
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(InputError, match=r"file/store/a\.bin: a parent of this path is a file"):
         Folder(str(tmp_path / "file" / "store")).commit("a.bin", b"x")
-
-
-def test_a_named_pipe_is_not_listed(tmp_path: Path):
-    os.mkfifo(tmp_path / "pipe.wav")
-    (tmp_path / "link.wav").symlink_to(tmp_path / "pipe.wav")
-    assert list(Folder(str(tmp_path)).find()) == []
 
 
 def test_other_protocols_are_rejected():

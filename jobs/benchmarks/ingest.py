@@ -8,11 +8,12 @@ import io
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,12 @@ from pipeline.data.audio.waveform import SAMPLE_RATE
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.data.store.catalog import CatalogRow
+    from pipeline.data.store.repeated import UniqueRows
+
+INVENTED_ROWS = 10_000
+"""Rows that are invented at a time."""
+
 
 @dataclass(frozen=True)
 class IngestBenchmark:
@@ -33,7 +40,7 @@ class IngestBenchmark:
     num_files: int = 12_000
     """Number of source files: 48 kHz mono FLAC."""
     num_distinct: int = 1000
-    """Number of distinct files; the others are hard links to them."""
+    """Number of distinct files; the others are hard links to them, or copies on file systems without links."""
     file_s: float = 6.0
     """Length of a file, seconds."""
     rounds: int = 2
@@ -70,11 +77,7 @@ def measure(config: IngestBenchmark, folder: Path) -> Iterator[Measured]:
         print_now(f"peak memory of a worker at {config.peak_shard_mib:.0f} MiB a shard")
         yield Measured("peak memory of a worker", f"{peak_memory_mib(folder, config):.0f} MiB")
     for rows in (config.plan_rows // 100, config.plan_rows // 10, config.plan_rows):
-        print_now(f"planning {rows:,} utterances")
-        seconds, mib = time_planning(rows)
-        yield Measured(
-            f"plan of {rows:,}", f"{seconds:.1f} s, {mib:.0f} MiB", f"{seconds / rows * 1e6:.1f} µs each"
-        )
+        yield from measure_planning(rows, folder)
 
 
 def compare(speeds: Mapping[str, float]) -> Iterator[Measured]:
@@ -105,12 +108,19 @@ def make_corpus(config: IngestBenchmark, data: Path) -> float:
     for number, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         if number >= config.num_distinct:
-            path.hardlink_to(paths[number % config.num_distinct])
+            _link_or_copy(paths[number % config.num_distinct], path)
             continue
         noise = np.cumsum(rng.standard_normal(num_samples, np.float32))
         noise -= np.linspace(noise[0], noise[-1], num_samples, dtype=np.float32)
         soundfile.write(path, 0.3 * envelope * noise / np.abs(noise).max(), 48_000)
     return config.num_files * config.file_s
+
+
+def _link_or_copy(source: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(source)
+    except OSError:  # this file system has no hard links
+        shutil.copyfile(source, path)
 
 
 def bare_speed(paths: list[Path], num_processes: int, file_s: float) -> float:
@@ -155,10 +165,12 @@ def write_shards(folder: str, shard_mib: float) -> float:
     rows = catalogs.rows(read_files(manifest, root), manifest.name, Recipe())
     catalog = catalogs.table(list(catalogs.probe_rows(rows, root, manifest)))
     settings = shards.build_settings("soxr_hq", manifest.licence)
-    planned, plans = plan_shards(catalog, None, build_settings=settings, target_bytes=int(shard_mib * 2**20))
-    for plan in plans:
-        members = planned.slice(plan.first_row, plan.num_rows).to_pylist()
-        shards.build_shard(plan.name, members, root, store, licence=manifest.licence, resampler="soxr_hq")
+    planned = plan_shards([catalog], (), build_settings=settings, target_bytes=int(shard_mib * 2**20))
+    for plan, members in planned:
+        assert plan is not None, "every file of the benchmark is good"
+        shards.build_shard(
+            plan.name, members.to_pylist(), root, store, licence=manifest.licence, resampler="soxr_hq"
+        )
     return time.perf_counter() - started
 
 
@@ -217,28 +229,109 @@ def peak_memory_mib(folder: Path, config: IngestBenchmark) -> float:
     return float(done.stdout)
 
 
-def time_planning(num_rows: int) -> tuple[float, float]:
-    """Plan in a new process; returns seconds, and peak memory in MiB, which includes the table of utterances."""
-    program = "import sys, jobs.benchmarks.ingest as b; b.plan_rows(int(sys.argv[1]))"
-    argv = [sys.executable, "-c", program, str(num_rows)]
-    done = subprocess.run(argv, check=True, capture_output=True, text=True)  # noqa: S603
-    seconds, mib = done.stdout.split()
-    return float(seconds), float(mib)
+def measure_planning(num_rows: int, folder: Path) -> Iterator[Measured]:
+    """Plan a corpus, recognise its files in a second listing, and plan it again; each in a new process."""
+    with tempfile.TemporaryDirectory(dir=folder) as store:
+        for title, stage in PLANNING_STAGES.items():
+            print_now(f"{title} {num_rows:,}")
+            program = "import sys, jobs.benchmarks.ingest as b; b.print_stage(*sys.argv[1:])"
+            argv = [sys.executable, "-c", program, stage.__name__, str(num_rows), store]
+            done = subprocess.run(argv, check=True, capture_output=True, text=True)  # noqa: S603
+            seconds, mib = map(float, done.stdout.split())
+            each = f"{seconds / num_rows * 1e6:.1f} µs each"
+            yield Measured(f"{title} {num_rows:,}", f"{seconds:.1f} s, {mib:.0f} MiB", each)
 
 
-def plan_rows(num_rows: int) -> None:
-    """Plan a table of invented utterances; prints seconds and peak memory in MiB."""
-    import pyarrow as pa
+def print_stage(stage: str, num_rows: str, store: str) -> None:
+    """Run a stage of `PLANNING_STAGES`; prints its seconds, and the peak memory of this process in MiB."""
+    functions = {function.__name__: function for function in PLANNING_STAGES.values()}
+    print(functions[stage](int(num_rows), store), peak_mib())
 
-    from pipeline.data.store.plan import plan_shards
 
-    step = 100_000
-    catalog = pa.concat_tables(
-        [invented_rows(first, min(step, num_rows - first)) for first in range(0, num_rows, step)]
-    )
+def plan_once(num_rows: int, store: str) -> float:
+    """Collect invented utterances, plan their shards and write their catalog; returns seconds."""
+    from pipeline.data.store.repeated import UniqueRows
+
+    rows = UniqueRows()
+    seconds = 0.0
+    for first in range(0, num_rows, INVENTED_ROWS):
+        part = invented_rows(first, min(INVENTED_ROWS, num_rows - first))
+        seconds += timed(partial(rows.add, part))
+    return seconds + timed(partial(write_plan, rows, (), store))
+
+
+def find_known_files(num_rows: int, store: str) -> float:
+    """Look up in the catalog every file of a listing in which nothing has changed; returns seconds."""
+    from pipeline.data.store import catalog as catalogs
+    from pipeline.data.store.known import KnownFiles
+    from pipeline.storage import Folder
+
     started = time.perf_counter()
-    plan_shards(catalog, None, build_settings="benchmark", target_bytes=256 << 20)
-    print(time.perf_counter() - started, peak_mib())
+    known = KnownFiles(Folder(store), only_catalog(store))
+    seconds = time.perf_counter() - started
+    for first in range(0, num_rows, INVENTED_ROWS):
+        listed = listed_rows(first, min(INVENTED_ROWS, num_rows - first))
+        started = time.perf_counter()
+        filled = known.fill(listed)
+        seconds += time.perf_counter() - started
+        assert all(map(catalogs.is_probed, filled)), "every file is known"
+    return seconds
+
+
+def plan_again(num_rows: int, store: str) -> float:
+    """Plan the same utterances when they already have shards; returns seconds."""
+    import pyarrow.compute as pc
+
+    from pipeline import tables
+    from pipeline.data.store.catalog import CATALOG
+    from pipeline.data.store.repeated import UniqueRows
+    from pipeline.storage import Folder
+
+    rows = UniqueRows()
+    seconds = 0.0
+    shards: list[str] = []
+    catalog = only_catalog(store)
+    with tables.open_groups(Folder(store), catalog) as file:
+        for group in tables.iter_groups(file, CATALOG.names):
+            shards += pc.unique(group["shard"]).to_pylist()
+            seconds += timed(partial(rows.add, group.cast(CATALOG)))
+    assert rows.num_rows == num_rows
+    seconds += timed(partial(write_plan, rows, shards, store))
+    assert only_catalog(store) == catalog, "nothing has changed"
+    return seconds
+
+
+PLANNING_STAGES: dict[str, Callable[[int, str], float]] = {
+    "plan of": plan_once,
+    "known files among": find_known_files,
+    "second plan of": plan_again,
+}
+"""What one process has to do for a whole corpus, by title; the later stages use the catalog of the first."""
+
+
+def write_plan(rows: UniqueRows, previous_shards: Sequence[str], store: str) -> None:
+    """Plan shards of 256 MiB, and write the catalog, as `bonafide ingest` does."""
+    from jobs.ingestion.building import DISTINCT_COLUMNS
+    from pipeline import tables
+    from pipeline.data.store.catalog import CATALOG
+    from pipeline.data.store.plan import plan_shards
+    from pipeline.storage import Folder
+
+    planned = plan_shards(rows.parts(), previous_shards, build_settings="benchmark", target_bytes=256 << 20)
+    tables.commit_groups(
+        Folder(store),
+        "{}.parquet".format,
+        CATALOG,
+        (members for _, members in planned),
+        distinct_columns=DISTINCT_COLUMNS,
+        statistics_of=["problem"],
+    )
+
+
+def only_catalog(store: str) -> str:
+    """The name of the one catalog that the first stage of planning has written."""
+    (path,) = Path(store).glob("*.parquet")
+    return path.name
 
 
 def peak_mib() -> float:
@@ -248,24 +341,60 @@ def peak_mib() -> float:
 
 
 def invented_rows(first: int, num_rows: int) -> pa.Table:
-    """Catalog rows like those of a large corpus of read speech."""
+    """Probed catalog rows like those of a large corpus of read speech, in the order of their paths."""
     import numpy as np
     import pyarrow as pa
 
-    from pipeline.data.store import catalog as catalogs
+    from pipeline.data.corpora.utterance import utterance_uid
+    from pipeline.data.store.catalog import CATALOG
 
-    numbers = [f"{number:012d}" for number in range(first, first + num_rows)]
-    known = {
-        "uid": numbers,
-        "id": [f"MLS-EN-{number}" for number in numbers],
-        "corpus": ["mls"] * num_rows,
-        "path": [f"mls_english/train/audio/{number[:4]}/{number[4:8]}/{number}.flac" for number in numbers],
+    listed = listed_rows(first, num_rows)
+    names = [row["path"].rpartition("/")[2].removesuffix(".flac") for row in listed]
+    uids = [utterance_uid("mls", row["path"]) for row in listed]
+    seconds = np.array([row["size"] for row in listed]) / 16_000
+    values: dict[str, Any] = {
+        "uid": uids,
+        "id": [f"MLS-EN-{name}" for name in names],
         "label": ["bonafide"] * num_rows,
-        "fingerprint": numbers,
-        "seconds": np.random.default_rng(first).uniform(10, 20, num_rows),
+        "speaker": [name[:8] for name in names],
+        "language": ["en"] * num_rows,
+        "split": ["train"] * num_rows,
+        "fingerprint": [uid[::-1] for uid in uids],
+        "container": ["flac"] * num_rows,
+        "codec": ["flac"] * num_rows,
+        "encoding": ["PCM_S"] * num_rows,
+        "sample_rate": np.full(num_rows, 16_000),
+        "num_channels": np.ones(num_rows, np.int64),
+        "num_samples": np.rint(seconds * 16_000),
+        "file_seconds": seconds,
+        "bit_depth": np.full(num_rows, 16),
+        "bitrate": np.full(num_rows, 128_000),
+        "seconds": seconds,
+        **{name: [row[name] for row in listed] for name in ("corpus", "path", "size", "version")},  # type: ignore[literal-required]
     }
     columns = [
-        pa.array(known[field.name], field.type) if field.name in known else pa.nulls(num_rows, field.type)
-        for field in catalogs.CATALOG
+        pa.array(values[field.name], field.type) if field.name in values else pa.nulls(num_rows, field.type)
+        for field in CATALOG
     ]
-    return pa.table(columns, schema=catalogs.CATALOG)
+    return pa.table(columns, schema=CATALOG)
+
+
+def listed_rows(first: int, num_rows: int) -> list[CatalogRow]:
+    """The rows of `invented_rows` before their files are probed."""
+    import numpy as np
+
+    from pipeline.data.store.catalog import CATALOG
+
+    empty: Any = dict.fromkeys(CATALOG.names)
+    names = [f"{number:012d}" for number in range(first, first + num_rows)]
+    sizes = np.random.default_rng(first).integers(160_000, 320_000, num_rows).tolist()
+    return [
+        {
+            **empty,
+            "corpus": "mls",
+            "path": f"mls_english/train/audio/{name[:4]}/{name[4:8]}/{name}.flac",
+            "size": size,
+            "version": f"1700000000{name[3:]}",
+        }
+        for name, size in zip(names, sizes, strict=True)
+    ]

@@ -34,7 +34,7 @@ def make_store(num_utterances: int, folder: Path) -> tuple[Folder, Index]:
         piece = speech[begin : begin + int(seconds * SAMPLE_RATE)]
         path = f"{number:06d}.flac"
         (folder / "loose" / path).write_bytes(encode_flac(quantise(piece)))
-        row: dict[str, Any] = dict.fromkeys(shards.METADATA)
+        row: dict[str, Any] = dict.fromkeys(shards.ShardMember.__annotations__)
         row |= {
             "start": None,
             "end": None,

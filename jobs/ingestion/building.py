@@ -5,24 +5,31 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from jobs.ingestion.cataloging import CatalogedCorpus
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import Source
 from pipeline import tables
 from pipeline.data.corpora.manifest import Manifest, manifest_digest
 from pipeline.data.corpora.recipe import EXCLUDED
 from pipeline.data.store import layout, shards
-from pipeline.data.store.catalog import content_digest
+from pipeline.data.store.catalog import CATALOG
 from pipeline.data.store.plan import ShardPlan, missing_shards, plan_shards
 from pipeline.data.store.shards import ShardSummary
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.progress import Progress
 from pipeline.storage import Folder
+
+DISTINCT_COLUMNS = (
+    *("uid", "id", "path", "start", "end", "size", "version"),
+    *("fingerprint", "num_samples", "file_seconds", "bitrate", "seconds", "detail"),
+)
+"""Columns of a catalog whose values rarely occur twice in a shard."""
 
 
 @dataclass(frozen=True)
@@ -36,49 +43,62 @@ class CorpusPlan:
     problems: Counter[str]
     """Number of rows that are in no shard, by reason."""
     shards: list[ShardPlan]
+    not_audio: dict[str, int]
+    """Files that were left out by rule, by kind."""
 
 
 def plan_corpora(
-    catalogs: dict[str, pa.Table],
+    found: dict[str, CatalogedCorpus],
     sources: Mapping[str, Source],
     store: Folder,
     before: Snapshot | None,
     config: IngestConfig,
 ) -> dict[str, CorpusPlan]:
-    """Plan the shards of every corpus. Empties `catalogs`, which take most of the memory of this process."""
+    """Plan the shards of every corpus. Empties `found`, whose rows take disk space."""
     return {
-        name: plan_corpus(sources[name].manifest, catalogs.pop(name), store, before, config)
-        for name in list(catalogs)
+        name: plan_corpus(sources[name].manifest, found.pop(name), store, before, config)
+        for name in list(found)
     }
 
 
 def plan_corpus(
-    manifest: Manifest, table: pa.Table, store: Folder, before: Snapshot | None, config: IngestConfig
+    manifest: Manifest, found: CatalogedCorpus, store: Folder, before: Snapshot | None, config: IngestConfig
 ) -> CorpusPlan:
     """Decide which utterances each shard of a corpus has, and write the catalog that records it.
 
     Args:
         manifest: manifest of the corpus.
-        table: rows of the corpus, in any order.
+        found: everything found in the corpus; its rows are freed.
         store: where the catalog is written.
         before: the latest snapshot of the store, whose shards keep their utterances.
         config: settings of the ingest.
     """
-    corpus = manifest.name
-    previous = None
-    if before is not None and corpus in before.corpora:
-        previous = tables.read_table(store, before.corpora[corpus].catalog, columns=["path", "shard"])
-    catalog, plans = plan_shards(
-        table,
-        previous,
+    previous = before.corpora.get(manifest.name) if before is not None else None
+    planned = plan_shards(
+        found.rows.parts(),
+        [shard.name for shard in previous.shards] if previous is not None else [],
         build_settings=shards.build_settings(config.resampler, manifest.licence),
         target_bytes=config.target_bytes,
     )
-    data = tables.to_parquet(catalog, [plan.num_rows for plan in plans])
-    name = layout.catalog_name(corpus, content_digest(data))
-    if not store.exists(name):
-        store.commit(name, data)
-    return CorpusPlan(name, len(catalog), Counter(catalog["problem"].drop_null().to_pylist()), plans)
+    plans: list[ShardPlan] = []
+    problems: Counter[str] = Counter()
+
+    def row_groups() -> Iterator[pa.Table]:
+        for plan, rows in planned:
+            if plan is not None:
+                plans.append(plan)
+            problems.update(rows["problem"].drop_null().to_pylist())
+            yield rows
+
+    catalog = tables.commit_groups(
+        store,
+        functools.partial(layout.catalog_name, manifest.name),
+        CATALOG,
+        row_groups(),
+        distinct_columns=DISTINCT_COLUMNS,
+        statistics_of=["problem"],
+    )
+    return CorpusPlan(catalog, found.rows.num_rows, problems, plans, found.listing.not_audio)
 
 
 def build_shards(
@@ -183,6 +203,7 @@ def corpus_snapshot(
             label: hours for label, hours in asdict(manifest.expected_hours).items() if hours is not None
         },
         shards=written,
+        not_audio=plan.not_audio,
     )
     assert snapshot.found == snapshot.written + rejected.total() + excluded.total(), (
         f"{manifest.name}: found {snapshot.found}, wrote {snapshot.written}, rejected {snapshot.rejected}"

@@ -1,7 +1,8 @@
 """Catalog the corpora of an ingest: list their files, label them, and probe those that are new or have changed.
 
 Every part of a corpus goes through the stages of `Cataloger`: list → label → reuse known headers → probe → cut. They
-run in this process for small corpora in which nothing has changed, and on Ray Data otherwise.
+run in this process for small corpora in which nothing has changed, and on Ray Data otherwise. Rows pass through memory:
+they are collected in a temporary file for each corpus.
 """
 
 from __future__ import annotations
@@ -10,22 +11,26 @@ import contextlib
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import Source
-from pipeline import tables
 from pipeline.data.audio.isolation import HANG_S, crash_safe
 from pipeline.data.store import catalog as catalogs
 from pipeline.data.store import layout
 from pipeline.data.store.catalog import CatalogRow, ReadHeader
+from pipeline.data.store.known import KnownFiles
+from pipeline.data.store.repeated import UniqueRows
 from pipeline.data.store.snapshot import Snapshot
+from pipeline.data.store.source_records import SourceRecords, rejecting_shards
 from pipeline.errors import InputError
 from pipeline.progress import Progress
+from pipeline.spill import MAX_BUFFERED_BYTES
 from pipeline.storage import Folder
 
 PART_ROWS = 2000
@@ -33,6 +38,28 @@ PART_ROWS = 2000
 
 MAX_ROWS_IN_PROCESS = 100_000
 """Rows that may be cataloged without Ray; listing so many takes seconds."""
+
+LISTED = catalogs.CATALOG.append(pa.field("listing", pa.string()))
+"""Columns of what tasks pass on: a row of the catalog, or in the last row of a corpus its `Listing` as JSON."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """How the listing of a corpus ended."""
+
+    corpus: str
+    not_audio: dict[str, int]
+    """Files that were left out by rule, by kind."""
+    failure: str = ""
+    """Why the corpus could not be listed completely; empty if it was."""
+
+
+@dataclass
+class CatalogedCorpus:
+    """Everything found in a corpus, and how its listing ended."""
+
+    listing: Listing
+    rows: UniqueRows = field(default_factory=UniqueRows)
 
 
 @dataclass(frozen=True)
@@ -48,18 +75,34 @@ class Cataloger:
     """Reads one header; a module-level function, because a child process may have to call it."""
     hang_s: float = HANG_S
     """Time limit for reading one header, seconds."""
+    rejecting: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Reasons of the rejects of each shard of the latest snapshot that has any."""
 
-    def list_parts(self, corpus: str, earlier: str) -> Iterator[list[CatalogRow]]:
+    def list_parts(self, corpus: str, earlier: str) -> Iterator[list[CatalogRow] | Listing]:
         """Yield everything found in a corpus, part by part, with the headers that an earlier catalog has.
+
+        The last item is the `Listing`. A corpus that cannot be read ends with its failure, and not with an exception,
+        because the others go on.
 
         Args:
             corpus: one of `sources`.
             earlier: path of a catalog in the store; empty if there is none.
         """
-        known = catalogs.KnownFiles(tables.read_table(self.store, earlier) if earlier else None)
-        rows = self.sources[corpus].rows()
-        while part := list(itertools.islice(rows, PART_ROWS)):
-            yield known.fill(part)
+        not_audio: Counter[str] = Counter()
+        failure = ""
+        rows = self.sources[corpus].rows(not_audio)
+        records = SourceRecords(self.store, corpus, earlier, self.rejecting)
+        with KnownFiles(self.store, earlier) as known:
+            while not failure:
+                try:
+                    part = list(itertools.islice(rows, PART_ROWS))
+                except InputError as error:
+                    failure = str(error)
+                else:
+                    if not part:
+                        break
+                    yield records.fill(known.fill(part))
+        yield Listing(corpus, dict(sorted(not_audio.items())), failure)
 
     def probe_part(self, corpus: str, rows: Sequence[CatalogRow]) -> pa.Table:
         """Complete rows with the headers that are still unknown, and cut files into chunks.
@@ -76,36 +119,39 @@ class Cataloger:
 
 
 def catalog_corpora(
-    cataloger: Cataloger, before: Snapshot | None, config: IngestConfig, start_ray: Callable[[], None]
-) -> dict[str, pa.Table]:
-    """The catalog of every corpus in which something was found, rows in any order.
+    cataloger: Cataloger, before: Snapshot | None, start_ray: Callable[[], None]
+) -> dict[str, CatalogedCorpus]:
+    """Everything found in each corpus, rows in any order.
 
     Args:
         cataloger: reads the corpora.
         before: the latest snapshot of the store.
-        config: settings of the ingest.
         start_ray: called before Ray is used.
-
-    Raises:
-        InputError: nothing was found in a corpus that the user named, or in any.
     """
     earlier = _earlier_catalogs(cataloger, before)
-    parts: Iterable[pa.Table] | None = _catalog_in_process(cataloger, earlier, before)
+    if before is not None:
+        summaries = (shard for corpus in before.corpora.values() for shard in corpus.shards)
+        cataloger = replace(cataloger, rejecting=rejecting_shards(summaries))
+    parts: Iterable[pa.Table | Listing] | None = _catalog_in_process(cataloger, earlier, before)
     if parts is None:
         start_ray()
         parts = _catalog_on_ray(cataloger, earlier)
-    by_corpus: dict[str, list[pa.Table]] = {name: [] for name in cataloger.sources}
+    rows = {name: UniqueRows() for name in cataloger.sources}
+    listings: dict[str, Listing] = {}
     for part in parts:
+        if isinstance(part, Listing):
+            listings[part.corpus] = part
+            continue
         for name in pc.unique(part["corpus"]).to_pylist():
-            by_corpus[name].append(part.filter(pc.equal(part["corpus"], name)))
-    for name in config.corpora:  # another corpus may share the folder of one that the user did not name
-        if not by_corpus[name]:
-            uri = cataloger.sources[name].root.uri
-            raise InputError(f"{name}: nothing found in {uri}; is it the folder of that corpus?")
-    if not any(by_corpus.values()):
-        raise InputError(f"{config.root}: nothing found in the folders of its corpora")
-    complete = {name: pa.concat_tables(parts) for name, parts in by_corpus.items() if parts}
-    return {name: catalogs.reject_repeated(table) for name, table in complete.items()}
+            rows[name].add(part.filter(pc.equal(part["corpus"], name)))
+        _limit_memory(rows.values())
+    return {name: CatalogedCorpus(listings[name], rows[name]) for name in sorted(rows)}
+
+
+def _limit_memory(rows: Collection[UniqueRows]) -> None:
+    """Write the largest collections to their files until all together take no more memory than one may."""
+    while sum(each.num_buffered_bytes for each in rows) > MAX_BUFFERED_BYTES:
+        max(rows, key=lambda each: each.num_buffered_bytes).flush()
 
 
 def _earlier_catalogs(cataloger: Cataloger, before: Snapshot | None) -> dict[str, str]:
@@ -121,7 +167,7 @@ def _earlier_catalogs(cataloger: Cataloger, before: Snapshot | None) -> dict[str
 
 def _catalog_in_process(
     cataloger: Cataloger, earlier: Mapping[str, str], before: Snapshot | None
-) -> list[pa.Table] | None:
+) -> list[pa.Table | Listing] | None:
     """Run the stages here; None as soon as a file has to be opened or there are too many rows."""
     if before is None:
         return None
@@ -129,17 +175,20 @@ def _catalog_in_process(
     if sum(num_before.values()) > MAX_ROWS_IN_PROCESS:
         return None
     num_rows = 0
-    parts = []
+    parts: list[pa.Table | Listing] = []
     for name in sorted(earlier, key=num_before.__getitem__):  # new corpora first, because they need Ray
-        for rows in cataloger.list_parts(name, earlier[name]):
-            num_rows += len(rows)
-            if num_rows > MAX_ROWS_IN_PROCESS or not all(map(catalogs.is_probed, rows)):
+        for part in cataloger.list_parts(name, earlier[name]):
+            if isinstance(part, Listing):
+                parts.append(part)
+                continue
+            num_rows += len(part)
+            if num_rows > MAX_ROWS_IN_PROCESS or not all(map(catalogs.is_probed, part)):
                 return None
-            parts.append(cataloger.probe_part(name, rows))
+            parts.append(cataloger.probe_part(name, part))
     return parts
 
 
-def _catalog_on_ray(cataloger: Cataloger, earlier: Mapping[str, str]) -> Iterator[pa.Table]:
+def _catalog_on_ray(cataloger: Cataloger, earlier: Mapping[str, str]) -> Iterator[pa.Table | Listing]:
     """Run the stages on Ray Data: one task lists a corpus, and one task probes a part."""
     import ray
 
@@ -157,26 +206,43 @@ def _catalog_on_ray(cataloger: Cataloger, earlier: Mapping[str, str]) -> Iterato
     progress = Progress("cataloging", 0, "rows")
     batch: pa.Table
     for batch in probed.iter_batches(batch_format="pyarrow", batch_size=None):
-        progress.total += len(batch)
-        progress.add(len(batch))
-        yield batch.cast(catalogs.CATALOG)
+        rows, listings_of_batch = _split(batch.cast(LISTED))
+        progress.total += len(rows)
+        progress.add(len(rows))
+        yield rows
+        for text in listings_of_batch["listing"].to_pylist():
+            yield Listing(**json.loads(text))
 
 
 def list_batch(batch: dict[str, Sequence[str]], cataloger: Cataloger) -> Iterator[pa.Table]:
     """`Cataloger.list_parts` for a batch of Ray Data."""
     for name, earlier in zip(batch["corpus"], batch["earlier"], strict=True):
-        for rows in cataloger.list_parts(name, earlier):
-            yield catalogs.table(rows)
-    yield catalogs.table([])
+        for part in cataloger.list_parts(name, earlier):
+            if isinstance(part, Listing):
+                row = {"corpus": name, "listing": json.dumps(asdict(part))}
+                yield pa.Table.from_pylist([row], LISTED)
+            else:
+                yield _listed(catalogs.table(part))
 
 
 def probe_batch(batch: pa.Table, cataloger: Cataloger) -> pa.Table:
     """`Cataloger.probe_part` for a batch of Ray Data, whose rows may be of several corpora."""
-    parts = [catalogs.table([])]
-    for name in pc.unique(batch["corpus"]).to_pylist():
-        rows = batch.filter(pc.equal(batch["corpus"], name)).to_pylist()
-        parts.append(cataloger.probe_part(name, rows))
+    rows, listings = _split(batch)
+    parts = [listings]
+    for name in pc.unique(rows["corpus"]).to_pylist():
+        part = rows.filter(pc.equal(rows["corpus"], name)).to_pylist()
+        parts.append(_listed(cataloger.probe_part(name, part)))
     return pa.concat_tables(parts)
+
+
+def _split(batch: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The rows of catalogs in a batch, and the rows that hold a `Listing`."""
+    is_row = pc.is_null(batch["listing"])
+    return batch.filter(is_row).drop_columns("listing"), batch.filter(pc.invert(is_row))
+
+
+def _listed(rows: pa.Table) -> pa.Table:
+    return rows.append_column(LISTED.field("listing"), pa.nulls(len(rows), pa.string()))
 
 
 def _work_name(paths: Iterable[str]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from jobs.ingestion.config import IngestConfig
@@ -10,6 +11,7 @@ from pipeline.data.corpora.corpus import read_files
 from pipeline.data.corpora.manifest import Manifest, choose_manifests, load_manifests
 from pipeline.data.corpora.protocol_csv import check_protocol, corpus_name, describe_protocol, read_protocol
 from pipeline.data.corpora.recipe import Recipe, load_recipe
+from pipeline.data.corpora.utterance import Entry, NotAudio
 from pipeline.data.store import catalog as catalogs
 from pipeline.data.store.catalog import CatalogRow
 from pipeline.errors import InputError
@@ -28,13 +30,29 @@ class Source:
     recipe: Recipe = field(default_factory=Recipe)
     """Decides which splits are excluded."""
 
-    def rows(self) -> Iterator[CatalogRow]:
-        """A catalog row, without header, for everything found."""
+    def rows(self, not_audio: Counter[str]) -> Iterator[CatalogRow]:
+        """A catalog row, without header, for everything found.
+
+        Args:
+            not_audio: counts the files that are left out by rule, by kind.
+
+        Raises:
+            InputError: the protocol of the corpus is missing or malformed.
+        """
         if self.protocol:
             items = read_protocol(self.manifest, self.root, self.protocol)
         else:
             items = read_files(self.manifest, self.root)
-        return catalogs.rows(items, self.manifest.name, self.recipe)
+        return catalogs.rows(_without_other_files(items, not_audio), self.manifest.name, self.recipe)
+
+
+def _without_other_files(items: Iterable[Entry], not_audio: Counter[str]) -> Iterator[Entry]:
+    """Pass on utterances and problems; count the files that are no audio."""
+    for file, item in items:
+        if isinstance(item, NotAudio):
+            not_audio[item.kind] += 1
+        else:
+            yield file, item
 
 
 def find_sources(config: IngestConfig) -> dict[str, Source]:

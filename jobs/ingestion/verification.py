@@ -1,4 +1,4 @@
-"""Check shards against a snapshot and against themselves, in Ray tasks."""
+"""Check shards against a snapshot and against themselves, in Ray tasks; the source files are not opened."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -70,19 +71,23 @@ def _download_from_s3(uri: str) -> Path:
     """Copy a file or folder to this machine, unless the same versions of its files have been copied before."""
     parent, _, name = uri.rstrip("/").rpartition("/")
     remote = Folder(parent)
-    try:
-        infos = list(remote.find(name))
-    except FileNotFoundError as error:
-        raise InputError(f"{uri}: no such checkpoint; correct --checkpoint") from error
-    # On S3, listing a file yields the file itself as its only content.
-    is_file = len(infos) == 1 and infos[0].name == f"{name}/{name}" and not remote.exists(infos[0].name)
-    files = {name if is_file else info.name: info for info in infos}
+    infos = _files_of(remote, name, uri)
     local = Folder(str(_cache_folder(uri, *map(_version_key, infos))))
-    for file, info in files.items():
-        if not local.exists(file):
-            with remote.open(file) as source, local.staged(file) as target:
+    for info in infos:
+        if not local.exists(info.name):
+            with remote.open(info.name, info.size) as source, local.staged(info.name) as target:
                 shutil.copyfileobj(source, target, max(1, min(info.size, COPY_BUFFER_BYTES)))
     return Path(local.location(name))
+
+
+def _files_of(remote: Folder, name: str, uri: str) -> list[FileInfo]:
+    """The files of a checkpoint: those in its folder, or the one file that it is."""
+    with contextlib.suppress(FileNotFoundError):
+        return list(remote.find(name))
+    try:
+        return [remote.info(name)]
+    except FileNotFoundError as error:
+        raise InputError(f"{uri}: no such checkpoint; correct --checkpoint") from error
 
 
 def _version_key(info: FileInfo) -> str:

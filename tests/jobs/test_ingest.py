@@ -284,5 +284,35 @@ def test_gc_deletes_only_files_that_no_snapshot_references(
 
 def test_a_missing_protocol_is_reported_in_one_line(cluster: None, tmp_path: Path):
     (tmp_path / "data" / "ASVspoof2019-LA").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"asvspoof2019_la: no protocol in .*ASVspoof2019-LA"):
+    with pytest.raises(InputError, match=r"^asvspoof2019_la: no protocol in .*ASVspoof2019-LA"):
         run_ingest(tmp_path / "data", tmp_path / "store", "asvspoof2019_la")
+
+
+def test_a_corpus_that_fails_is_kept_as_it_was_and_the_others_are_committed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    changed, store = tmp_path / "data", tmp_path / "store"
+    shutil.copytree(data, changed)
+    assert ingest.main(IngestConfig(str(changed), str(store))) == 0
+    before = load_snapshot(Folder(str(store)))
+    (changed / "ASVspoof2019-LA" / "LA" / "ASVspoof2019_LA_cm_protocols").rename(tmp_path / "elsewhere")
+    write_in_the_wild(changed, count=3, first=30)
+    assert ingest.main(IngestConfig(str(changed), str(store))) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bonafide ingest:")]
+    assert line.startswith("bonafide ingest: asvspoof2019_la: no protocol in ")
+    assert line.endswith(f"[kept as in snapshot {before.name}]")
+    after = load_snapshot(Folder(str(store)))
+    assert after.corpora["asvspoof2019_la"] == before.corpora["asvspoof2019_la"]
+    assert after.corpora["in_the_wild"].written == before.corpora["in_the_wild"].written + 3
+
+    for clip in (changed / "In-the-Wild" / "release_in_the_wild").glob("*.wav"):
+        clip.write_bytes(b"<html>not found</html>" * 50)
+    (tmp_path / "elsewhere").rename(changed / "ASVspoof2019-LA" / "LA" / "ASVspoof2019_LA_cm_protocols")
+    assert ingest.main(IngestConfig(str(changed), str(store))) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bonafide ingest:")]
+    assert "in_the_wild: none of its 33 utterances could be written (33 not_audio)" in line
+    assert load_snapshot(Folder(str(store))).corpora == after.corpora
+
+    with pytest.raises(InputError, match=r"nothing could be written, so no snapshot is committed"):
+        run_ingest(changed, tmp_path / "other", "in_the_wild")
+    assert latest_snapshot(Folder(str(tmp_path / "other"))) is None

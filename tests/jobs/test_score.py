@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -21,10 +23,11 @@ from jobs import score
 from jobs.benchmarks.noise_store import make_store
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.folder import missing_parts, read_rejects, write_part
-from jobs.scoring.inputs import StoredUtterances, plan_folder
+from jobs.scoring.inputs import LARGE_BYTES, LOSSLESS_ENDINGS, AudioFiles, StoredUtterances, plan_folder
 from jobs.scoring.parts import plan_parts
 from pipeline import tables, tracking
 from pipeline.config import Names
+from pipeline.data.audio.containers.names import AUDIO_SUFFIXES
 from pipeline.data.audio.load import load_audio
 from pipeline.data.store.layout import tar_name
 from pipeline.data.store.shards import read_index
@@ -34,6 +37,7 @@ from pipeline.detector.scoring import Scorer
 from pipeline.errors import InputError
 from pipeline.evaluation.layout import FILE_COLUMNS, part_rejects_name
 from pipeline.storage import STAGED_SUFFIX, Folder
+from tests.faults import ordinary_permissions
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -41,7 +45,12 @@ pytestmark = [
 ]
 
 UNDECODABLE = {
+    ".ipynb_checkpoints/a-checkpoint.wav": "hidden",
+    "__MACOSX/._a.wav": "system",
     "deep/empty.wav": "empty",
+    "loop.wav": "link-loop",
+    "pipe.wav": "special",
+    "memory.wav": "unreadable",
     "notes.txt": "not_audio",
     "cut.flac": "truncated",
     "still.wav": "silent",
@@ -87,6 +96,12 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(root / name, data, rate, format=form, subtype=subtype)
     write_m4a(root / "deep" / "f.m4a", speech(1.0, 44_100))
     (root / "deep" / "empty.wav").touch()
+    for name in (".ipynb_checkpoints/a-checkpoint.wav", "__MACOSX/._a.wav"):
+        (root / name).parent.mkdir()
+        (root / name).write_bytes((root / "a.wav").read_bytes())
+    (root / "loop.wav").symlink_to("loop.wav")
+    (root / "memory.wav").symlink_to("/proc/self/mem")  # reading it fails like a bad sector
+    os.mkfifo(root / "pipe.wav")
     (root / "notes.txt").write_text("a transcript")
     (root / "cut.flac").write_bytes((root / "a.flac").read_bytes()[:9000])
     soundfile.write(root / "still.wav", np.zeros(16_000), 16_000)
@@ -120,11 +135,10 @@ def scored(audio: Path, detector: Path, tmp_path_factory: pytest.TempPathFactory
 def score_one_by_one(audio: Path, detector: Path) -> dict[str, NDArray[np.float32]]:
     """Score each file in a batch of its own: path → logits [2] of spoof and bona fide."""
     scorer = Scorer(load_detector(detector).detector)
-    paths = [path for path in audio.rglob("*") if path.is_file()]
-    names = {path.relative_to(audio).as_posix(): path for path in paths}
+    paths = {info.name: audio / info.name for info in Folder(str(audio)).find()}
     return {
         name: scorer.score([load_audio(path.read_bytes(), name).waveform])[0]
-        for name, path in names.items()
+        for name, path in paths.items()
         if name not in UNDECODABLE
     }
 
@@ -156,7 +170,7 @@ def test_undecodable_files_are_counted_and_listed(scored: Path, audio: Path) -> 
     assert {path: row["reason"] for path, row in rejects.items()} == UNDECODABLE
     assert all(row["detail"] for row in rejects.values())
     record = json.loads((scored / "scores.json").read_text())
-    num_files = sum(1 for path in audio.rglob("*") if path.is_file())
+    num_files = sum(1 for _ in Folder(str(audio)).find())
     assert record["num_utterances"] + record["num_rejected"] == num_files
     assert record["num_rejected"] == len(UNDECODABLE)
     assert record["rejected"] == dict.fromkeys(UNDECODABLE.values(), 1)
@@ -175,7 +189,7 @@ def test_a_killed_scoring_resumes_with_the_missing_parts(
     score.main(config(audio, detector, scored))
     printed = capfd.readouterr()
     assert f"{len(parts)} parts planned, {len(parts) - 1} already scored, 1 to score" in printed.out
-    assert "4 rejected" not in printed.err and "utterances" in printed.err
+    assert f"{len(UNDECODABLE)} rejected" not in printed.err and "utterances" in printed.err
     assert {path.name: path.read_bytes() for path in (scored / "scores").iterdir()} == before
     assert json.loads((scored / "scores.json").read_text())["num_rejected"] == len(UNDECODABLE)
 
@@ -283,11 +297,142 @@ def test_a_name_that_is_not_utf_8_is_rejected(tmp_path: Path) -> None:
     ]
 
 
+def test_files_that_are_left_out_or_must_not_be_opened_are_rejected_in_the_plan(tmp_path: Path) -> None:
+    root = tmp_path / "calls"
+    for name in ("a.wav", "notes.txt", "._a.wav", ".git/config", "lost+found/b.wav", "closed/c.wav"):
+        Folder(str(root)).commit(name, b"x")
+    (root / "loop.wav").symlink_to("loop.wav")
+    (root / "again").symlink_to(root, target_is_directory=True)
+    os.mkfifo(root / "pipe.wav")
+    (root / "zeros.wav").symlink_to("/dev/zero")
+    (root / "closed").chmod(0)
+    with ordinary_permissions():
+        plan = plan_folder(Folder(str(root)), Folder(str(tmp_path / "out")))
+    (root / "closed").chmod(0o755)
+    assert plan.rows["path"].to_pylist() == ["a.wav", "notes.txt"]
+    assert {reject["path"]: reject["reason"] for reject in plan.rejects} == {
+        "._a.wav": "hidden",
+        ".git/config": "hidden",
+        "lost+found/b.wav": "system",
+        "closed": "unreadable",
+        "loop.wav": "link-loop",
+        "again": "link-loop",
+        "pipe.wav": "special",
+        "zeros.wav": "special",
+    }
+    assert all(reject["detail"] for reject in plan.rejects)
+    assert plan.num_found == 10
+
+
+def test_scoring_resumes_after_a_change_of_permissions_or_of_hidden_files_only(tmp_path: Path) -> None:
+    root = Folder(str(tmp_path / "calls"))
+    for name in ("a.wav", ".DS_Store"):
+        root.commit(name, b"x")
+
+    def identity() -> object:
+        return plan_folder(root, Folder(str(tmp_path / "out"))).identity
+
+    before = identity()
+    (tmp_path / "calls/a.wav").chmod(0o600)
+    root.commit(".DS_Store", b"another window")
+    assert identity() == before
+    root.commit("a.wav", b"y")
+    assert identity() != before
+
+
+def test_a_file_that_cannot_be_read_is_rejected_and_the_others_are_decoded(
+    audio: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "calls"
+    for name in ("a.wav", "closed.wav", "z.wav"):
+        Folder(str(root)).commit(name, (audio / "a.wav").read_bytes())
+    (root / "memory.wav").symlink_to("/proc/self/mem")
+    (root / "dangling.wav").symlink_to("nowhere.wav")
+    (root / "closed.wav").chmod(0)
+    out = Folder(str(tmp_path / "out"))
+    with ordinary_permissions():
+        rows = plan_folder(Folder(str(root)), out).rows.to_pylist()
+        part = AudioFiles(Folder(str(root))).decode(rows, out, "attempts/part")
+    assert [rows[position]["path"] for position in part.positions] == ["a.wav", "z.wav"]
+    assert {reject["path"]: reject["reason"] for reject in part.rejects} == {
+        "closed.wav": "unreadable",
+        "dangling.wav": "missing",
+        "memory.wav": "unreadable",
+    }
+
+
+def num_bytes_read() -> int:
+    """Bytes that this process has read from files."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["rchar"])
+
+
+def riff(num_bytes: int) -> bytes:
+    """The header of a wav file of 16 kHz PCM16 that states so many bytes of samples."""
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16)
+    return (
+        struct.pack("<4sI4s", b"RIFF", 36 + num_bytes, b"WAVE")
+        + form
+        + struct.pack("<4sI", b"data", num_bytes)
+    )
+
+
+def test_a_monster_is_rejected_without_being_read(audio: Path, tmp_path: Path) -> None:
+    monsters = {
+        "disk.img": (b"", 40 * 2**30),
+        "dump.wav": (b"<html>", 10 * 2**30),
+        "model.bin": (b"PK\x03\x04", 5 * 2**30),
+        "text.txt": (b"words", 100 * 2**20),
+        "day.wav": (riff(2**32 - 100), 2**32 - 56),  # stated and there, but 37 hours
+        "tail.wav": (riff(32_000), 6 * 2**30),
+    }
+    root = tmp_path / "calls"
+    Folder(str(root)).commit("a.wav", (audio / "a.wav").read_bytes())
+    for name, (head, size) in monsters.items():
+        (root / name).write_bytes(head)
+        os.truncate(root / name, size)  # sparse
+    out = Folder(str(tmp_path / "out"))
+    plan = plan_folder(Folder(str(root)), out)
+    assert len(plan_parts(plan.rows["seconds"].to_numpy(), 1800.0)) <= len(plan.rows)
+    rows = plan.rows.to_pylist()
+    before = num_bytes_read()
+    part = AudioFiles(Folder(str(root))).decode(rows, out, "attempts/part")
+    assert num_bytes_read() - before < 4 * 2**20
+    assert [rows[position]["path"] for position in part.positions] == ["a.wav"]
+    reasons = {reject["path"]: reject["reason"] for reject in part.rejects}
+    assert reasons.pop("tail.wav") in ("too_large", "trailing_data")
+    assert reasons == dict.fromkeys(("disk.img", "dump.wav", "model.bin", "text.txt"), "not_audio") | {
+        "day.wav": "too_long"
+    }
+
+
+def test_a_large_file_without_a_fault_is_decoded(tmp_path: Path) -> None:
+    root, num_bytes = tmp_path / "calls", LARGE_BYTES + 2**20
+    Folder(str(root)).commit("a.wav", riff(num_bytes))
+    with (root / "a.wav").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\x00\x10" * 1000)
+    os.truncate(root / "a.wav", 44 + num_bytes)
+    out = Folder(str(tmp_path / "out"))
+    rows = plan_folder(Folder(str(root)), out).rows.to_pylist()
+    part = AudioFiles(Folder(str(root))).decode(rows, out, "attempts/part")
+    assert [len(audio) for audio in part.audio] == [2 * num_bytes]
+
+
+def test_endings_tell_only_how_long_a_file_may_be() -> None:
+    assert set(LOSSLESS_ENDINGS) <= AUDIO_SUFFIXES
+
+
 def test_input_that_cannot_be_scored_is_an_error(tmp_path: Path) -> None:
     for folder, message in (("nowhere", "no such folder"), ("empty", "the folder is empty")):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(InputError, match=message):
             plan_folder(Folder(str(tmp_path / folder)), Folder(str(tmp_path / "out")))
+    Folder(str(tmp_path / "hidden")).commit(".a.wav", b"x")
+    with pytest.raises(InputError, match="nothing to score: 1 hidden"):
+        plan_folder(Folder(str(tmp_path / "hidden")), Folder(str(tmp_path / "out")))
+    with pytest.raises(InputError, match="this is a file, not a folder"):
+        plan_folder(Folder(str(tmp_path / "hidden/.a.wav")), Folder(str(tmp_path / "out")))
     with pytest.raises(InputError, match="choose an --out outside"):
         plan_folder(Folder(str(tmp_path)), Folder(str(tmp_path / "scores")))
     for store, audio in (("", ""), ("s", "a")):

@@ -13,6 +13,7 @@ Reason = Literal[
     "trailing_data",  # the stated audio ends before the file does, and the rest is no known chunk or tag
     "absurd_rate",  # outside MIN_SAMPLE_RATE … MAX_SAMPLE_RATE
     "too_long",  # longer than the caller's limit
+    "too_large",  # more bytes than are read into memory
     "too_short",  # shorter than one frame of the front end
     "outside",  # the segment begins or ends beyond the end of the audio
     "cancelling",  # the channels cancel each other in the downmix

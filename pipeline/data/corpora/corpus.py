@@ -1,4 +1,4 @@
-"""Read a corpus as its manifest describes: every audio file becomes an utterance or a problem; none is skipped."""
+"""Read a corpus as its manifest describes: each of its files is an utterance, a problem, or counted as no audio."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from pipeline.data.audio.containers.names import is_audio_name
+from pipeline.data.corpora.files import FILE_PROBLEMS, IGNORED, kind_of, left_out
 from pipeline.data.corpora.manifest import ANY, Manifest
 from pipeline.data.corpora.pattern import Fields, compile_glob, first_match, is_glob
 from pipeline.data.corpora.protocol import ProtocolTable
@@ -20,7 +21,7 @@ from pipeline.data.corpora.utterance import (
     utterance_uid,
 )
 from pipeline.errors import InputError
-from pipeline.storage import Folder
+from pipeline.storage import FileInfo, Folder
 
 SPOOF_FIELDS = ("attack", "artifact")
 """Fields that only spoofed utterances have; the cells of bona fide rows are ignored."""
@@ -33,7 +34,7 @@ def read_corpus(manifest: Manifest, root: Folder) -> Iterator[Utterance | Proble
     """Yield every utterance of a corpus and every problem, in the order of the paths.
 
     Streams: only the protocol table is held in memory, and missing files come last. Duplicate ids are kept here;
-    `catalog.reject_repeated` removes them once every row is known.
+    `repeated.reject_repeated` removes them once every row is known.
 
     Raises:
         InputError: the folder or its protocol does not exist, or the protocol is not a table.
@@ -46,7 +47,8 @@ def read_corpus(manifest: Manifest, root: Folder) -> Iterator[Utterance | Proble
 def read_files(manifest: Manifest, root: Folder) -> Iterator[Entry]:
     """Like `read_corpus`, but yield each item with its listed file, or None for a problem without a file.
 
-    A file with published segments is yielded once per segment.
+    Every listed file is yielded, also those that are left out by rule. A file with published segments is yielded once
+    per segment.
     """
     if not root.exists():
         raise InputError(f"{manifest.name}: no folder {root.uri}")
@@ -57,13 +59,8 @@ def read_files(manifest: Manifest, root: Folder) -> Iterator[Entry]:
         for problem in table.load(root):
             yield None, problem
     for file in root.find():
-        fields = reader.match(file.name)
-        if isinstance(fields, Problem):
-            yield file, fields
-        elif fields is not None:
-            rows = table.rows(file.name, fields) if table else (fields,)
-            for row in rows:
-                yield file, row if isinstance(row, Problem) else reader.resolve(file.name, row)
+        for item in reader.read(file, table):
+            yield file, item
     if table:
         for problem in table.missing():
             yield None, problem
@@ -109,35 +106,68 @@ class _Reader:
         self.spellings = {name: _Spellings(manifest.translate[name]) for name in translated}
         self.languages = None if ANY in manifest.languages else frozenset(manifest.languages)
 
-    def match(self, path: str) -> Fields | Problem | None:
-        """Return the fields of a path; None if the path is not audio or the manifest ignores it."""
-        if not path.isascii() and _has_raw_bytes(path):
-            return Problem(ascii(path)[1:-1], "bad-name", "the file name is not UTF-8")
+    def read(self, file: FileInfo, table: ProtocolTable | None) -> Iterator[Utterance | Problem | NotAudio]:
+        """Yield what a listed file is: one item, or one for each published segment."""
+        path = file.name
+        fields = self._match(path)
+        if fields is None or left_out(path) or _has_raw_bytes(path):
+            yield self._other(file)
+            return
+        fault = self._fault(file)
+        item: Utterance | Problem | NotAudio | None = None
+        for row in table.rows(path, fields) if table else (fields,):
+            item = row if isinstance(row, Problem) else self._resolve(path, row)
+            yield _lost(item, *fault) if fault else item
+        if item is None:  # neither a row nor an audio ending
+            yield Problem(path, *fault) if fault else NotAudio(path, kind_of(path))
+
+    def _match(self, path: str) -> Fields | None:
+        """Return the fields of a path; None if no audio pattern matches."""
         for regex in self.patterns:
             match = regex.fullmatch(path)
             if match:
-                break
-        else:
-            if not is_audio_name(path):
-                return None
-            if any(glob.fullmatch(path) for glob in self.ignore):
-                return None
-            return Problem(path, "stray", "matches no audio pattern of the manifest")
-        for glob, reason in self.known_bad:
-            if glob.fullmatch(path):
-                return Problem(path, "known-bad", reason)
-        return {**self.manifest.constants, **match.groupdict()}
+                return {**self.manifest.constants, **match.groupdict()}
+        return None
 
-    def resolve(self, path: str, fields: Fields) -> Utterance | Problem:
+    def _other(self, file: FileInfo) -> Problem | NotAudio:
+        """What a file is that is left out by rule, has a name that is no text, or matches no audio pattern."""
+        path = file.name
+        if _has_raw_bytes(path):
+            text = ascii(path)[1:-1]
+            if left_out(path):
+                return NotAudio(text, kind_of(path))
+            return Problem(text, "bad-name", "the file name is not UTF-8")
+        if left_out(path):
+            return NotAudio(path, kind_of(path))
+        if any(glob.fullmatch(path) for glob in self.ignore):
+            return NotAudio(path, IGNORED)
+        if file.problem:
+            return Problem(path, file.problem, FILE_PROBLEMS[file.problem])
+        if is_audio_name(path.rstrip(" .")):
+            return Problem(path, "stray", "matches no audio pattern of the manifest")
+        return NotAudio(path, kind_of(path))
+
+    def _fault(self, file: FileInfo) -> tuple[str, str] | None:
+        """Reason and detail why an audio file must not be used, whatever path and protocol say; None if it may be."""
+        for glob, reason in self.known_bad:
+            if glob.fullmatch(file.name):
+                return "known-bad", reason
+        return (file.problem, FILE_PROBLEMS[file.problem]) if file.problem else None
+
+    def _resolve(self, path: str, fields: Fields) -> Utterance | Problem:
         """Parse and translate the fields of a path into an utterance. Modifies `fields`."""
+        first: tuple[str, str] | None = (
+            None  # the first fault counts; the fields after it still tell the class
+        )
         for parsed, patterns in self.manifest.parse.items():
             value = fields.get(parsed)
             if value is None:
                 continue
             captured = first_match(patterns, value)
             if captured is None:
-                return Problem(path, f"unknown-{parsed}", f"{value!r} matches no pattern of parse.{parsed}")
-            fields.update(captured)
+                first = first or (f"unknown-{parsed}", f"{value!r} matches no pattern of parse.{parsed}")
+            else:
+                fields.update(captured)
         for name, spellings in self.spellings.items():
             value = fields.get(name)
             if value is None or (name in SPOOF_FIELDS and fields.get("label") == "bonafide"):
@@ -145,23 +175,30 @@ class _Reader:
             try:
                 fields[name] = spellings[value]
             except KeyError:
-                return Problem(path, f"unknown-{name}", f"{value!r}; known: {', '.join(spellings.table)}")
-        return self._utterance(path, fields)
+                fields[name] = None
+                first = first or (f"unknown-{name}", f"{value!r}; known: {', '.join(spellings.table)}")
+        first = first or self._unknown(fields)
+        return _problem(path, *first, fields) if first else self._utterance(path, fields)
 
-    def _utterance(self, path: str, fields: Fields) -> Utterance | Problem:
+    def _unknown(self, fields: Fields) -> tuple[str, str] | None:
+        """Reason and detail why the fields make no utterance; None if they do."""
         get = fields.get
         label, split, language = get("label"), get("split"), get("language")
         if label is None or label not in LABELS:
-            return Problem(path, "unknown-label", f"{label!r}; known: {', '.join(LABELS)}")
+            return "unknown-label", f"{label!r}; known: {', '.join(LABELS)}"
         if split is not None and split not in SPLITS:
-            return Problem(path, "unknown-split", f"{split!r}; known: {', '.join(SPLITS)}")
+            return "unknown-split", f"{split!r}; known: {', '.join(SPLITS)}"
         if language is not None and self.languages is not None and language not in self.languages:
-            return Problem(path, "unknown-language", f"{language!r} is not listed in languages")
-        artifact = attack = None
-        if label == "spoof":
-            artifact, attack = get("artifact"), get("attack")
-            if artifact not in ARTIFACTS:
-                return Problem(path, "unknown-artifact", f"{artifact!r}; known: {', '.join(ARTIFACTS)}")
+            return "unknown-language", f"{language!r} is not listed in languages"
+        if label == "spoof" and get("artifact") not in ARTIFACTS:
+            return "unknown-artifact", f"{get('artifact')!r}; known: {', '.join(ARTIFACTS)}"
+        return None
+
+    def _utterance(self, path: str, fields: Fields) -> Utterance:
+        get = fields.get
+        label = get("label")
+        assert label is not None, "`_unknown` has checked it"
+        artifact, attack = (get("artifact"), get("attack")) if label == "spoof" else (None, None)
         start, end = get("start"), get("end")
         bounds = (None, None) if start is None or end is None else (int(start), int(end))
         corpus = self.manifest.name
@@ -174,10 +211,26 @@ class _Reader:
             artifact,
             attack,
             get("speaker"),
-            language,
-            split,
+            get("language"),
+            get("split"),
             *bounds,
         )
+
+
+def _problem(path: str, reason: str, detail: str, fields: Fields) -> Problem:
+    """A problem with as much of the class as the fields tell."""
+    get = fields.get
+    label = get("label") if get("label") in LABELS else None
+    artifact = attack = None
+    if label == "spoof":
+        artifact = get("artifact") if get("artifact") in ARTIFACTS else None
+        attack = get("attack")
+    return Problem(path, reason, detail, label, artifact, attack, get("language"))
+
+
+def _lost(item: Utterance | Problem, reason: str, detail: str) -> Problem:
+    """The problem of a file that must not be used, with the class that loses it."""
+    return Problem(item.path, reason, detail, item.label, item.artifact, item.attack, item.language)
 
 
 class _Spellings(dict[str, str | None]):
@@ -212,4 +265,4 @@ class _Spellings(dict[str, str | None]):
 
 def _has_raw_bytes(name: str) -> bool:
     """Whether a file name contains bytes that are not valid UTF-8, which Python decodes to surrogates."""
-    return any("\ud800" <= character <= "\udfff" for character in name)
+    return not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name)

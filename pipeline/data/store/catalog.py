@@ -3,6 +3,10 @@
 A row is an utterance that can be written, or a problem with its reason; nothing that was found is left out. Files
 that have not changed since an earlier catalog are not opened again: their headers are taken from it, and so are
 their problems as long as the decoders are the same.
+
+A file has a fingerprint, on which the name of its shard depends. That of a new file covers both its ends only. A file
+whose size or time has changed since is read as a whole: if its bytes are those that its shard was built from, as after
+a copy or a touch, it keeps its fingerprint; otherwise it gets one that covers all bytes, so that its shard is rebuilt.
 """
 
 from __future__ import annotations
@@ -11,26 +15,34 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import BinaryIO, TypedDict
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.data.audio.decode import Header
-from pipeline.data.audio.errors import REASONS, AudioError
-from pipeline.data.audio.load import codec_versions, probe
+from pipeline.data.audio.errors import AudioError
+from pipeline.data.audio.load import codec_versions, measure, probe
 from pipeline.data.corpora.corpus import segment
 from pipeline.data.corpora.manifest import Manifest
 from pipeline.data.corpora.recipe import EXCLUDED, NO_SPLIT, Recipe
 from pipeline.data.corpora.utterance import Entry, NotAudio, Problem, Utterance
-from pipeline.storage import Folder
+from pipeline.data.store.read_ahead import MAX_FILE_BYTES
+from pipeline.errors import UnreadableError
+from pipeline.storage import FileInfo, Folder
 
 SAMPLED_BYTES = 64 * 1024
-"""Bytes at each end of a file that its fingerprint covers; files up to twice as long are covered completely."""
+"""Bytes at each end of a long file that its first fingerprint covers."""
+
+COVERED_BYTES = 2 * SAMPLED_BYTES
+"""Length up to which the fingerprint of a file covers all of it."""
+
+DIGESTED_BYTES = 8 * 2**20
+"""Bytes that are read at a time while a whole file is digested; each is one request to S3."""
 
 _HEADER = [
-    ("fingerprint", pa.string()),  # depends on content alone, not on disk or bucket; see `fingerprint`
+    ("fingerprint", pa.string()),  # depends on content alone, not on disk or bucket; see `read_header`
+    ("source_digest", pa.string()),  # of all bytes of the file; null if only its ends have been read
     ("container", pa.string()),
     ("codec", pa.string()),
     ("encoding", pa.string()),
@@ -61,12 +73,19 @@ CATALOG = pa.schema(
         *_HEADER,
         ("seconds", pa.float64()),  # of the utterance
         ("problem", pa.string()),  # why the row cannot be written, else null
-        ("detail", pa.string()),
-        ("shard", pa.string()),  # null for a row with a problem
+        ("detail", pa.string()),  # of the problem; or, before the file is probed, why it is read again
+        ("shard", pa.string()),  # null for a row with a problem; the earlier shard before shards are planned
     ],
     metadata={"decoders": json.dumps(codec_versions())},
 )
 """Columns of the catalog, in order, and the versions of the decoders that have read the headers."""
+
+
+def catalog_decoders(schema: pa.Schema) -> dict[str, str]:
+    """The versions of the decoders that have read the headers of a catalog with this schema."""
+    metadata = schema.metadata or {}
+    decoders: dict[str, str] = json.loads(metadata.get(b"decoders", b"{}"))
+    return decoders
 
 
 class FileColumns(TypedDict):
@@ -75,6 +94,7 @@ class FileColumns(TypedDict):
     size: int | None
     version: str | None
     fingerprint: str | None
+    source_digest: str | None
     container: str | None
     codec: str | None
     encoding: str | None
@@ -111,6 +131,7 @@ class HeaderColumns(TypedDict):
     """The columns of a catalog row that come from the header of its file."""
 
     fingerprint: str
+    source_digest: str | None
     container: str
     codec: str
     encoding: str
@@ -147,12 +168,34 @@ class UtteranceColumns(TypedDict):
 
 
 _EMPTY_ROW: CatalogRow = dict.fromkeys(CATALOG.names)  # type: ignore[assignment]
+_NO_HEADER: HeaderColumns = dict.fromkeys(HeaderColumns.__annotations__)  # type: ignore[assignment]
+_TRIED_AGAIN = "/"
+"""Separates a digest from the shard that rejected the file, in the fingerprint of a file that is tried again."""
 
-REPEATED_ID = "repeated_id"
-"""The problem of an utterance whose id belongs to another utterance of the corpus."""
+MISSING = "missing"
+"""The problem of a file that was deleted after it had been listed, and of a row of a protocol without a file."""
+UNREADABLE = "unreadable"
+"""The problem of a file that could not be read: its permissions, or an error of the disk."""
 
-ReadHeader = Callable[[Folder, str, int], HeaderColumns]
-"""Reads the header of a file, given its folder, path and size in bytes; see `read_header`."""
+
+@dataclass(frozen=True, slots=True)
+class ToRead:
+    """What has to be read of a file, and what is known of it from earlier."""
+
+    size: int
+    """Bytes, as listed."""
+    fingerprint: str | None = None
+    """The earlier fingerprint of a file that has changed or is tried again; None for a new file."""
+    source_digest: str | None = None
+    """Digest of all bytes that the earlier shard was built from; None if unknown."""
+    rejected_by: str | None = None
+    """The shard that lacks the file, although nothing may be wrong with it."""
+    is_measured: bool = False
+    """Whether the length must be exact, as for a file that is cut into chunks."""
+
+
+ReadHeader = Callable[[Folder, str, ToRead], HeaderColumns]
+"""Reads the header of a file, given its folder and path; see `read_header`."""
 
 
 def rows(items: Iterable[Entry], corpus: str, recipe: Recipe) -> Iterator[CatalogRow]:
@@ -160,27 +203,35 @@ def rows(items: Iterable[Entry], corpus: str, recipe: Recipe) -> Iterator[Catalo
     for file, item in items:
         if isinstance(item, NotAudio):
             continue
-        size, version = (None, None) if file is None else (file.size, file.version)
-        if isinstance(item, Problem):
-            problem: ProblemColumns = {"problem": item.reason, "detail": item.detail}
-            yield {
-                **_EMPTY_ROW,
-                "corpus": corpus,
-                "path": item.path,
-                "label": item.label,
-                "artifact": item.artifact,
-                "attack": item.attack,
-                "language": item.language,
-                "size": size,
-                "version": version,
-                **problem,
-            }
-            continue
-        row: CatalogRow = {**_EMPTY_ROW, **_utterance_columns(item), "size": size, "version": version}
-        if recipe.use(corpus, item.split) == "excluded":
-            row["problem"] = f"{EXCLUDED}{item.split or NO_SPLIT}"
-            row["detail"] = f"recipe {recipe.name}"
+        row = _problem_row(item, corpus) if isinstance(item, Problem) else _utterance_row(item, file, recipe)
+        if file is not None:
+            row["size"], row["version"] = file.size, file.version
         yield row
+
+
+def _problem_row(problem: Problem, corpus: str) -> CatalogRow:
+    return {
+        **_EMPTY_ROW,
+        "corpus": corpus,
+        "path": problem.path,
+        "label": problem.label,
+        "artifact": problem.artifact,
+        "attack": problem.attack,
+        "language": problem.language,
+        "problem": problem.reason,
+        "detail": problem.detail,
+    }
+
+
+def _utterance_row(utterance: Utterance, file: FileInfo | None, recipe: Recipe) -> CatalogRow:
+    row: CatalogRow = {**_EMPTY_ROW, **_utterance_columns(utterance)}
+    if recipe.use(utterance.corpus, utterance.split) == "excluded":
+        row["problem"] = f"{EXCLUDED}{utterance.split or NO_SPLIT}"
+        row["detail"] = f"recipe {recipe.name}"
+    elif file is not None and file.problem:
+        row["problem"] = file.problem
+        row["detail"] = f"{utterance.path}: cannot be opened"
+    return row
 
 
 def _utterance_columns(utterance: Utterance) -> UtteranceColumns:
@@ -206,55 +257,61 @@ def table(rows: Sequence[CatalogRow]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=CATALOG)
 
 
-class KnownFiles:
-    """The headers and problems that an earlier catalog recorded, valid for files of the same size and version."""
-
-    def __init__(self, catalog: pa.Table | None) -> None:
-        catalog = CATALOG.empty_table() if catalog is None else catalog
-        self._table = catalog.select(list(FileColumns.__annotations__))
-        self._position_of = {path: position for position, path in enumerate(catalog["path"].to_pylist())}
-        self._has_same_decoders = catalog.schema.metadata == CATALOG.metadata
-
-    def fill(self, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
-        """The rows, with headers where the file is known and unchanged."""
-        positions = [None if row["problem"] else self._position_of.get(row["path"]) for row in rows]
-        known_positions = pa.array([position for position in positions if position is not None], pa.int64())
-        known = iter(self._table.take(known_positions).to_pylist())
-        return [
-            row if position is None else self._filled(row, next(known))
-            for row, position in zip(rows, positions, strict=True)
-        ]
-
-    def _filled(self, row: CatalogRow, known: FileColumns) -> CatalogRow:
-        if (known["size"], known["version"]) != (row["size"], row["version"]):
-            return row
-        if known["codec"] is not None:
-            return {**row, **known, "problem": None, "detail": None}
-        is_still_bad = self._has_same_decoders and known["problem"] in REASONS
-        return {**row, **known} if is_still_bad else row
-
-
 def is_probed(row: CatalogRow) -> bool:
     """Whether the row is complete without opening its file."""
-    return row["problem"] is not None or row["codec"] is not None
+    return row["problem"] is not None or (row["codec"] is not None and row["detail"] is None)
 
 
-def read_header(root: Folder, path: str, size: int) -> HeaderColumns:
+def read_header(root: Folder, path: str, wanted: ToRead) -> HeaderColumns:
     """Read the header columns of a file.
+
+    Only a short file is read as a whole, and one that has changed, is tried again, or has to be measured; those only
+    once their beginning has been recognised as audio.
 
     Args:
         root: folder of the corpus.
         path: path of the file in that folder.
-        size: size of the file, bytes.
+        wanted: what to read.
 
     Raises:
-        AudioError: the file is not audio in a format that we read.
+        AudioError: the file is not audio in a format that we read, or too large to be read into memory.
         FileNotFoundError: the file has been deleted.
-        PermissionError: the file may not be read.
+        UnreadableError: the file may not or cannot be read.
     """
-    with root.open(path) as file:
-        content = io.BytesIO(file.read()) if size <= 2 * SAMPLED_BYTES else file
-        return _header_columns(probe(content, path), fingerprint(content, size))
+    with root.open(path, wanted.size) as file:
+        content = io.BytesIO(file.read(COVERED_BYTES)) if wanted.size <= COVERED_BYTES else file
+        header = probe(content, path)
+        if wanted.size > MAX_FILE_BYTES:
+            raise AudioError("too_large", path, f"{wanted.size} bytes; the limit is {MAX_FILE_BYTES} bytes")
+        if wanted.is_measured:
+            content.seek(0)
+            data = content.read()
+            content = io.BytesIO(data)
+            header = _with_length(header, measure(data, path), path, wanted.size)
+        return _header_columns(header, *_fingerprint_and_digest(content, wanted))
+
+
+def _with_length(header: Header, num_samples: int, path: str, size: int) -> Header:
+    """The header with its length as measured by decoding."""
+    if num_samples == 0:
+        raise AudioError("too_short", path, "no samples")
+    seconds = num_samples / header.sample_rate
+    return replace(header, num_samples=num_samples, seconds=seconds, bitrate=round(8 * size / seconds))
+
+
+def _fingerprint_and_digest(file: BinaryIO, wanted: ToRead) -> tuple[str, str | None]:
+    """The fingerprint of a file, and the digest of all its bytes if it has been read as a whole."""
+    ends = fingerprint(file, wanted.size)
+    if wanted.fingerprint is None:
+        return ends, None
+    if wanted.fingerprint == ends and wanted.source_digest is None and not wanted.rejected_by:
+        return ends, None  # no shard has been built from it
+    digest = source_digest(file)
+    if wanted.rejected_by:
+        return f"{digest}{_TRIED_AGAIN}{wanted.rejected_by.rpartition('-')[2]}", digest
+    if digest == wanted.source_digest:
+        return wanted.fingerprint, digest
+    return digest, digest
 
 
 def probe_rows(
@@ -273,34 +330,52 @@ def probe_rows(
         chunk_s: length of a chunk, seconds; 0 for the length in the manifest.
         read: reads one header.
     """
-    path, header = None, None
+    path: str | None = None
+    columns: HeaderColumns | ProblemColumns | None = None
     for row in rows:
         if not is_probed(row):
-            if header is None or row["path"] != path:
-                path, header = row["path"], _header_or_problem(read, root, row)
-            row = {**row, **header}
+            if row["path"] != path:
+                path, columns = row["path"], _header_or_problem(read, root, row, manifest.chunks is not None)
+            row = _probed(row, columns)
         if row["problem"] is None:
             yield from _chunks(row, manifest, chunk_s)
         else:
             yield row
 
 
-def _header_or_problem(read: ReadHeader, root: Folder, row: CatalogRow) -> HeaderColumns | ProblemColumns:
+def _probed(row: CatalogRow, columns: HeaderColumns | ProblemColumns | None) -> CatalogRow:
+    """The row with what was read of its file; None if it cannot be read, although it could be earlier."""
+    if columns is None:
+        return {**row, "detail": None}
+    return {**row, **_NO_HEADER, "detail": None, **columns}
+
+
+def _header_or_problem(
+    read: ReadHeader, root: Folder, row: CatalogRow, is_measured: bool
+) -> HeaderColumns | ProblemColumns | None:
+    """What `read` returns, or why it cannot; None if an earlier catalog has the header and the file is no better."""
     path, size = row["path"], row["size"]
     assert size is not None, f"{path}: a row without a problem has a file"
+    rejected_by = row["shard"] if row["detail"] else None
+    wanted = ToRead(size, row["fingerprint"], row["source_digest"], rejected_by, is_measured)
     try:
-        return read(root, path, size)
+        return read(root, path, wanted)
     except AudioError as error:
         return {"problem": error.reason, "detail": str(error)}
     except FileNotFoundError:
-        return {"problem": "missing", "detail": f"{path}: listed, but missing when it was opened"}
-    except PermissionError as error:
-        return {"problem": "unreadable", "detail": f"{path}: {error.strerror}"}
+        problem: ProblemColumns = {
+            "problem": MISSING,
+            "detail": f"{path}: listed, but missing when it was opened",
+        }
+    except UnreadableError as error:
+        problem = {"problem": UNREADABLE, "detail": str(error)}
+    return problem if row["codec"] is None else None
 
 
-def _header_columns(header: Header, fingerprint: str) -> HeaderColumns:
+def _header_columns(header: Header, fingerprint: str, digest: str | None) -> HeaderColumns:
     return {
         "fingerprint": fingerprint,
+        "source_digest": digest,
         "container": header.container,
         "codec": header.codec,
         "encoding": header.encoding,
@@ -314,13 +389,29 @@ def _header_columns(header: Header, fingerprint: str) -> HeaderColumns:
 
 
 def fingerprint(file: BinaryIO, size: int) -> str:
-    """16 hex digits that change when the file does: a hash of its size and of both its ends."""
-    digest = hashlib.blake2b(size.to_bytes(8, "big"), digest_size=8)
+    """16 hex digits that change when a short file does, or the size or one of the ends of a longer one."""
+    if size <= COVERED_BYTES:
+        return source_digest(file)
+    digest = hashlib.sha256(size.to_bytes(8, "big"))
     file.seek(0)
     digest.update(file.read(SAMPLED_BYTES))
-    file.seek(max(SAMPLED_BYTES, size - SAMPLED_BYTES))
+    file.seek(size - SAMPLED_BYTES)
     digest.update(file.read(SAMPLED_BYTES))
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
+
+
+def source_digest(file: BinaryIO) -> str:
+    """16 hex digits that change when any byte of a file does."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(DIGESTED_BYTES):
+        digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def was_tried_again(fingerprint: str) -> bool:
+    """Whether a fingerprint is that of a file which a shard had rejected, and which was then tried once more."""
+    return _TRIED_AGAIN in fingerprint
 
 
 def _chunks(row: CatalogRow, manifest: Manifest, chunk_s: float) -> Iterator[CatalogRow]:
@@ -328,14 +419,14 @@ def _chunks(row: CatalogRow, manifest: Manifest, chunk_s: float) -> Iterator[Cat
     if manifest.chunks is None:
         yield {**row, "seconds": _seconds(row)}
         return
-    sample_rate, file_seconds = row["sample_rate"], row["file_seconds"]
-    assert sample_rate is not None and file_seconds is not None
+    sample_rate, num_samples = row["sample_rate"], row["num_samples"]
+    assert sample_rate is not None and num_samples is not None, f"{row['path']}: its length is measured"
     file = Utterance(**{name: row[name] for name in Utterance.__dataclass_fields__})  # type: ignore[literal-required]
     chunks = segment(
         file,
         seconds=chunk_s or manifest.chunks.seconds,
         sample_rate=sample_rate,
-        num_samples=row["num_samples"] or round(file_seconds * sample_rate),
+        num_samples=num_samples,
     )
     for chunk in chunks:
         chunk_row: CatalogRow = {**row, **_utterance_columns(chunk)}
@@ -349,47 +440,3 @@ def _seconds(row: CatalogRow) -> float:
     assert sample_rate is not None and file_seconds is not None
     end_s = file_seconds if end is None else min(end / sample_rate, file_seconds)
     return float(max(0.0, end_s - (start or 0) / sample_rate))
-
-
-def reject_repeated(catalog: pa.Table) -> pa.Table:
-    """Keep each id of a corpus for the utterance with the smallest path; the others of that id become problems.
-
-    The result does not depend on the order of the rows.
-    """
-    is_good = pc.is_null(catalog["problem"])
-    counts = pa.table({"id": catalog["id"].filter(is_good)}).group_by("id").aggregate([([], "count_all")])
-    repeated = counts["id"].filter(pc.greater(counts["count_all"], 1))
-    if not len(repeated):
-        return catalog
-    is_repeated = pc.and_(is_good, pc.is_in(catalog["id"], repeated.combine_chunks()))
-    positions = np.flatnonzero(is_repeated.to_numpy(zero_copy_only=False))
-    candidates = catalog.select(["id", "path", "start"]).take(pa.array(positions))
-    order = pc.sort_indices(candidates, [(name, "ascending") for name in candidates.column_names]).to_numpy()
-    ids, paths = (candidates[name].take(pa.array(order)).to_pylist() for name in ("id", "path"))
-    kept_path = ""
-    details: dict[int, str] = {}
-    for number, (id_, path) in enumerate(zip(ids, paths, strict=True)):
-        if number == 0 or id_ != ids[number - 1]:
-            kept_path = path
-        else:
-            details[int(positions[order[number]])] = f"{path}: {id_} is also the id of {kept_path}"
-    return _with_problem(catalog, REPEATED_ID, details)
-
-
-def _with_problem(catalog: pa.Table, reason: str, details: dict[int, str]) -> pa.Table:
-    """The catalog with a problem in the rows that are the keys of `details`."""
-    positions = np.array(sorted(details))
-    mask = np.zeros(len(catalog), np.bool_)
-    mask[positions] = True
-    for name, values in (
-        ("problem", [reason] * len(positions)),
-        ("detail", [details[position] for position in positions]),
-    ):
-        column = pc.replace_with_mask(catalog[name].combine_chunks(), pa.array(mask), pa.array(values))
-        catalog = catalog.set_column(catalog.schema.get_field_index(name), CATALOG.field(name), column)
-    return catalog
-
-
-def content_digest(data: bytes) -> str:
-    """16 hex digits that name a catalog by its content."""
-    return hashlib.sha256(data).hexdigest()[:16]

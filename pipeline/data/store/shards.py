@@ -2,7 +2,8 @@
 
 Building a shard again gives the same bytes. The index is written last, so a shard is finished when its index exists.
 The index has one row per utterance, with its position in the tar; the metadata of its schema holds the
-`ShardSummary` that snapshots are made of.
+`ShardSummary` that snapshots are made of. Index and rejects record a digest of each source file, so that a later ingest
+can tell whether a file with a new time has new content.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import json
 import tarfile
 from collections import Counter
@@ -21,14 +23,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import tables
+from pipeline.data.audio.bandwidth import bandwidth_hz
 from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.flac import encode_flac, pcm_digest, quantise
 from pipeline.data.audio.isolation import crash_safe
 from pipeline.data.audio.load import POLICY, Loaded, codec_versions, load_audio
 from pipeline.data.audio.waveform import SAMPLE_RATE
-from pipeline.data.store.catalog import UtteranceColumns
+from pipeline.data.store.catalog import (
+    COVERED_BYTES,
+    MISSING,
+    UNREADABLE,
+    UtteranceColumns,
+    fingerprint,
+    source_digest,
+)
 from pipeline.data.store.layout import attempt_name, index_name, rejects_name, tar_name
 from pipeline.data.store.read_ahead import read_ahead
+from pipeline.errors import UnreadableError
 from pipeline.storage import Folder
 
 Result = TypeVar("Result")
@@ -61,6 +72,7 @@ INDEX = pa.schema(
         ("path", pa.string()),
         ("start", pa.int64()),
         ("end", pa.int64()),
+        ("container", pa.string()),
         ("codec", pa.string()),
         ("encoding", pa.string()),
         ("sample_rate", pa.int32()),
@@ -69,14 +81,34 @@ INDEX = pa.schema(
         ("bitrate", pa.int32()),
         ("decoder", pa.string()),
         ("pcm_sha256", pa.string()),  # of the 16 kHz mono PCM16, so equal for equal audio
+        ("source_digest", pa.string()),  # of all bytes of the file
+        ("bandwidth_hz", pa.float32()),  # measured from the PCM16; null if it tells nothing
     ]
 )
-"""Columns of an index, in order."""
+"""Columns of an index, in order; `read_index` gives nulls for those that an older index lacks."""
 
 REJECTS = pa.schema(
-    [(name, pa.string()) for name in ("uid", "id", "corpus", "path", "label", "reason", "detail", "shard")]
+    [
+        ("uid", pa.string()),
+        ("id", pa.string()),
+        ("corpus", pa.string()),
+        ("path", pa.string()),
+        ("label", pa.string()),
+        ("artifact", pa.string()),
+        ("attack", pa.string()),
+        ("language", pa.string()),
+        ("container", pa.string()),
+        ("codec", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("shard", pa.string()),
+        ("source_digest", pa.string()),  # of all bytes of the file; null if they were not read or had changed
+    ]
 )
-"""Columns of a table of rejects."""
+"""Columns of a table of rejects; `read_rejects` gives nulls for those that an older table lacks."""
+
+CHANGED = "changed"
+"""The reason of a reject whose file has been overwritten since it was cataloged."""
 
 METADATA = (
     "id",
@@ -93,9 +125,10 @@ METADATA = (
 """Keys of the JSON that accompanies each FLAC."""
 
 
-class ShardMember(UtteranceColumns):
-    """An utterance to write: those columns of a catalog row that its index row repeats."""
+class SourceColumns(UtteranceColumns):
+    """Those columns of a catalog row that the index repeats."""
 
+    container: str
     codec: str
     encoding: str
     sample_rate: int
@@ -104,7 +137,17 @@ class ShardMember(UtteranceColumns):
     bitrate: int
 
 
-class IndexRow(ShardMember):
+class ShardMember(SourceColumns):
+    """An utterance to write: columns of a catalog row, those to recognise its file by included."""
+
+    size: int | None
+    """Bytes; None, like `fingerprint`, if any content will do."""
+    fingerprint: str | None
+    source_digest: str | None
+    """None if the catalog has not read the whole file."""
+
+
+class IndexRow(SourceColumns):
     """One row of `INDEX`: an utterance that has been written."""
 
     shard: str
@@ -114,6 +157,8 @@ class IndexRow(ShardMember):
     licence: str
     decoder: str
     pcm_sha256: str
+    source_digest: str
+    bandwidth_hz: float | None
 
 
 class RejectRow(TypedDict):
@@ -124,9 +169,27 @@ class RejectRow(TypedDict):
     corpus: str
     path: str
     label: str
+    artifact: str | None
+    attack: str | None
+    language: str | None
+    container: str
+    codec: str
     reason: str
     detail: str
     shard: str
+    source_digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of a corpus as it was read for its shard; either its bytes or why there are none."""
+
+    data: bytes = b""
+    digest: str | None = None
+    """Of all bytes; None if the file is not the one that was cataloged."""
+    problem: str | None = None
+    """The reason of the rejects of its members."""
+    detail: str = ""
 
 
 class Load(Protocol):
@@ -224,7 +287,8 @@ def write_shard(
 ) -> ShardSummary:
     """Decode, resample and write the members of one shard: first the tar, then the rejects, then the index.
 
-    A member whose audio is at fault becomes a reject with a reason. Any other error is raised, and leaves no shard.
+    A member whose audio is at fault, or whose file cannot be read or is no longer the one that was cataloged, becomes
+    a reject with a reason. Any other error is raised, and leaves no shard.
 
     Args:
         name: name of the shard, from the plan.
@@ -240,21 +304,22 @@ def write_shard(
     rejects: list[RejectRow] = []
     with store.staged(tar_name(corpus, name)) as file:
         tar = TarWriter(file)
-        for member, data in _with_contents(root, members):
-            if data is None:
-                rejects.append(_reject(member, name, "missing", "deleted after the catalog was made"))
+        for member, source in _with_sources(root, members):
+            if source.problem is not None:
+                rejects.append(_reject(member, name, source, source.problem, source.detail))
                 continue
             try:
                 loaded = load(
-                    data, member["path"], start=member["start"], end=member["end"], resampler=resampler
+                    source.data, member["path"], start=member["start"], end=member["end"], resampler=resampler
                 )
             except AudioError as error:
-                rejects.append(_reject(member, name, error.reason, error.detail))
+                rejects.append(_reject(member, name, source, error.reason, error.detail))
                 continue
+            assert source.digest is not None
             pcm = quantise(loaded.waveform)
             flac = encode_flac(pcm)
             row: IndexRow = {
-                **member,
+                **_source_columns(member),
                 "shard": name,
                 "offset": 0,  # known once the FLAC is in the tar
                 "num_bytes": len(flac),
@@ -262,6 +327,8 @@ def write_shard(
                 "licence": licence,
                 "decoder": loaded.decoder,
                 "pcm_sha256": pcm_digest(pcm),
+                "source_digest": source.digest,
+                "bandwidth_hz": bandwidth_hz(pcm),
             }
             metadata: Mapping[str, object] = row
             row["offset"] = tar.add(member["uid"], flac, {key: metadata[key] for key in METADATA})
@@ -290,42 +357,79 @@ def write_shard(
     return summary
 
 
-def _reject(member: ShardMember, shard: str, reason: str, detail: str) -> RejectRow:
+def _source_columns(member: ShardMember) -> SourceColumns:
+    columns = {name: member[name] for name in SourceColumns.__annotations__}  # type: ignore[literal-required]
+    return cast("SourceColumns", columns)
+
+
+def _reject(member: ShardMember, shard: str, source: Source, reason: str, detail: str) -> RejectRow:
     return {
         "uid": member["uid"],
         "id": member["id"],
         "corpus": member["corpus"],
         "path": member["path"],
         "label": member["label"],
+        "artifact": member["artifact"],
+        "attack": member["attack"],
+        "language": member["language"],
+        "container": member["container"],
+        "codec": member["codec"],
         "reason": reason,
         "detail": detail,
         "shard": shard,
+        "source_digest": source.digest,
     }
 
 
-def _with_contents(
-    root: Folder, members: Sequence[ShardMember]
-) -> Iterator[tuple[ShardMember, bytes | None]]:
-    """Each member with the bytes of its file, or None if the file has been deleted.
+def _with_sources(root: Folder, members: Sequence[ShardMember]) -> Iterator[tuple[ShardMember, Source]]:
+    """Each member with its file.
 
-    Files are read while earlier ones are decoded. Segments of one file are consecutive and share one read.
+    Files are read while earlier ones are decoded. Consecutive segments of one file share one read.
     """
-    paths = dict.fromkeys(member["path"] for member in members)
-    read = functools.partial(_read_if_exists, root)
-    contents = zip(paths, read_ahead(read, paths, num_threads=READ_AHEAD, num_ahead=READ_AHEAD), strict=True)
-    path, data = None, None
-    for member in members:
-        if member["path"] != path:
-            path, data = next(contents)
-            assert path == member["path"], "members of a file must be consecutive"
-        yield member, data
+    files = [list(group) for _, group in itertools.groupby(members, key=lambda member: member["path"])]
+    sources = read_ahead(
+        functools.partial(_read_source, root),
+        [segments[0] for segments in files],
+        num_threads=READ_AHEAD,
+        num_ahead=READ_AHEAD,
+        size=_size,
+    )
+    for segments, source in zip(files, sources, strict=True):
+        for member in segments:
+            yield member, source
 
 
-def _read_if_exists(root: Folder, path: str) -> bytes | None:
+def _size(member: ShardMember) -> int:
+    return member["size"] or 0
+
+
+def _read_source(root: Folder, member: ShardMember) -> Source:
+    """Read the file of a member; a file that has grown is read only as far as shows it."""
+    path, size = member["path"], member["size"]
     try:
-        return root.read(path)
+        data = root.read(path) if size is None else root.read(path, 0, size + 1)
     except FileNotFoundError:
-        return None
+        return Source(problem=MISSING, detail="deleted since it was cataloged")
+    except UnreadableError as error:
+        return Source(problem=UNREADABLE, detail=str(error))
+    digest = source_digest(io.BytesIO(data))
+    if _is_cataloged(member, data, digest):
+        return Source(data, digest)
+    return Source(
+        problem=CHANGED, detail="overwritten since it was cataloged; the next ingest reads it again"
+    )
+
+
+def _is_cataloged(member: ShardMember, data: bytes, digest: str) -> bool:
+    """Whether these bytes are those that the name of the shard stands for."""
+    size, expected = member["size"], member["source_digest"]
+    if size is None or member["fingerprint"] is None:
+        return True
+    if len(data) != size:
+        return False
+    if expected is None and size > COVERED_BYTES:
+        return fingerprint(io.BytesIO(data), size) == member["fingerprint"]
+    return digest == (expected or member["fingerprint"])
 
 
 def read_summary(store: Folder, corpus: str, name: str) -> ShardSummary:
@@ -338,7 +442,24 @@ def read_summary(store: Folder, corpus: str, name: str) -> ShardSummary:
 
 def read_index(store: Folder, corpus: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The index of a shard, or some of its columns."""
-    return tables.read_table(store, index_name(corpus, name), columns)
+    return _read(store, index_name(corpus, name), INDEX, columns)
+
+
+def read_rejects(store: Folder, corpus: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rejects of a shard that has any, or some of their columns."""
+    return _read(store, rejects_name(corpus, name), REJECTS, columns)
+
+
+def _read(store: Folder, name: str, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
+    """Some columns of a table with a schema; those that an older version of the schema did not have are null."""
+    columns = schema.names if columns is None else list(columns)
+    file = pq.ParquetFile(pa.BufferReader(store.read(name)))
+    present = set(file.schema_arrow.names)
+    table = file.read([column for column in columns if column in present])
+    for column in columns:
+        if column not in present:
+            table = table.append_column(schema.field(column), pa.nulls(len(table), schema.field(column).type))
+    return table.select(columns)
 
 
 def read_indexes(

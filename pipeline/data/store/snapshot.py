@@ -58,6 +58,8 @@ class CorpusSnapshot:
     expected_hours: dict[str, float]
     """Published hours by label; empty if unknown."""
     shards: tuple[ShardSummary, ...] = ()
+    not_audio: dict[str, int] = field(default_factory=dict)
+    """Files that were left out by rule, by kind."""
 
     @property
     def written(self) -> int:
@@ -110,6 +112,8 @@ class Snapshot:
         Catalog names are excluded because they depend on file modification times.
         """
         corpora = {name: asdict(replace(corpus, catalog="")) for name, corpus in self.corpora.items()}
+        for corpus in corpora.values():
+            del corpus["not_audio"]
         text = json.dumps(corpora, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

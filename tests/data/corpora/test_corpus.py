@@ -102,7 +102,9 @@ def test_an_unlisted_spelling_rejects_only_its_file_and_names_the_known_ones(tmp
     put(tmp_path / IN_THE_WILD / "1.wav")
     utterances, problems = read("in_the_wild", tmp_path)
     assert [one.id for one in utterances] == ["ItW-0"]
-    assert problems == [Problem(f"{IN_THE_WILD}/1.wav", "unknown-label", "'fake'; known: bona-fide, spoof")]
+    assert problems == [
+        Problem(f"{IN_THE_WILD}/1.wav", "unknown-label", "'fake'; known: bona-fide, spoof", language="en")
+    ]
 
 
 def test_a_language_that_the_manifest_does_not_list_is_rejected(tmp_path: Path):
@@ -130,7 +132,16 @@ def test_known_bad_files_are_reported_with_their_reason(tmp_path: Path):
     put(tmp_path / "for-original/training/fake/file16643.mp3")
     assert read("fakeorreal", tmp_path) == (
         [],
-        [Problem("for-original/training/fake/file16643.mp3", "known-bad", "not a regular file")],
+        [
+            Problem(
+                "for-original/training/fake/file16643.mp3",
+                "known-bad",
+                "not a regular file",
+                label="spoof",
+                artifact="tts",
+                language="en",
+            )
+        ],
     )
 
 

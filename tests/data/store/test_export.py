@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import soundfile
 
 from jobs import corpora
 from jobs.ingestion import building
-from jobs.ingestion.cataloging import Cataloger
+from jobs.ingestion.cataloging import CatalogedCorpus, Cataloger, Listing
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
 from jobs.training.checks import check_exclusions
@@ -62,11 +61,13 @@ def run_ingest(**flags: Any) -> Snapshot:
     before = latest_snapshot(store)
     done = []
     for name, source in sources.items():
+        found = CatalogedCorpus(Listing(name, {}))
         cataloger = Cataloger(sources, store)
-        table = pa.concat_tables(
-            [cataloger.probe_part(name, rows) for rows in cataloger.list_parts(name, earlier="")]
-        )
-        plan = building.plan_corpus(source.manifest, table, store, before, config)
+        earlier = before.corpora[name].catalog if before and name in before.corpora else ""
+        for part in cataloger.list_parts(name, earlier):
+            if not isinstance(part, Listing):
+                found.rows.add(cataloger.probe_part(name, part))
+        plan = building.plan_corpus(source.manifest, found, store, before, config)
         for group, shard in enumerate(plan.shards):
             batch: dict[str, Sequence[Any]] = {
                 "corpus": [name],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import soundfile
 from pipeline.data.audio.isolation import MAX_ATTEMPTS
 from pipeline.data.audio.load import Loaded, load_audio
 from pipeline.data.corpora.utterance import utterance_uid
+from pipeline.data.store import catalog as catalogs
 from pipeline.data.store.catalog import CATALOG
-from pipeline.data.store.layout import attempt_name, finished_shards, rejects_name, tar_name
+from pipeline.data.store.layout import attempt_name, finished_shards, index_name, rejects_name, tar_name
 from pipeline.data.store.plan import IDENTITY
 from pipeline.data.store.shards import (
     INDEX,
@@ -32,11 +34,12 @@ from pipeline.data.store.shards import (
     map_indexes,
     read_index,
     read_indexes,
+    read_rejects,
     read_summary,
     write_shard,
 )
 from pipeline.storage import Folder
-from pipeline.tables import read_table
+from pipeline.tables import read_table, to_parquet
 
 
 @pytest.fixture
@@ -145,6 +148,121 @@ def test_a_deleted_file_is_a_reject(root: Folder, tmp_path: Path):
     root.delete("2.wav")
     summary = write_shard("toy-1", MEMBERS, root, store, **SETTINGS)
     assert summary.rejected == {"missing": 1, "truncated": 1}
+
+
+def cataloged(root: Folder, number: int, **changes: Any) -> ShardMember:
+    """A member with what a catalog records about its file."""
+    data = root.read(f"{number}.wav")
+    fingerprint = catalogs.fingerprint(io.BytesIO(data), len(data))
+    return member(number, size=len(data), fingerprint=fingerprint, **changes)
+
+
+def overwrite(path: Path, position: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(position)
+        file.write(data)
+
+
+def test_a_file_that_changes_between_catalog_and_build_is_a_reject(root: Folder, tmp_path: Path):
+    store = Folder(str(tmp_path / "store"))
+    members = [cataloged(root, number) for number in range(5)]
+    members[3]["source_digest"] = "0" * 16  # of other bytes, although both ends are the same
+    folder = Path(root.uri)
+    with (folder / "0.wav").open("ab") as file:
+        file.truncate(2**40)  # reading it to its end would take hours
+    os.truncate(folder / "1.wav", 9000)
+    overwrite(folder / "2.wav", 9000, b"other samples")
+    summary = write_shard("toy-1", members, root, store, **SETTINGS)
+    assert summary.rejected == {"changed": 4}
+    assert read_index(store, "toy", "toy-1")["path"].to_pylist() == ["4.wav"]
+    rejects = read_rejects(store, "toy", "toy-1", ["path", "source_digest"]).to_pylist()
+    assert rejects == [{"path": f"{number}.wav", "source_digest": None} for number in range(4)]
+
+
+def test_index_and_rejects_record_the_bytes_that_were_read(root: Folder, tmp_path: Path):
+    store = Folder(str(tmp_path / "store"))
+    path = Path(root.uri) / "0.wav"
+    soundfile.write(path, 0.1 * np.random.default_rng(1).standard_normal(160_000), 16_000)
+    members = [cataloged(root, number) for number in (0, 5)]
+    overwrite(path, 160_000, b"as it is when the shard is built")  # where no fingerprint looks
+    write_shard("toy-1", members, root, store, **SETTINGS)
+    columns = ["path", "source_digest"]
+    rows = [
+        *read_index(store, "toy", "toy-1", columns).to_pylist(),
+        *read_rejects(store, "toy", "toy-1", columns).to_pylist(),
+    ]
+    assert rows == [
+        {"path": name, "source_digest": hashlib.sha256(root.read(name)).hexdigest()[:16]}
+        for name in ("0.wav", "5.wav")
+    ]
+
+
+def test_files_on_s3_are_compared_with_the_catalog_too(root: Folder, tmp_path: Path, bucket: str):
+    store, remote = Folder(str(tmp_path / "store")), Folder(f"{bucket}/corpus")
+    members = [cataloged(root, number) for number in range(3)]
+    for number in range(3):
+        remote.commit(f"{number}.wav", root.read(f"{number}.wav") + bytes(number % 2))
+    remote.delete("2.wav")
+    summary = write_shard("toy-1", members, remote, store, **SETTINGS)
+    assert (summary.num_utterances, summary.rejected) == (1, {"changed": 1, "missing": 1})
+
+
+def test_a_file_that_cannot_be_read_is_a_reject(root: Folder, tmp_path: Path):
+    store = Folder(str(tmp_path / "store"))
+    members = [cataloged(root, number) for number in range(3)]
+    for number, target in enumerate(("/proc/self/mem", "1.wav")):  # a read error, and a circle of links
+        root.delete(f"{number}.wav")
+        (Path(root.uri) / f"{number}.wav").symlink_to(target)
+    summary = write_shard("toy-1", members, root, store, **SETTINGS)
+    assert (summary.num_utterances, summary.rejected) == (1, {"unreadable": 2})
+    details = read_rejects(store, "toy", "toy-1", ["detail"])["detail"].to_pylist()
+    assert "Input/output error" in details[0]
+    assert "Too many levels of symbolic links" in details[1]
+
+
+def test_rejects_name_the_class_that_lost_an_utterance(root: Folder, tmp_path: Path):
+    store = Folder(str(tmp_path / "store"))
+    known = {"artifact": "tts", "attack": "A07", "language": "en", "container": "wav", "codec": "pcm_16"}
+    write_shard("toy-1", [member(5, **known)], root, store, **SETTINGS)
+    (reject,) = read_rejects(store, "toy", "toy-1").to_pylist()
+    assert {name: reject[name] for name in known} == known
+
+
+def test_columns_that_an_older_index_lacks_are_null(root: Folder, tmp_path: Path):
+    store = Folder(str(tmp_path / "store"))
+    write_shard("toy-1", MEMBERS, root, store, **SETTINGS)
+    new = ["container", "source_digest", "bandwidth_hz"]
+    whole = read_index(store, "toy", "toy-1")
+    for name, table in (
+        (index_name("toy", "toy-1"), whole),
+        (rejects_name("toy", "toy-1"), read_rejects(store, "toy", "toy-1")),
+    ):
+        old = [column for column in table.column_names if column not in new]
+        store.commit(name, to_parquet(table.select(old)))
+    index = read_index(store, "toy", "toy-1")
+    assert index.schema.equals(INDEX)
+    assert [index[name].null_count for name in ("id", *new)] == [0, 5, 5, 5]
+    assert read_index(store, "toy", "toy-1", ["bandwidth_hz", "id"]).column_names == ["bandwidth_hz", "id"]
+    assert read_rejects(store, "toy", "toy-1").schema.equals(REJECTS)
+    assert read_summary(store, "toy", "toy-1").num_utterances == 5
+
+
+def test_segments_of_one_file_share_one_read(root: Folder, tmp_path: Path):
+    bounds = [(start, start + 1000) for start in range(0, 8000, 1000)]
+    parts = [
+        cataloged(root, 0, uid=utterance_uid("toy", "0.wav", start, end), start=start, end=end)
+        for start, end in bounds
+    ]
+    loaded: list[int] = []
+
+    def load(data: bytes, name: str, **how: Any) -> Loaded:
+        loaded.append(id(data))
+        return load_audio(data, name, **how)
+
+    summary = write_shard("toy-1", parts, root, Folder(str(tmp_path / "store")), load=load, **SETTINGS)
+    assert summary.num_utterances == 8
+    assert len(loaded) == 8
+    assert len(set(loaded)) == 1
 
 
 def test_segments_are_cut_at_their_start_and_end(root: Folder, tmp_path: Path):

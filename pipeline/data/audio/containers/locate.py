@@ -38,6 +38,19 @@ def locate(file: BinaryIO, name: str, *, is_whole: bool) -> tuple[str, str, Exte
     Raises:
         AudioError: empty, not_audio, truncated, trailing_data, undecodable.
     """
+    container, codec, span = recognise_or_refuse(file, name)
+    if container not in LOCATORS:
+        return container, codec, Extent(span.begin, span.end, container)
+    extent = LOCATORS[container](file, span, name, is_whole)
+    return container, extent.codec or codec, extent
+
+
+def recognise_or_refuse(file: BinaryIO, name: str) -> tuple[str, str, Span]:
+    """Return container and codec of a file, and the bytes between its tags; reads little more than its first bytes.
+
+    Raises:
+        AudioError: empty, not_audio.
+    """
     if file.seek(0, io.SEEK_END) == 0:
         raise AudioError("empty", name, "the file has no bytes")
     span = audio_span(file)
@@ -45,8 +58,4 @@ def locate(file: BinaryIO, name: str, *, is_whole: bool) -> tuple[str, str, Exte
     if recognised is None:
         file.seek(0)
         raise AudioError("not_audio", name, f"no known audio format begins with {file.read(16)!r}")
-    container, codec = recognised
-    if container not in LOCATORS:
-        return container, codec, Extent(span.begin, span.end, container)
-    extent = LOCATORS[container](file, span, name, is_whole)
-    return container, extent.codec or codec, extent
+    return *recognised, span

@@ -1,0 +1,75 @@
+"""Faults of file systems that tests imitate: missing permissions, and file systems without hard links."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args
+from unittest import mock
+
+import pipeline.storage
+from pipeline.storage import Folder
+
+_CAPABILITIES_VERSION = 0x20080522
+_OVERRIDING = 0b110
+"""CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, by which root reads what it has no permission for."""
+
+
+@contextlib.contextmanager
+def ordinary_permissions() -> Iterator[None]:
+    """Let permissions bind this thread and those that it starts, also where the tests run as root."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITIES_VERSION, 0)
+    capabilities = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, capabilities) == 0, os.strerror(ctypes.get_errno())
+    before = capabilities[0]
+    capabilities[0] = before & ~_OVERRIDING
+    assert libc.capset(header, capabilities) == 0, os.strerror(ctypes.get_errno())
+    try:
+        yield
+    finally:
+        capabilities[0] = before
+        assert libc.capset(header, capabilities) == 0, os.strerror(ctypes.get_errno())
+
+
+Lacking = Literal["links", "links and renames"]
+"""What a file system may lack: hard links, and renames on condition that the name is free."""
+LACKING: tuple[Lacking, ...] = get_args(Lacking)
+
+
+def _refuse(source: Path, target: str) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(source), None, target)
+
+
+@contextlib.contextmanager
+def file_system_without(lacking: Lacking) -> Iterator[None]:
+    """Make every file system of this process lack something."""
+    with mock.patch.object(os, "link", _refuse):
+        if lacking == "links":
+            yield
+        else:
+            with mock.patch.object(pipeline.storage, "_rename_if_free", _refuse):
+                yield
+
+
+def create_files(uri: str, count: int, lacking: Lacking, content: bytes) -> list[bool]:
+    """Create files in a folder; returns which of them this call wrote."""
+    with file_system_without(lacking):
+        return [Folder(uri).create(f"{number}.json", content) for number in range(count)]
+
+
+def die_while_creating(uri: str, name: str, lacking: Lacking) -> None:
+    """Die when everything is written and the name is about to be given, under the lock if there is one."""
+
+    def die(*_args: object) -> bool:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    last = (pipeline.storage, "_rename_if_free") if lacking == "links" else (os.path, "lexists")
+    with file_system_without(lacking), mock.patch.object(*last, die):
+        Folder(uri).create(name, b"first")
