@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 from pipeline.data.audio.containers import is_audio_name
-from pipeline.data.corpora.manifest import ANY, Manifest
-from pipeline.data.corpora.pattern import Fields, compile_glob, first_match, is_glob
+from pipeline.data.corpora.manifest import Manifest
+from pipeline.data.corpora.pattern import Fields, compile_glob
 from pipeline.data.corpora.protocol import ProtocolTable
+from pipeline.data.corpora.translation import Translator, classified
 from pipeline.data.corpora.utterance import (
-    ARTIFACTS,
-    LABELS,
-    SPLITS,
     Entry,
     NotAudio,
     Problem,
     Utterance,
+    file_kind,
+    has_raw_bytes,
     utterance_uid,
 )
 from pipeline.errors import InputError
-from pipeline.storage import Folder
-
-SPOOF_FIELDS = ("attack", "artifact")
-"""Fields that only spoofed utterances have; the cells of bona fide rows are ignored."""
-
-CACHED_SPELLINGS = 100_000
-"""Maximum number of cached translations per field."""
+from pipeline.storage import FileInfo, Folder
 
 
 def read_corpus(manifest: Manifest, root: Folder) -> Iterator[Utterance | Problem]:
@@ -51,22 +45,33 @@ def read_files(manifest: Manifest, root: Folder) -> Iterator[Entry]:
     if not root.exists():
         raise InputError(f"{manifest.name}: no folder {root.uri}")
     reader = _Reader(manifest)
-    table = None
-    if manifest.protocol:
-        table = ProtocolTable(manifest, manifest.protocol)
-        for problem in table.load(root):
+    if reader.table:
+        for problem in reader.table.load(root):
             yield None, problem
-    for file in root.find():
-        fields = reader.match(file.name)
+    for file, fields in _matched(reader, root):
         if isinstance(fields, Problem):
             yield file, fields
-        elif fields is not None:
-            rows = table.rows(file.name, fields) if table else (fields,)
-            for row in rows:
-                yield file, row if isinstance(row, Problem) else reader.resolve(file.name, row)
-    if table:
-        for problem in table.missing():
+        else:
+            for item in reader.items(file.name, fields):
+                yield file, item
+    if reader.table:
+        for problem in reader.table.missing(root):
             yield None, problem
+
+
+def _matched(reader: _Reader, root: Folder) -> Iterator[tuple[FileInfo, Fields | Problem]]:
+    """Yield every audio file with its fields; those that find a row only by another form of their name come last."""
+    later: list[tuple[FileInfo, Fields]] = []
+    for file in root.find():
+        fields = reader.match(file.name)
+        if fields is None:
+            continue
+        is_ascii = isinstance(fields, Problem) or file.name.isascii()
+        if is_ascii or reader.table is None or reader.table.joins_as_written(fields):
+            yield file, fields
+        else:
+            later.append((file, fields))
+    yield from later
 
 
 def segment(utterance: Utterance, *, seconds: float, sample_rate: int, num_samples: int) -> list[Utterance]:
@@ -104,14 +109,15 @@ class _Reader:
         self.patterns = [pattern.regex for pattern in manifest.audio]
         self.ignore = [compile_glob(glob) for glob in manifest.ignore]
         self.known_bad = [(compile_glob(glob), reason) for glob, reason in manifest.known_bad.items()]
-        # The label comes first: attack and artifact are ignored for bona fide speech.
-        translated = sorted(manifest.translate, key=lambda name: name != "label")
-        self.spellings = {name: _Spellings(manifest.translate[name]) for name in translated}
-        self.languages = None if ANY in manifest.languages else frozenset(manifest.languages)
+        self.translator = Translator(manifest)
+        self.table: ProtocolTable | None = None
+        """The protocol, still to be loaded."""
+        if manifest.protocol:
+            self.table = ProtocolTable(manifest, manifest.protocol, self.translator)
 
     def match(self, path: str) -> Fields | Problem | None:
         """Return the fields of a path; None if the path is not audio or the manifest ignores it."""
-        if not path.isascii() and _has_raw_bytes(path):
+        if not path.isascii() and has_raw_bytes(path):
             return Problem(ascii(path)[1:-1], "bad-name", "the file name is not UTF-8")
         for regex in self.patterns:
             match = regex.fullmatch(path)
@@ -122,46 +128,38 @@ class _Reader:
                 return None
             if any(glob.fullmatch(path) for glob in self.ignore):
                 return None
+            if self.table:
+                self.table.namesakes.add(path)
             return Problem(path, "stray", "matches no audio pattern of the manifest")
-        for glob, reason in self.known_bad:
-            if glob.fullmatch(path):
-                return Problem(path, "known-bad", reason)
         return {**self.manifest.constants, **match.groupdict()}
 
-    def resolve(self, path: str, fields: Fields) -> Utterance | Problem:
-        """Parse and translate the fields of a path into an utterance. Modifies `fields`."""
-        for parsed, patterns in self.manifest.parse.items():
-            value = fields.get(parsed)
-            if value is None:
-                continue
-            captured = first_match(patterns, value)
-            if captured is None:
-                return Problem(path, f"unknown-{parsed}", f"{value!r} matches no pattern of parse.{parsed}")
-            fields.update(captured)
-        for name, spellings in self.spellings.items():
-            value = fields.get(name)
-            if value is None or (name in SPOOF_FIELDS and fields.get("label") == "bonafide"):
-                continue
-            try:
-                fields[name] = spellings[value]
-            except KeyError:
-                return Problem(path, f"unknown-{name}", f"{value!r}; known: {', '.join(spellings.table)}")
+    def items(self, path: str, fields: Fields) -> Iterator[Utterance | Problem | NotAudio]:
+        """Yield what a file that an audio pattern matches is: one item, or one per segment."""
+        bad = next((reason for glob, reason in self.known_bad if glob.fullmatch(path)), None)
+        is_listed = False
+        for row in self.table.rows(path, fields) if self.table else (fields,):
+            is_listed = True
+            item = row if isinstance(row, Problem) else self._resolve(path, row)
+            if self.table and item is not row and isinstance(item, Problem):
+                item = self.table.located(item, fields)
+            if bad is not None:
+                item = Problem(path, "known-bad", bad, item.label, item.artifact, item.attack, item.language)
+            yield item
+        if not is_listed:
+            yield NotAudio(path, file_kind(path))
+
+    def _resolve(self, path: str, fields: Fields) -> Utterance | Problem:
+        """Translate the fields of a file into an utterance. Modifies `fields`."""
+        fault = self.translator.translate(fields)
+        if fault:
+            return classified(path, fault.reason, fault.detail, fields)
         return self._utterance(path, fields)
 
-    def _utterance(self, path: str, fields: Fields) -> Utterance | Problem:
+    def _utterance(self, path: str, fields: Fields) -> Utterance:
         get = fields.get
-        label, split, language = get("label"), get("split"), get("language")
-        if label is None or label not in LABELS:
-            return Problem(path, "unknown-label", f"{label!r}; known: {', '.join(LABELS)}")
-        if split is not None and split not in SPLITS:
-            return Problem(path, "unknown-split", f"{split!r}; known: {', '.join(SPLITS)}")
-        if language is not None and self.languages is not None and language not in self.languages:
-            return Problem(path, "unknown-language", f"{language!r} is not listed in languages")
-        artifact = attack = None
-        if label == "spoof":
-            artifact, attack = get("artifact"), get("attack")
-            if artifact not in ARTIFACTS:
-                return Problem(path, "unknown-artifact", f"{artifact!r}; known: {', '.join(ARTIFACTS)}")
+        label = get("label")
+        assert label is not None  # the translator has checked it
+        is_spoof = label == "spoof"
         start, end = get("start"), get("end")
         bounds = (None, None) if start is None or end is None else (int(start), int(end))
         corpus = self.manifest.name
@@ -171,45 +169,10 @@ class _Reader:
             corpus,
             path,
             label,
-            artifact,
-            attack,
+            get("artifact") if is_spoof else None,
+            get("attack") if is_spoof else None,
             get("speaker"),
-            language,
-            split,
+            get("language"),
+            get("split"),
             *bounds,
         )
-
-
-class _Spellings(dict[str, str | None]):
-    """Translations by spelling, with cached glob matches; an unlisted spelling raises `KeyError`."""
-
-    def __init__(self, table: Mapping[str, str]) -> None:
-        super().__init__()
-        self.table = {
-            spelling: translation for listed, translation in table.items() for spelling in listed.split("|")
-        }
-        self.globs = [
-            (compile_glob(spelling), translation)
-            for spelling, translation in self.table.items()
-            if is_glob(spelling)
-        ]
-
-    def __missing__(self, spelling: str) -> str | None:
-        translation = self._look_up(spelling)
-        result = spelling if translation == ANY else translation or None
-        if len(self) < CACHED_SPELLINGS:
-            self[spelling] = result
-        return result
-
-    def _look_up(self, spelling: str) -> str:
-        if spelling in self.table:
-            return self.table[spelling]
-        for glob, translation in self.globs:
-            if glob.fullmatch(spelling):
-                return translation
-        raise KeyError(spelling)
-
-
-def _has_raw_bytes(name: str) -> bool:
-    """Whether a file name contains bytes that are not valid UTF-8, which Python decodes to surrogates."""
-    return any("\ud800" <= character <= "\udfff" for character in name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import PurePosixPath
 
 from pipeline.storage import FileInfo
 
@@ -68,6 +69,16 @@ class NotAudio:
     """Relative to the root of the corpus."""
     kind: str
     """The ending of its name (`.txt`), `no ending`, `hidden` or `system`."""
+
+
+def file_kind(path: str) -> str:
+    """Return the kind by which a file that is not audio is counted."""
+    return PurePosixPath(path).suffix.lower() or "no ending"
+
+
+def has_raw_bytes(path: str) -> bool:
+    """Whether a file name contains bytes that are not valid UTF-8, which Python decodes to surrogates."""
+    return any("\ud800" <= character <= "\udfff" for character in path)
 
 
 Entry = tuple[FileInfo | None, Utterance | Problem | NotAudio]
