@@ -99,11 +99,11 @@ class ProtocolTable:
         has_rows = False
         for number, row, fault in self._rows(Table(root, name, self.protocol.separator)):
             location = f"{name}:{number}"
-            merged = {**row, **fields}
+            row.update(fields)
             if fault:
-                problem = self.translator.problem(location, "malformed-row", fault, merged)
+                problem = self.translator.problem(location, "malformed-row", fault, row)
             else:
-                problem = self._add(location, merged)
+                problem = self._add(location, row)
             if problem is None or problem.reason in ("duplicate-row", "contradictory-row"):
                 has_rows = True
             elif first_bad is None:
@@ -155,18 +155,19 @@ class ProtocolTable:
         if not all(parts):
             lacking = ", ".join(name for name, part in zip(self.key, parts, strict=True) if not part)
             return problem("malformed-row", f"found no {lacking}; expected the name of a file")
-        if any(leaves_root(part) for part in parts):
+        if any(map(leaves_root, parts)):
             return problem("unsafe-path", f"found {quoted('/'.join(parts))}; expected a path below the root")
         key = "\0".join(parts)
         row: Row = tuple([fields.get(name) for name in self.values])
         known_row = self.known_rows.get(row)
         if known_row is None:
-            if any(value and "\0" in value for value in row):
-                return problem("malformed-row", f"found a NUL in {quoted(repr(row))}; expected text")
+            for value in row:
+                if value and "\0" in value:
+                    return problem("malformed-row", f"found {quoted(value)}; expected text without NUL")
             self.known_rows[row] = known_row = row
             if self._is_misspelt(row):
                 self.misspelt_rows.add(row)
-        if known_row in self.misspelt_rows and len(self.locations) < MAX_LOCATIONS:
+        if self.misspelt_rows and known_row in self.misspelt_rows and len(self.locations) < MAX_LOCATIONS:
             self.locations[key] = location
         fault = self._add_segment(key, row, fields) if self.is_segmented else self._add_row(key, known_row)
         if fault:

@@ -69,7 +69,7 @@ class Table:
             InputError: the table is not text, or a required column is missing or is named twice.
         """
         number, line = next(self.lines, (1, ""))
-        names = self._split(line)
+        names = line if isinstance(line, Malformed) else split_cells(line, self.separator)
         expected = f"expected {', '.join(required)}, separated by {self.separator}"
         if isinstance(names, Malformed):
             raise InputError(f"{self.location}: its header has {names.found} (line {number}); {expected}")
@@ -98,7 +98,7 @@ class Table:
         """
         names, in_any_order = list(columns), sorted(columns)
         for number, line in self.lines:
-            cells = self._split(line)
+            cells = line if isinstance(line, Malformed) else split_cells(line, self.separator)
             if isinstance(cells, Malformed):
                 yield number, cells
             elif len(cells) != len(names):
@@ -113,9 +113,6 @@ class Table:
             else:
                 yield number, cells
 
-    def _split(self, line: str | Malformed) -> list[str] | Malformed:
-        return line if isinstance(line, Malformed) else split_cells(line, self.separator)
-
 
 def split_cells(line: str, separator: str) -> list[str] | Malformed:
     """Split a line into cells without spaces around them.
@@ -125,10 +122,11 @@ def split_cells(line: str, separator: str) -> list[str] | Malformed:
     """
     delimiter = SEPARATORS[separator]
     if delimiter is None:
-        return [cell for cell in line.replace("\t", " ").split(" ") if cell]
+        cells = line.replace("\t", " ").split(" ")
+        return [cell for cell in cells if cell] if "" in cells else cells
     if delimiter != "," or '"' not in line:
         return [cell.strip() for cell in line.split(delimiter)]
-    cells: list[str] = []
+    cells = []
     position = 0
     while True:
         match = _QUOTED_CELL.match(line, position)
@@ -159,7 +157,9 @@ def quoted(text: str) -> str:
 
 def leaves_root(path: str) -> bool:
     """Whether a path of a table is not one below a root; a backslash in it may be part of a name."""
-    return path.startswith("/") or "\0" in path or ".." in path.replace("\\", "/").split("/")
+    if path.startswith("/") or "\0" in path:
+        return True
+    return ".." in path and ".." in path.replace("\\", "/").split("/")
 
 
 def _num_columns(cells: Sequence[str]) -> str:
