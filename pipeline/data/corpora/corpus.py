@@ -64,8 +64,12 @@ def _matched(reader: _Reader, root: Folder) -> Iterator[tuple[FileInfo, Fields |
     later: list[tuple[FileInfo, Fields]] = []
     for file in root.find():
         fields = reader.match(file)
-        is_ascii = isinstance(fields, (Problem, NotAudio)) or file.name.isascii()
-        if is_ascii or reader.table is None or reader.table.joins_as_written(fields):
+        if (
+            isinstance(fields, (Problem, NotAudio))
+            or file.name.isascii()
+            or reader.table is None
+            or reader.table.joins_as_written(fields)
+        ):
             yield file, fields
         else:
             later.append((file, fields))
