@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UnreadableError
 from pipeline.storage import Folder
 
 SEPARATORS = {"space": None, "comma": ",", "tab": "\t", "pipe": "|"}
@@ -186,12 +186,10 @@ def _read_lines(folder: Folder, name: str, location: str) -> Iterator[tuple[int,
                     line = _decode(content)
                     if isinstance(line, Malformed) or line.strip():
                         yield number, line
-    except IsADirectoryError as error:
-        raise InputError(f"{location}: is a folder; expected a table") from error
     except FileNotFoundError as error:
         raise InputError(f"{location}: no such file; expected a table") from error
-    except OSError as error:
-        raise InputError(f"{location}: cannot be read: {error.strerror or error}") from error
+    except UnreadableError as error:  # ends the corpus, unlike that of an audio file
+        raise InputError(f"{error}; expected a table") from error
 
 
 def _open(folder: Folder, name: str) -> BinaryIO:

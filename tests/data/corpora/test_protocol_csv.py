@@ -18,7 +18,7 @@ from pipeline.data.corpora.protocol_csv import (
     describe_protocol,
     read_protocol,
 )
-from pipeline.data.corpora.utterance import Problem, Utterance, utterance_uid
+from pipeline.data.corpora.utterance import NotAudio, Problem, Utterance, utterance_uid
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 
@@ -46,8 +46,10 @@ def read(root: Path, rows: str, *files: str) -> tuple[list[Utterance], list[Prob
     manifest = describe_protocol("toy", role="train", artifact="mixed")
     entries = list(read_protocol(manifest, Folder(str(root)), put(root, rows, *files)))
     for file, item in entries:
-        assert (file is None) == isinstance(item, Problem)
-        assert file is None or (isinstance(item, Utterance) and file.name == item.path and file.size == 5)
+        if isinstance(item, Utterance):
+            assert file is not None and file.name == item.path and file.size == 5
+        else:
+            assert (file is not None) == (isinstance(item, NotAudio) or item.reason == "unlisted")
     return (
         [item for _, item in entries if isinstance(item, Utterance)],
         [item for _, item in entries if isinstance(item, Problem)],
@@ -63,7 +65,7 @@ def row(number: int, **changes: str) -> str:
 
 
 def test_a_row_becomes_an_utterance(tmp_path: Path):
-    utterances, problems = read(tmp_path, FAKE + REAL, "demo/LA_E_7583177.wav", "demo/7.wav", "demo/more.wav")
+    utterances, problems = read(tmp_path, FAKE + REAL, "demo/LA_E_7583177.wav", "demo/7.wav")
     assert not problems
     bonafide, spoof = utterances
     assert spoof == Utterance(
@@ -110,7 +112,8 @@ def test_proportions_become_splits(tmp_path: Path):
         ({"Path": "$ROOT/"}, "unsafe-path"),
         ({"Path": "$ROOT/../secret.wav"}, "unsafe-path"),
         ({"Path": "$ROOT/demo/../../secret.wav"}, "unsafe-path"),
-        ({"Path": "$ROOT/demo\\0.wav"}, "unsafe-path"),
+        ({"Path": "$ROOT/demo/\0.wav"}, "unsafe-path"),
+        ({"Speaker": "A\0B"}, "malformed-row"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_reported_with_its_line(
@@ -119,7 +122,9 @@ def test_a_row_that_cannot_be_used_is_reported_with_its_line(
     (tmp_path / "secret.wav").touch()
     utterances, problems = read(tmp_path / "data", row(1) + row(0, **changes), "demo/0.wav", "demo/1.wav")
     assert [each.id for each in utterances] == ["Toy-1"]
-    assert [(each.path, each.reason) for each in problems] == [("toy.csv:3", reason)]
+    names_a_file = not {"Path"} & set(changes)
+    unlisted = [] if names_a_file else [("demo/0.wav", "unlisted")]
+    assert [(each.path, each.reason) for each in problems] == [("toy.csv:3", reason), *unlisted]
 
 
 def test_a_row_with_too_few_or_too_many_cells_is_reported(tmp_path: Path):
@@ -187,7 +192,7 @@ def test_rows_in_any_order_are_joined_to_files_in_any_folder(tmp_path: Path):
     rows = [row(number, Path=f"$ROOT/{path}") for number, path in enumerate(paths)]
     random.Random(0).shuffle(rows)
     utterances, problems = read(tmp_path, "".join(rows), *paths, "a/other.wav", "c/other.wav")
-    assert not problems
+    assert [(each.path, each.reason) for each in problems] == [("a/other.wav", "unlisted")]
     assert {each.id: each.path for each in utterances} == {
         f"Toy-{number}": path for number, path in enumerate(paths)
     }
@@ -200,7 +205,7 @@ def test_a_table_with_other_columns_is_rejected(tmp_path: Path):
     with pytest.raises(InputError, match=r"other\.csv: its columns are ID,.*expected ID,Label,Duration"):
         check_protocol(str(protocol))
     protocol.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"other\.csv: not a CSV in UTF-8"):
+    with pytest.raises(InputError, match=r"other\.csv: not a table in UTF-8: it is UTF-16"):
         check_protocol(str(protocol))
     with pytest.raises(InputError, match=r"nothing\.csv: no such file"):
         check_protocol(str(tmp_path / "nothing.csv"))
