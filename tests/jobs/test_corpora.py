@@ -89,6 +89,20 @@ def test_files_on_disk_are_counted_by_label_split_and_problem(tmp_path: Path, ca
         main(CorporaConfig(roots=Pairs((("mlad", "x"),))))
 
 
+def test_problems_are_counted_by_label_where_it_is_known(tmp_path: Path, capsys):
+    write_in_the_wild(tmp_path, count=6)
+    folder = tmp_path / "In-the-Wild" / "release_in_the_wild"
+    for number in (0, 1, 2):
+        (folder / f"{number}.wav").rename(folder / f"{number}.flac")
+    main(CorporaConfig(root=str(tmp_path), corpora=Names(("in_the_wild",))))
+    assert capsys.readouterr().out.splitlines() == [
+        "in_the_wild: 2 bonafide, 1 spoof (3 no split)",
+        "  3 missing (1 bonafide, 2 spoof), first: release_in_the_wild/0.wav: listed in the protocol, but the file "
+        "does not exist; on disk is release_in_the_wild/0.flac",
+        "  3 stray, first: release_in_the_wild/0.flac: matches no audio pattern of the manifest",
+    ]
+
+
 def write_two_corpora(data: Path) -> Path:
     """Write a corpus with a broken table and a good one; return the broken table."""
     write_in_the_wild(data, count=4)

@@ -98,7 +98,10 @@ class Table:
         """
         names, in_any_order = list(columns), sorted(columns)
         for number, line in self.lines:
-            cells = line if isinstance(line, Malformed) else split_cells(line, self.separator)
+            if isinstance(line, Malformed):
+                yield number, line
+                continue
+            cells = split_cells(line, self.separator)
             if isinstance(cells, Malformed):
                 yield number, cells
             elif len(cells) != len(names):
