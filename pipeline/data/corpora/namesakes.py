@@ -30,6 +30,8 @@ class Namesakes:
         Args:
             path: the missing file; a `*` in it stands for an unknown part, and only the name is then compared.
         """
+        if not self._paths:
+            return ""
         stem = _stem(path)
         namesake = self._paths.get(_name_only(stem) if "*" in path else stem)
         return f"; on disk is {namesake}" if namesake else ""

@@ -23,6 +23,9 @@ EMPTY_CELLS = ("", "-")
 MAX_LOCATIONS = 100_000
 """Maximum number of rows with an unknown spelling whose line numbers are remembered."""
 
+MAX_SHARED_ROWS = 100_000
+"""Maximum number of different used rows of which equal ones are stored once."""
+
 Row = tuple[str | None, ...]
 """The values of a protocol row without its key, in the order of `ProtocolTable.values`."""
 
@@ -306,7 +309,9 @@ class ProtocolTable:
 
 
 def _interned(rows: dict[Row, _State], row: _State) -> _State:
-    return rows.setdefault(row, row)
+    """Return the equal row among those that were seen before, or this one."""
+    # Where nearly all rows differ, remembering them would only cost memory.
+    return rows.setdefault(row, row) if len(rows) < MAX_SHARED_ROWS else rows.get(row, row)
 
 
 def _column_name(column: Pattern | None) -> str:

@@ -160,6 +160,7 @@ def read_protocol(manifest: Manifest, root: Folder, protocol: str) -> Iterator[E
             rows = []
     batches.append(_batch(rows))
     table = pa.Table.from_batches(batches, _TABLE)
+    batches.clear()  # sorting copies the rows
     if pc.all(table["is_rejected"], min_count=0).as_py():
         found = f"the first, {first_bad.path}: {first_bad.detail}" if first_bad else "it has only a header"
         raise InputError(f"{protocol}: none of its lines can be used; {found}")
@@ -373,7 +374,7 @@ class _Joiner:
     def _resolve(self, rows: Sequence[ProtocolRow], file: FileInfo | None) -> Iterator[Entry]:
         """Yield the utterance of a file, and a problem for each row that cannot be used."""
         rows = [row for row in rows if not row.is_rejected]
-        agree = len({row._replace(line=0) for row in rows}) == 1
+        agree = len(rows) == 1 or len({row._replace(line=0) for row in rows}) == 1
         for position, row in enumerate(rows):
             if not agree:
                 detail = f"rows of {row.path} contradict each other"
