@@ -21,7 +21,7 @@ from pipeline.config import Names, Pairs, run
 from pipeline.data.corpora.corpus import read_corpus
 from pipeline.data.corpora.manifest import ExpectedHours, Manifest, choose_manifests
 from pipeline.data.corpora.utterance import Problem
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UnavailableError
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
@@ -157,35 +157,59 @@ def describe(manifest: Manifest) -> list[str]:
 
 
 def print_found(config: CorporaConfig, manifests: Iterable[Manifest]) -> None:
-    """Print the utterances and problems of each corpus that has a folder by --root or --roots."""
-    for manifest in manifests:
-        own_root = config.roots.get(manifest.name)
-        if own_root:
-            folder = Folder(own_root)
-        elif config.root:
-            folder = Folder(config.root).folder(manifest.folder)
-        else:
-            continue
-        for line in summarise(manifest, folder):
+    """Print the utterances and problems of each corpus that has a folder by --root or --roots.
+
+    Raises:
+        InputError: the only corpus cannot be read, for example because its table is broken.
+        SystemExit: a corpus cannot be read, and the others have been printed.
+    """
+    folders = [
+        (manifest, Folder(own_root) if own_root else Folder(config.root).folder(manifest.folder))
+        for manifest in manifests
+        if (own_root := config.roots.get(manifest.name)) or config.root
+    ]
+    num_present = num_failed = 0
+    for manifest, folder in folders:
+        try:
+            is_present = folder.exists()
+            num_present += is_present
+            lines = (
+                summarise(manifest, folder) if is_present else [f"{manifest.name}: no folder {folder.uri}"]
+            )
+        except UnavailableError:  # the server of all corpora
+            raise
+        except InputError as error:
+            if len(folders) == 1:
+                raise
+            num_failed += 1
+            lines = [f"{manifest.name}: {str(error).removeprefix(f'{manifest.name}: ')}"]
+        for line in lines:
             print(line, flush=True)
+    if num_failed:
+        print(f"bonafide corpora: {num_failed} of {num_present} corpora cannot be read", file=sys.stderr)
+        raise SystemExit(2 if num_present == 1 else 1)
 
 
 def summarise(manifest: Manifest, root: Folder) -> list[str]:
-    """Read a corpus and return lines with its utterances by label and split, and its problems by reason."""
-    if not root.exists():
-        return [f"{manifest.name}: no folder {root.uri}"]
+    """Read a corpus and return lines with its utterances by label and split, and its problems by reason and label."""
     labels: Counter[str] = Counter()
     splits: Counter[str] = Counter()
-    problems: dict[str, list[str]] = {}
+    problems: Counter[str] = Counter()
+    lost: dict[str, Counter[str]] = {}
+    first: dict[str, str] = {}
     for item in read_corpus(manifest, root):
         if isinstance(item, Problem):
-            problems.setdefault(item.reason, []).append(f"{item.path}: {item.detail}")
+            problems[item.reason] += 1
+            first.setdefault(item.reason, f"{item.path}: {item.detail}")
+            if item.label:
+                lost.setdefault(item.reason, Counter())[item.label] += 1
         else:
             labels[item.label] += 1
             splits[item.split or "no split"] += 1
     lines = [f"{manifest.name}: {_counts(labels) or 'no utterances'} ({_counts(splits) or root.uri})"]
-    for reason, examples in sorted(problems.items()):
-        lines.append(f"  {len(examples)} {reason}, first: {examples[0]}")
+    for reason, count in sorted(problems.items()):
+        known = f" ({_counts(lost[reason])})" if reason in lost else ""
+        lines.append(f"  {count} {reason}{known}, first: {first[reason]}")
     return lines
 
 

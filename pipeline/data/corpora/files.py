@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Literal
 
+from pipeline.data.corpora.utterance import NotAudio, Problem
 from pipeline.storage import FileProblem
 
 SYSTEM_FOLDERS = (
@@ -66,3 +67,17 @@ def kind_of(path: str) -> str:
     """
     ending = PurePosixPath(path).suffix.lower()
     return left_out(path) or (ending if _ENDING.fullmatch(ending) else NO_ENDING)
+
+
+def excluded(path: str) -> NotAudio | Problem | None:
+    """What a file is that is left out by its name alone, or whose name is no text; None for all others."""
+    kind = left_out(path)
+    if not path.isascii() and has_raw_bytes(path):
+        text = ascii(path)[1:-1]
+        return NotAudio(text, kind) if kind else Problem(text, "bad-name", "the file name is not UTF-8")
+    return NotAudio(path, kind) if kind else None
+
+
+def has_raw_bytes(path: str) -> bool:
+    """Whether a file name contains bytes that are not valid UTF-8, which Python decodes to surrogates."""
+    return any("\ud800" <= character <= "\udfff" for character in path)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.data.corpora.pattern import Pattern, Template
+from pipeline.data.corpora.table import SEPARATORS
 from pipeline.data.corpora.toml import TomlTable, load_table
 from pipeline.data.corpora.utterance import ARTIFACTS, LABELS, SPLITS
 from pipeline.errors import InputError, did_you_mean
@@ -23,8 +24,6 @@ ROLES = ("train", "evaluation")
 
 UNKNOWN = "unknown"
 """Value of `licence` if the licence is unknown; never guess one."""
-
-SEPARATORS = {"space": None, "comma": ",", "tab": "\t", "pipe": "|"}
 
 ANY = "*"
 """In `languages`: any other language is allowed. As a translation: the spelling is kept."""

@@ -6,22 +6,32 @@ Duration, sample rate, channels, encoding and bit depth are not read: the header
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.data.audio.containers.names import is_audio_name
+from pipeline.data.corpora.files import FILE_PROBLEMS, excluded, has_raw_bytes, kind_of
 from pipeline.data.corpora.manifest import ANY, UNKNOWN, Manifest
+from pipeline.data.corpora.namesakes import Namesakes
 from pipeline.data.corpora.pattern import Template
-from pipeline.data.corpora.utterance import Entry, Problem, Utterance, utterance_uid
-from pipeline.errors import InputError
+from pipeline.data.corpora.table import Malformed, Table, describe_columns, leaves_root, quoted
+from pipeline.data.corpora.utterance import (
+    Entry,
+    NotAudio,
+    Problem,
+    Utterance,
+    utterance_uid,
+)
+from pipeline.errors import InputError, UnreadableError
 from pipeline.storage import FileInfo, Folder
 
 COLUMNS = (
@@ -53,7 +63,7 @@ BATCH_ROWS = 20_000
 
 
 class ProtocolRow(NamedTuple):
-    """A valid row; the columns of `_TABLE`."""
+    """A row that names a file; the columns of `_TABLE`."""
 
     path: str
     """Path below the root."""
@@ -64,13 +74,16 @@ class ProtocolRow(NamedTuple):
     speaker: str | None
     split: str | None
     language: str | None
+    is_rejected: bool = False
+    """Whether the row has been reported as a problem; it only tells that its file is listed."""
 
 
 _TABLE = pa.schema(  # large_string: the paths of ten million rows can exceed the 2 GiB of a string column
     [
         ("path", pa.large_string()),
         ("line", pa.int64()),
-        *((name, pa.large_string()) for name in ProtocolRow._fields[2:]),
+        *((name, pa.large_string()) for name in ProtocolRow._fields[2:-1]),
+        ("is_rejected", pa.bool_()),
     ]
 )
 
@@ -114,15 +127,15 @@ def check_protocol(protocol: str) -> None:
     Raises:
         InputError: the file does not exist or has other columns.
     """
-    with _open(protocol) as lines:
-        _check_header(csv.reader(lines), protocol)
+    _open(protocol)
 
 
 def read_protocol(manifest: Manifest, root: Folder, protocol: str) -> Iterator[Entry]:
-    """Yield every row of a protocol as an utterance or a problem, in the order of the paths.
+    """Yield every row of a protocol as an utterance or a problem, and every other file in the folders that it names.
 
-    Rows are held as Arrow columns, about 200 bytes each. Each folder is listed once, whatever the order of the rows.
-    Files without a row are not reported, because a protocol may cover only part of a folder.
+    Files that a row names as they are written on disk come in the order of their paths. Then follow rows and files
+    whose names agree in the Unicode form NFC, and those that have no counterpart. Rows are held as Arrow columns, about
+    200 bytes each. Each folder is listed once, whatever the order of the rows.
 
     Args:
         manifest: the result of `describe_protocol`.
@@ -130,97 +143,116 @@ def read_protocol(manifest: Manifest, root: Folder, protocol: str) -> Iterator[E
         protocol: path or s3:// URI of the CSV.
 
     Raises:
-        InputError: the file is not a CSV with these columns, or none of its audio files exists.
+        InputError: the file is not a CSV with these columns, it has no rows, or none of its audio files exists.
     """
     batches: list[pa.RecordBatch] = []
-    protocol_name = PurePosixPath(protocol).name
-    with _open(protocol) as lines:
-        rows: list[ProtocolRow] = []
-        for row in _parse(lines, protocol, protocol_name):
-            if isinstance(row, Problem):
-                yield None, row
-                continue
-            rows.append(row)
-            if len(rows) == BATCH_ROWS:
-                batches.append(_batch(rows))
-                rows = []
-        batches.append(_batch(rows))
+    reader = _RowReader(PurePosixPath(protocol).name, manifest.constants["artifact"])
+    rows: list[ProtocolRow] = []
+    first_bad = None
+    for row in reader.read(_open(protocol)):
+        if isinstance(row, Problem):
+            first_bad = first_bad or row
+            yield None, row
+            continue
+        rows.append(row)
+        if len(rows) == BATCH_ROWS:
+            batches.append(_batch(rows))
+            rows = []
+    batches.append(_batch(rows))
     table = pa.Table.from_batches(batches, _TABLE)
+    batches.clear()  # sorting copies the rows
+    if pc.all(table["is_rejected"], min_count=0).as_py():
+        found = f"the first, {first_bad.path}: {first_bad.detail}" if first_bad else "it has only a header"
+        raise InputError(f"{protocol}: none of its lines can be used; {found}")
     table = table.take(pc.sort_indices(table, [("path", "ascending"), ("line", "ascending")]))
-    repeated = _repeated_ids(table)
-    num_files = 0
-    for file, group in _join(_rows(table), _list_files(root, table["path"])):
-        num_files += file is not None
-        yield from _resolve(group, file, manifest, repeated, protocol_name)
-    if len(table) and not num_files:
-        raise InputError(
-            f"{protocol}: none of its files exists below {root.uri}; the first is {table['path'][0]}; "
-            "set --root to the folder that $ROOT stands for"
+    yield from _Joiner(manifest, root, protocol, table).entries()
+
+
+def _open(protocol: str) -> Table:
+    """Open a protocol and read its header."""
+    path, name = posixpath.split(protocol)
+    table = Table(Folder(path or "."), name, "comma")
+    header = tuple(table.header(()))
+    if header != COLUMNS:
+        num_columns = describe_columns(header).partition(":")[0]
+        found = (
+            f"its columns are {','.join(header)} (line 1, {num_columns})" if any(header) else "it is empty"
+        )
+        raise InputError(f"{protocol}: {found}; expected {','.join(COLUMNS)}")
+    return table
+
+
+class _RowReader:
+    """Parses the rows of a protocol."""
+
+    def __init__(self, protocol_name: str, artifact: str) -> None:
+        self.protocol_name = protocol_name
+        self.artifact = artifact
+
+    def read(self, table: Table) -> Iterator[ProtocolRow | Problem]:
+        """Yield each row that names a file, and each problem."""
+        expected = f"{len(COLUMNS)} columns: {', '.join(COLUMNS)}"
+        for line, cells in table.rows(COLUMNS, has_header=True):
+            if isinstance(cells, Malformed):
+                yield Problem(f"{self.protocol_name}:{line}", "malformed-row", cells.detail(expected))
+            else:
+                yield from self._row(cells, line)
+
+    def _row(self, cells: Sequence[str], line: int) -> Iterator[ProtocolRow | Problem]:
+        """Yield a row, or its problem and then, if it names a file, the row as a rejected one."""
+        id_, label, _, _, path, attack, speaker, split, _, _, _, language = cells
+        code = _known(language.lower())
+        row = ProtocolRow(
+            path="/".join(part for part in path.removeprefix(ROOT).split("/") if part not in ("", ".")),
+            line=line,
+            id=id_,
+            label=LABELS.get(label, ""),
+            attack=None if label == "real" else _known(attack),
+            speaker=_known(speaker),
+            split=SPLITS.get(split),
+            language=LANGUAGES.get(code, code) if code else None,
+        )
+        fault = _fault(id_, label, path, split, row.path) or _nul(cells)
+        if fault:
+            yield self.problem(row, *fault)
+            row = row._replace(is_rejected=True)
+        if fault is None or (path.startswith(ROOT) and row.path and not leaves_root(row.path)):
+            yield row
+
+    def problem(self, row: ProtocolRow, reason: str, detail: str, path: str = "") -> Problem:
+        """Return a problem of a row with its class; its path is the line of the protocol, or `path`."""
+        return Problem(
+            path or f"{self.protocol_name}:{row.line}",
+            reason,
+            detail,
+            row.label or None,
+            self.artifact if row.label == "spoof" else None,
+            row.attack,
+            row.language,
         )
 
 
-def _open(protocol: str) -> TextIO:
-    path, name = posixpath.split(protocol)
-    folder = Folder(path or ".")
-    try:
-        file = folder.open(name) if folder.is_local else io.BytesIO(folder.read(name))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"{protocol}: no such file") from error
-    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-
-
-def _check_header(reader: Iterator[list[str]], protocol: str) -> None:
-    try:
-        header = tuple(next(reader, []))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{protocol}: not a CSV in UTF-8: {error}") from error
-    if header != COLUMNS:
-        raise InputError(f"{protocol}: its columns are {','.join(header)}; expected {','.join(COLUMNS)}")
-
-
-def _parse(lines: TextIO, protocol: str, protocol_name: str) -> Iterator[ProtocolRow | Problem]:
-    reader = csv.reader(lines)
-    _check_header(reader, protocol)
-    try:
-        for cells in reader:
-            if cells:
-                yield _row(cells, reader.line_num, f"{protocol_name}:{reader.line_num}")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{protocol}:{reader.line_num}: not a CSV in UTF-8: {error}") from error
-
-
-def _row(cells: Sequence[str], line: int, location: str) -> ProtocolRow | Problem:
-    def problem(reason: str, detail: str) -> Problem:
-        return Problem(location, reason, detail)
-
-    if len(cells) != len(COLUMNS):
-        return problem("malformed-row", f"{len(cells)} cells; expected {len(COLUMNS)}")
-    id_, label, _, _, path, attack, speaker, split, _, _, _, language = (cell.strip() for cell in cells)
+def _fault(id_: str, label: str, path: str, split: str, name: str) -> tuple[str, str] | None:
+    """Return reason and detail of what is wrong with a row; `name` is its path below the root."""
     if label not in LABELS:
-        return problem("unknown-label", f"{label!r}; known: {', '.join(LABELS)}")
+        return "unknown-label", f"{label!r}; known: {', '.join(LABELS)}"
     if split not in SPLITS:
-        return problem("unknown-split", f"{split!r}; known: {', '.join(SPLITS)}")
+        return "unknown-split", f"{split!r}; known: {', '.join(SPLITS)}"
     if not _known(id_):
-        return problem("malformed-row", "has no ID")
+        return "malformed-row", "found no ID; expected the name of the utterance"
     if not _known(path):
-        return problem("missing", f"{id_}: the protocol has no path for it")
+        return "missing", f"{id_}: the protocol has no path for it"
     if not path.startswith(ROOT):
-        return problem("malformed-row", f"{path!r} does not begin with {ROOT}")
-    name = path.removeprefix(ROOT).lstrip("/")
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if not parts or ".." in parts or "\\" in name or "\0" in name:
-        return problem("unsafe-path", f"{path!r} is not a file below the root")
-    code = _known(language.lower())
-    return ProtocolRow(
-        path="/".join(parts),
-        line=line,
-        id=id_,
-        label=LABELS[label],
-        attack=_known(attack) if label == "fake" else None,
-        speaker=_known(speaker),
-        split=SPLITS[split],
-        language=LANGUAGES.get(code, code) if code else None,
-    )
+        return "malformed-row", f"found the path {quoted(path)}; expected one that begins with {ROOT}"
+    if not name or leaves_root(name):
+        return "unsafe-path", f"found {quoted(path)}; expected a file below the root"
+    return None
+
+
+def _nul(cells: Sequence[str]) -> tuple[str, str] | None:
+    """Return reason and detail if a cell has a NUL."""
+    text = ",".join(cells)
+    return ("malformed-row", f"found a NUL in {quoted(text)}; expected text") if "\0" in text else None
 
 
 def _known(cell: str) -> str | None:
@@ -241,78 +273,176 @@ def _rows(table: pa.Table) -> Iterator[ProtocolRow]:
 
 def _repeated_ids(table: pa.Table) -> frozenset[str]:
     """Return the ids that more than one file has."""
-    pairs = table.group_by(["id", "path"]).aggregate([])
+    pairs = table.filter(pc.invert(table["is_rejected"])).group_by(["id", "path"]).aggregate([])
     counts = pc.value_counts(pairs["id"])
     return frozenset(counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist())
 
 
-def _list_files(root: Folder, paths: pa.ChunkedArray) -> Iterator[FileInfo]:
-    """Yield all files of the folders that contain the paths, in the order of their names."""
-    folders = {
-        path.rpartition("/")[0]
-        for chunk in paths.iterchunks()
-        for start in range(0, len(chunk), BATCH_ROWS)
-        for path in chunk.slice(start, BATCH_ROWS).to_pylist()
-    }
-    # With a trailing slash, folders sort like the files in them, and a subfolder directly follows its parent.
-    listed = None
-    for folder in sorted(f"{folder}/" if folder else "" for folder in folders):
-        if listed is None or not folder.startswith(listed):
-            listed = folder
-            yield from _files_below(root, folder.rstrip("/"))
+class _Joiner:
+    """Joins the rows of a protocol, sorted by path, to the files in the folders that they name."""
+
+    def __init__(self, manifest: Manifest, root: Folder, protocol: str, table: pa.Table) -> None:
+        self.manifest = manifest
+        self.root = root
+        self.protocol = protocol
+        self.table = table
+        self.reader = _RowReader(PurePosixPath(protocol).name, manifest.constants["artifact"])
+        self.repeated = _repeated_ids(table)
+        self.folders = _folders(table["path"])
+        self.namesakes = Namesakes()
+        self.spare: dict[str, FileInfo] = {}
+        """Files without a row of their spelling, by the NFC form of their paths; ASCII has no other form."""
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield every row, and every file in a folder that a row names.
+
+        Raises:
+            InputError: no row has a file.
+        """
+        is_left = np.zeros(len(self.table), bool)
+        position = 0
+        for file, group in _join(_rows(self.table), self._list_files()):
+            if file is None:
+                is_left[position : position + len(group)] = True
+            elif group:
+                yield from self._resolve(group, file)
+            else:
+                yield from self._unlisted(file)
+            position += len(group)
+        left = self.table.filter(pa.array(is_left))
+        self._list_other_forms(left["path"])
+        if len(left) == len(self.table):
+            self._check_joined(left["path"])
+        for path, rows in itertools.groupby(_rows(left), key=_path):
+            file = None if path.isascii() else self.spare.pop(unicodedata.normalize("NFC", path), None)
+            yield from self._resolve(list(rows), file)
+        for file in self.spare.values():
+            yield file, _without_row(file)
+
+    def _check_joined(self, paths: pa.ChunkedArray) -> None:
+        """Raise an `InputError` if none of these paths has a file in another Unicode form."""
+        if self.spare and any(
+            unicodedata.normalize("NFC", path) in self.spare for path in _strings(paths) if not path.isascii()
+        ):
+            return
+        first = paths[0].as_py()
+        raise InputError(
+            f"{self.protocol}: none of its files exists below {self.root.uri}; the first is {first}"
+            f"{self.namesakes.hint(first)}; set --root to the folder that $ROOT stands for"
+        )
+
+    def _list_files(self) -> Iterator[FileInfo]:
+        """Yield the files of the named folders in the order of their names."""
+        # With a trailing slash, folders sort like the files in them, and a subfolder directly follows its parent.
+        listed = None
+        for folder in sorted(f"{folder}/" if folder else "" for folder in self.folders):
+            if listed is None or not folder.startswith(listed):
+                listed = folder
+                yield from self._files_below(folder.rstrip("/"), self.folders)
+
+    def _files_below(self, folder: str, folders: frozenset[str]) -> Iterator[FileInfo]:
+        """Yield the files directly in one of the folders; other files below them belong to nobody here."""
+        try:
+            for file in self.root.find(folder):
+                if file.name.rpartition("/")[0] in folders:
+                    yield file
+        except FileNotFoundError:
+            return  # each of its files is reported as missing
+        except UnreadableError:
+            yield FileInfo(folder, 0, "", 0.0, "unreadable")
+
+    def _list_other_forms(self, paths: pa.ChunkedArray) -> None:
+        """Find the files of folders whose names are written in another Unicode form on disk."""
+        forms = {
+            unicodedata.normalize(form, folder)
+            for folder in _folders(paths)
+            if not folder.isascii()
+            for form in ("NFC", "NFD")
+        }
+        for folder in sorted(forms - self.folders):
+            for file in self._files_below(folder, frozenset({folder})):
+                self.spare.setdefault(unicodedata.normalize("NFC", file.name), file)
+
+    def _unlisted(self, file: FileInfo) -> Iterator[Entry]:
+        """Yield a file without a row, unless a row with another form of its name may follow."""
+        if is_audio_name(file.name) and not has_raw_bytes(file.name):
+            self.namesakes.add(file.name)
+        composed = unicodedata.normalize("NFC", file.name)
+        if file.name.isascii() or self.spare.setdefault(composed, file) is not file:
+            yield file, _without_row(file)
+
+    def _resolve(self, rows: Sequence[ProtocolRow], file: FileInfo | None) -> Iterator[Entry]:
+        """Yield the utterance of a file, and a problem for each row that cannot be used."""
+        rows = [row for row in rows if not row.is_rejected]
+        agree = len(rows) == 1 or len({row._replace(line=0) for row in rows}) == 1
+        for position, row in enumerate(rows):
+            if not agree:
+                detail = f"rows of {row.path} contradict each other"
+                yield None, self.reader.problem(row, "contradictory-row", detail)
+            elif position:
+                yield None, self.reader.problem(row, "duplicate-row", "repeats an earlier row")
+            elif row.id in self.repeated:
+                yield None, self.reader.problem(row, "duplicate-id", f"several files have the ID {row.id}")
+            elif file is None:
+                detail = f"listed in the protocol, but the file does not exist{self.namesakes.hint(row.path)}"
+                yield None, self.reader.problem(row, "missing", detail, row.path)
+            elif file.problem:
+                yield file, self.reader.problem(row, file.problem, FILE_PROBLEMS[file.problem], row.path)
+            else:
+                yield file, _utterance(row, file.name, self.manifest)
 
 
-def _files_below(root: Folder, folder: str) -> Iterator[FileInfo]:
-    try:
-        yield from root.find(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return  # each of its files is reported as missing
+def _without_row(file: FileInfo) -> Problem | NotAudio:
+    other = excluded(file.name)
+    if other is not None:
+        return other
+    if file.problem:
+        return Problem(file.name, file.problem, FILE_PROBLEMS[file.problem])
+    if is_audio_name(file.name.rstrip(" .")):
+        return Problem(file.name, "unlisted", "not listed in the protocol")
+    return NotAudio(file.name, kind_of(file.name))
+
+
+def _folders(paths: pa.ChunkedArray) -> frozenset[str]:
+    return frozenset(path.rpartition("/")[0] for path in _strings(paths))
+
+
+def _strings(column: pa.ChunkedArray) -> Iterator[str]:
+    """Yield the strings of a column without converting all of it at once."""
+    for chunk in column.iterchunks():
+        for start in range(0, len(chunk), BATCH_ROWS):
+            yield from chunk.slice(start, BATCH_ROWS).to_pylist()
 
 
 def _join(
     rows: Iterable[ProtocolRow], files: Iterator[FileInfo]
 ) -> Iterator[tuple[FileInfo | None, list[ProtocolRow]]]:
-    """Yield the rows of each path with its file, or None if it does not exist; both inputs must be sorted."""
+    """Yield every file with its rows, and the rows of every path without a file; both inputs must be sorted."""
     file = next(files, None)
     for path, group in itertools.groupby(rows, key=_path):
         while file is not None and file.name < path:
+            yield file, []
             file = next(files, None)
-        yield file if file is not None and file.name == path else None, list(group)
+        if file is not None and file.name == path:
+            yield file, list(group)
+            file = next(files, None)
+        else:
+            yield None, list(group)
+    while file is not None:
+        yield file, []
+        file = next(files, None)
 
 
 def _path(row: ProtocolRow) -> str:
     return row.path
 
 
-def _resolve(
-    rows: Sequence[ProtocolRow],
-    file: FileInfo | None,
-    manifest: Manifest,
-    repeated: frozenset[str],
-    protocol_name: str,
-) -> Iterator[Entry]:
-    """Yield the utterance of a file, and a problem for each row that cannot be used."""
-    agree = len({row._replace(line=0) for row in rows}) == 1
-    for position, row in enumerate(rows):
-        location = f"{protocol_name}:{row.line}"
-        if not agree:
-            yield None, Problem(location, "contradictory-row", f"rows of {row.path} contradict each other")
-        elif position:
-            yield None, Problem(location, "duplicate-row", "repeats an earlier row")
-        elif row.id in repeated:
-            yield None, Problem(location, "duplicate-id", f"several files have the ID {row.id}")
-        elif file is None:
-            yield None, Problem(row.path, "missing", "listed in the protocol, but the file does not exist")
-        else:
-            yield file, _utterance(row, manifest)
-
-
-def _utterance(row: ProtocolRow, manifest: Manifest) -> Utterance:
+def _utterance(row: ProtocolRow, path: str, manifest: Manifest) -> Utterance:
     return Utterance(
-        uid=utterance_uid(manifest.name, row.path),
+        uid=utterance_uid(manifest.name, path),
         id=row.id,
         corpus=manifest.name,
-        path=row.path,
+        path=path,
         label=row.label,
         artifact=manifest.constants["artifact"] if row.label == "spoof" else None,
         attack=row.attack,

@@ -12,6 +12,7 @@ from pipeline.data.corpora.corpus import read_corpus, read_files
 from pipeline.data.corpora.files import FILE_PROBLEMS, SYSTEM_FOLDERS, kind_of, left_out
 from pipeline.data.corpora.manifest import Manifest, Protocol
 from pipeline.data.corpora.pattern import Pattern, Template
+from pipeline.data.corpora.protocol_csv import COLUMNS, describe_protocol, read_protocol
 from pipeline.data.corpora.utterance import Entry, NotAudio, Problem, Utterance
 from pipeline.storage import Folder
 from tests.data.corpora.layouts import put
@@ -226,3 +227,34 @@ def test_a_hidden_name_that_is_no_text_is_counted(tmp_path: Path):
     entries = list(read_files(manifest(), Folder(str(tmp_path))))
     assert outcomes(entries) == {"wavs/.caf\\udce9.wav": "(hidden)", "wavs/caf\\udce9.wav": "bad-name"}
     assert {type(item) for _, item in entries} == {NotAudio, Problem}
+
+
+def test_files_beside_the_rows_of_a_protocol_csv_are_counted_and_bad_ones_are_problems(tmp_path: Path):
+    root = tmp_path / "root"
+    for path in ("a/1.wav", "a/._1.wav", "a/notes.txt", "a/extra.wav", "closed/5.wav", "__MACOSX/a/1.wav"):
+        put(root / path)
+    (root / "a/2.wav").symlink_to("2.wav")
+    os.mkfifo(root / "a/3.wav")
+    os.mkfifo(root / "a/pipe")
+    files = ["a/1.wav", "a/2.wav", "a/3.wav", "a/4.wav", "closed/5.wav"]
+    lines = [f"{path},fake,1.0,16000,$ROOT/{path},A07,s,train,1,pcm,16,en" for path in files]
+    put(tmp_path / "toy.csv", "\n".join([",".join(COLUMNS), *lines, ""]))
+    (root / "closed").chmod(0)
+    toy = describe_protocol("toy", role="train", artifact="tts")
+    with ordinary_permissions():
+        entries = list(read_protocol(toy, Folder(str(root)), str(tmp_path / "toy.csv")))
+    (root / "closed").chmod(0o755)
+    assert outcomes(entries) == {
+        "a/1.wav": "utterance",
+        "a/2.wav": "link-loop",
+        "a/3.wav": "special",
+        "a/4.wav": "missing",
+        "closed/5.wav": "missing",
+        "closed": "unreadable",
+        "a/._1.wav": "(hidden)",
+        "a/extra.wav": "unlisted",
+        "a/notes.txt": "(.txt)",
+        "a/pipe": "special",
+    }
+    lost = {item.path: item.attack for _, item in entries if isinstance(item, Problem)}
+    assert {path for path, attack in lost.items() if attack == "A07"} == set(files[1:])
