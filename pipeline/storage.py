@@ -399,7 +399,7 @@ class Folder:
             return None
         if error.errno in _MOUNT_ERRORS:
             return UnavailableError(f"{location}: {line}; mount it again, and run the command again")
-        return kind(f"{location}: {line}") if of_one_file and error.errno not in _PROCESS_ERRORS else None
+        return None if error.errno in _PROCESS_ERRORS else kind(f"{location}: {line}")
 
     def _remote_error(self, error: Exception, location: str, of_one_file: bool) -> Exception | None:
         line = _first_line(error)
