@@ -191,19 +191,25 @@ def print_found(config: CorporaConfig, manifests: Iterable[Manifest]) -> None:
 
 
 def summarise(manifest: Manifest, root: Folder) -> list[str]:
-    """Read a corpus and return lines with its utterances by label and split, and its problems by reason."""
+    """Read a corpus and return lines with its utterances by label and split, and its problems by reason and label."""
     labels: Counter[str] = Counter()
     splits: Counter[str] = Counter()
-    problems: dict[str, list[str]] = {}
+    problems: Counter[str] = Counter()
+    lost: dict[str, Counter[str]] = {}
+    first: dict[str, str] = {}
     for item in read_corpus(manifest, root):
         if isinstance(item, Problem):
-            problems.setdefault(item.reason, []).append(f"{item.path}: {item.detail}")
+            problems[item.reason] += 1
+            first.setdefault(item.reason, f"{item.path}: {item.detail}")
+            if item.label:
+                lost.setdefault(item.reason, Counter())[item.label] += 1
         else:
             labels[item.label] += 1
             splits[item.split or "no split"] += 1
     lines = [f"{manifest.name}: {_counts(labels) or 'no utterances'} ({_counts(splits) or root.uri})"]
-    for reason, examples in sorted(problems.items()):
-        lines.append(f"  {len(examples)} {reason}, first: {examples[0]}")
+    for reason, count in sorted(problems.items()):
+        known = f" ({_counts(lost[reason])})" if reason in lost else ""
+        lines.append(f"  {count} {reason}{known}, first: {first[reason]}")
     return lines
 
 

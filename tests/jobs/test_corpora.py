@@ -11,7 +11,7 @@ from jobs import ingest
 from jobs.corpora import CorporaConfig, main
 from jobs.ingestion.config import IngestConfig
 from pipeline.card.page import corpus_card
-from pipeline.config import Names, Pairs
+from pipeline.config import Names, Pairs, run
 from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.corpora.recipe import load_recipe
 from pipeline.data.store.snapshot import commit_snapshot, load_snapshot
@@ -87,6 +87,70 @@ def test_files_on_disk_are_counted_by_label_split_and_problem(tmp_path: Path, ca
     ]
     with pytest.raises(InputError, match="--roots names mlad"):
         main(CorporaConfig(roots=Pairs((("mlad", "x"),))))
+
+
+def test_problems_are_counted_by_label_where_it_is_known(tmp_path: Path, capsys):
+    write_in_the_wild(tmp_path, count=6)
+    folder = tmp_path / "In-the-Wild" / "release_in_the_wild"
+    for number in (0, 1, 2):
+        (folder / f"{number}.wav").rename(folder / f"{number}.flac")
+    main(CorporaConfig(root=str(tmp_path), corpora=Names(("in_the_wild",))))
+    assert capsys.readouterr().out.splitlines() == [
+        "in_the_wild: 2 bonafide, 1 spoof (3 no split)",
+        "  3 missing (1 bonafide, 2 spoof), first: release_in_the_wild/0.wav: listed in the protocol, but the file "
+        "does not exist; on disk is release_in_the_wild/0.flac",
+        "  3 stray, first: release_in_the_wild/0.flac: matches no audio pattern of the manifest",
+    ]
+
+
+def write_two_corpora(data: Path) -> Path:
+    """Write a corpus with a broken table and a good one; return the broken table."""
+    write_in_the_wild(data, count=4)
+    write_asvspoof2019_la(data, num_train=3, num_dev=3)
+    table = data / "In-the-Wild" / "release_in_the_wild" / "meta.csv"
+    table.write_text(table.read_text().replace(",", ";"))
+    return table
+
+
+@pytest.mark.parametrize(
+    "corpora", [(), ("in_the_wild", "asvspoof2019_la"), ("in_the_wild", "asvspoof2019_la", "mlaad")]
+)
+def test_one_corpus_with_a_broken_table_does_not_end_the_others(
+    corpora: tuple[str, ...], tmp_path: Path, capsys
+):
+    table = write_two_corpora(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(CorporaConfig(root=str(tmp_path), corpora=Names(corpora)))
+    assert exit_.value.code == 1
+    output = capsys.readouterr()
+    lines = [line for line in output.out.splitlines() if "no folder" not in line]
+    assert sorted(lines) == [
+        "asvspoof2019_la: 4 bonafide, 6 spoof (4 test, 3 train, 3 validation)",
+        f"in_the_wild: {table}: its header lacks 'file', 'speaker', 'label'; line 1 has 1 column: "
+        "file;speaker;label; expected file, speaker, label, separated by comma",
+    ]
+    assert output.err == "bonafide corpora: 1 of 2 corpora cannot be read\n"
+
+
+def test_a_broken_table_of_the_only_corpus_is_a_user_error(tmp_path: Path, capsys):
+    table = write_two_corpora(tmp_path)
+    (tmp_path / "ASVspoof2019-LA").rename(tmp_path / "elsewhere")
+    assert run(main, ["--root", str(tmp_path), "--corpora", "in_the_wild"]) == 2
+    assert capsys.readouterr().err.startswith(f"bonafide corpora: {table}: its header lacks 'file'")
+    with pytest.raises(SystemExit) as exit_:
+        main(CorporaConfig(root=str(tmp_path)))
+    assert exit_.value.code == 2
+    assert f"\nin_the_wild: {table}: its header lacks" in capsys.readouterr().out
+
+
+def test_a_corpus_without_its_table_does_not_end_the_others(tmp_path: Path, capsys):
+    write_two_corpora(tmp_path).unlink()
+    with pytest.raises(SystemExit) as exit_:
+        main(CorporaConfig(root=str(tmp_path), corpora=Names(("in_the_wild", "asvspoof2019_la"))))
+    assert exit_.value.code == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"in_the_wild: no protocol in {tmp_path}")
+    assert second.startswith("asvspoof2019_la: 4 bonafide")
 
 
 def test_a_card_shows_only_the_named_corpora(store: Folder, tmp_path: Path, capsys):

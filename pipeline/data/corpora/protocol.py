@@ -100,10 +100,7 @@ class ProtocolTable:
         for number, row, fault in self._rows(Table(root, name, self.protocol.separator)):
             location = f"{name}:{number}"
             row.update(fields)
-            if fault:
-                problem = self.translator.problem(location, "malformed-row", fault, row)
-            else:
-                problem = self._add(location, row)
+            problem = self._malformed(location, fault, row) if fault else self._add(location, row)
             if problem is None or problem.reason in ("duplicate-row", "contradictory-row"):
                 has_rows = True
             elif first_bad is None:
@@ -115,6 +112,9 @@ class ProtocolTable:
                 f"{root.location(first_bad.path)}: no line of this table is a row of {self.manifest.name}; "
                 f"the first: {first_bad.detail}"
             )
+
+    def _malformed(self, location: str, fault: str, row: Fields) -> Problem:
+        return self.translator.problem(location, "malformed-row", fault, row)
 
     def _rows(self, table: Table) -> Iterator[tuple[int, Fields, str]]:
         """Yield line numbers, fields, and what is wrong with the row, else ""."""

@@ -173,10 +173,11 @@ def _open(protocol: str) -> Table:
     table = Table(Folder(path or "."), name, "comma")
     header = tuple(table.header(()))
     if header != COLUMNS:
-        raise InputError(
-            f"{protocol}: its columns are {','.join(header)} (line 1, {describe_columns(header).partition(':')[0]}); "
-            f"expected {','.join(COLUMNS)}"
+        num_columns = describe_columns(header).partition(":")[0]
+        found = (
+            f"its columns are {','.join(header)} (line 1, {num_columns})" if any(header) else "it is empty"
         )
+        raise InputError(f"{protocol}: {found}; expected {','.join(COLUMNS)}")
     return table
 
 

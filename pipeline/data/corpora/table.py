@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UnreadableError
 from pipeline.storage import Folder
 
 SEPARATORS = {"space": None, "comma": ",", "tab": "\t", "pipe": "|"}
@@ -98,7 +98,10 @@ class Table:
         """
         names, in_any_order = list(columns), sorted(columns)
         for number, line in self.lines:
-            cells = line if isinstance(line, Malformed) else split_cells(line, self.separator)
+            if isinstance(line, Malformed):
+                yield number, line
+                continue
+            cells = split_cells(line, self.separator)
             if isinstance(cells, Malformed):
                 yield number, cells
             elif len(cells) != len(names):
@@ -186,12 +189,10 @@ def _read_lines(folder: Folder, name: str, location: str) -> Iterator[tuple[int,
                     line = _decode(content)
                     if isinstance(line, Malformed) or line.strip():
                         yield number, line
-    except IsADirectoryError as error:
-        raise InputError(f"{location}: is a folder; expected a table") from error
     except FileNotFoundError as error:
         raise InputError(f"{location}: no such file; expected a table") from error
-    except OSError as error:
-        raise InputError(f"{location}: cannot be read: {error.strerror or error}") from error
+    except UnreadableError as error:  # ends the corpus, unlike that of an audio file
+        raise InputError(f"{error}; expected a table") from error
 
 
 def _open(folder: Folder, name: str) -> BinaryIO:

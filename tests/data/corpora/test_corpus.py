@@ -103,7 +103,12 @@ def test_an_unlisted_spelling_rejects_only_its_file_and_names_the_known_ones(tmp
     utterances, problems = read("in_the_wild", tmp_path)
     assert [one.id for one in utterances] == ["ItW-0"]
     assert problems == [
-        Problem(f"{IN_THE_WILD}/1.wav", "unknown-label", "'fake'; known: bona-fide, spoof", language="en")
+        Problem(
+            f"{IN_THE_WILD}/1.wav",
+            "unknown-label",
+            f"{IN_THE_WILD}/meta.csv:3: 'fake'; known: bona-fide, spoof",
+            language="en",
+        )
     ]
 
 
@@ -182,7 +187,9 @@ def test_crlf_line_ends_and_a_byte_order_mark_are_accepted(tmp_path: Path):
 
 def test_a_table_that_lacks_a_column_is_an_error_that_names_it(tmp_path: Path):
     put(tmp_path / IN_THE_WILD / "meta.csv", "file,speaker,truth\n0.wav,Anna,spoof\n")
-    with pytest.raises(InputError, match=r"meta\.csv: its header lacks 'label'"):
+    with pytest.raises(
+        InputError, match=r"meta\.csv: its header lacks 'label'; line 1 has 3 columns: .*truth"
+    ):
         read("in_the_wild", tmp_path)
 
 
