@@ -245,6 +245,10 @@ def test_only_an_error_of_the_file_itself_is_its_own(
     else:
         with pytest.raises(kind):
             list(folder.find())
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(InputError if kind is UnreadableError else kind) as raised:
+        list(folder.find())
+    assert not isinstance(raised.value, UnreadableError), "the root is not one file of many"
 
 
 def test_a_name_with_backslashes_is_a_name(tmp_path: Path):

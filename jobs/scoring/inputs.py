@@ -36,6 +36,12 @@ BYTES_PER_SECOND_LOSSY = 4_000
 LOSSLESS_ENDINGS = (".wav", ".wave", ".flac")
 """For that estimate alone: whether a file is audio is told from its content."""
 
+LEFT_OUT = {
+    "hidden": "its name, or that of a folder above it, begins with a dot",
+    "system": "in a folder in which a system keeps copies or notes",
+}
+"""What it means that a file is left out by rule; such files do not count for the identity of scores."""
+
 FILE_PLAN = pa.schema(
     [("id", pa.string()), ("path", pa.string()), ("size", pa.int64()), ("seconds", pa.float32())]
 )
@@ -45,6 +51,13 @@ Row = dict[str, Any]
 
 SampleType = Literal["int16", "float32"]
 """int16 samples span ±32768, float32 samples ±1."""
+
+
+class Reject(NamedTuple):
+    """Why a file has no audio."""
+
+    reason: str
+    detail: str
 
 
 @dataclass
@@ -230,13 +243,6 @@ class AudioFiles:
             return _reject(error)
 
 
-class Reject(NamedTuple):
-    """Why a file has no audio."""
-
-    reason: str
-    detail: str
-
-
 def _reject(error: FileNotFoundError | UnreadableError) -> Reject:
     if isinstance(error, UnreadableError):
         return Reject("unreadable", str(error))
@@ -267,9 +273,9 @@ def decode_file(source: bytes | Folder, name: str) -> Waveform:
     if isinstance(source, bytes):
         return load_audio(source, name).waveform
     with source.open(name) as file:
-        seconds = probe(file, name).seconds
-        if seconds > MAX_SECONDS:
-            raise AudioError("too_long", name, f"{seconds:.0f} s; the limit is {MAX_SECONDS:.0f} s")
+        header = probe(file, name)
+        if header.num_samples is not None and header.seconds > MAX_SECONDS:
+            raise AudioError("too_long", name, f"{header.seconds:.0f} s; the limit is {MAX_SECONDS:.0f} s")
         num_bytes = file.seek(0, io.SEEK_END)
         if num_bytes > MAX_FILE_BYTES:
             raise AudioError("too_large", name, f"{num_bytes} bytes; the limit is {MAX_FILE_BYTES} bytes")
@@ -325,13 +331,6 @@ def plan_folder(root: Folder, out: Folder) -> ScoringPlan:
         digest=short_digest,
         uri=root.uri,
     )
-
-
-LEFT_OUT = {
-    "hidden": "its name, or that of a folder above it, begins with a dot",
-    "system": "in a folder in which a system keeps copies or notes",
-}
-"""What it means that a file is left out by rule; such files do not count for the identity of scores."""
 
 
 def _reject_by_name(info: FileInfo) -> Reject | None:

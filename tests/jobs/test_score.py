@@ -25,6 +25,7 @@ from jobs.scoring.config import ScoreConfig
 from jobs.scoring.folder import missing_parts, read_rejects, write_part
 from jobs.scoring.inputs import LARGE_BYTES, LOSSLESS_ENDINGS, AudioFiles, StoredUtterances, plan_folder
 from jobs.scoring.parts import plan_parts
+from jobs.scoring.weights import fetch_checkpoint
 from pipeline import tables, tracking
 from pipeline.config import Names
 from pipeline.data.audio.containers.names import AUDIO_SUFFIXES
@@ -37,6 +38,7 @@ from pipeline.detector.scoring import Scorer
 from pipeline.errors import InputError
 from pipeline.evaluation.layout import FILE_COLUMNS, part_rejects_name
 from pipeline.storage import STAGED_SUFFIX, Folder
+from tests.data.store.test_odd_names import NAMES, NOT_ON_THE_TEST_SERVER
 from tests.faults import ordinary_permissions
 
 pytestmark = [
@@ -359,6 +361,36 @@ def test_a_file_that_cannot_be_read_is_rejected_and_the_others_are_decoded(
         "dangling.wav": "missing",
         "memory.wav": "unreadable",
     }
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_a_file_of_any_name_is_decoded(
+    place: str, audio: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    root, names = Folder(str(tmp_path / "calls")), NAMES
+    if place == "s3":
+        root = Folder(f"{request.getfixturevalue('bucket')}/calls")
+        names = tuple(name for name in NAMES if not any(one in name for one in NOT_ON_THE_TEST_SERVER))
+    for name in names:
+        root.commit(f"{name}.wav", (audio / "a.wav").read_bytes())
+    out = Folder(str(tmp_path / "out"))
+    plan = plan_folder(root, out)
+    part = AudioFiles(root).decode(plan.rows.to_pylist(), out, "attempts/part")
+    assert (plan.rejects, part.rejects) == ([], [])
+    assert sorted(plan.rows["id"].to_pylist()) == sorted(names)
+
+
+def test_a_checkpoint_on_s3_is_a_file_or_a_folder(bucket: str) -> None:
+    remote = Folder(f"{bucket}/models")
+    remote.commit("one.safetensors", b"1")
+    remote.commit("many/config.json", b"{}")
+    remote.commit("many/deep/weights.bin", b"2")
+    one = fetch_checkpoint(f"{bucket}/models/one.safetensors")
+    assert (one.path.read_bytes(), one.name) == (b"1", "one")
+    many = fetch_checkpoint(f"{bucket}/models/many").path
+    assert (many / "config.json").read_bytes() + (many / "deep/weights.bin").read_bytes() == b"{}2"
+    with pytest.raises(InputError, match="no such checkpoint"):
+        fetch_checkpoint(f"{bucket}/models/none")
 
 
 def num_bytes_read() -> int:

@@ -16,7 +16,7 @@ from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.store import catalog as catalogs
 from pipeline.storage import Folder
 
-NAMES = (
+NAMES: tuple[str, ...] = (
     'double " quotes',
     "single ' quotes",
     "`id`",
