@@ -11,7 +11,7 @@ import errno
 import tempfile
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import pyarrow as pa
@@ -75,7 +75,7 @@ class Spill:
         Raises:
             InputError: the disk of the temporary file is full.
         """
-        with _full_disk_is_a_user_error():
+        with explain_full_disk():
             if self._writer is None:
                 self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
                 options = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -104,7 +104,7 @@ class Spill:
         self._buffer, self._in_memory, self._in_file = [], {}, {}
         self._reader = self._writer = None
         if self._file is not None:
-            self._file.close()
+            discard(self._file)
             self._file = None
 
     def _finish(self) -> None:
@@ -115,7 +115,7 @@ class Spill:
             self._in_memory = dict(self._take_buffer())
             return
         self.flush()
-        with _full_disk_is_a_user_error():
+        with explain_full_disk():
             self._writer.close()
             self._file.flush()
         self._reader = pa.ipc.open_file(self._file)
@@ -135,8 +135,15 @@ class Spill:
             yield int(buckets[begin]), rows.slice(begin, end - begin)
 
 
+def discard(file: BinaryIO) -> None:
+    """Close a temporary file that is no longer needed, not even if the last bytes do not fit on the disk."""
+    with contextlib.suppress(OSError):
+        file.close()
+
+
 @contextlib.contextmanager
-def _full_disk_is_a_user_error() -> Iterator[None]:
+def explain_full_disk() -> Iterator[None]:
+    """Turn the error of a full disk, while a temporary file is written, into an `InputError` with the remedy."""
     try:
         yield
     except OSError as error:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.spill import discard, explain_full_disk
 from pipeline.storage import PART_BYTES, Folder
 
 
@@ -57,23 +58,29 @@ def commit_groups(
     Returns:
         The path of the file in the folder.
     """
-    with tempfile.TemporaryFile() as file:
-        with pq.ParquetWriter(
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `discard`
+    try:
+        writer = pq.ParquetWriter(
             file,
             schema,
             compression="zstd",
             use_dictionary=[name for name in schema.names if name not in distinct_columns],
             write_statistics=list(statistics_of),
-        ) as writer:
-            for group in groups:
-                writer.write_table(group, row_group_size=len(group))
+        )
+        with explain_full_disk():
+            with writer:
+                for group in groups:
+                    writer.write_table(group, row_group_size=len(group))
+            file.flush()
         file.seek(0)
         name = name_of(hashlib.file_digest(file, "sha256").hexdigest()[:16])
         if not folder.exists(name):
             file.seek(0)
             with folder.staged(name) as staged:
                 shutil.copyfileobj(file, staged, PART_BYTES)
-    return name
+        return name
+    finally:
+        discard(file)
 
 
 def read_table(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -96,9 +103,14 @@ def open_groups(folder: Folder, name: str) -> Iterator[pq.ParquetFile]:
         if folder.is_local:
             yield pq.ParquetFile(file)
             return
-        with tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(file, copy, PART_BYTES)
+        copy = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `discard`
+        try:
+            with explain_full_disk():
+                shutil.copyfileobj(file, copy, PART_BYTES)
+                copy.flush()
             yield pq.ParquetFile(copy)
+        finally:
+            discard(copy)
 
 
 def iter_groups(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Table]:

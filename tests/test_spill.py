@@ -62,18 +62,15 @@ def test_the_temporary_file_has_no_name(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_full_disk_is_reported_with_a_remedy():
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Spill(SCHEMA, max_buffered_bytes=1 << 30) as spill:
-        spill.add(
-            pa.table(
-                [np.random.default_rng(0).integers(2**60, size=200_000), pa.nulls(200_000, pa.string())],
-                schema=SCHEMA,
-            ),
-            np.zeros(200_000, np.int64),
-        )
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
-        try:
-            with pytest.raises(InputError, match="no space left for temporary files; set TMPDIR"):
-                spill.flush()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    numbers = np.random.default_rng(0).integers(2**60, size=200_000)
+    rows = pa.table([numbers, pa.nulls(len(numbers), pa.string())], schema=SCHEMA)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))  # writing fails beyond, as on a full disk
+    try:
+        with (
+            pytest.raises(InputError, match="no space left for temporary files; set TMPDIR"),
+            Spill(SCHEMA, max_buffered_bytes=0) as spill,
+        ):
+            spill.add(rows, numbers % 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline import tables
+from pipeline.errors import InputError
 from pipeline.storage import Folder
 
 SCHEMA = pa.schema([("uid", pa.string()), ("problem", pa.string())], metadata={"decoders": "some"})
@@ -51,13 +56,35 @@ def test_a_file_without_row_groups_is_an_empty_table(tmp_path: Path):
 
 
 def test_a_failure_between_two_groups_leaves_no_file(tmp_path: Path):
-    def groups():
+    def groups() -> Iterator[pa.Table]:
         yield GROUPS[0]
         raise KeyError
 
     with pytest.raises(KeyError):
         tables.commit_groups(Folder(str(tmp_path)), str, SCHEMA, groups())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_reported_with_a_remedy(tmp_path: Path):
+    numbers = np.random.default_rng(0).integers(2**60, size=100_000)
+    rows = pa.table([pa.array(map(str, numbers)), pa.nulls(len(numbers), pa.string())], schema=SCHEMA)
+    with (
+        small_files(300_000),
+        pytest.raises(InputError, match="no space left for temporary files; set TMPDIR"),
+    ):
+        commit(Folder(str(tmp_path)), [rows])
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextlib.contextmanager
+def small_files(max_bytes: int) -> Iterator[None]:
+    """Let writing fail beyond a number of bytes in each file, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("where", ["disk", "bucket"])

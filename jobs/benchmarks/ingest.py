@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jobs.benchmarks.table import Measured, print_now, timed
 from jobs.ray_session import ray_session
@@ -348,7 +348,7 @@ def invented_rows(first: int, num_rows: int) -> pa.Table:
     from pipeline.data.corpora.utterance import utterance_uid
     from pipeline.data.store.catalog import CATALOG
 
-    listed = listed_rows(first, num_rows)
+    listed: Any = listed_rows(first, num_rows)
     names = [row["path"].rpartition("/")[2].removesuffix(".flac") for row in listed]
     uids = [utterance_uid("mls", row["path"]) for row in listed]
     seconds = np.array([row["size"] for row in listed]) / 16_000
@@ -370,7 +370,7 @@ def invented_rows(first: int, num_rows: int) -> pa.Table:
         "bit_depth": np.full(num_rows, 16),
         "bitrate": np.full(num_rows, 128_000),
         "seconds": seconds,
-        **{name: [row[name] for row in listed] for name in ("corpus", "path", "size", "version")},  # type: ignore[literal-required]
+        **{name: [row[name] for row in listed] for name in ("corpus", "path", "size", "version")},
     }
     columns = [
         pa.array(values[field.name], field.type) if field.name in values else pa.nulls(num_rows, field.type)
@@ -385,10 +385,10 @@ def listed_rows(first: int, num_rows: int) -> list[CatalogRow]:
 
     from pipeline.data.store.catalog import CATALOG
 
-    empty: Any = dict.fromkeys(CATALOG.names)
+    empty = dict.fromkeys(CATALOG.names)
     names = [f"{number:012d}" for number in range(first, first + num_rows)]
     sizes = np.random.default_rng(first).integers(160_000, 320_000, num_rows).tolist()
-    return [
+    rows: Any = [
         {
             **empty,
             "corpus": "mls",
@@ -398,3 +398,4 @@ def listed_rows(first: int, num_rows: int) -> list[CatalogRow]:
         }
         for name, size in zip(names, sizes, strict=True)
     ]
+    return cast("list[CatalogRow]", rows)

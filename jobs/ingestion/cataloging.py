@@ -210,8 +210,7 @@ def _catalog_on_ray(cataloger: Cataloger, earlier: Mapping[str, str]) -> Iterato
         progress.total += len(rows)
         progress.add(len(rows))
         yield rows
-        for text in listings_of_batch["listing"].to_pylist():
-            yield Listing(**json.loads(text))
+        yield from map(_listing, listings_of_batch["listing"].to_pylist())
 
 
 def list_batch(batch: dict[str, Sequence[str]], cataloger: Cataloger) -> Iterator[pa.Table]:
@@ -241,7 +240,13 @@ def _split(batch: pa.Table) -> tuple[pa.Table, pa.Table]:
     return batch.filter(is_row).drop_columns("listing"), batch.filter(pc.invert(is_row))
 
 
+def _listing(text: str) -> Listing:
+    """Read what `list_batch` wrote."""
+    return Listing(**json.loads(text))
+
+
 def _listed(rows: pa.Table) -> pa.Table:
+    """Rows of a catalog with the column in which others hold a `Listing`."""
     return rows.append_column(LISTED.field("listing"), pa.nulls(len(rows), pa.string()))
 
 

@@ -30,8 +30,18 @@ class Source:
     recipe: Recipe = field(default_factory=Recipe)
     """Decides which splits are excluded."""
 
+    def items(self) -> Iterator[Entry]:
+        """Everything in the folder, with its listed file.
+
+        Raises:
+            InputError: the protocol of the corpus is missing or malformed.
+        """
+        if self.protocol:
+            return read_protocol(self.manifest, self.root, self.protocol)
+        return read_files(self.manifest, self.root)
+
     def rows(self, not_audio: Counter[str]) -> Iterator[CatalogRow]:
-        """A catalog row, without header, for everything found.
+        """A catalog row, without header, for every utterance and problem.
 
         Args:
             not_audio: counts the files that are left out by rule, by kind.
@@ -39,11 +49,8 @@ class Source:
         Raises:
             InputError: the protocol of the corpus is missing or malformed.
         """
-        if self.protocol:
-            items = read_protocol(self.manifest, self.root, self.protocol)
-        else:
-            items = read_files(self.manifest, self.root)
-        return catalogs.rows(_without_other_files(items, not_audio), self.manifest.name, self.recipe)
+        items = _without_other_files(self.items(), not_audio)
+        return catalogs.rows(items, self.manifest.name, self.recipe)
 
 
 def _without_other_files(items: Iterable[Entry], not_audio: Counter[str]) -> Iterator[Entry]:

@@ -127,7 +127,7 @@ def _file_hashes(rows: pa.Table) -> NDArray[np.uint64]:
 def _previous_numbers(rows: pa.Table, previous_shards: Sequence[str]) -> NDArray[np.int64]:
     """[N] The position of each row's earlier shard among the previous shards; −1 if it was in none of them."""
     numbers = pc.index_in(rows["shard"], pa.array(previous_shards, pa.string()))
-    return pc.fill_null(numbers, -1).to_numpy().astype(np.int64)
+    return np.asarray(pc.fill_null(numbers, -1).to_numpy(), np.int64)
 
 
 Run = tuple[pa.Table, NDArray[np.int64]]

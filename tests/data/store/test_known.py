@@ -126,7 +126,7 @@ def test_a_catalog_larger_than_memory_is_the_same_as_one_in_memory(
     for path in paths[:500:9]:
         earlier[path] = listed(path, problem="silent", detail=f"{path}: silent")
     shuffled = list(earlier.values())
-    rng.shuffle(shuffled)  # type: ignore[arg-type]
+    rng.shuffle(shuffled)
     rows = [listed(path, size=int(rng.choice([1000, 1001]))) for path in sorted(paths)]
     expected: list[Any] = []
     for row in rows:

@@ -119,10 +119,10 @@ def name_plainly(group: Sequence[CatalogRow]) -> str:
         if name in ("start", "end"):
             digest.update(np.array([-1 if value is None else value for value in values], np.int64).tobytes())
             continue
-        texts = ["" if value is None else value.encode() for value in values]
+        texts = [b"" if value is None else value.encode() for value in values]
         lengths = [-1 if value is None else len(value.encode()) for value in values]
         digest.update(np.array(lengths, np.int32).tobytes())
-        digest.update(b"".join(text or b"" for text in texts))
+        digest.update(b"".join(texts))
     return f"toy-{digest.hexdigest()[:16]}"
 
 

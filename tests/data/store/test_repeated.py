@@ -27,7 +27,7 @@ def listed(root: Folder, corpus: str) -> list[CatalogRow]:
     return list(catalogs.rows(read_files(MANIFESTS[corpus], root), corpus, Recipe()))
 
 
-def row(path: str, id_: str, **others: Any) -> CatalogRow:
+def row(path: str, id_: str | None, **others: Any) -> CatalogRow:
     columns: Any = dict.fromkeys(CATALOG.names) | {"corpus": "toy", "path": path, "id": id_} | others
     return columns
 
