@@ -4,7 +4,8 @@
     bonafide ingest --root DATA --store STORE --recipe antideepfake
     bonafide ingest --root DATA --store STORE --protocol train.csv
 
-Running the command again builds only what is missing.
+Running the command again builds only what is missing. The exit status is 1 if a label, attack, language or tool lost
+more than --max-loss of its utterances, or all of them; the snapshot is committed all the same.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ import sys
 from jobs.ingestion.building import build_shards, corpus_snapshot, plan_corpora
 from jobs.ingestion.cataloging import Cataloger, catalog_corpora
 from jobs.ingestion.config import IngestConfig
-from jobs.ingestion.reporting import log_to_mlflow, print_summary, run_name
+from jobs.ingestion.reporting import log_to_mlflow, loss_warnings, print_summary, run_name
 from jobs.ingestion.sources import find_sources
 from jobs.ray_session import ray_session
 from pipeline import tracking
 from pipeline.config import run, to_dict, to_toml
 from pipeline.data.store import layout
-from pipeline.data.store.snapshot import commit_snapshot, latest_snapshot
+from pipeline.data.store.snapshot import commit_snapshot, latest_snapshot, with_losses
 from pipeline.storage import Folder
 
 
-def main(config: IngestConfig) -> None:
-    """Catalog the corpora, plan their shards, build the missing ones, and commit a snapshot."""
+def main(config: IngestConfig) -> int:
+    """Catalog the corpora, plan their shards, build the missing ones, commit a snapshot; returns the exit status."""
     store = Folder(config.store)
     sources = find_sources(config)
     with (
@@ -45,12 +46,14 @@ def main(config: IngestConfig) -> None:
         plans = plan_corpora(catalogs, sources, store, before, config)
         summaries = build_shards(plans, sources, store, before, config, start_ray)
         corpora = [corpus_snapshot(sources[name].manifest, plan, summaries) for name, plan in plans.items()]
+        corpora = [with_losses(store, corpus, before) for corpus in corpora]
         snapshot = commit_snapshot(store, corpora, mlflow_run.run_id)
         store.commit(layout.config_name(snapshot.name), to_toml(config).encode())
-        print_summary(snapshot, sources)
+        print_summary(snapshot, sources, config.max_loss)
         log_to_mlflow(mlflow_run, store, snapshot, config)
     if mlflow_run.url:
         print(f"MLflow: {mlflow_run.url}")
+    return 1 if loss_warnings(corpora, config.max_loss) else 0
 
 
 if __name__ == "__main__":

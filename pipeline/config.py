@@ -77,22 +77,24 @@ class Bounds(tuple[int, int]):
         return cls((minimum, maximum))
 
 
-def run(main: Callable[[Config], None], argv: Sequence[str] | None = None) -> int:
+def run(main: Callable[[Config], int | None], argv: Sequence[str] | None = None) -> int:
     """Parse the command line of a command and call its `main`.
 
     Args:
-        main: a function of one argument, annotated with a frozen dataclass.
+        main: a function of one argument, annotated with a frozen dataclass; may return an exit status.
         argv: the arguments after the command; those of the process by default.
 
     Returns:
-        The exit status: 0, 2 after a user error, 130 if interrupted, 141 if standard output was closed.
+        The exit status: what `main` returned or 0, 2 after a user error, 130 if interrupted, 141 if standard output
+        was closed.
     """
     module = inspect.getmodule(main)
     assert module is not None and module.__file__ is not None
     command = f"bonafide {Path(module.__file__).stem}"  # __name__ would be __main__ under python -m
     argv = sys.argv[1:] if argv is None else argv
     try:
-        main(parse(config_class(main), argv, command=command, description=inspect.getdoc(module) or ""))
+        config = parse(config_class(main), argv, command=command, description=inspect.getdoc(module) or "")
+        status = main(config)
         sys.stdout.flush()
     except BrokenPipeError:
         if not _is_stdout_closed():
@@ -105,7 +107,7 @@ def run(main: Callable[[Config], None], argv: Sequence[str] | None = None) -> in
     except KeyboardInterrupt:
         print(f"{command}: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 def _is_stdout_closed() -> bool:
@@ -115,7 +117,7 @@ def _is_stdout_closed() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def config_class(main: Callable[[Config], None]) -> type[Config]:
+def config_class(main: Callable[[Config], int | None]) -> type[Config]:
     """The dataclass that annotates the argument of a command's `main`."""
     name = next(iter(inspect.signature(main).parameters))
     return typing.cast("type[Config]", typing.get_type_hints(main)[name])

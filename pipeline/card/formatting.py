@@ -41,6 +41,15 @@ def format_list(names: Collection[str], max_names: int = 12) -> str:
     return f"{text} and {len(names) - max_names} more" if len(names) > max_names else text
 
 
+def format_not_audio(kinds: Mapping[str, int]) -> str:
+    """Say how many files were left out by rule: "12 files are not audio: 8 .txt, 3 hidden, 1 .json"."""
+    total = sum(kinds.values())
+    listed = format_list([f"{kinds[kind]:,} {kind}" for kind in names_by_size(kinds)])
+    return (
+        f"{total:,} file is not audio: {listed}" if total == 1 else f"{total:,} files are not audio: {listed}"
+    )
+
+
 def format_hours(hours: float) -> str:
     """Format hours with about three digits; less than an hour is shown in minutes or seconds."""
     if hours >= 1000:
