@@ -114,7 +114,7 @@ def _format_whole_percent(share: float) -> str:
 def format_value(column: str, value: object) -> str:
     """Format a value of a counted column with its unit."""
     if value is None:
-        return "none (lossy)" if column == "bit_depth" else NOT_STATED
+        return {"bit_depth": "none (lossy)", "bandwidth": "not measured"}.get(column, NOT_STATED)
     if column == "bitrate_bin":
         assert isinstance(value, int)
         return "unknown" if value == UNKNOWN_BITRATE else f"~ {BITRATE_BINS_KBITS[value]} kbit/s"

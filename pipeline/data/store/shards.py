@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import tables
+from pipeline.data.audio.bandwidth import bandwidth_hz
 from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.flac import encode_flac, pcm_digest, quantise
 from pipeline.data.audio.isolation import crash_safe
@@ -68,6 +69,10 @@ INDEX = pa.schema(
         ("bit_depth", pa.int16()),
         ("bitrate", pa.int32()),
         ("decoder", pa.string()),
+        (
+            "bandwidth_hz",
+            pa.float32(),
+        ),  # of the 16 kHz mono PCM16; null if too short to measure, or not yet measured
         ("pcm_sha256", pa.string()),  # of the 16 kHz mono PCM16, so equal for equal audio
     ]
 )
@@ -113,6 +118,7 @@ class IndexRow(ShardMember):
     seconds: float
     licence: str
     decoder: str
+    bandwidth_hz: float | None
     pcm_sha256: str
 
 
@@ -261,6 +267,7 @@ def write_shard(
                 "seconds": len(loaded.waveform) / SAMPLE_RATE,
                 "licence": licence,
                 "decoder": loaded.decoder,
+                "bandwidth_hz": bandwidth_hz(pcm),
                 "pcm_sha256": pcm_digest(pcm),
             }
             metadata: Mapping[str, object] = row
@@ -337,8 +344,16 @@ def read_summary(store: Folder, corpus: str, name: str) -> ShardSummary:
 
 
 def read_index(store: Folder, corpus: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The index of a shard, or some of its columns."""
-    return tables.read_table(store, index_name(corpus, name), columns)
+    """The index of a shard, or some of its columns; those that an earlier version did not write are null."""
+    parquet = pq.ParquetFile(pa.BufferReader(store.read(index_name(corpus, name))))
+    names = INDEX.names if columns is None else list(columns)
+    index = parquet.read([column for column in names if column in parquet.schema_arrow.names])
+    for position, column in enumerate(names):
+        if column not in index.column_names:
+            index = index.add_column(
+                position, INDEX.field(column), pa.nulls(len(index), INDEX.field(column).type)
+            )
+    return index
 
 
 def read_indexes(

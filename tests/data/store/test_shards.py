@@ -17,7 +17,7 @@ from pipeline.data.audio.isolation import MAX_ATTEMPTS
 from pipeline.data.audio.load import Loaded, load_audio
 from pipeline.data.corpora.utterance import utterance_uid
 from pipeline.data.store.catalog import CATALOG
-from pipeline.data.store.layout import attempt_name, finished_shards, rejects_name, tar_name
+from pipeline.data.store.layout import attempt_name, finished_shards, index_name, rejects_name, tar_name
 from pipeline.data.store.plan import IDENTITY
 from pipeline.data.store.shards import (
     INDEX,
@@ -36,7 +36,7 @@ from pipeline.data.store.shards import (
     write_shard,
 )
 from pipeline.storage import Folder
-from pipeline.tables import read_table
+from pipeline.tables import read_table, to_parquet
 
 
 @pytest.fixture
@@ -208,3 +208,23 @@ def test_indexes_are_read_in_the_order_of_the_shards(root: Folder, tmp_path: Pat
     assert list(map_indexes(len, store, shards)) == [1, 1, 1, 1]
     with pytest.raises(FileNotFoundError):
         list(read_indexes(store, [*shards, ("toy", "toy-9")]))
+
+
+def test_the_index_has_the_bandwidth_measured_in_the_audio(root: Folder, tmp_path: Path):
+    store = Folder(str(tmp_path / "store"))
+    time_s = np.arange(16_000) / 16_000
+    low = sum(np.sin(2 * np.pi * hz * time_s) for hz in range(200, 3000, 100))
+    soundfile.write(Path(root.location("0.wav")), 0.01 * low, 16_000)
+    write_shard("toy-1", [member(0), member(1)], root, store, **SETTINGS)
+    assert read_index(store, "toy", "toy-1", ["bandwidth_hz"])["bandwidth_hz"].to_pylist() == [3125.0, 8000.0]
+
+
+def test_a_column_that_an_earlier_version_did_not_write_is_null(root: Folder, tmp_path: Path):
+    store = Folder(str(tmp_path / "store"))
+    write_shard("toy-1", [member(0)], root, store, **SETTINGS)
+    name = index_name("toy", "toy-1")
+    store.commit(name, to_parquet(read_table(store, name).drop_columns("bandwidth_hz")))
+    assert read_index(store, "toy", "toy-1").schema.names == INDEX.names
+    index = read_index(store, "toy", "toy-1", ["uid", "bandwidth_hz", "label"])
+    assert index.schema.names == ["uid", "bandwidth_hz", "label"]
+    assert index["bandwidth_hz"].to_pylist() == [None]
