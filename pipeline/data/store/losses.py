@@ -26,8 +26,11 @@ DIMENSIONS = ("label", "attack", "language", "tool")
 UNKNOWN = "unknown"
 """The class of utterances of which a dimension is not stated, or could not be read."""
 
-CLASSLESS = frozenset(("stray", "unlisted", "duplicate-row", "known-bad"))
-"""Problems that lose no utterance of a class, unless their row states a label."""
+NOT_LOST = frozenset(("duplicate-row", "known-bad"))
+"""Problems that lose no utterance: the first of equal rows is kept, and a manifest names known bad files."""
+
+UNLISTED = frozenset(("stray", "unlisted"))
+"""Problems of files that the publisher does not list; they lose an utterance only if their path states its label."""
 
 MAX_LOSS = 0.05
 """A class that loses a larger share of its utterances is named in a warning."""
@@ -87,8 +90,8 @@ class ClassTally:
 
     classes: tuple[ClassCounts, ...]
     """In the order of `DIMENSIONS`; of attacks only those that lost something."""
-    num_classless: int
-    """Rows of the catalog that are no loss of any class; see `CLASSLESS`."""
+    num_uncounted: int
+    """Rows of the catalog that are no loss; see `NOT_LOST` and `UNLISTED`."""
 
 
 def count_classes(store: Folder, corpus: str, catalog: str, shards: Iterable[ShardSummary]) -> ClassTally:
@@ -102,20 +105,20 @@ def count_classes(store: Folder, corpus: str, catalog: str, shards: Iterable[Sha
     """
     rejecting = {shard.name for shard in shards if shard.rejected}
     outcomes: dict[tuple[str, str], Counter[str]] = {}  # an empty problem means written
-    num_classless = 0
+    num_uncounted = 0
     for rows in _catalog_rows(store, corpus, catalog, rejecting):
         counts = rows.group_by(_CLASS_COLUMNS).aggregate([([], "count_all")])
         columns = (counts[name].to_pylist() for name in (*_CLASS_COLUMNS, "count_all"))
         for label, attack, language, tool, problem, count in zip(*columns, strict=True):
-            if label is None and problem in CLASSLESS:
-                num_classless += count
+            if problem in NOT_LOST or (label is None and problem in UNLISTED):
+                num_uncounted += count
                 continue
             names = {"label": label, "language": language, "tool": tool}
             if label == "spoof":
                 names["attack"] = attack
             for dimension, name in names.items():
                 outcomes.setdefault((dimension, name or UNKNOWN), Counter())[problem or ""] += count
-    return ClassTally(tuple(_class_counts(outcomes)), num_classless)
+    return ClassTally(tuple(_class_counts(outcomes)), num_uncounted)
 
 
 def _class_counts(outcomes: Mapping[tuple[str, str], Counter[str]]) -> Iterator[ClassCounts]:

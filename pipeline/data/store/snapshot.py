@@ -161,12 +161,12 @@ def with_losses(store: Folder, corpus: CorpusSnapshot, before: Snapshot | None) 
     tally = count_classes(store, corpus.name, corpus.catalog, corpus.shards)
     labels = [counts for counts in tally.classes if counts.dimension == "label"]
     assert (
-        sum(counts.found for counts in labels) + tally.num_classless,
+        sum(counts.found for counts in labels) + tally.num_uncounted,
         sum(counts.written for counts in labels),
-        sum(counts.lost for counts in labels) + tally.num_classless,
+        sum(counts.lost for counts in labels) + tally.num_uncounted,
         sum(counts.excluded for counts in labels),
     ) == (corpus.found, corpus.written, sum(corpus.rejected.values()), sum(corpus.excluded.values())), (
-        f"{corpus.name}: the counts by class {labels} and {tally.num_classless} without a class do not add up to "
+        f"{corpus.name}: the counts by class {labels} and {tally.num_uncounted} not counted do not add up to "
         f"{corpus.found} found, {corpus.written} written, {corpus.rejected} rejected, {corpus.excluded} excluded"
     )
     return replace(corpus, losses=tally.classes)

@@ -200,13 +200,26 @@ def test_utterances_that_a_recipe_excludes_are_not_lost_and_do_not_hide_a_loss(s
 
 
 def test_files_without_a_class_are_no_loss_but_an_unknown_label_is(store: Folder):
-    stray = [row for reason in losses.CLASSLESS for row in rows(50, None, problem=reason, language=None)]
+    stray = [
+        row
+        for reason in (*losses.NOT_LOST, *losses.UNLISTED)
+        for row in rows(50, None, problem=reason, language=None)
+    ]
     corpus = write(store, bonafide(40), spoof(40, "A01"), stray)
     assert warning(corpus) is None
     unknown = rows(20, None, problem="unknown-label", language=None)
     corpus = write(store, bonafide(40), spoof(40, "A01"), stray, unknown, name="other")
     assert warning(corpus) == "other lost 20 of all 100 utterances, whose label is unknown (unknown-label)"
     assert warning(write(store, bonafide(99), unknown[:1], name="third")) is None
+
+
+def test_a_file_that_is_left_out_on_purpose_is_no_loss_even_if_its_class_is_known(store: Folder):
+    repeated = [row for reason in losses.NOT_LOST for row in spoof(9, "A07", problem=reason)]
+    assert warning(write(store, bonafide(9), spoof(9, "A01"), repeated)) is None
+    unlisted = spoof(9, "A07", problem="unlisted")
+    assert warning(write(store, bonafide(9), spoof(9, "A01"), unlisted, name="other")) == (
+        "other lost all 9 utterances of attack A07 (unlisted); 9 of 18 spoof utterances (unlisted)"
+    )
 
 
 @pytest.mark.parametrize("dimension", losses.DIMENSIONS)
