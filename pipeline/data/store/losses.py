@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from pipeline import tables
 from pipeline.data.corpora.recipe import EXCLUDED
 from pipeline.data.store.layout import rejects_name
-from pipeline.data.store.shards import ShardSummary
+from pipeline.data.store.read_ahead import read_ahead
+from pipeline.data.store.shards import REJECTS, ShardSummary
 from pipeline.storage import Folder
 
 DIMENSIONS = ("label", "attack", "language", "tool")
@@ -50,7 +51,8 @@ MAX_REASONS = 3
 BATCH_ROWS = 65_536
 """Catalog rows that are counted at a time."""
 
-_CLASS_COLUMNS = ["label", "attack", "language", "tool", "problem"]
+REJECTS_READERS = 32
+"""Tables of rejects that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +105,25 @@ def count_classes(store: Folder, corpus: str, catalog: str, shards: Iterable[Sha
         catalog: path of its catalog in the store.
         shards: its shards; the rejects of those that have any are read.
     """
-    rejecting = {shard.name for shard in shards if shard.rejected}
     outcomes: dict[tuple[str, str], Counter[str]] = {}  # an empty problem means written
     num_uncounted = 0
-    for rows in _catalog_rows(store, corpus, catalog, rejecting):
-        counts = rows.group_by(_CLASS_COLUMNS).aggregate([([], "count_all")])
-        columns = (counts[name].to_pylist() for name in (*_CLASS_COLUMNS, "count_all"))
-        for label, attack, language, tool, problem, count in zip(*columns, strict=True):
-            if problem in NOT_LOST or (label is None and problem in UNLISTED):
-                num_uncounted += count
-                continue
-            names = {"label": label, "language": language, "tool": tool}
-            if label == "spoof":
-                names["attack"] = attack
-            for dimension, name in names.items():
-                outcomes.setdefault((dimension, name or UNKNOWN), Counter())[problem or ""] += count
+    for rows in _catalog_rows(store, corpus, catalog, [shard.name for shard in shards if shard.rejected]):
+        for dimension in DIMENSIONS:
+            for name, label, problem, count in _count(rows, dimension):
+                if problem in NOT_LOST or (label is None and problem in UNLISTED):
+                    num_uncounted += count if dimension == "label" else 0
+                elif dimension != "attack" or label == "spoof":
+                    outcomes.setdefault((dimension, name or UNKNOWN), Counter())[problem or ""] += count
     return ClassTally(tuple(_class_counts(outcomes)), num_uncounted)
+
+
+def _count(rows: pa.Table, dimension: str) -> Iterator[tuple[str | None, str | None, str | None, int]]:
+    """The number of rows with each class of a dimension, label and problem."""
+    columns = list(dict.fromkeys([dimension, "label", "problem"]))
+    counts = rows.group_by(columns).aggregate([([], "count_all")])
+    return zip(
+        *(counts[name].to_pylist() for name in (dimension, "label", "problem", "count_all")), strict=True
+    )
 
 
 def _class_counts(outcomes: Mapping[tuple[str, str], Counter[str]]) -> Iterator[ClassCounts]:
@@ -139,33 +144,55 @@ def _class_counts(outcomes: Mapping[tuple[str, str], Counter[str]]) -> Iterator[
         yield from sorted(members[:MAX_CLASSES], key=lambda counts: counts.name)
 
 
-def _catalog_rows(store: Folder, corpus: str, catalog: str, rejecting: set[str]) -> Iterator[pa.Table]:
-    """The `_CLASS_COLUMNS` of a catalog in small tables; members that were rejected have that reason as problem."""
+def _catalog_rows(store: Folder, corpus: str, catalog: str, rejecting: Sequence[str]) -> Iterator[pa.Table]:
+    """The classes and problems of a catalog in small tables; members that their shard rejected have its reason.
+
+    Args:
+        store: holds the catalog and the rejects.
+        corpus: name of the corpus.
+        catalog: path of its catalog in the store.
+        rejecting: shards that have rejects, in the order of the catalog.
+    """
     columns = ["label", "attack", "language", "container", "codec", "problem", "shard"]
+    columns += ["uid"] if rejecting else []
+    rejects = _Rejects(store, corpus, rejecting)
     with store.open(catalog) as file:
-        parquet = pq.ParquetFile(file, read_dictionary=columns)
+        parquet = pq.ParquetFile(file)
         for group in range(parquet.num_row_groups):
-            batches = parquet.iter_batches(
-                BATCH_ROWS, row_groups=[group], columns=[*columns, "uid"] if rejecting else columns
-            )
-            for batch in batches:
-                rows = pa.table({name: _plain(batch[name]) for name in batch.schema.names})
-                problem = rows["problem"]
-                for shard in rejecting.intersection(pc.unique(rows["shard"]).to_pylist()):
-                    rejects = tables.read_table(store, rejects_name(corpus, shard), ["uid", "reason"])
-                    position = pc.index_in(rows["uid"], rejects["uid"].combine_chunks())
-                    problem = pc.coalesce(problem, rejects["reason"].take(position))
+            for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
+                rows = pa.Table.from_batches([batch])
                 yield pa.table(
                     {
                         **{name: rows[name] for name in ("label", "attack", "language")},
                         "tool": _tool(rows["container"], rows["codec"]),
-                        "problem": problem,
+                        "problem": rejects.complete(rows),
                     }
                 )
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
+class _Rejects:
+    """The tables of rejects of a corpus, read while the catalog is counted."""
+
+    def __init__(self, store: Folder, corpus: str, shards: Sequence[str]) -> None:
+        def read(shard: str) -> tuple[str, pa.Table]:
+            return shard, tables.read_table(store, rejects_name(corpus, shard), ["uid", "reason"])
+
+        self._rejecting = frozenset(shards)
+        self._following = iter(
+            read_ahead(read, shards, num_threads=REJECTS_READERS, num_ahead=2 * REJECTS_READERS)
+        )
+        self._shard, self._table = "", REJECTS.empty_table()
+
+    def complete(self, rows: pa.Table) -> pa.ChunkedArray:
+        """The problems of catalog rows, with the reasons of those members that their shard rejected."""
+        problem = rows["problem"]
+        for shard in pc.unique(rows["shard"]).to_pylist():
+            if shard in self._rejecting:
+                while shard != self._shard:
+                    self._shard, self._table = next(self._following)
+                position = pc.index_in(rows["uid"], self._table["uid"].combine_chunks())
+                problem = pc.coalesce(problem, self._table["reason"].take(position))
+        return problem
 
 
 def _tool(container: pa.ChunkedArray, codec: pa.ChunkedArray) -> pa.ChunkedArray:
