@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
+from numpy.typing import NDArray
 
 from pipeline.data.audio.bandwidth import BAND_HZ, FRAME_SAMPLES, MAX_FRAMES, MIN_FRAMES, bandwidth_hz
 from pipeline.data.audio.flac import quantise
@@ -42,8 +44,8 @@ def resampled(waveform: Waveform, rate: int) -> Waveform:
     return soxr.resample(soxr.resample(waveform, SAMPLE_RATE, rate), rate, SAMPLE_RATE).astype(np.float32)
 
 
-def measured(waveform: Waveform) -> float:
-    bandwidth = bandwidth_hz(quantise(waveform))
+def measured(waveform: NDArray[np.floating[Any]]) -> float:
+    bandwidth = bandwidth_hz(quantise(waveform.astype(np.float32)))
     assert bandwidth is not None
     return bandwidth
 
@@ -95,10 +97,10 @@ def test_what_a_codec_leaves_out_is_found(speech, encoder, decoder, rate, bit_ra
 
 def test_rounding_and_dither_do_not_count(speech):
     narrow = low_passed(speech, 3400)
-    once = quantise(narrow).astype(np.float32) / 32768
+    once = quantise(narrow) / 32768
     rng = np.random.default_rng(0)
-    dither = (rng.random(narrow.size) - rng.random(narrow.size)).astype(np.float32) / 32768
-    for waveform in (once, narrow + dither, quantise(narrow / 4).astype(np.float32) * 4 / 32768):
+    dither = (rng.random(narrow.size) - rng.random(narrow.size)) / 32768
+    for waveform in (once, narrow + dither, quantise((narrow / 4).astype(np.float32)) * 4 / 32768):
         assert measured(waveform) == pytest.approx(3400, abs=2 * BAND_HZ)
 
 
@@ -120,7 +122,7 @@ def test_a_quiet_recording_keeps_what_is_above_its_rounding_noise(speech):
     assert measured(speech / 100) == pytest.approx(measured(speech), abs=3 * BAND_HZ)
     assert measured(low_passed(speech, 3400) / 100) == pytest.approx(3400, abs=2 * BAND_HZ)
     rng = np.random.default_rng(0)
-    dither = (rng.random(speech.size) - rng.random(speech.size)).astype(np.float32) / 32768
+    dither = (rng.random(speech.size) - rng.random(speech.size)) / 32768
     assert measured(dither) == measured(np.zeros_like(speech)) == 0.0
 
 

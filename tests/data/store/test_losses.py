@@ -77,7 +77,7 @@ def write(store: Folder, *classes: list[Row], name: str = "toy") -> CorpusSnapsh
             data = tables.to_parquet(pa.Table.from_pylist(rejects, REJECTS))
             store.commit(layout.rejects_name(name, shard), data)
         store.commit(layout.index_name(name, shard), tables.to_parquet(INDEX.empty_table()))
-        reasons = Counter(row["reason"] for row in rejects)
+        reasons = Counter(str(row["reason"]) for row in rejects)
         shards.append(ShardSummary(shard, name, 1, "0", len(group) - len(rejects), {}, dict(reasons)))
     lengths = [min(SHARD_ROWS, len(members) - first) for first in range(0, len(members), SHARD_ROWS)]
     ordered: list[Any] = [*members, *problems]

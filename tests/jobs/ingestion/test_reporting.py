@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ LOSSES = (
 )
 
 
-def corpus(name: str = "toy", **changes: object) -> CorpusSnapshot:
+def corpus(name: str = "toy", **changes: Any) -> CorpusSnapshot:
     entry = CorpusSnapshot(
         name, "train", "", None, "", "", 200, {"silent": 1, "truncated": 4}, {}, {}, losses=LOSSES
     )
