@@ -51,7 +51,8 @@ def predictive_by_group(shortcuts: Iterable[Shortcut]) -> dict[str, list[Shortcu
 def shortcut_section(shortcuts: Sequence[Shortcut], tally: Tally, snapshot: Snapshot) -> Section:
     """Show what a detector could learn instead of listening."""
     predictive = predictive_by_group(shortcuts)
-    single_label = sorted(set(snapshot.corpora) - {shortcut.group for shortcut in shortcuts})
+    written = {corpus.name for corpus in snapshot.corpora.values() if corpus.written}
+    single_label = sorted(written - {shortcut.group for shortcut in shortcuts})
     blocks: list[Block] = [
         Text(
             "Each number is the equal error rate (EER) in % of the best classifier that sees only one trait of a file "

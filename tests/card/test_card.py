@@ -328,6 +328,7 @@ def test_equal_snapshots_in_different_folders_give_equal_bytes(tmp_path):
 def test_a_corpus_without_written_utterances_has_a_card(store):
     text = words_of(store, write_corpus(store, "lost", [[]], found=problems(3, "empty")))
     assert "empty 3 100.0 %" in text
+    assert "only one label" not in text
 
 
 def test_hours_are_shown_with_a_suitable_unit_and_precision():
