@@ -12,7 +12,7 @@ from pipeline.card.formatting import format_not_audio
 from pipeline.card.page import corpus_card
 from pipeline.config import to_toml
 from pipeline.data.corpora.recipe import EXCLUDED, load_recipe
-from pipeline.data.store.losses import MAX_LOSS, loss_warning, severe_losses
+from pipeline.data.store.losses import MAX_LOSS, UNKNOWN, loss_warning, severe_losses
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.storage import Folder
 
@@ -57,8 +57,13 @@ def print_corpus(corpus: CorpusSnapshot, *, is_ingested: bool = True) -> None:
         print(f"    {count} rejected: {reason}")
     labels = [counts for counts in corpus.losses if counts.dimension == "label"]
     if any(counts.lost for counts in labels):
-        by_label = ", ".join(f"{counts.lost} of {counts.wanted} {counts.name}" for counts in labels)
-        print(f"    lost by label: {by_label}")
+        by_label = (
+            f"{counts.lost} of unknown label"
+            if counts.name == UNKNOWN
+            else f"{counts.lost} of {counts.wanted} {counts.name}"
+            for counts in labels
+        )
+        print(f"    lost by label: {', '.join(by_label)}")
     for reason, count in corpus.excluded.items():
         print(f"    {count} excluded by the recipe: split {reason.removeprefix(EXCLUDED)}")
     if corpus.not_audio:

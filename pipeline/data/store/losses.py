@@ -204,8 +204,8 @@ def _tool(container: pa.ChunkedArray, codec: pa.ChunkedArray) -> pa.ChunkedArray
 def severe_losses(classes: Sequence[ClassCounts], max_loss: float = MAX_LOSS) -> list[ClassCounts]:
     """The classes that lost all their utterances, or too large a share; labels first, then the largest losses.
 
-    Utterances of unknown label are not one class, so their number is compared with everything that was wanted.
-    Other unknown classes are left out: the label names the same utterances.
+    Unknown classes are rests, so they are named for another reason: because of a spelling that the manifest does not
+    list, which stands for a class that is gone, or because too large a share of all utterances has no known label.
 
     Args:
         classes: all classes of a corpus.
@@ -218,15 +218,15 @@ def severe_losses(classes: Sequence[ClassCounts], max_loss: float = MAX_LOSS) ->
     repeated = [(counts.wanted, counts.reasons) for counts in (total, *labels)]
 
     def is_severe(counts: ClassCounts) -> bool:
-        if counts.dimension != "label" and counts.name == UNKNOWN:
-            return False
-        is_one_class = counts.name != UNKNOWN
-        if is_one_class and counts.lost and not counts.written:
+        if counts.name == UNKNOWN:
+            num_unlisted = counts.reasons.get(f"unknown-{counts.dimension}", 0)
+            num_lost = counts.lost if counts.dimension == "label" else 0
+            return num_unlisted >= min_lost or (num_lost >= min_lost and num_lost > max_loss * total.wanted)
+        if counts.lost and not counts.written:
             return True
         if counts.dimension != "label" and (counts.wanted, counts.reasons) in repeated:
             return False
-        limit = max_loss * (counts if is_one_class else total).wanted
-        return counts.lost >= min_lost and counts.lost > limit
+        return counts.lost >= min_lost and counts.share > max_loss
 
     return sorted(
         filter(is_severe, classes),
@@ -257,7 +257,7 @@ def loss_warning(corpus: str, classes: Sequence[ClassCounts], max_loss: float = 
     severe = severe_losses(classes, max_loss)
     if not severe:
         return None
-    named = sorted(severe[:MAX_NAMED], key=lambda counts: counts.written > 0)  # what is gone first
+    named = sorted(severe[:MAX_NAMED], key=lambda counts: counts.name == UNKNOWN or counts.written > 0)
     phrases = [_phrase(counts, total.wanted) for counts in named]
     if len(severe) > MAX_NAMED:
         phrases.append(f"too many of {len(severe) - MAX_NAMED} other classes")

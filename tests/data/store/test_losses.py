@@ -210,7 +210,30 @@ def test_files_without_a_class_are_no_loss_but_an_unknown_label_is(store: Folder
     unknown = rows(20, None, problem="unknown-label", language=None)
     corpus = write(store, bonafide(40), spoof(40, "A01"), stray, unknown, name="other")
     assert warning(corpus) == "other lost 20 of all 100 utterances, whose label is unknown (unknown-label)"
-    assert warning(write(store, bonafide(99), unknown[:1], name="third")) is None
+    unreadable = rows(5, None, problem="unreadable", language=None)
+    assert warning(write(store, bonafide(99), unreadable, name="few")) is None
+    assert warning(write(store, bonafide(90), unreadable, name="many")) == (
+        "many lost 5 of all 95 utterances, whose label is unknown (unreadable)"
+    )
+
+
+def test_a_spelling_that_no_manifest_lists_is_a_class_that_is_gone(store: Folder):
+    labels = rows(3, None, problem="unknown-label", language=None)
+    corpus = write(store, bonafide(500), spoof(400, "A01"), spoof(3, "A02", problem="silent"), labels)
+    assert warning(corpus) == (
+        "toy lost all 3 utterances of attack A02 (silent); "
+        "3 of all 906 utterances, whose label is unknown (unknown-label)"
+    )
+    attacks = rows(3, "spoof", problem="unknown-attack")
+    corpus = write(store, bonafide(500), spoof(400, "A01"), attacks, name="attacks")
+    assert warning(corpus) == "attacks lost 3 of all 903 utterances, whose attack is unknown (unknown-attack)"
+    languages = bonafide(3, problem="unknown-language", language=None)
+    corpus = write(store, bonafide(500), spoof(400, "A01"), languages, name="languages")
+    assert (
+        warning(corpus)
+        == "languages lost 3 of all 903 utterances, whose language is unknown (unknown-language)"
+    )
+    assert warning(write(store, bonafide(99), labels[:2], name="two")) is None
 
 
 def test_a_file_that_is_left_out_on_purpose_is_no_loss_even_if_its_class_is_known(store: Folder):

@@ -106,6 +106,13 @@ def test_a_corpus_that_lost_everything_is_reported(capsys: pytest.CaptureFixture
     assert "    lost by label: 100 of 100 bonafide, 100 of 100 spoof" in lines
 
 
+def test_losses_of_unknown_label_are_told_beside_those_of_the_labels(capsys: pytest.CaptureFixture[str]):
+    unknown = ClassCounts("label", "unknown", 7, 0, 0, {"unknown-label": 7})
+    print_corpus(corpus(losses=(*LOSSES[:2], unknown)))
+    expected = "    lost by label: 1 of 100 bonafide, 4 of 100 spoof, 7 of unknown label"
+    assert expected in capsys.readouterr().out.splitlines()
+
+
 def test_metrics_have_every_label_and_only_the_worst_of_the_other_classes(tmp_path: Path):
     attacks = [ClassCounts("attack", f"B/{number}=é", 9, 0, 0, {"empty": 9}) for number in range(100)]
     mild = ClassCounts("language", "en", 500, 499, 0, {"silent": 1})
