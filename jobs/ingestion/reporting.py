@@ -12,7 +12,7 @@ from pipeline.card.formatting import format_not_audio
 from pipeline.card.page import corpus_card
 from pipeline.config import to_toml
 from pipeline.data.corpora.recipe import EXCLUDED, load_recipe
-from pipeline.data.store.losses import MAX_LOSS, UNKNOWN, loss_warning, severe_losses
+from pipeline.data.store.losses import MAX_LOSS, UNKNOWN, loss_warning, lost_share, severe_losses, sum_labels
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.storage import Folder
 
@@ -133,8 +133,9 @@ def _loss_metrics(corpus: CorpusSnapshot, max_loss: float) -> dict[str, float]:
     """The lost share of each label, and of those other classes that lost too much; so few series, whatever is lost."""
     labels = [counts for counts in corpus.losses if counts.dimension == "label"]
     severe = severe_losses(corpus.losses, max_loss)[:MAX_LOSS_METRICS]
+    total = sum_labels(corpus.losses)
     return {
-        f"lost_share/{corpus.name}/{counts.dimension}/{_metric_name(counts.name)}": counts.share
+        f"lost_share/{corpus.name}/{counts.dimension}/{_metric_name(counts.name)}": lost_share(counts, total)
         for counts in (*labels, *severe)
     }
 

@@ -11,7 +11,9 @@ from pipeline.data.store.losses import (
     ClassCounts,
     format_reasons,
     loss_warning,
+    lost_share,
     severe_losses,
+    sum_labels,
 )
 from pipeline.data.store.snapshot import CorpusSnapshot
 from pipeline.report import Block, Cell, Table, Text, Value
@@ -35,8 +37,9 @@ def loss_blocks(corpora: Iterable[CorpusSnapshot], max_loss: float) -> list[Bloc
         blocks.append(
             Text(
                 "Utterances that could not be written, by label, attack, language and tool (container and codec). "
-                "The share is that of the utterances that no recipe excluded. Marked are classes that lost everything, "
-                f"or more than {100 * max_loss:g} % and at least {MIN_LOST} utterances."
+                "The share is that of the utterances in the class that no recipe excluded, or of all if it is unknown. "
+                f"Marked are classes that lost everything, or more than {100 * max_loss:g} % and at least {MIN_LOST} "
+                "utterances."
             )
         )
         titles = ["corpus", "class", "found", "written", "lost", "share lost", "main reasons"]
@@ -56,10 +59,14 @@ def loss_blocks(corpora: Iterable[CorpusSnapshot], max_loss: float) -> list[Bloc
 
 def _rows(corpus: CorpusSnapshot, max_loss: float) -> list[list[Value]]:
     """The labels of a corpus that lost something, and its other classes with the largest losses."""
-    labels = [counts for counts in corpus.losses if counts.dimension == "label"]
-    if not any(counts.lost for counts in labels):
+    total = sum_labels(corpus.losses)
+    if not total.lost:
         return []
+    labels = [counts for counts in corpus.losses if counts.dimension == "label"]
     severe = severe_losses(corpus.losses, max_loss)
+    shares = [
+        (counts, lost_share(counts, total)) for counts in (*labels, *_others(corpus, max_loss)[:NUM_CLASSES])
+    ]
     return [
         [
             corpus.name,
@@ -67,19 +74,20 @@ def _rows(corpus: CorpusSnapshot, max_loss: float) -> list[list[Value]]:
             counts.found,
             counts.written,
             counts.lost,
-            Cell(format_percent(counts.share), share=counts.share, is_warning=counts in severe),
+            Cell(format_percent(share), share=share, is_warning=counts in severe),
             format_reasons(counts.reasons) if counts.reasons else "",
         ]
-        for counts in (*labels, *_others(corpus, max_loss)[:NUM_CLASSES])
+        for counts, share in shares
     ]
 
 
 def _others(corpus: CorpusSnapshot, max_loss: float) -> list[ClassCounts]:
     """Attacks, languages and tools that lost something: those that lost too much, then by share."""
     severe = severe_losses(corpus.losses, max_loss)
+    total = sum_labels(corpus.losses)
     return sorted(
         (counts for counts in corpus.losses if counts.lost and counts.dimension != "label"),
-        key=lambda counts: (counts not in severe, -counts.share, -counts.lost),
+        key=lambda counts: (counts not in severe, -lost_share(counts, total), -counts.lost),
     )
 
 

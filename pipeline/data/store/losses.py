@@ -80,11 +80,6 @@ class ClassCounts:
         """Utterances that would have been written if nothing were lost."""
         return self.written + self.lost
 
-    @property
-    def share(self) -> float:
-        """Lost utterances as a fraction of the wanted ones."""
-        return self.lost / (self.wanted or 1)
-
 
 @dataclass(frozen=True, slots=True)
 class ClassTally:
@@ -212,21 +207,21 @@ def severe_losses(classes: Sequence[ClassCounts], max_loss: float = MAX_LOSS) ->
         max_loss: largest share that a class may lose; 0 names every class that lost anything.
     """
     labels = [counts for counts in classes if counts.dimension == "label"]
-    total = _total(labels)
+    total = sum_labels(classes)
     min_lost = MIN_LOST if max_loss else 1
     # The only language of a corpus, for example, would repeat what is said of all utterances, or of a label.
     repeated = [(counts.wanted, counts.reasons) for counts in (total, *labels)]
 
     def is_severe(counts: ClassCounts) -> bool:
-        if counts.name == UNKNOWN:
-            num_unlisted = counts.reasons.get(f"unknown-{counts.dimension}", 0)
-            num_lost = counts.lost if counts.dimension == "label" else 0
-            return num_unlisted >= min_lost or (num_lost >= min_lost and num_lost > max_loss * total.wanted)
-        if counts.lost and not counts.written:
+        if counts.name == UNKNOWN and counts.reasons.get(f"unknown-{counts.dimension}", 0) >= min_lost:
             return True
-        if counts.dimension != "label" and (counts.wanted, counts.reasons) in repeated:
+        if counts.name != UNKNOWN and counts.lost and not counts.written:
+            return True
+        if counts.dimension != "label" and (
+            counts.name == UNKNOWN or (counts.wanted, counts.reasons) in repeated
+        ):
             return False
-        return counts.lost >= min_lost and counts.share > max_loss
+        return counts.lost >= min_lost and lost_share(counts, total) > max_loss
 
     return sorted(
         filter(is_severe, classes),
@@ -234,13 +229,24 @@ def severe_losses(classes: Sequence[ClassCounts], max_loss: float = MAX_LOSS) ->
     )
 
 
-def _total(labels: Sequence[ClassCounts]) -> ClassCounts:
-    """The sum over all labels."""
+def sum_labels(classes: Iterable[ClassCounts]) -> ClassCounts:
+    """The counts of all utterances of a corpus: the sum over its labels."""
+    labels = [counts for counts in classes if counts.dimension == "label"]
     reasons = sum((Counter(counts.reasons) for counts in labels), Counter[str]())
     found, written, excluded = (
         sum(getattr(counts, name) for counts in labels) for name in ("found", "written", "excluded")
     )
     return ClassCounts("label", UNKNOWN, found, written, excluded, dict(reasons))
+
+
+def lost_share(counts: ClassCounts, total: ClassCounts) -> float:
+    """The lost utterances of a class as a fraction of its wanted ones; of unknown ones, as a fraction of all.
+
+    Args:
+        counts: one class of a corpus.
+        total: all utterances of the corpus, from `sum_labels`.
+    """
+    return counts.lost / ((total if counts.name == UNKNOWN else counts).wanted or 1)
 
 
 def loss_warning(corpus: str, classes: Sequence[ClassCounts], max_loss: float = MAX_LOSS) -> str | None:
@@ -251,7 +257,7 @@ def loss_warning(corpus: str, classes: Sequence[ClassCounts], max_loss: float = 
         classes: all its classes.
         max_loss: see `severe_losses`.
     """
-    total = _total([counts for counts in classes if counts.dimension == "label"])
+    total = sum_labels(classes)
     if total.lost and not total.written:
         return f"{corpus} lost all {total.lost} utterances ({format_reasons(total.reasons)})"
     severe = severe_losses(classes, max_loss)

@@ -116,7 +116,8 @@ def test_losses_of_unknown_label_are_told_beside_those_of_the_labels(capsys: pyt
 def test_metrics_have_every_label_and_only_the_worst_of_the_other_classes(tmp_path: Path):
     attacks = [ClassCounts("attack", f"B/{number}=é", 9, 0, 0, {"empty": 9}) for number in range(100)]
     mild = ClassCounts("language", "en", 500, 499, 0, {"silent": 1})
-    toy = corpus(losses=(*LOSSES, *attacks, mild))
+    unknown = ClassCounts("label", "unknown", 50, 0, 0, {"unknown-label": 50})
+    toy = corpus(losses=(*LOSSES, unknown, *attacks, mild))
     config = IngestConfig("DATA", str(tmp_path))
     with tracking.run("", "", job="ingest", name="", metrics_file=tmp_path / "metrics.jsonl") as run:
         log_to_mlflow(run, Folder(str(tmp_path)), snapshot(toy), config)
@@ -124,6 +125,7 @@ def test_metrics_have_every_label_and_only_the_worst_of_the_other_classes(tmp_pa
     lost = {name: value for name, value in logged.items() if name.startswith("lost_share/")}
     assert lost["lost_share/toy/label/bonafide"] == 0.01
     assert lost["lost_share/toy/label/spoof"] == 0.04
+    assert lost["lost_share/toy/label/unknown"] == 0.2
     assert lost["lost_share/toy/attack/B_10_é"] == 1.0
     assert "lost_share/toy/language/en" not in lost
     assert len(lost) == 2 + MAX_LOSS_METRICS
