@@ -259,7 +259,8 @@ def loss_warning(corpus: str, classes: Sequence[ClassCounts], max_loss: float = 
     """
     total = sum_labels(classes)
     if total.lost and not total.written:
-        return f"{corpus} lost all {total.lost} utterances ({format_reasons(total.reasons)})"
+        number = "its only utterance" if total.lost == 1 else f"all {total.lost} utterances"
+        return f"{corpus} lost {number} ({format_reasons(total.reasons)})"
     severe = severe_losses(classes, max_loss)
     if not severe:
         return None

@@ -163,6 +163,10 @@ def test_one_percent_of_everything_gives_no_warning(store: Folder):
 def test_a_corpus_that_lost_everything_is_one_short_line(store: Folder):
     corpus = write(store, bonafide(3, problem="missing"), spoof(4, "A01", reject="silent"))
     assert warning(corpus) == "toy lost all 7 utterances (4 silent, 3 missing)"
+    assert (
+        warning(write(store, bonafide(1, problem="empty"), name="one"))
+        == "one lost its only utterance (empty)"
+    )
 
 
 @pytest.mark.parametrize(
