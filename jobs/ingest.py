@@ -5,7 +5,8 @@
     bonafide ingest --root DATA --store STORE --protocol train.csv
 
 Running the command again builds only what is missing. A corpus that cannot be read, or that has lost all of its
-utterances, is named and stays as it was in the latest snapshot; the others are committed, and the exit status is 1.
+utterances, is named and stays as it was in the latest snapshot; the others are committed, and the exit status is 1. It
+is 1 as well if a label, attack, language or tool lost more than --max-loss of its utterances, or all of them.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import sys
 from jobs.ingestion.building import build_shards, corpus_snapshot, plan_corpora
 from jobs.ingestion.cataloging import Cataloger, catalog_corpora
 from jobs.ingestion.config import IngestConfig
-from jobs.ingestion.outcome import check_not_empty, failed_listings, lost_corpora, print_failures
-from jobs.ingestion.reporting import log_to_mlflow, print_summary, run_name
+from jobs.ingestion.outcome import failed_listings, lost_corpora, nothing_written, print_failures
+from jobs.ingestion.reporting import log_to_mlflow, loss_warnings, print_summary, print_warnings, run_name
 from jobs.ingestion.sources import find_sources
 from jobs.ray_session import ray_session
 from pipeline import tracking
 from pipeline.config import run, to_dict, to_toml
 from pipeline.data.store import layout
-from pipeline.data.store.snapshot import commit_snapshot, latest_snapshot
+from pipeline.data.store.snapshot import commit_snapshot, latest_snapshot, with_losses
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 
@@ -56,17 +57,20 @@ def main(config: IngestConfig) -> int:
         plans = plan_corpora(found, sources, store, before, config)
         summaries = build_shards(plans, sources, store, before, config, start_ray)
         corpora = [corpus_snapshot(sources[name].manifest, plan, summaries) for name, plan in plans.items()]
-        check_not_empty(corpora, store)
+        corpora = [with_losses(store, corpus, before) for corpus in corpora]
+        if not any(corpus.written for corpus in corpora):
+            print_warnings(corpora, config.max_loss)
+            raise nothing_written(corpora, store)
         lost = lost_corpora(corpora, before)
         print_failures(lost, before)
         corpora = [corpus for corpus in corpora if corpus.name not in lost]
         snapshot = commit_snapshot(store, corpora, mlflow_run.run_id)
         store.commit(layout.config_name(snapshot.name), to_toml(config).encode())
-        print_summary(snapshot, [corpus.name for corpus in corpora])
+        print_summary(snapshot, [corpus.name for corpus in corpora], config.max_loss)
         log_to_mlflow(mlflow_run, store, snapshot, config)
     if mlflow_run.url:
         print(f"MLflow: {mlflow_run.url}")
-    return 1 if failures or lost else 0
+    return 1 if failures or lost or loss_warnings(corpora, config.max_loss) else 0
 
 
 if __name__ == "__main__":

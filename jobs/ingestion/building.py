@@ -27,7 +27,7 @@ from pipeline.storage import Folder
 
 DISTINCT_COLUMNS = (
     *("uid", "id", "path", "start", "end", "size", "version"),
-    *("fingerprint", "num_samples", "file_seconds", "bitrate", "seconds", "detail"),
+    *("fingerprint", "source_digest", "num_samples", "file_seconds", "bitrate", "seconds", "detail"),
 )
 """Columns of a catalog whose values rarely occur twice in a shard."""
 

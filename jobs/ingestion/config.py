@@ -7,6 +7,7 @@ from typing import Literal
 
 from pipeline.config import Names, Pairs
 from pipeline.data.corpora.utterance import ARTIFACTS
+from pipeline.data.store.losses import MAX_LOSS
 from pipeline.errors import InputError
 
 
@@ -43,6 +44,9 @@ class IngestConfig:
     manifest."""
     resampler: Literal["soxr_hq", "torchaudio"] = "soxr_hq"
     """How audio is resampled to 16 kHz: soxr_hq, or torchaudio for parity with the released checkpoints."""
+    max_loss: float = MAX_LOSS
+    """Largest share of its utterances that a label, attack, language or tool may lose before it is named in a warning
+    and the exit status is 1; losses of one or two utterances are named only if nothing is left, or with 0."""
     tracking_uri: str = ""
     """MLflow tracking server or database; without one, nothing is tracked."""
     experiment: str = "bonafide"
@@ -53,6 +57,8 @@ class IngestConfig:
             raise InputError(f"--shard-mib {self.shard_mib}: give a positive size in MiB")
         if not self.chunk_s >= 0:
             raise InputError(f"--chunk-s {self.chunk_s}: give a positive length, or 0 for the manifest's")
+        if not 0 <= self.max_loss <= 1:
+            raise InputError(f"--max-loss {self.max_loss}: give a share between 0 and 1")
         if self.artifact not in ARTIFACTS:
             raise InputError(f"--artifact {self.artifact!r}: choose one of {', '.join(ARTIFACTS)}")
         if self.protocol and (self.corpora or self.roots):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from jobs.ingestion.cataloging import CatalogedCorpus
 from jobs.ingestion.sources import Source
@@ -56,20 +56,16 @@ def lost_corpora(corpora: Iterable[CorpusSnapshot], before: Snapshot | None) -> 
     }
 
 
-def check_not_empty(corpora: Sequence[CorpusSnapshot], store: Folder) -> None:
-    """Refuse a snapshot to which an ingest would add no audio.
-
-    Raises:
-        InputError: no corpus has a written utterance.
-    """
-    if not any(corpus.written for corpus in corpora):
-        reasons = "; ".join(f"{corpus.name}: {_reasons(corpus)}" for corpus in corpora)
-        tables = [table for corpus in corpora for table in _tables_of_problems(corpus)]
-        more = f" and {len(tables) - MAX_TABLES} more" if len(tables) > MAX_TABLES else ""
-        raise InputError(
-            f"nothing could be written, so no snapshot is committed ({reasons}); each file is listed with its reason "
-            f"in {', '.join(map(store.location, tables[:MAX_TABLES]))}{more}"
-        )
+def nothing_written(corpora: Iterable[CorpusSnapshot], store: Folder) -> InputError:
+    """Return the error for an ingest that has written no utterance: there is nothing to commit."""
+    corpora = list(corpora)
+    reasons = "; ".join(f"{corpus.name}: {_reasons(corpus)}" for corpus in corpora)
+    tables = [table for corpus in corpora for table in _tables_of_problems(corpus)]
+    more = f" and {len(tables) - MAX_TABLES} more" if len(tables) > MAX_TABLES else ""
+    return InputError(
+        f"nothing could be written, so no snapshot is committed ({reasons}); each file is listed with its reason "
+        f"in {', '.join(map(store.location, tables[:MAX_TABLES]))}{more}"
+    )
 
 
 def print_failures(failures: Mapping[str, str], before: Snapshot | None) -> None:

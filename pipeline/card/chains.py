@@ -26,6 +26,7 @@ FORMATS = (
     ("sample rate", "chain", "sample_rate"),
     ("channels", "chain", "num_channels"),
     ("bit rate", "bitrates", "bitrate_bin"),
+    ("bandwidth", "bandwidths", "bandwidth"),
 )
 """Columns of the table of formats: (title, field of `Tally`, column of its counts)."""
 

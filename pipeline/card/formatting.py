@@ -41,6 +41,15 @@ def format_list(names: Collection[str], max_names: int = 12) -> str:
     return f"{text} and {len(names) - max_names} more" if len(names) > max_names else text
 
 
+def format_not_audio(kinds: Mapping[str, int]) -> str:
+    """Say how many files were left out by rule: "12 files are not audio: 8 .txt, 3 hidden, 1 .json"."""
+    total = sum(kinds.values())
+    listed = format_list([f"{kinds[kind]:,} {kind}" for kind in names_by_size(kinds)])
+    return (
+        f"{total:,} file is not audio: {listed}" if total == 1 else f"{total:,} files are not audio: {listed}"
+    )
+
+
 def format_hours(hours: float) -> str:
     """Format hours with about three digits; less than an hour is shown in minutes or seconds."""
     if hours >= 1000:
@@ -105,7 +114,7 @@ def _format_whole_percent(share: float) -> str:
 def format_value(column: str, value: object) -> str:
     """Format a value of a counted column with its unit."""
     if value is None:
-        return "none (lossy)" if column == "bit_depth" else NOT_STATED
+        return {"bit_depth": "none (lossy)", "bandwidth": "not measured"}.get(column, NOT_STATED)
     if column == "bitrate_bin":
         assert isinstance(value, int)
         return "unknown" if value == UNKNOWN_BITRATE else f"~ {BITRATE_BINS_KBITS[value]} kbit/s"

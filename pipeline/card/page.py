@@ -14,25 +14,31 @@ from pipeline.card.durations import durations_section
 from pipeline.card.formatting import LABEL_ORDER, format_hours, format_list, format_percent
 from pipeline.card.hours import hours_section
 from pipeline.card.licences import licences_section
+from pipeline.card.losses import corpora_with_losses
 from pipeline.card.recipe_section import recipe_section
+from pipeline.card.rejects import TITLE as REJECTS_TITLE
 from pipeline.card.rejects import find_examples, rejects_section
 from pipeline.card.shortcut import Shortcut, find_shortcuts
 from pipeline.card.shortcut_section import TITLE as SHORTCUTS_TITLE
 from pipeline.card.shortcut_section import predictive_by_group, shortcut_section
 from pipeline.card.tally import Tally, tally_snapshot
 from pipeline.data.corpora.recipe import Recipe
+from pipeline.data.store.losses import MAX_LOSS
 from pipeline.data.store.snapshot import Snapshot
 from pipeline.report import Block, Facts, Page, Section, Text
 from pipeline.storage import Folder
 
 
-def corpus_card(store: Folder, snapshot: Snapshot, recipe: Recipe | None = None) -> Page:
+def corpus_card(
+    store: Folder, snapshot: Snapshot, recipe: Recipe | None = None, max_loss: float = MAX_LOSS
+) -> Page:
     """Summarise a snapshot as a page of charts and tables.
 
     Args:
         store: The store that the snapshot belongs to.
         snapshot: The snapshot; its indexes, catalogs and tables of rejects are read.
         recipe: Adds a section about the hours, labels and weights under this recipe.
+        max_loss: Largest share that a class may lose without a warning; see `severe_losses`.
     """
     tally = tally_snapshot(store, snapshot)
     shortcuts = find_shortcuts(tally, snapshot)
@@ -42,24 +48,28 @@ def corpus_card(store: Folder, snapshot: Snapshot, recipe: Recipe | None = None)
         f"Corpus card of snapshot {snapshot.name}",
         f"{format_list(snapshot.corpora, 6)}. Created {created}, digest {snapshot.digest}.",
         [
-            _overview(snapshot, tally, _warnings(snapshot, shortcuts, duplicates)),
+            _overview(snapshot, tally, _warnings(snapshot, shortcuts, duplicates, max_loss)),
             *([recipe_section(tally, snapshot, recipe)] if recipe else []),
             hours_section(tally, snapshot),
             durations_section(tally, snapshot),
             shortcut_section(shortcuts, tally, snapshot),
             completeness_section(snapshot),
-            rejects_section(snapshot, find_examples(store, snapshot)),
+            rejects_section(snapshot, find_examples(store, snapshot), max_loss),
             duplicates_section(duplicates, snapshot),
             licences_section(snapshot),
         ],
     )
 
 
-def _warnings(snapshot: Snapshot, shortcuts: list[Shortcut], duplicates: DuplicateGroups) -> list[str]:
+def _warnings(
+    snapshot: Snapshot, shortcuts: list[Shortcut], duplicates: DuplicateGroups, max_loss: float
+) -> list[str]:
     """List the problems found by other sections, each with the title of its section."""
     incomplete = [corpus.name for corpus in incomplete_corpora(snapshot)]
     unexpected = [corpus.name for corpus in corpora_with_unexpected_hours(snapshot)]
+    lost = [corpus.name for corpus in corpora_with_losses(snapshot.corpora.values(), max_loss)]
     problems = (
+        ("Classes that lost too much", lost, REJECTS_TITLE),
         ("Utterances not accounted for", incomplete, COMPLETENESS_TITLE),
         ("Hours differ from the published hours", unexpected, COMPLETENESS_TITLE),
         ("Labels predictable without listening", list(predictive_by_group(shortcuts)), SHORTCUTS_TITLE),

@@ -1,4 +1,4 @@
-"""The section about rejected and excluded files: how many, why, and a few examples of each reason."""
+"""The section about rejected and excluded files: which classes lost them, how many, why, and a few examples."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import tables
-from pipeline.card.formatting import format_percent, names_by_size
+from pipeline.card.formatting import format_not_audio, format_percent, names_by_size
+from pipeline.card.losses import loss_blocks
 from pipeline.data.store.layout import rejects_name
+from pipeline.data.store.losses import MAX_LOSS
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.report import Block, Cell, Figure, Section, Table, Text, Value
 from pipeline.report.charts import Bar, linear_axis, stacked_chart
 from pipeline.storage import Folder
+
+TITLE = "Rejects"
+"""Title of the section; the overview refers to it."""
 
 NUM_EXAMPLES = 3
 """Files named for each reason of each corpus."""
@@ -29,10 +34,16 @@ Examples = Mapping[tuple[str, str], list[tuple[str, str]]]
 """(path, detail) of up to `NUM_EXAMPLES` files by (corpus, reason)."""
 
 
-def rejects_section(snapshot: Snapshot, examples: Examples) -> Section:
-    """Show the counts of rejected and excluded files by reason, with examples."""
+def rejects_section(snapshot: Snapshot, examples: Examples, max_loss: float = MAX_LOSS) -> Section:
+    """Show the losses of each class, and the counts of rejected and excluded files by reason, with examples.
+
+    Args:
+        snapshot: the snapshot.
+        examples: see `find_examples`.
+        max_loss: see `severe_losses`.
+    """
     corpora = snapshot.corpora.values()
-    blocks: list[Block] = []
+    blocks: list[Block] = [*loss_blocks(corpora, max_loss)]
     if any(corpus.rejected for corpus in corpora):
         blocks += [
             _rejects_chart("Rejects by corpus and reason", {each.name: each.rejected for each in corpora}),
@@ -49,7 +60,12 @@ def rejects_section(snapshot: Snapshot, examples: Examples) -> Section:
     if rows:
         titles = ["corpus", "status", "reason", "count", "share of found", "examples"]
         blocks.append(Table(titles, rows, "By corpus and reason"))
-    return Section("Rejects", blocks)
+    blocks += [
+        Text(f"{corpus.name}: {format_not_audio(corpus.not_audio)}.")
+        for corpus in corpora
+        if corpus.not_audio
+    ]
+    return Section(TITLE, blocks)
 
 
 def find_examples(store: Folder, snapshot: Snapshot) -> Examples:

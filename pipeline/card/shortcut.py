@@ -1,4 +1,4 @@
-"""Label shortcuts: how well one trait of a file predicts its label, without listening to the audio.
+"""Label shortcuts: how well one trait of a file predicts its label, without listening to the speech.
 
 Each trait is measured by an equal error rate (EER). An ideal classifier that sees only the trait decides by
 P(value | bona fide) and P(value | spoof), as counted in these corpora. Its EER is 0.5 if the trait says nothing about
@@ -31,7 +31,7 @@ MAX_SHUFFLED = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Trait:
-    """A property of a file that is known without listening to it."""
+    """A simple property of a file that does not depend on how its speech was made."""
 
     title: str
     counts: str
@@ -41,10 +41,13 @@ class Trait:
 
 SIGNAL_CHAIN = ("codec", "encoding", "sample_rate", "num_channels", "bit_depth", "decoder")
 
+BANDWIDTH = Trait("bandwidth", "bandwidths", ("bandwidth",))
+"""The only trait that is measured in the audio; utterances without a measurement are left out."""
+
 TRAITS = (
     Trait("codec", "chain", ("codec",)),
     Trait("sample rate", "chain", ("sample_rate",)),
-    Trait("bandwidth", "chain", ("bandwidth",)),
+    BANDWIDTH,
     Trait("channels", "chain", ("num_channels",)),
     Trait("bit depth", "chain", ("bit_depth",)),
     Trait("bit rate", "bitrates", ("bitrate_bin",)),
@@ -88,6 +91,8 @@ def find_shortcuts(tally: Tally, snapshot: Snapshot) -> list[Shortcut]:
             if trait == CORPUS and len(corpora) == 1:
                 continue
             values = _values(counts, len(trait.columns), set(corpora), columns)
+            if trait == BANDWIDTH:
+                values.pop((None,), None)
             bonafide, spoof = np.array(list(values.values()), np.int64).reshape(-1, 2).T
             if bonafide.any() and spoof.any():
                 eer, chance = trait_eer(bonafide, spoof), chance_eer(bonafide, spoof)

@@ -20,7 +20,7 @@ from pipeline.data.store.snapshot import Snapshot
 from pipeline.report import Block, Cell, Figure, Section, Table, Text, Value
 from pipeline.report.charts import Bar, bar_chart, linear_axis
 
-CHARTED_TRAITS = ("codec", "sample rate", "channels", "bit depth", "bit rate")
+CHARTED_TRAITS = ("codec", "sample rate", "bandwidth", "channels", "bit depth", "bit rate")
 """Traits that get a chart for all corpora of a role."""
 
 ORDERED_TRAITS = ("sample rate", "bandwidth", "channels", "bit depth", "bit rate", "duration")
@@ -51,15 +51,16 @@ def predictive_by_group(shortcuts: Iterable[Shortcut]) -> dict[str, list[Shortcu
 def shortcut_section(shortcuts: Sequence[Shortcut], tally: Tally, snapshot: Snapshot) -> Section:
     """Show what a detector could learn instead of listening."""
     predictive = predictive_by_group(shortcuts)
-    single_label = sorted(set(snapshot.corpora) - {shortcut.group for shortcut in shortcuts})
+    written = {corpus.name for corpus in snapshot.corpora.values() if corpus.written}
+    single_label = sorted(written - {shortcut.group for shortcut in shortcuts})
     blocks: list[Block] = [
         Text(
             "Each number is the equal error rate (EER) in % of the best classifier that sees only one trait of a file "
-            "and not the audio: at 50 the trait says nothing about the label, at 0 it determines the label. If an EER "
+            "and not the speech: at 50 the trait says nothing about the label, at 0 it determines the label. If an EER "
             "is near 0, a detector can do well on that corpus without listening. Bandwidth is the highest frequency "
-            "left after resampling to 16 kHz. Signal chain combines codec, encoding, sample rate, channels, bit depth "
-            "and decoder. With few utterances an EER can be low by chance: the last column is the lowest mean EER of "
-            f"any trait over {NUM_SHUFFLES} shuffles of the labels."
+            "with energy in the decoded audio, at most 8 kHz, whatever the header says. Signal chain combines codec, "
+            "encoding, sample rate, channels, bit depth and decoder. With few utterances an EER can be low by chance: "
+            f"the last column is the lowest mean EER of any trait over {NUM_SHUFFLES} shuffles of the labels."
         )
     ]
     if predictive:
@@ -74,10 +75,28 @@ def shortcut_section(shortcuts: Sequence[Shortcut], tally: Tally, snapshot: Snap
         blocks.append(
             Text(f"Not measured, because the corpus has only one label: {', '.join(single_label)}.")
         )
+    unmeasured = _without_bandwidth(tally)
+    if unmeasured:
+        blocks.append(
+            Text(
+                f"Without a measured bandwidth, and left out of that column: {format_list(unmeasured)}. These "
+                "utterances are shorter than 0.1 s, or an earlier version has built their shards."
+            )
+        )
     blocks += _figures(shortcuts, predictive, snapshot)
     if tally.chain.table.num_rows:
         blocks += [formats_table(tally, snapshot), *chain_tables(tally.chain, snapshot)]
     return Section(TITLE, blocks)
+
+
+def _without_bandwidth(tally: Tally) -> list[str]:
+    """The corpora with utterances of unmeasured bandwidth, each with their number."""
+    totals = tally.bandwidths.utterances("corpus")
+    return [
+        f"{corpus} ({'all' if count == totals[corpus,] else f'{count:,} of {totals[corpus,]:,}'} utterances)"
+        for (corpus, bandwidth), count in tally.bandwidths.utterances("corpus", "bandwidth").items()
+        if bandwidth is None
+    ]
 
 
 def _simplest(shortcuts: Sequence[Shortcut]) -> Shortcut:

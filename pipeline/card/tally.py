@@ -1,6 +1,6 @@
 """Count the utterances and seconds of a snapshot in one pass over its shard indexes.
 
-Each index is reduced to four small tables of counts, which are summed as they arrive, so the rows of a whole snapshot
+Each index is reduced to five small tables of counts, which are summed as they arrive, so the rows of a whole snapshot
 are never in memory at once.
 """
 
@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.store.shards import INDEX, map_indexes
 from pipeline.data.store.snapshot import Snapshot
 from pipeline.storage import Folder
@@ -27,15 +26,15 @@ CHAIN = (
     "codec",
     "encoding",
     "sample_rate",
-    "bandwidth",
     "num_channels",
     "bit_depth",
     "decoder",
 )
 BITRATES = ("corpus", "label", "bitrate_bin")
+BANDWIDTHS = ("corpus", "label", "bandwidth")
 DURATIONS = ("corpus", "label", "duration_bin")
 
-INDEX_COLUMNS = sorted({*CONTENT, *CHAIN, "bitrate", "seconds"} & set(INDEX.names))
+INDEX_COLUMNS = sorted({*CONTENT, *CHAIN, "bitrate", "bandwidth_hz", "seconds"} & set(INDEX.names))
 """The index columns that the counts need."""
 
 DURATION_BINS_PER_OCTAVE = 8
@@ -46,6 +45,9 @@ BITRATE_BINS_KBITS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 512, 768, 1
 """Common bit rates in kbit/s; other rates are counted with the nearest one by ratio."""
 
 UNKNOWN_BITRATE = -1
+
+BANDWIDTH_STEP_HZ = 250
+"""Measured bandwidths are counted in steps of this size, rounded down."""
 
 SHARDS_PER_BATCH = 64
 """How many indexes are counted before their counts are summed."""
@@ -85,6 +87,8 @@ class Tally:
     """By `CHAIN`: the format of the published file."""
     bitrates: Counts
     """By `BITRATES`."""
+    bandwidths: Counts
+    """By `BANDWIDTHS`: measured in the decoded audio, in Hz; None if it was too short, or not measured."""
     durations: Counts
     """By `DURATIONS`."""
 
@@ -105,17 +109,19 @@ def tally_snapshot(store: Folder, snapshot: Snapshot) -> Tally:
 
 
 def count_rows(index: pa.Table) -> list[pa.Table]:
-    """Reduce the rows of an index to the four tables of a `Tally`, in the order of its fields."""
+    """Reduce the rows of an index to the five tables of a `Tally`, in the order of its fields."""
     seconds = index["seconds"].cast(pa.float64())
     index = index.set_column(index.schema.get_field_index("seconds"), "seconds", seconds)
     for name, column in (
-        ("bandwidth", _bandwidth(index["sample_rate"])),
+        ("bandwidth", _bandwidth(index["bandwidth_hz"])),
         ("bitrate_bin", _bitrate_bin(index["bitrate"])),
         ("duration_bin", _duration_bin(seconds)),
     ):
         index = index.append_column(name, column)
     counted = [("seconds", "count"), ("seconds", "sum")]
-    tables = (_grouped(index, columns, counted) for columns in (CONTENT, CHAIN, BITRATES, DURATIONS))
+    tables = (
+        _grouped(index, columns, counted) for columns in (CONTENT, CHAIN, BITRATES, BANDWIDTHS, DURATIONS)
+    )
     return [table.rename_columns([*table.column_names[:-2], "num_utterances", "seconds"]) for table in tables]
 
 
@@ -132,9 +138,10 @@ def _grouped(table: pa.Table, columns: Sequence[str], aggregates: Sequence[tuple
     return groups.select([*columns, *(f"{column}_{function}" for column, function in aggregates)])
 
 
-def _bandwidth(sample_rate: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The highest frequency in Hz that remains after resampling to the rate of the shards."""
-    return pc.divide(pc.min_element_wise(sample_rate, SAMPLE_RATE, skip_nulls=False), 2)
+def _bandwidth(bandwidth_hz: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The measured bandwidth in whole steps, Hz."""
+    steps = pc.floor(pc.divide(bandwidth_hz, float(BANDWIDTH_STEP_HZ)))
+    return pc.multiply(steps, float(BANDWIDTH_STEP_HZ)).cast(pa.int32())
 
 
 def _bitrate_bin(bitrate: pa.ChunkedArray) -> pa.Array:

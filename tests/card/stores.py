@@ -31,7 +31,13 @@ Row = dict[str, Any]
 def utterances(number: int, label: str, **columns: Any) -> list[Row]:
     common = dict.fromkeys(INDEX.names) | FLAC
     common |= {"label": label, "artifact": None if label == "bonafide" else "tts", "seconds": 3.0}
-    common |= {"split": "train", "language": "en", "bitrate": 256_000, "decoder": "libsndfile"}
+    common |= {
+        "split": "train",
+        "language": "en",
+        "bitrate": 256_000,
+        "decoder": "libsndfile",
+        "bandwidth_hz": 8000.0,
+    }
     return [common | {"uid": "0" * 16, "id": "a", "pcm_sha256": "0" * 64} | columns] * number
 
 

@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.card.formatting import format_hour_columns, format_hours
+from pipeline import tables
+from pipeline.card.formatting import format_hour_columns, format_hours, format_not_audio
+from pipeline.card.losses import NUM_CLASSES
 from pipeline.card.page import corpus_card
 from pipeline.card.rejects import NUM_EXAMPLES, find_examples
 from pipeline.card.shortcut import find_shortcuts
 from pipeline.card.shortcut_section import MAX_PREDICTIVE_CHARTS
 from pipeline.card.tally import SHARDS_PER_BATCH, duration_bin_edge, tally_snapshot
+from pipeline.data.store.layout import index_name
+from pipeline.data.store.losses import ClassCounts
 from pipeline.data.store.shards import REJECTS
 from pipeline.data.store.snapshot import choose_corpora, commit_snapshot
 from pipeline.report import Cell
 from pipeline.storage import Folder
-from tests.card.stores import FLAC, MP3, Row, problems, snapshot_of, utterances, words_of, write_corpus
+from tests.card.stores import FLAC, MP3, Row, problems, put, snapshot_of, utterances, words_of, write_corpus
 
 HOSTILE = "<script>alert('x')</script>"
 
@@ -61,14 +65,46 @@ def test_counts_over_many_shards_equal_those_of_a_plain_loop(store):
     assert counted.chain.utterances("codec", "bit_depth", "num_channels") == chains
 
 
-def test_bandwidth_is_limited_by_the_file_and_by_16_khz(store):
-    rows = [
-        *utterances(1, "spoof", sample_rate=8000),
-        *utterances(2, "spoof", sample_rate=16000),
-        *utterances(3, "spoof", sample_rate=48000),
-    ]
+def test_measured_bandwidths_are_counted_in_steps(store):
+    measured = [None, 0.0, 249.0, 250.0, 3125.0, 3249.9, 7999.0, 8000.0]
+    rows = [row for bandwidth in measured for row in utterances(1, "spoof", bandwidth_hz=bandwidth)]
     counted = tally_snapshot(store, snapshot_of(write_corpus(store, "c", [rows])))
-    assert counted.chain.utterances("bandwidth") == {(4000,): 1, (8000,): 5}
+    expected = {0: 2, 250: 1, 3000: 2, 7750: 1, 8000: 1, None: 1}
+    assert counted.bandwidths.utterances("bandwidth") == {(key,): count for key, count in expected.items()}
+
+
+def test_spoofs_that_were_low_passed_in_16_khz_files_stand_out(store):
+    rows = [*utterances(100, "bonafide", bandwidth_hz=8000.0), *utterances(100, "spoof", bandwidth_hz=3125.0)]
+    text = words_of(store, write_corpus(store, "muffled", [rows]))
+    assert "Traits with an EER of 10.0 % or less: bandwidth in muffled." in text
+    assert "muffled bandwidth 0.0 8 kHz (100.0 %) 3 kHz (100.0 %)" in text
+
+
+def test_a_bandwidth_that_was_never_measured_is_not_guessed(store):
+    rows = [
+        *utterances(50, "bonafide", sample_rate=48_000, bandwidth_hz=None),
+        *utterances(50, "spoof", sample_rate=8_000, bandwidth_hz=None),
+    ]
+    older = write_corpus(store, "older", [rows])
+    measured = write_corpus(
+        store, "measured", [both_labels(bandwidth_hz=7750.0), utterances(1, "spoof", bandwidth_hz=None)]
+    )
+    snapshot = snapshot_of(older, measured)
+    shortcuts = find_shortcuts(tally_snapshot(store, snapshot), snapshot)
+    assert {each.group for each in shortcuts if each.trait.title == "bandwidth"} == {
+        "measured",
+        "all train corpora",
+    }
+    assert "left out of that column: measured (1 of 3 utterances), older (all utterances)." in words_of(
+        store, older, measured
+    )
+
+
+def test_the_card_of_a_store_whose_indexes_lack_the_bandwidth_says_so(store):
+    corpus = write_corpus(store, "older", [[*utterances(3, "bonafide"), *utterances(3, "spoof")]])
+    name = index_name("older", "older-0")
+    put(store, name, tables.to_parquet(tables.read_table(store, name).drop_columns("bandwidth_hz")))
+    assert "left out of that column: older (all utterances)." in words_of(store, corpus)
 
 
 def test_bit_rates_are_counted_in_the_nearest_bin(store):
@@ -138,6 +174,68 @@ def test_rejects_are_listed_with_reasons_and_files_from_the_catalog_and_the_shar
     text = words_of(store, corpus)
     assert "ends early: cut.flac" in text
     assert "rejected stray 12 80.0 % no row: 0/x.wav, 1/x.wav, 2/x.wav" in text
+
+
+LOSSES = (
+    ClassCounts("label", "bonafide", 100, 99, 0, {"silent": 1}),
+    ClassCounts("label", "spoof", 54, 40, 10, {"truncated": 4}),
+    ClassCounts("attack", "A07", 4, 0, 0, {"truncated": 4}),
+    ClassCounts("language", "en", 154, 139, 10, {"silent": 1, "truncated": 4}),
+    ClassCounts("tool", "flac", 140, 139, 0, {"silent": 1}),
+    ClassCounts("tool", "unknown", 14, 0, 10, {"truncated": 4}),
+)
+
+
+def test_a_class_that_lost_too_much_is_named_at_the_top_and_in_the_section_about_rejects(store):
+    found = [*problems(4, "truncated"), *problems(1, "silent")]
+    corpus = write_corpus(store, "c", [utterances(2, "spoof")], found=found, losses=LOSSES)
+    text = words_of(store, corpus)
+    assert "Classes that lost too much: c. See Rejects." in text
+    line = "c lost all 4 utterances of attack A07 (truncated); 4 of 44 spoof utterances (truncated)."
+    assert text.index(line) < text.index("Losses by class") < text.index("Rejects by corpus and reason")
+    for row in (
+        "c bona fide 100 99 1 1.0 % silent",
+        "c spoof 54 40 4 9.1 % truncated",
+        "c attack A07 4 0 4 100.0 % truncated",
+        "c tool unknown 14 0 4 2.8 % truncated",
+        "c language en 154 139 5 3.5 % 4 truncated, 1 silent",
+    ):
+        assert row in text
+    lenient = corpus_card(store, snapshot_of(corpus), max_loss=0.1).to_html()
+    assert "Classes that lost too much" in lenient
+    assert "4 of 44 spoof" not in lenient
+
+
+def test_a_corpus_without_losses_by_class_shows_none(store):
+    lossless = tuple(replace(counts, written=counts.found, reasons={}) for counts in LOSSES[:2])
+    text = words_of(store, write_corpus(store, "c", [utterances(2, "spoof")], losses=lossless))
+    assert "Losses by class" not in text
+    assert "lost too much" not in text
+
+
+def test_losses_that_an_older_snapshot_did_not_record_are_not_guessed(store):
+    text = words_of(
+        store, write_corpus(store, "older", [utterances(2, "spoof")], found=problems(3, "silent"))
+    )
+    assert "Losses by class are not recorded for older; the next ingest will count them." in text
+
+
+def test_the_table_of_losses_stays_short_whatever_the_number_of_attacks(store):
+    attacks = [
+        ClassCounts("attack", f"A{number}", 9, 9 - number % 9, 0, {"empty": number % 9})
+        for number in range(99)
+    ]
+    corpus = write_corpus(store, "c", [utterances(2, "spoof")], losses=(*LOSSES, *attacks))
+    text = words_of(store, corpus)
+    assert "other classes with smaller losses are not shown." in text
+    assert text.count(" empty ") <= NUM_CLASSES
+
+
+def test_files_that_are_not_audio_are_counted_by_kind(store):
+    kinds = {".txt": 8, ".json": 1, "hidden": 1203}
+    text = words_of(store, write_corpus(store, "c", [utterances(2, "spoof")], not_audio=kinds))
+    assert "c: 1,212 files are not audio: 1,203 hidden, 8 .txt, 1 .json." in text
+    assert format_not_audio({".txt": 1}) == "1 file is not audio: 1 .txt"
 
 
 def test_utterances_excluded_by_a_recipe_are_not_rejects(store):
@@ -230,6 +328,7 @@ def test_equal_snapshots_in_different_folders_give_equal_bytes(tmp_path):
 def test_a_corpus_without_written_utterances_has_a_card(store):
     text = words_of(store, write_corpus(store, "lost", [[]], found=problems(3, "empty")))
     assert "empty 3 100.0 %" in text
+    assert "only one label" not in text
 
 
 def test_hours_are_shown_with_a_suitable_unit_and_precision():

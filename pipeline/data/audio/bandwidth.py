@@ -60,9 +60,8 @@ def bandwidth_hz(pcm: Pcm) -> float | None:
     if num_frames > MAX_FRAMES:
         frames = frames[np.linspace(0, num_frames - 1, MAX_FRAMES).astype(np.int64)]
     spectra = np.fft.rfft(frames * _WINDOW)[:, 1:]
-    power = (spectra.real**2 + spectra.imag**2).reshape(len(frames), -1, BINS_PER_BAND).mean(
-        axis=2
-    ) / _WINDOW_POWER
+    power = (spectra.real**2 + spectra.imag**2) / _WINDOW_POWER
+    power = power.reshape(len(frames), -1, BINS_PER_BAND).mean(axis=2)
     num_kept = len(frames) - len(frames) // TRIMMED
     bands = np.partition(power, num_kept - 1, axis=0)[:num_kept].mean(axis=0)
     threshold = max(NOISE_FLOOR, float(bands[REFERENCE_BANDS].max()) / DYNAMIC_RANGE)

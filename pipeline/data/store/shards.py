@@ -27,7 +27,7 @@ from pipeline.data.audio.bandwidth import bandwidth_hz
 from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.flac import encode_flac, pcm_digest, quantise
 from pipeline.data.audio.isolation import crash_safe
-from pipeline.data.audio.load import POLICY, Loaded, codec_versions, load_audio
+from pipeline.data.audio.load import POLICY, Loaded, OpenAudio, codec_versions, load_audio
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.store.catalog import (
     COVERED_BYTES,
@@ -182,9 +182,10 @@ class RejectRow(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of a corpus as it was read for its shard; either its bytes or why there are none."""
+    """A file of a corpus as it was read for its shard; either its audio or why there is none."""
 
-    data: bytes = b""
+    audio: OpenAudio | None = None
+    """Shared by the segments of the file, so that it is decoded once."""
     digest: str | None = None
     """Of all bytes; None if the file is not the one that was cataloged."""
     problem: str | None = None
@@ -196,7 +197,7 @@ class Load(Protocol):
     """Decodes the bytes of a file, or of a segment of it, into a waveform."""
 
     def __call__(
-        self, data: bytes, name: str, /, *, start: int | None, end: int | None, resampler: str
+        self, audio: OpenAudio, name: str, /, *, start: int | None, end: int | None, resampler: str
     ) -> Loaded: ...
 
 
@@ -308,9 +309,14 @@ def write_shard(
             if source.problem is not None:
                 rejects.append(_reject(member, name, source, source.problem, source.detail))
                 continue
+            assert source.audio is not None
             try:
                 loaded = load(
-                    source.data, member["path"], start=member["start"], end=member["end"], resampler=resampler
+                    source.audio,
+                    member["path"],
+                    start=member["start"],
+                    end=member["end"],
+                    resampler=resampler,
                 )
             except AudioError as error:
                 rejects.append(_reject(member, name, source, error.reason, error.detail))
@@ -414,7 +420,7 @@ def _read_source(root: Folder, member: ShardMember) -> Source:
         return Source(problem=UNREADABLE, detail=str(error))
     digest = source_digest(io.BytesIO(data))
     if _is_cataloged(member, data, digest):
-        return Source(data, digest)
+        return Source(OpenAudio(data, path), digest)
     return Source(
         problem=CHANGED, detail="overwritten since it was cataloged; the next ingest reads it again"
     )

@@ -26,6 +26,7 @@ from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.store import layout
 from pipeline.data.store.duplicates import find_duplicates
 from pipeline.data.store.index import Index, Part, join_index, shared_index, write_index
+from pipeline.data.store.losses import ClassCounts, count_classes
 from pipeline.data.store.shards import ShardSummary, map_indexes, read_indexes
 from pipeline.errors import InputError
 from pipeline.storage import Folder
@@ -60,6 +61,8 @@ class CorpusSnapshot:
     shards: tuple[ShardSummary, ...] = ()
     not_audio: dict[str, int] = field(default_factory=dict)
     """Files that were left out by rule, by kind."""
+    losses: tuple[ClassCounts, ...] = ()
+    """Utterances by class; empty in snapshots that an earlier version committed. See `with_losses`."""
 
     @property
     def written(self) -> int:
@@ -109,11 +112,12 @@ class Snapshot:
     def digest(self) -> str:
         """16 hex digits that depend only on shards and counts, not on when or where they were built.
 
-        Catalog names are excluded because they depend on file modification times.
+        Catalog names are excluded because they depend on file modification times. The counts by class and of files
+        that are not audio are excluded because earlier versions did not record them.
         """
         corpora = {name: asdict(replace(corpus, catalog="")) for name, corpus in self.corpora.items()}
         for corpus in corpora.values():
-            del corpus["not_audio"]
+            del corpus["losses"], corpus["not_audio"]
         text = json.dumps(corpora, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -138,6 +142,34 @@ def latest_snapshot(store: Folder) -> Snapshot | None:
     """The snapshot with the highest number, or None in a store without one."""
     names = layout.snapshots(store)
     return _read(store, names[-1]) if names else None
+
+
+def with_losses(store: Folder, corpus: CorpusSnapshot, before: Snapshot | None) -> CorpusSnapshot:
+    """The entry of a corpus, completed with its counts by class.
+
+    Args:
+        store: holds the catalog and the rejects of the corpus.
+        corpus: an entry whose shards have been built.
+        before: the latest snapshot, whose counts are taken over if nothing has changed; None to count.
+
+    Raises:
+        AssertionError: the counts by class do not add up to those of the corpus.
+    """
+    known = before.corpora.get(corpus.name) if before else None
+    if known and known.losses and (known.catalog, known.shards) == (corpus.catalog, corpus.shards):
+        return replace(corpus, losses=known.losses)
+    tally = count_classes(store, corpus.name, corpus.catalog, corpus.shards)
+    labels = [counts for counts in tally.classes if counts.dimension == "label"]
+    assert (
+        sum(counts.found for counts in labels) + tally.num_uncounted,
+        sum(counts.written for counts in labels),
+        sum(counts.lost for counts in labels) + tally.num_uncounted,
+        sum(counts.excluded for counts in labels),
+    ) == (corpus.found, corpus.written, sum(corpus.rejected.values()), sum(corpus.excluded.values())), (
+        f"{corpus.name}: the counts by class {labels} and {tally.num_uncounted} not counted do not add up to "
+        f"{corpus.found} found, {corpus.written} written, {corpus.rejected} rejected, {corpus.excluded} excluded"
+    )
+    return replace(corpus, losses=tally.classes)
 
 
 def commit_snapshot(store: Folder, corpora: Iterable[CorpusSnapshot], run_id: str | None = None) -> Snapshot:
@@ -213,7 +245,8 @@ def _read(store: Folder, name: str) -> Snapshot:
     corpora = {}
     for name, corpus in document["corpora"].items():
         shards = tuple(ShardSummary(**shard) for shard in corpus.pop("shards"))
-        corpora[name] = CorpusSnapshot(**corpus, shards=shards)
+        losses = tuple(ClassCounts(**counts) for counts in corpus.pop("losses", ()))
+        corpora[name] = CorpusSnapshot(**corpus, shards=shards, losses=losses)
     return Snapshot(
         document["number"], document["created"], corpora, document["run_id"], document["duplicates"]
     )

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from pipeline.data.audio.isolation import MAX_ATTEMPTS
-from pipeline.data.audio.load import Loaded, load_audio
+from pipeline.data.audio.load import Loaded, OpenAudio, load_audio
 from pipeline.data.corpora.utterance import utterance_uid
 from pipeline.data.store import catalog as catalogs
 from pipeline.data.store.catalog import CATALOG
@@ -113,11 +113,11 @@ def test_a_shard_that_fails_leaves_no_tar_and_no_index(root: Folder, tmp_path: P
     store = Folder(str(tmp_path / "store"))
     calls = []
 
-    def load(data: bytes, name: str, **how: Any) -> Loaded:
+    def load(audio: OpenAudio, name: str, **how: Any) -> Loaded:
         calls.append(name)
         if len(calls) == 3:
             raise OSError("the disk is gone")
-        return load_audio(data, name, **how)
+        return load_audio(audio, name, **how)
 
     with pytest.raises(OSError, match="the disk is gone"):
         write_shard("toy-1", MEMBERS, root, store, load=load, **SETTINGS)
@@ -247,7 +247,7 @@ def test_columns_that_an_older_index_lacks_are_null(root: Folder, tmp_path: Path
     assert read_summary(store, "toy", "toy-1").num_utterances == 5
 
 
-def test_segments_of_one_file_share_one_read(root: Folder, tmp_path: Path):
+def test_segments_of_one_file_share_one_read_and_one_decode(root: Folder, tmp_path: Path):
     bounds = [(start, start + 1000) for start in range(0, 8000, 1000)]
     parts = [
         cataloged(root, 0, uid=utterance_uid("toy", "0.wav", start, end), start=start, end=end)
@@ -255,9 +255,9 @@ def test_segments_of_one_file_share_one_read(root: Folder, tmp_path: Path):
     ]
     loaded: list[int] = []
 
-    def load(data: bytes, name: str, **how: Any) -> Loaded:
-        loaded.append(id(data))
-        return load_audio(data, name, **how)
+    def load(audio: OpenAudio, name: str, **how: Any) -> Loaded:
+        loaded.append(id(audio))
+        return load_audio(audio, name, **how)
 
     summary = write_shard("toy-1", parts, root, Folder(str(tmp_path / "store")), load=load, **SETTINGS)
     assert summary.num_utterances == 8
@@ -326,3 +326,23 @@ def test_indexes_are_read_in_the_order_of_the_shards(root: Folder, tmp_path: Pat
     assert list(map_indexes(len, store, shards)) == [1, 1, 1, 1]
     with pytest.raises(FileNotFoundError):
         list(read_indexes(store, [*shards, ("toy", "toy-9")]))
+
+
+def test_the_index_has_the_bandwidth_measured_in_the_audio(root: Folder, tmp_path: Path):
+    store = Folder(str(tmp_path / "store"))
+    time_s = np.arange(16_000) / 16_000
+    low = sum(np.sin(2 * np.pi * hz * time_s) for hz in range(200, 3000, 100))
+    soundfile.write(Path(root.location("0.wav")), 0.01 * low, 16_000)
+    write_shard("toy-1", [member(0), member(1)], root, store, **SETTINGS)
+    assert read_index(store, "toy", "toy-1", ["bandwidth_hz"])["bandwidth_hz"].to_pylist() == [3125.0, 8000.0]
+
+
+def test_a_column_that_an_earlier_version_did_not_write_is_null(root: Folder, tmp_path: Path):
+    store = Folder(str(tmp_path / "store"))
+    write_shard("toy-1", [member(0)], root, store, **SETTINGS)
+    name = index_name("toy", "toy-1")
+    store.commit(name, to_parquet(read_table(store, name).drop_columns("bandwidth_hz")))
+    assert read_index(store, "toy", "toy-1").schema.names == INDEX.names
+    index = read_index(store, "toy", "toy-1", ["uid", "bandwidth_hz", "label"])
+    assert index.schema.names == ["uid", "bandwidth_hz", "label"]
+    assert index["bandwidth_hz"].to_pylist() == [None]

@@ -15,7 +15,7 @@ import soundfile
 
 from pipeline import tables
 from pipeline.data.audio.errors import AudioError
-from pipeline.data.audio.load import Loaded, codec_versions, load_audio
+from pipeline.data.audio.load import Loaded, OpenAudio, codec_versions, load_audio
 from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.store import catalog as catalogs
 from pipeline.data.store.catalog import CATALOG, CatalogRow
@@ -70,11 +70,11 @@ def changed_row(root: Folder, path: str, **changes: Any) -> CatalogRow:
     return known_row(root, path, **dict.fromkeys(HEADER), **changes)
 
 
-def load_or_crash(data: bytes, name: str, **how: Any) -> Loaded:
+def load_or_crash(audio: OpenAudio, name: str, **how: Any) -> Loaded:
     """Stands in for a decoder that does not survive one of the files."""
     if name == "2.wav":
         raise AudioError("crashes_decoder", name, "the decoding process died")
-    return load_audio(data, name, **how)
+    return load_audio(audio, name, **how)
 
 
 def build(root: Folder, store: Folder, missing: bool = False) -> tuple[list[CatalogRow], ShardSummary]:

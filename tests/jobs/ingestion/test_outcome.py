@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from jobs.ingestion.cataloging import CatalogedCorpus, Listing
-from jobs.ingestion.outcome import check_not_empty, failed_listings, lost_corpora, print_failures
+from jobs.ingestion.outcome import failed_listings, lost_corpora, nothing_written, print_failures
 from jobs.ingestion.sources import Source
 from pipeline.data.corpora.manifest import choose_manifests
 from pipeline.data.store import catalog as catalogs
@@ -84,13 +84,11 @@ def test_only_a_corpus_that_had_utterances_can_lose_them_all():
 
 def test_an_ingest_that_writes_nothing_is_refused_in_one_line():
     excluded = replace(corpus("mls", 0), rejected={}, excluded={"excluded-test": 10})
-    with pytest.raises(InputError) as refusal:
-        check_not_empty([corpus("in_the_wild", 0), excluded], Folder("/store"))
-    assert str(refusal.value) == (
+    refusal = nothing_written([corpus("in_the_wild", 0), excluded], Folder("/store"))
+    assert str(refusal) == (
         "nothing could be written, so no snapshot is committed (in_the_wild: 10 truncated; mls: 10 excluded-test); "
         "each file is listed with its reason in /store/catalog/in_the_wild/1.parquet, /store/catalog/mls/1.parquet"
     )
-    check_not_empty([corpus("in_the_wild", 0), corpus("mls", 1)], Folder("/store"))
 
 
 def test_each_failure_is_one_line_that_says_what_becomes_of_the_corpus(capsys: pytest.CaptureFixture[str]):
