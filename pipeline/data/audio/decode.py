@@ -28,6 +28,7 @@ Samples = NDArray[np.float32]
 
 _BLOCK_SAMPLES = 1 << 16  # blocks of half the size make building a shard 3 % slower; larger ones gain nothing
 _GATHERED_SAMPLES = 1 << 16
+_SAMPLE_FORMATS = frozenset({"u8", "s16", "s32", "flt", "dbl"})  # what NumPy receives from PyAV
 _ESTIMATED_LENGTHS = frozenset({"adts", "mp3"})  # FFmpeg estimates them as file size / bit rate
 _UNKNOWN_LENGTH = 1 << 40  # libsndfile reports a larger number if it does not know the length
 
@@ -77,7 +78,7 @@ _PCM_FORMATS = {
     "aiff": "aiff",
     "caf": "caf",
     "au": "au",
-    "sphere": "nistsphere",
+    "nist": "nistsphere",
     "voc": "voc",
     "ircam": "ircam",
     "svx": "iff",
@@ -229,6 +230,8 @@ class FfmpegReader:
         context: Any = self._stream.codec_context  # None if FFmpeg does not have the codec
         if context is None or context.channels < 1:
             raise AudioError("undecodable", self.name, "ffmpeg: no decoder for its codec, or no channels")
+        if context.format is not None and context.format.packed.name not in _SAMPLE_FORMATS:
+            raise AudioError("undecodable", self.name, f"samples of the format {context.format.name}")
         context.thread_count = 1  # other processes already use the remaining cores
         # Without these flags a damaged FLAC frame is decoded to noise. Lossy codecs have no such check.
         context.options = {"err_detect": "crccheck+explode"} if container in LOSSLESS else {}

@@ -25,8 +25,8 @@ _MAX_BLOCKS = 1 << 16
 
 _AU_WIDTHS = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
 """Bytes per sample by encoding: µ-law, PCM of 8 to 32 bits, float, double, A-law."""
-_AU_BITS = {23: 4, 25: 3, 26: 5}
-"""Bits per sample of G.721 and G.723."""
+_AU_BLOCKS = {23: (1, 2), 25: (3, 8), 26: (5, 8)}
+"""Bytes and samples of a block of G.721 and G.723."""
 _SPHERE_FIELD = re.compile(rb"^(\w+) +-(?:i|r|s\d+) +(\S+)", re.MULTILINE)
 _SPHERE_CODINGS = frozenset({b"pcm", b"ulaw", b"mu-law", b"alaw"})
 _IRCAM_WIDTHS = {1: 1, 2: 2, 3: 3, 4: 4, 8: 8, 0x10001: 1, 0x20001: 1, 0x40004: 4}
@@ -59,8 +59,8 @@ def _parse_au(head: bytes, size: int, name: str) -> _Parsed:  # noqa: ARG001
         _AU_WIDTHS.get(encoding, 1) * num_channels,
         1 if encoding in _AU_WIDTHS else None,
     )
-    if encoding in _AU_BITS:
-        block_bytes, block_samples = _AU_BITS[encoding] * num_channels, 8
+    if encoding in _AU_BLOCKS and num_channels == 1:
+        block_bytes, block_samples = _AU_BLOCKS[encoding]
     counted = miscounts(block_bytes, num_channels) if block_samples == 1 else frozenset()
 
     def build(num_bytes: int) -> bytes:
@@ -158,7 +158,7 @@ def _parse_wve(head: bytes, size: int, name: str) -> _Parsed:  # noqa: ARG001
 
 HEADED: dict[str, tuple[int, Callable[[bytes, int, str], _Parsed]]] = {
     "au": (24, _parse_au),
-    "sphere": (1024, _parse_sphere),
+    "nist": (1024, _parse_sphere),
     "ircam": (1024, _parse_ircam),
     "avr": (128, _parse_avr),
     "paf": (2048, _parse_paf),

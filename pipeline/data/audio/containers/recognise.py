@@ -15,7 +15,7 @@ _PCM_MAGIC = {
     b".snd\0": "au",
     b"dns.": "au",
     b"caff\0": "caf",
-    b"NIST_1A\n": "sphere",
+    b"NIST_1A\n": "nist",
     b"Creative Voice File\x1a": "voc",
     b"2BIT": "avr",
     b" paf\0": "paf",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from pipeline.data.audio.containers.samples import (
 )
 from pipeline.data.audio.errors import AudioError
 
-_LINEAR_WIDTHS = {0x01: (1, 2, 3, 4, 8), 0x03: (4, 8), 0x06: (1,), 0x07: (1,)}
+_LINEAR_WIDTHS = {0x01: (1, 2, 3, 4), 0x03: (4, 8), 0x06: (1,), 0x07: (1,)}
 """Bytes per sample of the codecs without compression, by format tag: PCM, float, A-law, µ-law."""
 _PCM, _MS_ADPCM, _IMA_ADPCM, _YAMAHA_ADPCM, _GSM, _NMS_ADPCM = 0x01, 0x02, 0x11, 0x20, 0x31, 0x38
 _EXTENSIBLE = 0xFFFE
@@ -274,7 +275,8 @@ def _block(stated: _Format) -> tuple[int, int | None]:
     if codec == _YAMAHA_ADPCM:
         return channels, 2
     if codec in _G72X and channels == 1 and 2 <= stated.bits <= 5:
-        return stated.bits, 8
+        divisor = math.gcd(stated.bits, 8)
+        return stated.bits // divisor, 8 // divisor
     return 1, None
 
 

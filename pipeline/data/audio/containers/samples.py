@@ -22,6 +22,7 @@ _LONGEST = 1 << 62  # longer lengths, negative ones among them, are placeholders
 _TAIL_BYTES = 1 << 16
 _MAX_CHUNKS = 4096
 _NAME_BYTES = 4
+_ALIGNMENT = 8  # bytes; some writers pad samples to a multiple of it
 
 _KNOWN_CHUNKS = (
     *("LIST", "list", "DISP", "id3 ", "ID3 ", "ID32", "bext", "iXML", "aXML", "axml", "_PMX", "cart"),
@@ -174,7 +175,10 @@ def locate_samples(
     """
     tail = _Tail(file, span.end, framing, is_whole)
     end, last = _explained_end(tail, name, samples) or (_corrected_end(tail, name, samples), None)
-    num_blocks = (end - samples.begin) // samples.block_bytes
+    num_blocks, remainder = divmod(end - samples.begin, samples.block_bytes)
+    if remainder >= _ALIGNMENT and samples.block_samples != 1:
+        detail = f"the last block has {remainder} of {samples.block_bytes} bytes"
+        raise AudioError("truncated", name, detail)
     end = samples.begin + num_blocks * samples.block_bytes
     if samples.block_samples is not None:
         extent = replace(extent, num_samples=num_blocks * samples.block_samples)
