@@ -18,11 +18,15 @@ from pipeline.data.audio.containers.samples import (
     locate_samples,
     miscounts,
 )
-from pipeline.data.audio.containers.tolerances import EXCESS_BYTES
+from pipeline.data.audio.containers.tolerances import ENCODER_DELAY_S, EXCESS_BYTES
 from pipeline.data.audio.errors import AudioError
 
 _UINT32 = 1 << 32
 _AIFC_VERSION = struct.pack(">4sII", b"FVER", 4, 0xA2805140)
+
+_CAF_EXACT = frozenset({b"lpcm", b"alac", b"flac", b"ulaw", b"alaw", b"ima4"})
+"""Codecs of caf that return as many samples as its packet table states."""
+_MAX_RATE = 1e6
 
 _FORMS = frozenset({b"FORM", b"RIFF", b"caff"})
 
@@ -246,8 +250,8 @@ def locate_caf(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
         raise AudioError(
             "undecodable", name, "no data chunk" if data is None else "no desc chunk of 32 bytes"
         )
-    codec, _, packet_bytes, packet_samples, num_channels, bits = struct.unpack(
-        ">4sIIIII", _read(file, kept[b"desc"], 32)[8:]
+    rate, codec, _, packet_bytes, packet_samples, num_channels, bits = struct.unpack(
+        ">d4sIIIII", _read(file, kept[b"desc"], 32)
     )
     width = -(-bits // 8)
     if codec == b"lpcm" and packet_bytes not in (width * num_channels, 4 * num_channels):
@@ -255,9 +259,13 @@ def locate_caf(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
         raise AudioError("undecodable", name, detail)
     is_fixed = packet_bytes > 0 and packet_samples > 0
     extent = Extent(span.begin, span.end, "caf")
-    if b"pakt" in kept and kept[b"pakt"].length >= 24:
-        _, num_samples, _, _ = struct.unpack(">qqii", _read(file, kept[b"pakt"], 24))
-        extent = replace(extent, num_samples=num_samples if num_samples > 0 else None)
+    table = _read(file, kept[b"pakt"], 24) if b"pakt" in kept else b""
+    num_samples, delay = struct.unpack(">qq", table[8:]) if len(table) == 24 else (0, 0)
+    if num_samples > 0:
+        is_exact = codec in _CAF_EXACT or not 0 < rate <= _MAX_RATE
+        extent = replace(
+            extent, num_samples=num_samples, tolerance=0 if is_exact else int(ENCODER_DELAY_S * rate)
+        )
     samples = Samples(
         data.begin + 4,
         max(data.length - 4, 0),
@@ -272,15 +280,21 @@ def locate_caf(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
         samples,
         _CAF,
         extent,
-        partial(_build_caf, file, list(kept.values())),
+        partial(_build_caf, file, list(kept.values()), codec),
         is_whole=is_whole,
+        is_regular=codec != b"alac" or delay == 0,
     )
 
 
-def _build_caf(file: BinaryIO, kept: list[Chunk], num_bytes: int) -> bytes:
-    """Return a caf header in front of this many bytes of samples."""
+def _build_caf(file: BinaryIO, kept: list[Chunk], codec: bytes, num_bytes: int) -> bytes:
+    """Return a caf header in front of this many bytes of samples.
+
+    The padding at the end of ALAC is stated as zero, because FFmpeg takes it off twice.
+    """
     parts = [struct.pack(">4sHH", b"caff", 1, 0)]
     for chunk in kept:
         raw = _read(file, chunk, chunk.length)
+        if chunk.name == b"pakt" and codec == b"alac":
+            raw = raw[:16] + bytes(len(raw[16:24])) + raw[24:]
         parts.append(struct.pack(">4sQ", chunk.name, len(raw)) + raw)
     return b"".join([*parts, struct.pack(">4sQI", b"data", num_bytes + 4, 0)])

@@ -101,7 +101,7 @@ def _parse_sphere(head: bytes, size: int, name: str) -> _Parsed:
 
 
 def _parse_ircam(head: bytes, size: int, name: str) -> _Parsed:  # noqa: ARG001
-    order = "<" if head[0] == 0x64 else ">"
+    order = "<" if head[10:12] == bytes(2) else ">"  # by the channels, which are few
     num_channels, encoding = struct.unpack(f"{order}II", head[8:16])
     return _unstated(1024, _IRCAM_WIDTHS.get(encoding), 1, num_channels, name)
 
@@ -258,4 +258,6 @@ def _without_voc_end(file: BinaryIO, extent: Extent, sound: Chunk) -> Extent:
     header[position + 1 : position + 4] = (sound.length + _VOC_HEADS[_VOC_NEW_SOUND] - 1).to_bytes(
         3, "little"
     )
-    return replace(extent, begin=sound.begin, end=sound.end - 1, header=bytes(header), num_samples=sound.length - 1)
+    return replace(
+        extent, begin=sound.begin, end=sound.end - 1, header=bytes(header), num_samples=sound.length - 1
+    )

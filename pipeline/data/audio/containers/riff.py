@@ -184,6 +184,12 @@ def _locate(
         covers_file=layout.form_end in (span.end, span.end + 1),
         miscounts=miscounts(block_bytes, mended.num_channels) if block_samples == 1 else frozenset(),
     )
+
+    def build_header(num_bytes: int) -> bytes:
+        # libsndfile decodes one block too many of GSM if the stated length is odd, and none too few if it is even.
+        num_stated = num_bytes - num_bytes % 2 if mended.codec == _GSM else num_bytes
+        return build(layout, mended.packed(layout.order), num_stated)
+
     extent = locate_samples(
         file,
         span,
@@ -191,12 +197,13 @@ def _locate(
         samples,
         layout.framing,
         Extent(span.begin, span.end, container),
-        partial(build, layout, mended.packed(layout.order)),
+        build_header,
         is_whole=is_whole,
         is_regular=mended == stated
         and len(layout.raw_format) >= 16
         and layout.is_padded
-        and layout.form != b"BW64",
+        and layout.form != b"BW64"
+        and not (mended.codec == _GSM and layout.data.length % 2),
     )
     codec = _MPEG_CODECS.get(mended.codec)
     if codec is None:

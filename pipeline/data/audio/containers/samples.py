@@ -226,7 +226,7 @@ def _corrected_end(tail: _Tail, name: str, samples: Samples) -> int:
     if not stated or (stated > actual and is_placeholder(stated)):
         return end
     if stated > actual:
-        if stated - actual <= EXCESS_BYTES and actual % samples.block_bytes == 0:
+        if is_excess(stated - actual) and actual % samples.block_bytes == 0:
             return end
         raise AudioError("truncated", name, f"the header states {stated} bytes of samples, {actual} follow")
     if samples.covers_file or actual in {stated * unit for unit in samples.miscounts}:
@@ -234,6 +234,11 @@ def _corrected_end(tail: _Tail, name: str, samples: Samples) -> int:
     num_unknown = tail.end - begin - stated
     detail = f"{stated} bytes of samples as stated, then {num_unknown} that are no chunk, tag or padding"
     raise AudioError("trailing_data", name, detail)
+
+
+def is_excess(num_bytes: int) -> bool:
+    """Whether a header that states so many bytes too many counts some of its own fields, all of even size."""
+    return num_bytes <= EXCESS_BYTES and num_bytes % 2 == 0
 
 
 def is_placeholder(stated: int) -> bool:
