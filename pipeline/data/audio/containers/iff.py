@@ -91,8 +91,9 @@ def locate_aiff(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
     """
     file.seek(span.begin)
     head = file.read(12)
-    common, sound, offset = None, None, 0
+    common, sound, offset, is_aligned = None, None, 0, True
     for chunk in chunks(file, span.begin + 12, span.end, _AIFF):
+        is_aligned = is_aligned and chunk.is_aligned
         if chunk.name == b"COMM":
             common = _parse_common(_read(file, chunk, 512), head[8:], name)
         elif chunk.name == b"SSND":
@@ -126,7 +127,8 @@ def locate_aiff(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
         Extent(span.begin, span.end, "aiff"),
         partial(_build_aiff, head[8:], common),
         is_whole=is_whole,
-        is_regular=(common.block_samples != 1 or common.num_frames == num_bytes // common.block_bytes)
+        is_regular=is_aligned
+        and (common.block_samples != 1 or common.num_frames == num_bytes // common.block_bytes)
         and sound.length == num_bytes + 8 + offset,
     )
 

@@ -107,8 +107,8 @@ class _Layout:
     """One past the last byte of the file, according to the length of the form."""
     raw_format: bytes = b""
     data: Chunk = _NO_DATA
-    is_padded: bool = True
-    """Whether every chunk of odd length is followed by its pad byte."""
+    is_aligned: bool = True
+    """Whether every chunk begins where decoders expect it."""
 
 
 def locate_wav(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
@@ -141,10 +141,9 @@ def locate_w64(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
 
 def _read_layout(file: BinaryIO, span: Span, name: str, begin: int, layout: _Layout) -> _Layout:
     """Walk through the chunks up to the samples."""
-    wide, expected = b"", begin + layout.framing.head_bytes
+    wide = b""
     for chunk in chunks(file, begin, span.end, layout.framing):
-        layout = replace(layout, is_padded=layout.is_padded and chunk.begin == expected)
-        expected = layout.framing.padded_end(chunk) + layout.framing.head_bytes
+        layout = replace(layout, is_aligned=layout.is_aligned and chunk.is_aligned)
         if chunk.name == b"ds64":
             file.seek(chunk.begin)
             wide = file.read(16)
@@ -201,7 +200,7 @@ def _locate(
         is_whole=is_whole,
         is_regular=mended == stated
         and len(layout.raw_format) >= 16
-        and layout.is_padded
+        and layout.is_aligned
         and layout.form != b"BW64"
         and not (mended.codec == _GSM and layout.data.length % 2),
     )
@@ -215,12 +214,12 @@ def _locate(
 def _parse_format(raw: bytes, order: str, name: str) -> _Format:
     if len(raw) < 14:
         raise AudioError("undecodable", name, f"a fmt chunk of {len(raw)} bytes")
-    fields = struct.unpack(f"{order}HHIIH", raw[:14])
-    if len(raw) < 16:  # a WAVEFORMAT without the bits per sample
-        tag, num_channels, rate, byte_rate, block_bytes = fields
+    tag, num_channels, rate, byte_rate, block_bytes = struct.unpack(f"{order}HHIIH", raw[:14])
+    if len(raw) >= 16:
+        bits = struct.unpack(f"{order}H", raw[14:16])[0]
+    else:  # a WAVEFORMAT without the bits per sample
         bits = 8 * block_bytes // num_channels if tag == _PCM and num_channels else 0
-        return _Format(tag, num_channels, rate, byte_rate, block_bytes, bits, b"")
-    return _Format(*fields, *struct.unpack(f"{order}H", raw[14:16]), raw[16:])
+    return _Format(tag, num_channels, rate, byte_rate, block_bytes, bits, raw[16:])
 
 
 def _mend_format(stated: _Format, name: str) -> _Format:

@@ -28,7 +28,24 @@ _KNOWN_CHUNKS = (
     *("LIST", "list", "DISP", "id3 ", "ID3 ", "ID32", "bext", "iXML", "aXML", "axml", "_PMX", "cart"),
     *("cue ", "smpl", "inst", "plst", "note", "labl", "ltxt", "fact", "PEAK", "levl", "acid", "strc", "umid"),
     *("JUNK", "junk", "PAD ", "FLLR", "fllr", "free", "afsp", "minf", "elm1", "regn", "chna", "link", "slnt"),
-    *("MARK", "COMT", "INST", "MIDI", "APPL", "NAME", "AUTH", "(c) ", "ANNO", "CHAN", "SAXL", "basc", "trns"),
+    *(
+        "COMM",
+        "FVER",
+        "VHDR",
+        "MARK",
+        "COMT",
+        "INST",
+        "MIDI",
+        "APPL",
+        "NAME",
+        "AUTH",
+        "(c) ",
+        "ANNO",
+        "CHAN",
+        "SAXL",
+        "basc",
+        "trns",
+    ),
     *("mark", "strg", "info", "midi", "ovvw", "peak", "pakt", "kuki", "chan", "edct", "uuid"),
 )
 _KNOWN_CHUNK = re.compile(b"|".join(re.escape(name.encode()) for name in _KNOWN_CHUNKS))
@@ -42,6 +59,8 @@ class Chunk:
     name: bytes
     begin: int
     length: int
+    is_aligned: bool = True
+    """Whether it begins where the padding of the chunk in front ends; decoders find no other chunks."""
 
     @property
     def end(self) -> int:
@@ -99,7 +118,8 @@ def _following(file: BinaryIO, chunk: Chunk, end: int, framing: Framing) -> Iter
         following = _chunk_at(file, padded, end, framing)
         if padded != chunk.end and not _is_expected(following, framing):
             unpadded = _chunk_at(file, chunk.end, end, framing)
-            following = unpadded if _is_expected(unpadded, framing) else following
+            if unpadded is not None and _is_expected(unpadded, framing):
+                following = replace(unpadded, is_aligned=False)
         if following is None:
             return
         yield following

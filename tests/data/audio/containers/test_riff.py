@@ -239,13 +239,9 @@ def test_long_rf64_placeholders_are_read_whole() -> None:
         assert seconds(bytes(data)) == 6
 
 
-def mpeg_in_wav(codec: str, **options: str) -> bytes:
-    return with_ffmpeg(SPEECH, RATE, "wav", codec, **options)
-
-
 @pytest.mark.parametrize(("codec", "name"), [("libmp3lame", "mp3"), ("mp2", "mp2")])
 def test_mpeg_audio_inside_wav_is_heard_in_full_under_its_own_name(codec: str, name: str) -> None:
-    loaded = load_audio(mpeg_in_wav(codec), "clip.wav")
+    loaded = load_audio(with_ffmpeg(SPEECH, RATE, "wav", codec), "clip.wav")
     assert (loaded.header.container, loaded.header.codec, loaded.header.encoding) == (
         "wav",
         name,
