@@ -233,6 +233,8 @@ def _mend_format(stated: _Format, name: str) -> _Format:
     mended = _mend_linear(stated, name) if stated.codec in _LINEAR_WIDTHS else stated
     if stated.codec in (_IMA_ADPCM, _MS_ADPCM) and stated.bits not in (3, 4):
         raise AudioError("undecodable", name, f"ADPCM of {stated.bits} bits")
+    if stated.codec not in (*_LINEAR_WIDTHS, *_MPEG_CODECS) and _is_linear_size(stated):
+        raise AudioError("undecodable", name, f"the sizes of PCM under the format tag {stated.codec:#x}")
     block_bytes, block_samples = _block(mended)
     expected = mended.rate * block_bytes // (block_samples or 1)
     slack = 0 if block_samples == 1 else expected // 50
@@ -241,6 +243,16 @@ def _mend_format(stated: _Format, name: str) -> _Format:
         detail = f"{stated.rate} Hz, but {stated.byte_rate} bytes per second in blocks of {block_bytes}"
         raise AudioError("undecodable", name, detail)
     return mended
+
+
+def _is_linear_size(stated: _Format) -> bool:
+    """Whether the fields agree that every sample has 16 bits or more, as no codec that compresses has."""
+    bits, block_bytes = stated.bits, stated.block_bytes
+    return (
+        bits >= 16
+        and 8 * block_bytes == stated.num_channels * bits
+        and stated.byte_rate == stated.rate * block_bytes
+    )
 
 
 def _mend_linear(stated: _Format, name: str) -> _Format:

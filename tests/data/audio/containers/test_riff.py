@@ -195,7 +195,8 @@ def test_a_wrong_block_align_is_mended_from_the_other_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offset", "mask"), [(22, 1), (22, 2), (24, 1), (25, 8), (26, 1), (34, 8), (34, 16), (34, 32)]
+    ("offset", "mask"),
+    [(20, 2), (20, 16), (20, 64), (22, 1), (22, 2), (24, 1), (25, 8), (26, 1), (34, 8), (34, 16), (34, 32)],
 )
 def test_a_flipped_bit_of_the_format_is_never_heard(offset: int, mask: int) -> None:
     data = bytearray(WAV)
