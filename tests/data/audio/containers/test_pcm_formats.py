@@ -255,3 +255,54 @@ def test_damaged_headers_never_raise_anything_but_an_audio_error() -> None:
                     locate(io.BytesIO(damaged), "clip", is_whole=is_whole)
                 except AudioError:
                     continue
+
+
+def shorten(samples: list[int]) -> bytes:
+    """Encode PCM16 as a Shorten stream of version 2, without prediction, in blocks of 256."""
+    parts: list[str] = []
+
+    def put(number: int, num_bits: int) -> None:
+        low = format(number & (1 << num_bits) - 1, f"0{num_bits}b") if num_bits else ""
+        parts.append("0" * (number >> num_bits) + "1" + low)
+
+    def put_long(number: int) -> None:
+        num_bits = max(number.bit_length(), 1)
+        put(num_bits, 2)
+        put(number, num_bits)
+
+    for field in (
+        5,
+        1,
+        256,
+        0,
+        0,
+        0,
+    ):  # 16 bits with the low byte first, channels, block, no prediction, no skipping
+        put_long(field)
+    for begin in range(0, len(samples), 256):
+        block = samples[begin : begin + 256]
+        if len(block) < 256:
+            put(5, 2)
+            put_long(len(block))
+        put(0, 2)
+        put(11, 3)
+        for sample in block:
+            put(sample << 1 if sample >= 0 else ~sample << 1 | 1, 12)
+    put(4, 2)
+    bits = "".join(parts)
+    bits += "0" * (-len(bits) % 32)
+    return b"ajkg\x02" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+def test_shorten_inside_sphere_is_heard_in_full_or_refused() -> None:
+    pcm = to_pcm(SPEECH[:16_100])
+    fields = (
+        b"NIST_1A\n   1024\nchannel_count -i 1\nsample_rate -i 16000\nsample_n_bytes -i 2\nsample_byte_format -s2 01\n"
+        b"sample_coding -s26 pcm,embedded-shorten-v2.00\nsample_count -i 16100\nend_head\n"
+    )
+    data = fields.ljust(1024) + shorten(pcm.tolist())
+    loaded = load(data)
+    assert (loaded.decoder, loaded.header.codec) == ("ffmpeg", "shorten")
+    np.testing.assert_array_equal(loaded.waveform, pcm / np.float32(32_768))
+    assert reason(data[:-3_000]) == "truncated"
+    assert reason(data + data) == "trailing_data"
