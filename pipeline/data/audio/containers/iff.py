@@ -113,6 +113,7 @@ def locate_aiff(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
         num_bytes,
         common.block_bytes,
         common.block_samples,
+        max_excess=EXCESS_BYTES,
         covers_file=span.begin + 8 + int.from_bytes(head[4:8], "big") in (span.end, span.end + 1),
         miscounts=miscounts(common.block_bytes, common.num_channels)
         if common.block_samples == 1

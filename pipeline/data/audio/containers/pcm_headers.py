@@ -16,6 +16,7 @@ from pipeline.data.audio.containers.samples import (
     locate_samples,
     miscounts,
 )
+from pipeline.data.audio.containers.tolerances import EXCESS_BYTES
 from pipeline.data.audio.errors import AudioError
 
 _MAX_HEADER_BYTES = 1 << 16
@@ -67,7 +68,10 @@ def _parse_au(head: bytes, size: int, name: str) -> _Parsed:  # noqa: ARG001
         fields = (24, min(num_bytes, _MAX_32), encoding, rate, num_channels)
         return head[:4] + struct.pack(f"{order}IIIII", *fields)
 
-    return _Parsed(Samples(begin, num_bytes, block_bytes, block_samples, miscounts=counted), build)
+    return _Parsed(
+        Samples(begin, num_bytes, block_bytes, block_samples, max_excess=EXCESS_BYTES, miscounts=counted),
+        build,
+    )
 
 
 def _parse_sphere(head: bytes, size: int, name: str) -> _Parsed:

@@ -20,6 +20,7 @@ from pipeline.data.audio.containers.samples import (
     locate_samples,
     miscounts,
 )
+from pipeline.data.audio.containers.tolerances import EXCESS_BYTES
 from pipeline.data.audio.errors import AudioError
 
 _LINEAR_WIDTHS = {0x01: (1, 2, 3, 4), 0x03: (4, 8), 0x06: (1,), 0x07: (1,)}
@@ -180,6 +181,7 @@ def _locate(
         layout.data.length,
         block_bytes,
         block_samples,
+        max_excess=EXCESS_BYTES if container == "wav" else 0,
         covers_file=layout.form_end in (span.end, span.end + 1),
         miscounts=miscounts(block_bytes, mended.num_channels) if block_samples == 1 else frozenset(),
     )

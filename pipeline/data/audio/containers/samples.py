@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Extent, Span
-from pipeline.data.audio.containers.tolerances import EXCESS_BYTES
 from pipeline.data.audio.errors import AudioError
 
 _PLACEHOLDERS = (0x7F000000, 0x80000000, 0xFFFFFFFF)
@@ -99,6 +98,8 @@ class Samples:
     """Samples per channel in a block; None if only decoding can tell."""
     covers_file: bool = False
     """Whether another length of the header agrees with the file: nothing was lost or added after it was written."""
+    max_excess: int = 0
+    """How many bytes the length may state too many."""
     miscounts: frozenset[int] = frozenset()
     """Bytes per unit that writers are known to count instead of bytes: samples, frames."""
 
@@ -230,7 +231,7 @@ def _explained_end(tail: _Tail, name: str, samples: Samples) -> tuple[int, int] 
     ):
         return None
     if end < last:  # a length that is a few bytes too long ends within the chunk behind the samples
-        end = tail.begin_of_chunks(max(begin, end - EXCESS_BYTES), end) or end
+        end = tail.begin_of_chunks(max(begin, end - samples.max_excess), end) or end
     return end, last
 
 
@@ -246,7 +247,7 @@ def _corrected_end(tail: _Tail, name: str, samples: Samples) -> int:
     if not stated or (stated > actual and is_placeholder(stated)):
         return end
     if stated > actual:
-        if is_excess(stated - actual) and actual % samples.block_bytes == 0:
+        if _is_excess(stated - actual, samples.max_excess) and actual % samples.block_bytes == 0:
             return end
         raise AudioError("truncated", name, f"the header states {stated} bytes of samples, {actual} follow")
     if samples.covers_file or actual in {stated * unit for unit in samples.miscounts}:
@@ -256,9 +257,9 @@ def _corrected_end(tail: _Tail, name: str, samples: Samples) -> int:
     raise AudioError("trailing_data", name, detail)
 
 
-def is_excess(num_bytes: int) -> bool:
+def _is_excess(num_bytes: int, most: int) -> bool:
     """Whether a header that states so many bytes too many counts some of its own fields, all of even size."""
-    return num_bytes <= EXCESS_BYTES and num_bytes % 2 == 0
+    return num_bytes <= most and num_bytes % 2 == 0
 
 
 def is_placeholder(stated: int) -> bool:
