@@ -8,6 +8,7 @@ blocks [num_samples, num_channels] and provide a `Header`. Errors that their lib
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
@@ -22,14 +23,12 @@ from pipeline.data.audio.errors import AudioError, Reason
 
 MIN_SAMPLE_RATE = 4_000
 MAX_SAMPLE_RATE = 384_000
-LOSSLESS = frozenset({"wav", "flac"})
-"""Containers whose stated length is exact, and whose samples are the same from every correct decoder."""
-
 Samples = NDArray[np.float32]
 """[num_samples, num_channels] at the file's own rate, nominally within ±1."""
 
 _BLOCK_SAMPLES = 1 << 16  # blocks of half the size make building a shard 3 % slower; larger ones gain nothing
 _GATHERED_SAMPLES = 1 << 16
+_SAMPLE_FORMATS = frozenset({"u8", "s16", "s32", "flt", "dbl"})  # what NumPy receives from PyAV
 _ESTIMATED_LENGTHS = frozenset({"adts", "mp3"})  # FFmpeg estimates them as file size / bit rate
 _UNKNOWN_LENGTH = 1 << 40  # libsndfile reports a larger number if it does not know the length
 
@@ -44,23 +43,65 @@ _ENCODINGS: dict[str, tuple[str, int | None]] = {
     "DOUBLE": ("PCM_F", 64),
     "ULAW": ("ULAW", 8),
     "ALAW": ("ALAW", 8),
+    "IMA_ADPCM": ("IMA_ADPCM", None),
+    "MS_ADPCM": ("MS_ADPCM", None),
+    "NMS_ADPCM_16": ("NMS_ADPCM", None),
+    "NMS_ADPCM_24": ("NMS_ADPCM", None),
+    "NMS_ADPCM_32": ("NMS_ADPCM", None),
+    "GSM610": ("GSM", None),
+    "G721_32": ("G721", None),
+    "G723_24": ("G723", None),
+    "G723_40": ("G723", None),
+    "ALAC_16": ("ALAC", 16),
+    "ALAC_20": ("ALAC", 20),
+    "ALAC_24": ("ALAC", 24),
+    "ALAC_32": ("ALAC", 32),
     "VORBIS": ("VORBIS", None),
     "OPUS": ("OPUS", None),
     "MPEG_LAYER_I": ("MP1", None),
     "MPEG_LAYER_II": ("MP2", None),
     "MPEG_LAYER_III": ("MP3", None),
 }
+_FFMPEG_PCM = re.compile(r"pcm_([sfu])(\d+)")
+_FFMPEG_SUBTYPES = {
+    "pcm_alaw": "ALAW",
+    "pcm_mulaw": "ULAW",
+    "adpcm_ima_wav": "IMA_ADPCM",
+    "adpcm_ima_qt": "IMA_ADPCM",
+    "adpcm_ms": "MS_ADPCM",
+    "gsm": "GSM610",
+    "gsm_ms": "GSM610",
+}
+_PCM_FORMATS = {
+    "wav": "wav",
+    "w64": "w64",
+    "aiff": "aiff",
+    "caf": "caf",
+    "au": "au",
+    "nist": "nistsphere",
+    "voc": "voc",
+    "ircam": "ircam",
+    "svx": "iff",
+    "avr": "avr",
+    "paf": "epaf",
+    "pvf": "pvf",
+    "wve": "wve",
+}
+"""Containers that libsndfile knows for PCM and its like, and FFmpeg's names for them."""
 _FFMPEG_FORMATS = {
+    **_PCM_FORMATS,
     "mp4": "mov",
     "adts": "aac",
     "asf": "asf",
     "matroska": "matroska",
-    "wav": "wav",
     "flac": "flac",
     "mp3": "mp3",
     "ogg": "ogg",
 }
-_SNDFILE_CONTAINERS = frozenset({"wav", "flac", "ogg", "mp3"})
+_SNDFILE_CONTAINERS = frozenset({*_PCM_FORMATS, "flac", "ogg", "mp3"})
+
+LOSSLESS = frozenset({*_PCM_FORMATS, "flac"})
+"""Containers whose stated length is exact, and whose samples are the same from every correct decoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +168,7 @@ class SndfileReader:
         seconds = num_samples / rate
         self.header = Header(
             container=container,
-            codec=self._sound.subtype.lower() if container == "wav" else codec,
+            codec=self._sound.subtype.lower() if container in _PCM_FORMATS else codec,
             encoding="FLAC" if container == "flac" else encoding,
             sample_rate=rate,
             num_channels=int(self._sound.channels),
@@ -189,6 +230,8 @@ class FfmpegReader:
         context: Any = self._stream.codec_context  # None if FFmpeg does not have the codec
         if context is None or context.channels < 1:
             raise AudioError("undecodable", self.name, "ffmpeg: no decoder for its codec, or no channels")
+        if context.format is not None and context.format.packed.name not in _SAMPLE_FORMATS:
+            raise AudioError("undecodable", self.name, f"samples of the format {context.format.name}")
         context.thread_count = 1  # other processes already use the remaining cores
         # Without these flags a damaged FLAC frame is decoded to noise. Lossy codecs have no such check.
         context.options = {"err_detect": "crccheck+explode"} if container in LOSSLESS else {}
@@ -196,16 +239,17 @@ class FfmpegReader:
         seconds = (self._input.duration or 0) / av.time_base
         if self._stream.duration and self._stream.time_base:
             seconds = float(self._stream.duration * self._stream.time_base)
-        is_known = seconds > 0 and container not in _ESTIMATED_LENGTHS
-        is_lossless = container in LOSSLESS
+        is_known = seconds > 0 and container not in _ESTIMATED_LENGTHS and container not in _PCM_FORMATS
+        subtype = _subtype(context.name) if container in _PCM_FORMATS else ""
+        encoding, bit_depth = _ENCODINGS.get(subtype, (context.name.upper(), None))
         return Header(
             container=container,
-            codec=context.name,
-            encoding=context.name.upper(),
+            codec=subtype.lower() or context.name,
+            encoding=encoding,
             sample_rate=rate,
             num_channels=context.channels,
             num_samples=round(seconds * rate) if is_known else None,
-            bit_depth=8 * context.format.bytes if is_lossless and context.format else None,
+            bit_depth=8 * context.format.bytes if container == "flac" and context.format else bit_depth,
             bitrate=round(8 * self._size / seconds) if seconds > 0 else 0,
             seconds=max(seconds, 0.0),
         )
@@ -237,7 +281,7 @@ class FfmpegReader:
                     yield from packet.decode()
                 except av.error.FFmpegError as error:
                     # Stop here: the stated length, exact for lossless files, then shows whether samples are missing.
-                    if self.header.container in LOSSLESS:
+                    if self.header.container in LOSSLESS and self.header.num_samples is not None:
                         return
                     raise self._to_error(error, (packet.pos or 0) + packet.size) from error
         except av.error.FFmpegError as error:
@@ -293,6 +337,16 @@ class _ErrorRecorder:
             return 0
         buffer[: len(data)] = data
         return len(data)
+
+
+def _subtype(codec: str) -> str:
+    """Return libsndfile's name of a codec of FFmpeg; empty if libsndfile does not know it."""
+    if match := _FFMPEG_PCM.match(codec):
+        kind, bits = match.groups()
+        if kind == "f":
+            return {"32": "FLOAT", "64": "DOUBLE"}.get(bits, "")
+        return f"PCM_{bits}" if int(bits) > 8 else f"PCM_{kind.upper()}8"
+    return _FFMPEG_SUBTYPES.get(codec, "")
 
 
 def _checked_rate(rate: int, name: str) -> int:

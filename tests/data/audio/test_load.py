@@ -203,15 +203,6 @@ def test_names_with_an_audio_suffix_in_any_case_are_audio() -> None:
     assert not any(map(is_audio_name, ("a/wav", "a.txt", "a.wav/readme", "a.wav.txt", "")))
 
 
-@pytest.mark.parametrize("kind", ["AIFF", "NIST"])
-def test_formats_listed_by_name_but_not_decoded_are_rejected_as_not_audio(kind: str) -> None:
-    data = encode(mono16(), 16_000, kind)
-    assert is_audio_name({"AIFF": "a.aiff", "NIST": "a.sph"}[kind])
-    assert reason_of(data) == "not_audio"
-    with pytest.raises(AudioError, match="not_audio"):
-        probe(io.BytesIO(data), "a")
-
-
 def test_downmix_is_the_mean_of_the_channels() -> None:
     samples = tone(16_000, 16_000, num_channels=3)
     waveform = load_waveform(encode(samples, 16_000, "WAV", "FLOAT"))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Extent, Span
+from pipeline.data.audio.containers.iff import locate_aiff, locate_caf, locate_svx
 from pipeline.data.audio.containers.mp4 import locate_mp4
 from pipeline.data.audio.containers.mpeg import locate_mpeg
 from pipeline.data.audio.containers.ogg import locate_ogg
+from pipeline.data.audio.containers.pcm_headers import HEADED, locate_headed, locate_voc
 from pipeline.data.audio.containers.recognise import recognise
-from pipeline.data.audio.containers.riff import locate_wav
+from pipeline.data.audio.containers.riff import locate_w64, locate_wav
 from pipeline.data.audio.containers.tags import audio_span
 from pipeline.data.audio.errors import AudioError
 
@@ -20,6 +23,12 @@ Locator = Callable[[BinaryIO, Span, str, bool], Extent]
 
 LOCATORS: dict[str, Locator] = {
     "wav": locate_wav,
+    "w64": locate_w64,
+    "aiff": locate_aiff,
+    "caf": locate_caf,
+    "svx": locate_svx,
+    "voc": locate_voc,
+    **{container: partial(locate_headed, container) for container in HEADED},
     "ogg": locate_ogg,
     "mp3": locate_mpeg,
     "mp4": locate_mp4,

@@ -9,6 +9,23 @@ from pipeline.data.audio.containers.mpeg import find_mpeg_frame
 
 _ASF_GUID = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _MPEG_SEARCH = 4096
+_IFF_FORMS = {b"AIFF": "aiff", b"AIFC": "aiff", b"8SVX": "svx", b"16SV": "svx"}
+_PCM_MAGIC = {
+    bytes.fromhex("726966662e91cf11a5d628db04c10000"): "w64",
+    b".snd\0": "au",
+    b"dns.": "au",
+    b"caff\0": "caf",
+    b"NIST_1A\n": "nist",
+    b"Creative Voice File\x1a": "voc",
+    b"2BIT": "avr",
+    b" paf\0": "paf",
+    b"fap ": "paf",
+    b"PVF1\n": "pvf",
+    b"ALawSoundFile**\0": "wve",
+    **{bytes([0x64, 0xA3, machine, 0]): "ircam" for machine in range(1, 5)},
+    **{bytes([0, machine, 0xA3, 0x64]): "ircam" for machine in range(1, 5)},
+}
+"""First bytes of files that are samples with one header or a row of chunks, and their container."""
 
 
 def recognise(file: BinaryIO, span: Span) -> tuple[str, str] | None:
@@ -30,8 +47,13 @@ def recognise(file: BinaryIO, span: Span) -> tuple[str, str] | None:
 
 
 def _recognise_magic(head: bytes) -> tuple[str, str] | None:
-    if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE":
-        return "wav", "pcm"
+    if head[:4] in (b"RIFF", b"RF64", b"BW64", b"RIFX") and head[8:12] == b"WAVE":
+        return "wav", ""
+    if head[:4] == b"FORM" and head[8:12] in _IFF_FORMS:
+        return _IFF_FORMS[head[8:12]], ""
+    for magic, container in _PCM_MAGIC.items():
+        if head.startswith(magic):
+            return container, ""
     if head[:4] == b"fLaC":
         return "flac", "flac"
     if head[:4] == b"OggS":

@@ -5,5 +5,5 @@ from __future__ import annotations
 ENCODER_DELAY_S = 0.1
 """Lossy codecs add priming and padding that decoders trim or return, differently."""
 
-RIFF_EXCESS_BYTES = 44
-"""Some recorders count the header itself as samples; so few bytes hold no more than a millisecond or two."""
+EXCESS_BYTES = 44
+"""Some writers of wav, aiff and au count parts of the header as samples; so few bytes hold one or two milliseconds."""
