@@ -8,6 +8,7 @@ blocks [num_samples, num_channels] and provide a `Header`. Errors that their lib
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
@@ -18,6 +19,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from pipeline.data.audio.containers.tolerances import LEADING_LOSS_S
 from pipeline.data.audio.errors import AudioError, Reason
 
 MIN_SAMPLE_RATE = 4_000
@@ -30,7 +32,6 @@ Samples = NDArray[np.float32]
 
 _BLOCK_SAMPLES = 1 << 16  # blocks of half the size make building a shard 3 % slower; larger ones gain nothing
 _GATHERED_SAMPLES = 1 << 16
-_ESTIMATED_LENGTHS = frozenset({"adts", "mp3"})  # FFmpeg estimates them as file size / bit rate
 _UNKNOWN_LENGTH = 1 << 40  # libsndfile reports a larger number if it does not know the length
 
 # Encoding names as AntiDeepfake protocols spell them, and bits per sample where that is meaningful.
@@ -51,15 +52,44 @@ _ENCODINGS: dict[str, tuple[str, int | None]] = {
     "MPEG_LAYER_III": ("MP3", None),
 }
 _FFMPEG_FORMATS = {
-    "mp4": "mov",
     "adts": "aac",
+    "aiff": "aiff",
+    "ape": "ape",
     "asf": "asf",
-    "matroska": "matroska",
-    "wav": "wav",
+    "au": "au",
+    "avi": "avi",
+    "caf": "caf",
+    "dsf": "dsf",
     "flac": "flac",
+    "flv": "flv",
+    "matroska": "matroska",
     "mp3": "mp3",
+    "mp4": "mov",
+    "mpc": "mpc",
+    "mpc8": "mpc8",
+    "nist": "nistsphere",
     "ogg": "ogg",
+    "ps": "mpeg",
+    "qoa": "qoa",
+    "rm": "rm",
+    "tak": "tak",
+    "ts": "mpegts",
+    "tta": "tta",
+    "voc": "voc",
+    "w64": "w64",
+    "wav": "wav",
+    "wavpack": "wv",
+    "xwma": "xwma",
 }
+"""FFmpeg's demuxer of each container. None of them is a playlist or opens other files."""
+_STATED_LENGTHS = frozenset({"aiff", "au", "caf", "flac", "nist", "tak", "voc", "w64", "wav"})
+"""Containers whose length FFmpeg reads from the header; it guesses the others from bit rate or time stamps."""
+_ERROR_CHECKS = "crccheck+explode"
+"""What decoders verify. Without it, a damaged frame of a codec with checksums is decoded to noise."""
+_PCM = re.compile(r"pcm_([suf])(\d+)(?:le|be)?(?:_planar)?")
+_FFMPEG_ENCODINGS = {"pcm_mulaw": ("ULAW", 8), "pcm_alaw": ("ALAW", 8)}
+_BITS_IN_EXTRADATA = {"alac": (17, 8, 0xFF, 0), "flac": (12, 4, 0x1F, 1), "tta": (8, 8, 0xFF, 0)}
+"""Bits per sample in the headers of lossless codecs: offset of a big-endian 16-bit word, shift, mask, addend."""
 _SNDFILE_CONTAINERS = frozenset({"wav", "flac", "ogg", "mp3"})
 
 
@@ -163,19 +193,24 @@ class SndfileReader:
 
 
 class FfmpegReader:
-    """An audio file opened by FFmpeg."""
+    """The first audio stream with a known codec in a file opened by FFmpeg."""
 
     def __init__(self, source: BinaryIO, name: str, container: str) -> None:
         self.name = name
         self._size = source.seek(0, io.SEEK_END)
         source.seek(0)
         try:
-            # The format is forced, so that a playlist disguised as audio cannot make FFmpeg open other files.
+            # The format is forced, so that a playlist disguised as audio cannot make FFmpeg open other files; without
+            # protocols, no reference inside a file can either.
             self._input = av.open(
-                source, mode="r", format=_FFMPEG_FORMATS[container], metadata_errors="replace"
+                source,
+                mode="r",
+                format=_FFMPEG_FORMATS[container],
+                container_options={"protocol_whitelist": "none"},
+                metadata_errors="replace",
             )
-        except av.error.FFmpegError as error:
-            raise AudioError("undecodable", name, f"ffmpeg: {error}") from error
+        except (av.error.FFmpegError, ValueError) as error:
+            raise AudioError("undecodable", name, f"ffmpeg: {_message(error)}") from error
         try:
             self.header = self._read_header(container)
         except AudioError:
@@ -185,30 +220,35 @@ class FfmpegReader:
     def _read_header(self, container: str) -> Header:
         if not self._input.streams.audio:
             raise AudioError("not_audio", self.name, f"{container} without an audio stream")
-        self._stream = self._input.streams.audio[0]
-        context: Any = self._stream.codec_context  # None if FFmpeg does not have the codec
-        if context is None or context.channels < 1:
+        known = (stream for stream in self._input.streams.audio if _is_decodable(stream))
+        stream = next(known, None)
+        if stream is None:
             raise AudioError("undecodable", self.name, "ffmpeg: no decoder for its codec, or no channels")
+        self._stream = stream
+        context = stream.codec_context
         context.thread_count = 1  # other processes already use the remaining cores
-        # Without these flags a damaged FLAC frame is decoded to noise. Lossy codecs have no such check.
-        context.options = {"err_detect": "crccheck+explode"} if container in LOSSLESS else {}
+        context.options = {"err_detect": _ERROR_CHECKS}
         rate = _checked_rate(context.sample_rate or 0, self.name)
-        seconds = (self._input.duration or 0) / av.time_base
-        if self._stream.duration and self._stream.time_base:
-            seconds = float(self._stream.duration * self._stream.time_base)
-        is_known = seconds > 0 and container not in _ESTIMATED_LENGTHS
-        is_lossless = container in LOSSLESS
+        seconds = self._estimated_seconds()
+        codec, encoding, bit_depth = _codec(context)
         return Header(
             container=container,
-            codec=context.name,
-            encoding=context.name.upper(),
+            codec=codec,
+            encoding=encoding,
             sample_rate=rate,
             num_channels=context.channels,
-            num_samples=round(seconds * rate) if is_known else None,
-            bit_depth=8 * context.format.bytes if is_lossless and context.format else None,
+            num_samples=round(seconds * rate) if seconds > 0 and container in _STATED_LENGTHS else None,
+            bit_depth=bit_depth,
             bitrate=round(8 * self._size / seconds) if seconds > 0 else 0,
-            seconds=max(seconds, 0.0),
+            seconds=seconds,
         )
+
+    def _estimated_seconds(self) -> float:
+        stream = self._stream
+        if stream.duration and stream.time_base:
+            return max(float(stream.duration * stream.time_base), 0.0)
+        begin = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
+        return max((self._input.duration or 0) / av.time_base - max(begin, 0.0), 0.0)
 
     def blocks(self) -> Iterator[Samples]:
         """Decode from the first sample to the last."""
@@ -216,7 +256,7 @@ class FfmpegReader:
 
     def _gathered(self) -> Iterator[Any]:
         """Yield frames of a few seconds. FFmpeg returns about 20 ms at a time: slower in Python than the decoding."""
-        gathered = av.AudioFifo()
+        gathered, kind = av.AudioFifo(), None
         for frame in self._frames():
             channels, rate = frame.layout.nb_channels, frame.sample_rate
             if channels != self.header.num_channels or rate != self.header.sample_rate:
@@ -224,6 +264,10 @@ class FfmpegReader:
                     "undecodable", self.name, f"changes to {channels} channels at {rate} Hz within the stream"
                 )
             frame.pts = None  # otherwise a gap in the time stamps would be an error
+            if kind != (frame.format.name, frame.layout.name):  # a fifo accepts frames of one kind only
+                if gathered.samples:
+                    yield gathered.read()
+                gathered, kind = av.AudioFifo(), (frame.format.name, frame.layout.name)
             gathered.write(frame)
             if gathered.samples >= _GATHERED_SAMPLES:
                 yield gathered.read()
@@ -231,17 +275,30 @@ class FfmpegReader:
             yield gathered.read()
 
     def _frames(self) -> Iterator[Any]:
+        """Decode packet by packet; an error is damage, except in packets before the first one that decodes."""
+        has_begun, lost_s = False, 0.0
         try:
             for packet in self._input.demux(self._stream):
                 try:
-                    yield from packet.decode()
+                    frames = self._decode(packet)
                 except av.error.FFmpegError as error:
-                    # Stop here: the stated length, exact for lossless files, then shows whether samples are missing.
-                    if self.header.container in LOSSLESS:
-                        return
-                    raise self._to_error(error, (packet.pos or 0) + packet.size) from error
+                    lost_s += float(packet.duration * packet.time_base) if packet.duration else LEADING_LOSS_S
+                    if has_begun or lost_s > LEADING_LOSS_S:
+                        raise self._to_error(error, (packet.pos or 0) + packet.size) from error
+                    continue
+                has_begun = has_begun or bool(frames)
+                yield from frames
         except av.error.FFmpegError as error:
             raise self._to_error(error, 0) from error
+
+    def _decode(self, packet: Any) -> list[Any]:
+        if packet.is_corrupt:
+            reason: Reason = "truncated" if (packet.pos or 0) + packet.size >= self._size else "undecodable"
+            raise AudioError(reason, self.name, f"ffmpeg: the packet at byte {packet.pos} is incomplete")
+        frames: list[Any] = packet.decode()
+        if any(frame.is_corrupt for frame in frames):
+            raise AudioError("undecodable", self.name, f"ffmpeg: damaged packet at byte {packet.pos}")
+        return frames
 
     def _to_error(self, error: Exception, position: int) -> AudioError:
         """Convert an error of FFmpeg at a byte position: at the end of the file it means that the file is cut."""
@@ -299,6 +356,25 @@ def _checked_rate(rate: int, name: str) -> int:
     if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
         raise AudioError("absurd_rate", name, f"{rate} Hz")
     return rate
+
+
+def _is_decodable(stream: Any) -> bool:
+    context = stream.codec_context  # None if FFmpeg does not have the codec
+    return context is not None and context.channels >= 1
+
+
+def _codec(context: Any) -> tuple[str, str, int | None]:
+    """Return FFmpeg's name of a codec, its encoding, and bits per sample where that is meaningful."""
+    codec = str(context.codec.canonical_name)  # not that of the decoder, such as mp3float
+    pcm = _PCM.fullmatch(codec)
+    if pcm:
+        return codec, f"PCM_{pcm[1].upper()}", int(pcm[2])
+    encoding, bit_depth = _FFMPEG_ENCODINGS.get(codec, (codec.upper(), None))
+    if codec in _BITS_IN_EXTRADATA:
+        offset, low, mask, plus = _BITS_IN_EXTRADATA[codec]
+        extra = (context.extradata or b"")[offset : offset + 2]
+        bit_depth = (int.from_bytes(extra, "big") >> low & mask) + plus if len(extra) == 2 else None
+    return codec, encoding, bit_depth
 
 
 def _message(error: Exception) -> str:

@@ -7,3 +7,10 @@ ENCODER_DELAY_S = 0.1
 
 RIFF_EXCESS_BYTES = 44
 """Some recorders count the header itself as samples; so few bytes hold no more than a millisecond or two."""
+
+LEADING_LOSS_S = 0.25
+"""A stream that was cut out of a longer one begins with packets that need earlier ones; players skip them as well."""
+
+BOXED_PRIMING_SAMPLES = 6 * 1024
+"""The index of an mp4 counts priming and padding, which decoders trim: up to 2112 samples of AAC in front and a frame
+behind, twice as many where SBR doubles the rate; 3840 of Opus. Whether packets are missing is seen without it."""
