@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Extent, Span
+from pipeline.data.audio.containers.matroska import locate_matroska
 from pipeline.data.audio.containers.mp4 import locate_mp4
 from pipeline.data.audio.containers.mpeg import locate_mpeg
 from pipeline.data.audio.containers.ogg import locate_ogg
@@ -23,6 +24,7 @@ LOCATORS: dict[str, Locator] = {
     "ogg": locate_ogg,
     "mp3": locate_mpeg,
     "mp4": locate_mp4,
+    "matroska": locate_matroska,
 }
 
 

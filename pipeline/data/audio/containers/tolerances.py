@@ -14,3 +14,6 @@ LEADING_LOSS_S = 0.25
 BOXED_PRIMING_SAMPLES = 6 * 1024
 """The index of an mp4 counts priming and padding, which decoders trim: up to 2112 samples of AAC in front and a frame
 behind, twice as many where SBR doubles the rate; 3840 of Opus. Whether packets are missing is seen without it."""
+
+MATROSKA_DURATION_S = 2.0
+"""The duration of a Matroska file ends with its last packet, of which the file states only the beginning."""
