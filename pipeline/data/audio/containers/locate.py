@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from typing import BinaryIO
 
+from pipeline.data.audio.containers.asf import locate_asf
 from pipeline.data.audio.containers.extent import Extent, Span
 from pipeline.data.audio.containers.matroska import locate_matroska
 from pipeline.data.audio.containers.mp4 import locate_mp4
@@ -25,6 +26,7 @@ LOCATORS: dict[str, Locator] = {
     "mp3": locate_mpeg,
     "mp4": locate_mp4,
     "matroska": locate_matroska,
+    "asf": locate_asf,
 }
 
 

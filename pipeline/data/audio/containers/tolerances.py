@@ -17,3 +17,6 @@ behind, twice as many where SBR doubles the rate; 3840 of Opus. Whether packets 
 
 MATROSKA_DURATION_S = 2.0
 """The duration of a Matroska file ends with its last packet, of which the file states only the beginning."""
+
+ASF_DELAY_SAMPLES = 3 * 2048
+"""The duration of a WMA file ends with its last packet; decoders return one frame of 2048 samples more or less."""
