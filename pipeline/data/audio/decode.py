@@ -8,6 +8,7 @@ blocks [num_samples, num_channels] and provide a `Header`. Errors that their lib
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -228,7 +229,13 @@ class FfmpegReader:
         context = stream.codec_context
         context.thread_count = 1  # other processes already use the remaining cores
         context.options = {"err_detect": _ERROR_CHECKS}
-        rate = _checked_rate(context.sample_rate or 0, self.name)
+        # Many containers know neither rate nor channels of what they hold, so the first frame counts.
+        frames = self._frames()
+        first = next(frames, None)
+        if first is None:
+            raise AudioError("truncated", self.name, "ffmpeg: no audio behind the header")
+        self._decoded = itertools.chain([first], frames)
+        rate = _checked_rate(first.sample_rate, self.name)
         seconds = self._estimated_seconds()
         codec, encoding, bit_depth = _codec(context)
         return Header(
@@ -236,7 +243,7 @@ class FfmpegReader:
             codec=codec,
             encoding=encoding,
             sample_rate=rate,
-            num_channels=context.channels,
+            num_channels=first.layout.nb_channels,
             num_samples=round(seconds * rate) if seconds > 0 and container in _STATED_LENGTHS else None,
             bit_depth=bit_depth,
             bitrate=round(8 * self._size / seconds) if seconds > 0 else 0,
@@ -257,7 +264,7 @@ class FfmpegReader:
     def _gathered(self) -> Iterator[Any]:
         """Yield frames of a few seconds. FFmpeg returns about 20 ms at a time: slower in Python than the decoding."""
         gathered, kind = av.AudioFifo(), None
-        for frame in self._frames():
+        for frame in self._decoded:
             channels, rate = frame.layout.nb_channels, frame.sample_rate
             if channels != self.header.num_channels or rate != self.header.sample_rate:
                 raise AudioError(

@@ -168,7 +168,10 @@ class _Cursor:
         stated = header.num_samples
         if stated is not None and 0 < stated <= start:
             raise AudioError("outside", name, f"the segment begins at {start}, the audio ends at {stated}")
-        seconds = header.seconds if end is None else (end - start) / header.sample_rate
+        # An estimate of the decoder is no reason to refuse a file; the samples are counted below.
+        seconds = header.seconds if stated is not None else 0.0
+        if end is not None:
+            seconds = (end - start) / header.sample_rate
         if seconds > max_seconds:
             raise AudioError("too_long", name, f"{seconds:.0f} s; the limit is {max_seconds:.0f} s")
         count = 0

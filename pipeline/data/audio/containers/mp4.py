@@ -248,7 +248,7 @@ def _description(parser: _Parser, information: _Box, table: _Box) -> tuple[bytes
         AudioError: undecodable: the samples are encrypted, or in another file.
     """
     descriptions, references = parser.child(table, b"stsd"), parser.child(information, b"dinf", b"dref")
-    data = parser.body(descriptions, 52) if descriptions else b""
+    data = parser.body(descriptions, 44) if descriptions else b""
     codec, index, version = (
         data[12:16],
         int.from_bytes(data[22:24], "big"),
