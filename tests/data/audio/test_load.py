@@ -315,7 +315,13 @@ def test_channels_that_cancel_each_other_have_a_reason_of_their_own(gain: float)
 def test_channels_that_only_differ_do_not_cancel() -> None:
     one, other = speech_like(1, 16_000, seed=1), speech_like(1, 16_000, seed=2)
     silence = np.zeros_like(one)
-    for channels in ([one, other], [one, silence], [one, 0.5 * one], [one, -0.5 * one], [one] + 63 * [silence]):
+    for channels in (
+        [one, other],
+        [one, silence],
+        [one, 0.5 * one],
+        [one, -0.5 * one],
+        [one] + 63 * [silence],
+    ):
         assert len(load_waveform(encode(np.stack(channels, axis=1), 16_000, "WAV", "FLOAT"))) == 16_000
 
 

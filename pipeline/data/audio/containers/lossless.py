@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.data.audio.containers.chain import walk
 from pipeline.data.audio.containers.extent import Extent, Span
-from pipeline.data.audio.errors import AudioError
+from pipeline.data.audio.errors import AudioError, Reason
 
 _PROBED_BYTES = 4096
 _UNKNOWN = 0xFFFFFFFF
@@ -45,7 +45,7 @@ def locate_wavpack(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Ext
             count += samples
         is_pcm = is_pcm and not flags & _WAVPACK_DSD
     if stated != _UNKNOWN and count != stated:
-        reason = "truncated" if count < stated else "trailing_data"
+        reason: Reason = "truncated" if count < stated else "trailing_data"
         raise AudioError(reason, name, f"wavpack: {count} samples; the header states {stated}")
     return Extent(span.begin, span.end, "wavpack", num_samples=count if is_pcm else None)
 
@@ -137,7 +137,7 @@ def locate_qoa(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
             _QOA_FRAME.unpack_from(data, begin)[3] for begin, _ in walk(data, 8, _qoa_end, name, "qoa")
         )
         if count != stated:
-            reason = "truncated" if count < stated else "trailing_data"
+            reason: Reason = "truncated" if count < stated else "trailing_data"
             raise AudioError(reason, name, f"qoa: {count} samples; the header states {stated}")
     return Extent(span.begin, span.end, "qoa", num_samples=stated or None)
 

@@ -280,10 +280,12 @@ def _edits(parser: _Parser, box: _Box, scale: int, movie_scale: int) -> list[tup
 
 def _indexed_runs(parser: _Parser, table: _Box, num_samples: int) -> tuple[Offsets, Offsets]:
     """Return where the samples are that the boxes of a track list, a run for each of its chunks."""
-    chunks, wide = parser.child(table, b"stco"), parser.child(table, b"co64")
-    groups = parser.child(table, b"stsc")
-    kind = [("offset", ">u8" if wide else ">u4")]
-    offsets = parser.table(wide or chunks, kind)["offset"].astype(np.int64) if wide or chunks else _NONE
+    chunks, groups = (
+        parser.child(table, b"stco") or parser.child(table, b"co64"),
+        parser.child(table, b"stsc"),
+    )
+    kind = [("offset", ">u8" if chunks and chunks.kind == b"co64" else ">u4")]
+    offsets = parser.table(chunks, kind)["offset"].astype(np.int64) if chunks else _NONE
     runs = parser.table(groups, _GROUPS) if groups else np.empty(0, _GROUPS)
     firsts = runs["first"].astype(np.int64) - 1
     ends = np.append(firsts[1:], len(offsets))

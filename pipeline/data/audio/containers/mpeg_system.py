@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.data.audio.containers.chain import walk
 from pipeline.data.audio.containers.extent import Extent, Span
-from pipeline.data.audio.errors import AudioError
+from pipeline.data.audio.errors import AudioError, Reason
 
 _SYNC = 0x47
 _NULL_PACKETS = 0x1FFF
@@ -44,7 +45,7 @@ def locate_ts(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
     is_packet = rows[:, 0] == _SYNC
     if not is_packet.all():
         position = int(np.argmin(is_packet)) * size
-        reason = "undecodable" if is_packet[-1] else "trailing_data"
+        reason: Reason = "undecodable" if is_packet[-1] else "trailing_data"
         raise AudioError(reason, name, f"ts: no packet at byte {span.begin + position}")
     rest = len(data) % size
     if rest and data.count(0, len(data) - rest) < rest:
@@ -53,7 +54,7 @@ def locate_ts(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
     return extent
 
 
-def _check_counters(rows: np.ndarray, name: str) -> None:
+def _check_counters(rows: NDArray[np.uint8], name: str) -> None:
     """Check that the counter of each stream rises by one with each packet that has a payload."""
     if np.any(rows[:, 1] & 0x80):
         raise AudioError("undecodable", name, "ts: a packet is marked as damaged")
