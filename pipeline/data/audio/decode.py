@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline.data.audio.containers.tolerances import LEADING_LOSS_S
+from pipeline.data.audio.containers.tolerances import CLOCK_JUMP_S, LEADING_LOSS_S
 from pipeline.data.audio.errors import AudioError, Reason
 
 MIN_SAMPLE_RATE = 4_000
@@ -83,6 +83,8 @@ _FFMPEG_FORMATS = {
     "xwma": "xwma",
 }
 """FFmpeg's demuxer of each container. None of them is a playlist or opens other files."""
+_CLOCKED = frozenset({"ps", "ts"})
+"""Containers of broadcasts: no length and no index, but a precise clock."""
 _STATED_LENGTHS = frozenset({"aiff", "au", "caf", "flac", "nist", "tak", "voc", "w64", "wav"})
 """Containers whose length FFmpeg reads from the header; it guesses the others from bit rate or time stamps."""
 _ERROR_CHECKS = "crccheck+explode"
@@ -198,6 +200,7 @@ class FfmpegReader:
 
     def __init__(self, source: BinaryIO, name: str, container: str) -> None:
         self.name = name
+        self._clock_s: float | None = None
         self._size = source.seek(0, io.SEEK_END)
         source.seek(0)
         try:
@@ -270,6 +273,7 @@ class FfmpegReader:
                 raise AudioError(
                     "undecodable", self.name, f"changes to {channels} channels at {rate} Hz within the stream"
                 )
+            self._check_clock(frame)
             frame.pts = None  # otherwise a gap in the time stamps would be an error
             if kind != (frame.format.name, frame.layout.name):  # a fifo accepts frames of one kind only
                 if gathered.samples:
@@ -280,6 +284,16 @@ class FfmpegReader:
                 yield gathered.read()
         if gathered.samples:
             yield gathered.read()
+
+    def _check_clock(self, frame: Any) -> None:
+        """Compare the time stamp of a frame with the end of the one before, where nothing else shows a loss."""
+        if self.header.container not in _CLOCKED or frame.pts is None or not frame.time_base:
+            return
+        begin_s = float(frame.pts * frame.time_base)
+        if self._clock_s is not None and abs(begin_s - self._clock_s) > CLOCK_JUMP_S:
+            detail = f"ffmpeg: the time stamps jump from {self._clock_s:.3f} s to {begin_s:.3f} s"
+            raise AudioError("undecodable", self.name, detail)
+        self._clock_s = begin_s + frame.samples / frame.sample_rate
 
     def _frames(self) -> Iterator[Any]:
         """Decode packet by packet; an error is damage, except in packets before the first one that decodes."""
