@@ -21,5 +21,5 @@ MATROSKA_DURATION_S = 2.0
 ASF_DELAY_SAMPLES = 3 * 2048
 """The duration of a WMA file ends with its last packet; decoders return one frame of 2048 samples more or less."""
 
-CLOCK_JUMP_S = 0.015
-"""MPEG streams have a clock of 90 kHz; the shortest frame that can be lost, of AAC at 48 kHz, lasts 21 ms."""
+CLOCK_JUMP_S = 0.1
+"""The time stamp in a packet of an MPEG stream may count for the frame before or behind it: up to 72 ms of MP2."""
