@@ -217,7 +217,7 @@ class FfmpegReader:
             raise AudioError("undecodable", name, f"ffmpeg: {_message(error)}") from error
         try:
             self.header = self._read_header(container)
-        except AudioError:
+        except Exception:
             self.close()
             raise
 

@@ -29,6 +29,8 @@ class _Stream:
     num_stated: int
     """Units that the header states."""
     is_pcm: bool = False
+    sample_rate: int = 0
+    """Hz."""
     num_bytes: int = 0
     num_packets: int = 0
 
@@ -69,7 +71,9 @@ def locate_avi(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
 
 
 def _with_length(extent: Extent, stream: _Stream, num_units: int) -> Extent:
-    tolerance = 0 if stream.is_pcm else BOXED_PRIMING_SAMPLES
+    # The last packet may be shorter than the others, and FFmpeg adds an empty one.
+    packet_samples = 0 if stream.unit_bytes else stream.scale * stream.sample_rate // stream.rate
+    tolerance = 0 if stream.is_pcm else BOXED_PRIMING_SAMPLES + 2 * packet_samples
     num_samples = num_units * stream.scale or None
     return replace(extent, num_samples=num_samples, rate=stream.rate, tolerance=tolerance)
 
@@ -87,6 +91,7 @@ def _headers(data: bytes, name: str) -> _Stream | None:
                     raise AudioError("undecodable", name, "avi: the audio has no rate")
                 found = _Stream(number, scale, rate, unit_bytes, num_stated)
         elif kind == b"strf" and found is not None and found.number == number:
+            found.sample_rate = int.from_bytes(data[body + 4 : body + 8], "little")
             found.is_pcm = (
                 int.from_bytes(data[body : body + 2], "little") in _PCM_TAGS and found.unit_bytes > 0
             )
