@@ -213,7 +213,7 @@ class FfmpegReader:
                 container_options={"protocol_whitelist": "none"},
                 metadata_errors="replace",
             )
-        except (av.error.FFmpegError, ValueError) as error:
+        except av.error.FFmpegError as error:
             raise AudioError("undecodable", name, f"ffmpeg: {_message(error)}") from error
         try:
             self.header = self._read_header(container)
