@@ -8,6 +8,7 @@ blocks [num_samples, num_channels] and provide a `Header`. Errors that their lib
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from pipeline.data.audio.containers.tolerances import CLOCK_JUMP_S, LEADING_LOSS_S
 from pipeline.data.audio.errors import AudioError, Reason
 
 MIN_SAMPLE_RATE = 4_000
@@ -29,7 +31,6 @@ Samples = NDArray[np.float32]
 _BLOCK_SAMPLES = 1 << 16  # blocks of half the size make building a shard 3 % slower; larger ones gain nothing
 _GATHERED_SAMPLES = 1 << 16
 _SAMPLE_FORMATS = frozenset({"u8", "s16", "s32", "flt", "dbl"})  # what NumPy receives from PyAV
-_ESTIMATED_LENGTHS = frozenset({"adts", "mp3"})  # FFmpeg estimates them as file size / bit rate
 _UNKNOWN_LENGTH = 1 << 40  # libsndfile reports a larger number if it does not know the length
 
 # Encoding names as AntiDeepfake protocols spell them, and bits per sample where that is meaningful.
@@ -62,7 +63,7 @@ _ENCODINGS: dict[str, tuple[str, int | None]] = {
     "MPEG_LAYER_II": ("MP2", None),
     "MPEG_LAYER_III": ("MP3", None),
 }
-_FFMPEG_PCM = re.compile(r"pcm_([sfu])(\d+)")
+_PCM = re.compile(r"pcm_([suf])(\d+)(?:le|be)?(?:_planar)?")
 _FFMPEG_SUBTYPES = {
     "pcm_alaw": "ALAW",
     "pcm_mulaw": "ULAW",
@@ -90,18 +91,43 @@ _PCM_FORMATS = {
 """Containers that libsndfile knows for PCM and its like, and FFmpeg's names for them."""
 _FFMPEG_FORMATS = {
     **_PCM_FORMATS,
-    "mp4": "mov",
     "adts": "aac",
+    "ape": "ape",
     "asf": "asf",
-    "matroska": "matroska",
+    "avi": "avi",
+    "dsf": "dsf",
     "flac": "flac",
+    "flv": "flv",
+    "matroska": "matroska",
     "mp3": "mp3",
+    "mp4": "mov",
+    "mpc": "mpc",
+    "mpc8": "mpc8",
     "ogg": "ogg",
+    "ps": "mpeg",
+    "qoa": "qoa",
+    "rm": "rm",
+    "tak": "tak",
+    "ts": "mpegts",
+    "tta": "tta",
+    "wavpack": "wv",
+    "xwma": "xwma",
 }
+"""FFmpeg's demuxer of each container. None of them is a playlist or opens other files."""
 _SNDFILE_CONTAINERS = frozenset({*_PCM_FORMATS, "flac", "ogg", "mp3"})
 
 LOSSLESS = frozenset({*_PCM_FORMATS, "flac"})
 """Containers whose stated length is exact, and whose samples are the same from every correct decoder."""
+
+_CLOCKED = frozenset({"ps", "ts"})
+"""Containers of broadcasts: no length and no index, but a precise clock."""
+_STATED_LENGTHS = frozenset({"flac", "tak"})
+"""Containers whose length FFmpeg reads from the header; of the others, their structure tells it."""
+_ERROR_CHECKS = "crccheck+explode"
+"""What decoders verify. Without it, a damaged frame of a codec with checksums is decoded to noise."""
+_FFMPEG_ENCODINGS = {"pcm_mulaw": ("ULAW", 8), "pcm_alaw": ("ALAW", 8)}
+_BITS_IN_EXTRADATA = {"alac": (17, 8, 0xFF, 0), "flac": (12, 4, 0x1F, 1), "tta": (8, 8, 0xFF, 0)}
+"""Bits per sample in the headers of lossless codecs: offset of a big-endian 16-bit word, shift, mask, addend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,55 +230,71 @@ class SndfileReader:
 
 
 class FfmpegReader:
-    """An audio file opened by FFmpeg."""
+    """The first audio stream with a known codec in a file opened by FFmpeg."""
 
     def __init__(self, source: BinaryIO, name: str, container: str) -> None:
         self.name = name
+        self._clock_s: float | None = None
         self._size = source.seek(0, io.SEEK_END)
         source.seek(0)
         try:
-            # The format is forced, so that a playlist disguised as audio cannot make FFmpeg open other files.
+            # The format is forced, so that a playlist disguised as audio cannot make FFmpeg open other files; without
+            # protocols, no reference inside a file can either.
             self._input = av.open(
-                source, mode="r", format=_FFMPEG_FORMATS[container], metadata_errors="replace"
+                source,
+                mode="r",
+                format=_FFMPEG_FORMATS[container],
+                container_options={"protocol_whitelist": "none"},
+                metadata_errors="replace",
             )
         except av.error.FFmpegError as error:
-            raise AudioError("undecodable", name, f"ffmpeg: {error}") from error
+            raise AudioError("undecodable", name, f"ffmpeg: {_message(error)}") from error
         try:
             self.header = self._read_header(container)
-        except AudioError:
+        except Exception:
             self.close()
             raise
 
     def _read_header(self, container: str) -> Header:
         if not self._input.streams.audio:
             raise AudioError("not_audio", self.name, f"{container} without an audio stream")
-        self._stream = self._input.streams.audio[0]
-        context: Any = self._stream.codec_context  # None if FFmpeg does not have the codec
-        if context is None or context.channels < 1:
+        known = (stream for stream in self._input.streams.audio if _is_decodable(stream))
+        stream = next(known, None)
+        if stream is None:
             raise AudioError("undecodable", self.name, "ffmpeg: no decoder for its codec, or no channels")
-        if context.format is not None and context.format.packed.name not in _SAMPLE_FORMATS:
-            raise AudioError("undecodable", self.name, f"samples of the format {context.format.name}")
+        self._stream = stream
+        context = stream.codec_context
         context.thread_count = 1  # other processes already use the remaining cores
-        # Without these flags a damaged FLAC frame is decoded to noise. Lossy codecs have no such check.
-        context.options = {"err_detect": "crccheck+explode"} if container in LOSSLESS else {}
-        rate = _checked_rate(context.sample_rate or 0, self.name)
-        seconds = (self._input.duration or 0) / av.time_base
-        if self._stream.duration and self._stream.time_base:
-            seconds = float(self._stream.duration * self._stream.time_base)
-        is_known = seconds > 0 and container not in _ESTIMATED_LENGTHS and container not in _PCM_FORMATS
-        subtype = _subtype(context.name) if container in _PCM_FORMATS else ""
-        encoding, bit_depth = _ENCODINGS.get(subtype, (context.name.upper(), None))
+        context.options = {"err_detect": _ERROR_CHECKS}
+        # Many containers know neither rate nor channels of what they hold, so the first frame counts.
+        frames = self._frames()
+        first = next(frames, None)
+        if first is None:
+            raise AudioError("truncated", self.name, "ffmpeg: no audio behind the header")
+        if first.format.packed.name not in _SAMPLE_FORMATS:
+            raise AudioError("undecodable", self.name, f"samples of the format {first.format.name}")
+        self._decoded = itertools.chain([first], frames)
+        rate = _checked_rate(first.sample_rate, self.name)
+        seconds = self._estimated_seconds()
+        codec, encoding, bit_depth = _codec(context, container)
         return Header(
             container=container,
-            codec=subtype.lower() or context.name,
+            codec=codec,
             encoding=encoding,
             sample_rate=rate,
-            num_channels=context.channels,
-            num_samples=round(seconds * rate) if is_known else None,
-            bit_depth=8 * context.format.bytes if container == "flac" and context.format else bit_depth,
+            num_channels=first.layout.nb_channels,
+            num_samples=round(seconds * rate) if seconds > 0 and container in _STATED_LENGTHS else None,
+            bit_depth=bit_depth,
             bitrate=round(8 * self._size / seconds) if seconds > 0 else 0,
-            seconds=max(seconds, 0.0),
+            seconds=seconds,
         )
+
+    def _estimated_seconds(self) -> float:
+        stream = self._stream
+        if stream.duration and stream.time_base:
+            return max(float(stream.duration * stream.time_base), 0.0)
+        begin = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
+        return max((self._input.duration or 0) / av.time_base - max(begin, 0.0), 0.0)
 
     def blocks(self) -> Iterator[Samples]:
         """Decode from the first sample to the last."""
@@ -260,32 +302,60 @@ class FfmpegReader:
 
     def _gathered(self) -> Iterator[Any]:
         """Yield frames of a few seconds. FFmpeg returns about 20 ms at a time: slower in Python than the decoding."""
-        gathered = av.AudioFifo()
-        for frame in self._frames():
+        gathered, kind = av.AudioFifo(), None
+        for frame in self._decoded:
             channels, rate = frame.layout.nb_channels, frame.sample_rate
             if channels != self.header.num_channels or rate != self.header.sample_rate:
                 raise AudioError(
                     "undecodable", self.name, f"changes to {channels} channels at {rate} Hz within the stream"
                 )
+            self._check_clock(frame)
             frame.pts = None  # otherwise a gap in the time stamps would be an error
+            if kind != (frame.format.name, frame.layout.name):  # a fifo accepts frames of one kind only
+                if gathered.samples:
+                    yield gathered.read()
+                gathered, kind = av.AudioFifo(), (frame.format.name, frame.layout.name)
             gathered.write(frame)
             if gathered.samples >= _GATHERED_SAMPLES:
                 yield gathered.read()
         if gathered.samples:
             yield gathered.read()
 
+    def _check_clock(self, frame: Any) -> None:
+        """Compare the time stamp of a frame with the end of the one before, where nothing else shows a loss."""
+        if self.header.container not in _CLOCKED or frame.pts is None or not frame.time_base:
+            return
+        begin_s = float(frame.pts * frame.time_base)
+        if self._clock_s is not None and abs(begin_s - self._clock_s) > CLOCK_JUMP_S:
+            detail = f"ffmpeg: the time stamps jump from {self._clock_s:.3f} s to {begin_s:.3f} s"
+            raise AudioError("undecodable", self.name, detail)
+        self._clock_s = begin_s + frame.samples / frame.sample_rate
+
     def _frames(self) -> Iterator[Any]:
+        """Decode packet by packet; an error is damage, except in packets before the first one that decodes."""
+        has_begun, lost_s = False, 0.0
         try:
             for packet in self._input.demux(self._stream):
                 try:
-                    yield from packet.decode()
+                    frames = self._decode(packet)
                 except av.error.FFmpegError as error:
-                    # Stop here: the stated length, exact for lossless files, then shows whether samples are missing.
-                    if self.header.container in LOSSLESS and self.header.num_samples is not None:
-                        return
-                    raise self._to_error(error, (packet.pos or 0) + packet.size) from error
+                    lost_s += float(packet.duration * packet.time_base) if packet.duration else LEADING_LOSS_S
+                    if has_begun or lost_s > LEADING_LOSS_S:
+                        raise self._to_error(error, (packet.pos or 0) + packet.size) from error
+                    continue
+                has_begun = has_begun or bool(frames)
+                yield from frames
         except av.error.FFmpegError as error:
             raise self._to_error(error, 0) from error
+
+    def _decode(self, packet: Any) -> list[Any]:
+        if packet.is_corrupt:
+            reason: Reason = "truncated" if (packet.pos or 0) + packet.size >= self._size else "undecodable"
+            raise AudioError(reason, self.name, f"ffmpeg: the packet at byte {packet.pos} is incomplete")
+        frames: list[Any] = packet.decode()
+        if any(frame.is_corrupt for frame in frames):
+            raise AudioError("undecodable", self.name, f"ffmpeg: damaged packet at byte {packet.pos}")
+        return frames
 
     def _to_error(self, error: Exception, position: int) -> AudioError:
         """Convert an error of FFmpeg at a byte position: at the end of the file it means that the file is cut."""
@@ -339,20 +409,45 @@ class _ErrorRecorder:
         return len(data)
 
 
+def _checked_rate(rate: int, name: str) -> int:
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        raise AudioError("absurd_rate", name, f"{rate} Hz")
+    return rate
+
+
+def _is_decodable(stream: Any) -> bool:
+    context = stream.codec_context  # None if FFmpeg does not have the codec
+    return context is not None and context.channels >= 1
+
+
+def _codec(context: Any, container: str) -> tuple[str, str, int | None]:
+    """Return the name of a codec, its encoding, and bits per sample where that is meaningful.
+
+    In the containers of libsndfile the name is libsndfile's, whichever decoder reads the file; elsewhere FFmpeg's.
+    """
+    codec = str(context.codec.canonical_name)  # not that of the decoder, such as mp3float
+    subtype = _subtype(codec) if container in _PCM_FORMATS else ""
+    if subtype:
+        return subtype.lower(), *_ENCODINGS[subtype]
+    pcm = _PCM.fullmatch(codec)
+    if pcm:
+        return codec, f"PCM_{pcm[1].upper()}", int(pcm[2])
+    encoding, bit_depth = _FFMPEG_ENCODINGS.get(codec, (codec.upper(), None))
+    if codec in _BITS_IN_EXTRADATA:
+        offset, low, mask, plus = _BITS_IN_EXTRADATA[codec]
+        extra = (context.extradata or b"")[offset : offset + 2]
+        bit_depth = (int.from_bytes(extra, "big") >> low & mask) + plus if len(extra) == 2 else None
+    return codec, encoding, bit_depth
+
+
 def _subtype(codec: str) -> str:
     """Return libsndfile's name of a codec of FFmpeg; empty if libsndfile does not know it."""
-    if match := _FFMPEG_PCM.match(codec):
+    if match := _PCM.fullmatch(codec):
         kind, bits = match.groups()
         if kind == "f":
             return {"32": "FLOAT", "64": "DOUBLE"}.get(bits, "")
         return f"PCM_{bits}" if int(bits) > 8 else f"PCM_{kind.upper()}8"
     return _FFMPEG_SUBTYPES.get(codec, "")
-
-
-def _checked_rate(rate: int, name: str) -> int:
-    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
-        raise AudioError("absurd_rate", name, f"{rate} Hz")
-    return rate
 
 
 def _message(error: Exception) -> str:

@@ -168,7 +168,10 @@ class _Cursor:
         stated = header.num_samples
         if stated is not None and 0 < stated <= start:
             raise AudioError("outside", name, f"the segment begins at {start}, the audio ends at {stated}")
-        seconds = header.seconds if end is None else (end - start) / header.sample_rate
+        # An estimate of the decoder is no reason to refuse a file; the samples are counted below.
+        seconds = header.seconds if stated is not None else 0.0
+        if end is not None:
+            seconds = (end - start) / header.sample_rate
         if seconds > max_seconds:
             raise AudioError("too_long", name, f"{seconds:.0f} s; the limit is {max_seconds:.0f} s")
         count = 0
@@ -278,8 +281,10 @@ def _completed(header: Header, container: str, extent: Extent) -> Header:
     header = replace(header, container=container)
     if extent.num_samples is None:
         return header
-    seconds = extent.num_samples / header.sample_rate
-    return replace(header, num_samples=extent.num_samples, seconds=seconds)
+    num_samples = extent.num_samples
+    if extent.rate:
+        num_samples = round(num_samples * header.sample_rate / extent.rate)
+    return replace(header, num_samples=num_samples, seconds=num_samples / header.sample_rate)
 
 
 def _most_telling(failures: Sequence[AudioError]) -> AudioError:

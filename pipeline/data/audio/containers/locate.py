@@ -7,12 +7,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import BinaryIO
 
+from pipeline.data.audio.containers.asf import locate_asf
+from pipeline.data.audio.containers.avi import locate_avi
 from pipeline.data.audio.containers.extent import Extent, Span
+from pipeline.data.audio.containers.flv import locate_flv
 from pipeline.data.audio.containers.iff import locate_aiff, locate_caf, locate_svx
+from pipeline.data.audio.containers.lossless import (
+    locate_ape,
+    locate_dsf,
+    locate_mpc8,
+    locate_qoa,
+    locate_tta,
+    locate_wavpack,
+)
+from pipeline.data.audio.containers.matroska import locate_matroska
 from pipeline.data.audio.containers.mp4 import locate_mp4
 from pipeline.data.audio.containers.mpeg import locate_mpeg
+from pipeline.data.audio.containers.mpeg_system import locate_ps, locate_ts
 from pipeline.data.audio.containers.ogg import locate_ogg
 from pipeline.data.audio.containers.pcm_headers import HEADED, locate_headed, locate_voc
+from pipeline.data.audio.containers.realmedia import locate_realmedia
 from pipeline.data.audio.containers.recognise import recognise
 from pipeline.data.audio.containers.riff import locate_w64, locate_wav
 from pipeline.data.audio.containers.tags import audio_span
@@ -32,6 +46,19 @@ LOCATORS: dict[str, Locator] = {
     "ogg": locate_ogg,
     "mp3": locate_mpeg,
     "mp4": locate_mp4,
+    "matroska": locate_matroska,
+    "asf": locate_asf,
+    "avi": locate_avi,
+    "flv": locate_flv,
+    "ts": locate_ts,
+    "ps": locate_ps,
+    "rm": locate_realmedia,
+    "wavpack": locate_wavpack,
+    "tta": locate_tta,
+    "ape": locate_ape,
+    "dsf": locate_dsf,
+    "qoa": locate_qoa,
+    "mpc8": locate_mpc8,
 }
 
 

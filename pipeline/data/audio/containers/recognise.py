@@ -6,8 +6,26 @@ from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Span
 from pipeline.data.audio.containers.mpeg import find_mpeg_frame
+from pipeline.data.audio.containers.mpeg_system import transport_packet
 
 _ASF_GUID = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_MP4_BOXES = frozenset(b"ftyp moov mdat wide free skip pnot styp moof uuid".split())
+_RIFF_KINDS = {b"AVI ": "avi", b"XWMA": "xwma"}
+_MAGIC = {
+    _ASF_GUID: "asf",
+    b"\x1a\x45\xdf\xa3": "matroska",
+    b"FLV\x01": "flv",
+    b"\0\0\1\xba": "ps",
+    b".RMF": "rm",
+    b"wvpk": "wavpack",
+    b"TTA1": "tta",
+    b"MAC ": "ape",
+    b"tBaK": "tak",
+    b"MP+": "mpc",
+    b"MPCK": "mpc8",
+    b"DSD ": "dsf",
+    b"qoaf": "qoa",
+}
 _MPEG_SEARCH = 4096
 _IFF_FORMS = {b"AIFF": "aiff", b"AIFC": "aiff", b"8SVX": "svx", b"16SV": "svx"}
 _PCM_MAGIC = {
@@ -38,6 +56,10 @@ def recognise(file: BinaryIO, span: Span) -> tuple[str, str] | None:
     recognised = _recognise_magic(head)
     if recognised is not None:
         return recognised
+    if head[:1] == b"\x47" or head[4:5] == b"\x47":
+        file.seek(span.begin)
+        if transport_packet(file.read(1024)) is not None:
+            return "ts", ""
     if len(head) >= 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return "adts", "aac"  # MPEG layer 0: AAC frames without a container
     file.seek(span.begin)
@@ -58,10 +80,8 @@ def _recognise_magic(head: bytes) -> tuple[str, str] | None:
         return "flac", "flac"
     if head[:4] == b"OggS":
         return "ogg", "opus" if b"OpusHead" in head else "flac" if b"FLAC" in head else "vorbis"
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
+    if head[4:8] in _MP4_BOXES:
         return "mp4", ""
-    if head[:16] == _ASF_GUID:
-        return "asf", ""
-    if head[:4] == b"\x1a\x45\xdf\xa3":
-        return "matroska", ""
-    return None
+    if head[:4] == b"RIFF" and head[8:12] in _RIFF_KINDS:
+        return _RIFF_KINDS[head[8:12]], ""
+    return next(((container, "") for magic, container in _MAGIC.items() if head.startswith(magic)), None)

@@ -7,3 +7,19 @@ ENCODER_DELAY_S = 0.1
 
 EXCESS_BYTES = 44
 """Some writers of wav, aiff and au count parts of the header as samples; so few bytes hold one or two milliseconds."""
+
+LEADING_LOSS_S = 0.25
+"""A stream that was cut out of a longer one begins with packets that need earlier ones; players skip them as well."""
+
+BOXED_PRIMING_SAMPLES = 6 * 1024
+"""The index of an mp4 counts priming and padding, which decoders trim: up to 2112 samples of AAC in front and a frame
+behind, twice as many where SBR doubles the rate; 3840 of Opus. Whether packets are missing is seen without it."""
+
+MATROSKA_DURATION_S = 2.0
+"""The duration of a Matroska file ends with its last packet, of which the file states only the beginning."""
+
+ASF_DELAY_SAMPLES = 3 * 2048
+"""The duration of a WMA file ends with its last packet; decoders return one frame of 2048 samples more or less."""
+
+CLOCK_JUMP_S = 0.1
+"""The time stamp in a packet of an MPEG stream may count for the frame before or behind it: up to 72 ms of MP2."""
