@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Span
-from pipeline.data.audio.containers.mpeg import find_mpeg_frame
+from pipeline.data.audio.containers.mpeg import NUM_HEAD_BYTES, find_mpeg_frame
 
 _ASF_GUID = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-_MPEG_SEARCH = 4096
 
 
 def recognise(file: BinaryIO, span: Span) -> tuple[str, str] | None:
@@ -24,7 +23,7 @@ def recognise(file: BinaryIO, span: Span) -> tuple[str, str] | None:
     if len(head) >= 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return "adts", "aac"  # MPEG layer 0: AAC frames without a container
     file.seek(span.begin)
-    if find_mpeg_frame(file.read(_MPEG_SEARCH)) is not None:
+    if find_mpeg_frame(file.read(NUM_HEAD_BYTES)) is not None:
         return "mp3", "mp3"
     return None
 
