@@ -278,8 +278,10 @@ def _completed(header: Header, container: str, extent: Extent) -> Header:
     header = replace(header, container=container)
     if extent.num_samples is None:
         return header
-    seconds = extent.num_samples / header.sample_rate
-    return replace(header, num_samples=extent.num_samples, seconds=seconds)
+    num_samples = extent.num_samples
+    if extent.rate:
+        num_samples = round(num_samples * header.sample_rate / extent.rate)
+    return replace(header, num_samples=num_samples, seconds=num_samples / header.sample_rate)
 
 
 def _most_telling(failures: Sequence[AudioError]) -> AudioError:

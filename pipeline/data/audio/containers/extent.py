@@ -31,5 +31,7 @@ class Extent:
     """What the decoder reads before those bytes: a header with correct lengths in place of the wrong one."""
     num_samples: int | None = None
     """Samples per channel that the structure states or counts; None if only decoding can tell."""
+    rate: int = 0
+    """Units per second in which `num_samples` counts; 0: samples at the rate of the decoder."""
     tolerance: int = 0
     """How many samples more or fewer a correct decoder may return; see `tolerances`."""

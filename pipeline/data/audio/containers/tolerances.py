@@ -7,3 +7,9 @@ ENCODER_DELAY_S = 0.1
 
 RIFF_EXCESS_BYTES = 44
 """Some recorders count the header itself as samples; so few bytes hold no more than a millisecond or two."""
+
+OPUS_SAMPLES = 1
+"""Opus counts at 48 kHz, so the length at the rate of the decoder is rounded."""
+
+SPEEX_SAMPLES = 512
+"""Speex files state the delay of their encoder nowhere; it is 80 to 512 samples, depending on the mode."""
