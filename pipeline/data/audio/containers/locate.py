@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Extent, Span
+from pipeline.data.audio.containers.flac_frames import locate_flac
 from pipeline.data.audio.containers.mp4 import locate_mp4
 from pipeline.data.audio.containers.mpeg import locate_mpeg
 from pipeline.data.audio.containers.ogg import locate_ogg
@@ -20,6 +21,7 @@ Locator = Callable[[BinaryIO, Span, str, bool], Extent]
 
 LOCATORS: dict[str, Locator] = {
     "wav": locate_wav,
+    "flac": locate_flac,
     "ogg": locate_ogg,
     "mp3": locate_mpeg,
     "mp4": locate_mp4,
