@@ -68,11 +68,11 @@ def locate_flac(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
         return Extent(span.begin, span.end, "flac", "flac", num_samples=0)
     last, end = _last_frame(data, frames_begin, info, name)
     num_samples = last.first_sample + last.num_samples
-    if info.num_samples is not None and num_samples != info.num_samples:
-        reason: Reason = "truncated" if num_samples < info.num_samples else "trailing_data"
-        detail = f"the last frame ends at sample {num_samples}; {info.num_samples} expected from the header"
-        raise AudioError(reason, name, detail)
-    return Extent(span.begin, end, "flac", "flac", num_samples=num_samples)
+    stated = info.num_samples or num_samples
+    if stated < num_samples:
+        detail = f"the last frame ends at sample {num_samples}; {stated} expected from the header"
+        raise AudioError("trailing_data", name, detail)
+    return Extent(span.begin, end, "flac", "flac", num_samples=stated)  # if it lacks samples, decoding tells
 
 
 def _read_metadata(file: BinaryIO, span: Span, name: str) -> tuple[_StreamInfo, int]:

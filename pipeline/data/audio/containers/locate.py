@@ -6,6 +6,9 @@ import io
 from collections.abc import Callable
 from typing import BinaryIO
 
+from pipeline.data.audio.containers.ac3 import locate_ac3
+from pipeline.data.audio.containers.adts import locate_adts
+from pipeline.data.audio.containers.amr import locate_amr
 from pipeline.data.audio.containers.extent import Extent, Span
 from pipeline.data.audio.containers.flac_frames import locate_flac
 from pipeline.data.audio.containers.mp4 import locate_mp4
@@ -22,6 +25,10 @@ Locator = Callable[[BinaryIO, Span, str, bool], Extent]
 LOCATORS: dict[str, Locator] = {
     "wav": locate_wav,
     "flac": locate_flac,
+    "adts": locate_adts,
+    "amr": locate_amr,
+    "ac3": locate_ac3,
+    "eac3": locate_ac3,
     "ogg": locate_ogg,
     "mp3": locate_mpeg,
     "mp4": locate_mp4,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
+from pipeline.data.audio.containers.ac3 import is_ac3
+from pipeline.data.audio.containers.adts import is_adts
 from pipeline.data.audio.containers.extent import Span
 from pipeline.data.audio.containers.mpeg import NUM_HEAD_BYTES, find_mpeg_frame
 
@@ -20,11 +22,14 @@ def recognise(file: BinaryIO, span: Span) -> tuple[str, str] | None:
     recognised = _recognise_magic(head)
     if recognised is not None:
         return recognised
-    if len(head) >= 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
-        return "adts", "aac"  # MPEG layer 0: AAC frames without a container
     file.seek(span.begin)
-    if find_mpeg_frame(file.read(NUM_HEAD_BYTES)) is not None:
-        return "mp3", "mp3"
+    head = file.read(NUM_HEAD_BYTES)
+    if is_adts(head):
+        return "adts", "aac"
+    if is_ac3(head):
+        return "ac3", ""
+    if find_mpeg_frame(head) is not None:
+        return "mp3", ""
     return None
 
 
@@ -34,7 +39,9 @@ def _recognise_magic(head: bytes) -> tuple[str, str] | None:
     if head[:4] == b"fLaC":
         return "flac", "flac"
     if head[:4] == b"OggS":
-        return "ogg", "opus" if b"OpusHead" in head else "flac" if b"FLAC" in head else "vorbis"
+        return "ogg", ""
+    if head[:6] == b"#!AMR\n" or head[:9] == b"#!AMR-WB\n":
+        return "amr", ""
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
         return "mp4", ""
     if head[:16] == _ASF_GUID:

@@ -77,7 +77,7 @@ def _id3v2_size(file: BinaryIO, head: bytes, begin: int) -> int:
     sizes = [_ID3V2 + int.from_bytes(head[6:10], "big") + footer]
     if max(head[6:10]) < 0x80:
         sizes.insert(0, _ID3V2 + _syncsafe(head[6:10]) + footer)
-    followers = [_read(file, begin + size, 4) for size in sizes]
+    followers = [_read(file, begin + size, 8) for size in sizes]
     for is_likely in (_START.match, lambda follower: follower[:1] == b"\0"):
         for size, follower in zip(sizes, followers, strict=True):
             if is_likely(follower):
@@ -91,7 +91,7 @@ def _num_zeros(file: BinaryIO, begin: int) -> int:
     if not padding.strip(b"\0"):
         padding = _read(file, begin, _MOST_PADDING)
     length = len(padding) - len(padding.lstrip(b"\0"))
-    return length if _START.match(_read(file, begin + length, 4)) else 0
+    return length if _START.match(_read(file, begin + length, 8)) else 0
 
 
 def _before_back(file: BinaryIO, begin: int, end: int) -> int:
