@@ -19,6 +19,7 @@ from pipeline.data.audio.decode import Samples
 from pipeline.data.audio.errors import REASONS, AudioError
 from pipeline.data.audio.load import codec_versions, load_audio, probe
 from pipeline.data.audio.waveform import Waveform
+from tests.data.audio.formats import speech_like
 
 RATE = 48_000
 
@@ -253,10 +254,10 @@ def test_resampling_block_by_block_equals_resampling_at_once() -> None:
     np.testing.assert_array_equal(whole, soxr.resample(samples[:, 0], RATE, 16_000, "HQ"))
 
 
-@pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "vorbis", "opus", "m4a"])
+@pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "vorbis", "opus", "m4a", "webm"])
 def test_a_segment_holds_exactly_the_samples_of_the_file(files: dict[str, bytes], kind: str) -> None:
-    # libsndfile does not read m4a; there the samples are those of FFmpeg.
-    samples = decode_ffmpeg(files[kind]) if kind == "m4a" else read_samples(files[kind])
+    # libsndfile does not read m4a and webm; there the samples are those of FFmpeg.
+    samples = decode_ffmpeg(files[kind]) if kind in ("m4a", "webm") else read_samples(files[kind])
     start, end = 12_345, 40_000
     mono = encode(samples[start:end].mean(axis=1), RATE, "WAV", "FLOAT")
     segment = load_waveform(files[kind], start=start, end=end)
@@ -298,8 +299,24 @@ def test_silence_and_a_constant_offset_are_silent_but_faint_speech_is_not() -> N
     constant = np.full(16_000, 0.25, dtype=np.float32)
     assert reason_of(encode(np.zeros(48_000), RATE, "FLAC")) == "silent"
     assert reason_of(encode(constant, 16_000, "WAV", "FLOAT")) == "silent"
-    assert reason_of(encode(np.stack([mono16(), -mono16()], axis=1), 16_000, "WAV", "FLOAT")) == "silent"
+    assert reason_of(encode(np.stack([constant, -constant], axis=1), 16_000, "WAV", "FLOAT")) == "silent"
     assert len(load_waveform(encode(mono16() / 1000, 16_000, "WAV", "FLOAT"))) == 16_000
+
+
+@pytest.mark.parametrize("gain", [-1.0, -0.9999, -0.97, -0.85])
+def test_channels_that_cancel_each_other_have_a_reason_of_their_own(gain: float) -> None:
+    stereo = np.stack([mono16(), gain * mono16()], axis=1)
+    offset = stereo + np.float32(0.05)  # a constant in both channels survives the mean, but is no speech
+    for samples in (stereo, stereo / 200, offset):
+        assert reason_of(encode(samples, 16_000, "WAV", "FLOAT")) == "cancelling"
+    assert reason_of(encode(np.tile(stereo, 3), 16_000, "WAV", "FLOAT")) == "cancelling"
+
+
+def test_channels_that_only_differ_do_not_cancel() -> None:
+    one, other = speech_like(1, 16_000, seed=1), speech_like(1, 16_000, seed=2)
+    silence = np.zeros_like(one)
+    for channels in ([one, other], [one, silence], [one, 0.5 * one], [one, -0.5 * one], [one] + 63 * [silence]):
+        assert len(load_waveform(encode(np.stack(channels, axis=1), 16_000, "WAV", "FLOAT"))) == 16_000
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -1,0 +1,26 @@
+"""Damage of every kind to a file of every format: refused, or heard right; `docs/audio.md` tells what cannot be noticed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.data.audio.damage import DAMAGES, Damage, count_outcomes
+from tests.data.audio.formats import FORMATS
+
+NUM_CASES = 12
+"""Damaged files a format and a kind of damage; the rates in the docs come from hundreds."""
+
+CHECKSUMS = frozenset({"flac", "flac of 24 bit", "flac in ogg", "flac in matroska", "vorbis", "opus"})
+"""Formats in which a checksum covers the audio: no damage at all may pass."""
+
+LENGTHS: tuple[Damage, ...] = ("hole", "cut", "join", "tail")
+"""Damage that every format notices by its lengths, because bytes are missing or too many."""
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FORMATS)
+def test_damage_is_refused_or_changes_nothing(name: str, damage: Damage) -> None:
+    outcomes = count_outcomes(name, damage, 1 if damage == "join" else NUM_CASES)
+    if name in CHECKSUMS or damage in LENGTHS:
+        assert outcomes["wrong"] == 0
+    assert outcomes["refused"] + outcomes["right"] + outcomes["wrong"] > 0
