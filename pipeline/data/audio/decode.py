@@ -30,7 +30,9 @@ Samples = NDArray[np.float32]
 
 _BLOCK_SAMPLES = 1 << 16  # blocks of half the size make building a shard 3 % slower; larger ones gain nothing
 _GATHERED_SAMPLES = 1 << 16
-_ESTIMATED_LENGTHS = frozenset({"ac3", "adts", "amr", "eac3", "mp3"})  # FFmpeg estimates them as file size / bit rate
+_ESTIMATED_LENGTHS = frozenset(
+    {"ac3", "adts", "amr", "eac3", "mp3"}
+)  # FFmpeg estimates them as file size / bit rate
 _UNKNOWN_LENGTH = 1 << 40  # libsndfile reports a larger number if it does not know the length
 
 # Encoding names as AntiDeepfake protocols spell them, and bits per sample where that is meaningful.

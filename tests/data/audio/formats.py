@@ -93,10 +93,18 @@ LOSSY: dict[str, Maker] = {
     "wav with ms adpcm": partial(with_soundfile, file_format="WAV", subtype="MS_ADPCM"),
     "wav with gsm": partial(with_soundfile, file_format="WAV", subtype="GSM610"),
     "mp3 of constant rate": partial(
-        with_soundfile, file_format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="CONSTANT", compression_level=0.7
+        with_soundfile,
+        file_format="MP3",
+        subtype="MPEG_LAYER_III",
+        bitrate_mode="CONSTANT",
+        compression_level=0.7,
     ),
     "mp3 of variable rate": partial(
-        with_soundfile, file_format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="VARIABLE", compression_level=0.7
+        with_soundfile,
+        file_format="MP3",
+        subtype="MPEG_LAYER_III",
+        bitrate_mode="VARIABLE",
+        compression_level=0.7,
     ),
     "mp2": partial(with_ffmpeg, file_format="mp2", codec="mp2"),
     "vorbis": partial(with_soundfile, file_format="OGG", subtype="VORBIS"),

@@ -315,7 +315,13 @@ def test_channels_that_cancel_each_other_have_a_reason_of_their_own(gain: float)
 def test_channels_that_only_differ_do_not_cancel() -> None:
     one, other = speech_like(1, 16_000, seed=1), speech_like(1, 16_000, seed=2)
     silence = np.zeros_like(one)
-    for channels in ([one, other], [one, silence], [one, 0.5 * one], [one, -0.5 * one], [one] + 63 * [silence]):
+    for channels in (
+        [one, other],
+        [one, silence],
+        [one, 0.5 * one],
+        [one, -0.5 * one],
+        [one] + 63 * [silence],
+    ):
         assert len(load_waveform(encode(np.stack(channels, axis=1), 16_000, "WAV", "FLOAT"))) == 16_000
 
 
@@ -370,7 +376,6 @@ def test_an_mp3_of_variable_bit_rate_without_a_table_of_contents_is_read_to_its_
     assert load_audio(data, "x").decoder == "libsndfile"
     loaded = load_audio(data.replace(b"Xing", b"none"), "x")
     assert loaded.decoder == "ffmpeg"
-    assert loaded.header.num_samples is None
     assert len(loaded.waveform) == pytest.approx(160_000, abs=1_600)
 
 

@@ -42,7 +42,9 @@ def _parse(header: bytes) -> Frame | None:
     num_blocks = (header[6] & 3) + 1
     if rate_index >= len(_RATES) or num_bytes < _SHORTEST_FRAME:
         return None
-    return Frame(num_bytes, num_blocks * _BLOCK_SAMPLES, f"{_RATES[rate_index]} Hz, channel layout {channels}")
+    return Frame(
+        num_bytes, num_blocks * _BLOCK_SAMPLES, f"{_RATES[rate_index]} Hz, channel layout {channels}"
+    )
 
 
 ADTS = Syntax(re.compile(rb"\xff[\xf0\xf1\xf8\xf9]", re.DOTALL), _SHORTEST_FRAME, _parse)

@@ -10,7 +10,24 @@ from pipeline.data.audio.errors import AudioError
 _FRAME_S = 0.02
 _NO_FRAME = 0
 # Bytes of a frame by its type, 0 for types that are not defined: speech modes, silence descriptors, lost, no data.
-_NARROW = (13, 14, 16, 18, 20, 21, 27, 32, 6, _NO_FRAME, _NO_FRAME, _NO_FRAME, _NO_FRAME, _NO_FRAME, _NO_FRAME, 1)
+_NARROW = (
+    13,
+    14,
+    16,
+    18,
+    20,
+    21,
+    27,
+    32,
+    6,
+    _NO_FRAME,
+    _NO_FRAME,
+    _NO_FRAME,
+    _NO_FRAME,
+    _NO_FRAME,
+    _NO_FRAME,
+    1,
+)
 _WIDE = (18, 24, 33, 37, 41, 47, 51, 59, 61, 6, _NO_FRAME, _NO_FRAME, _NO_FRAME, _NO_FRAME, 1, 1)
 _PADDING_BITS, _IS_GOOD = 0x83, 0x04
 

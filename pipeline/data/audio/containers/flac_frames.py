@@ -130,7 +130,9 @@ def _last_frame(data: bytes, begin: int, info: _StreamInfo, name: str) -> tuple[
     assert latest is not None
     end = _end_of_frame(data, latest)
     rest = b"" if end is None else data[end:]
-    if rest and 10 * len(rest.translate(None, _TEXT)) < len(rest):  # one cut frame in ten fits its checksum somewhere
+    if rest and 10 * len(rest.translate(None, _TEXT)) < len(
+        rest
+    ):  # one cut frame in ten fits its checksum somewhere
         raise AudioError("trailing_data", name, f"{len(rest)} bytes of text follow the last frame")
     raise AudioError("truncated", name, f"the last frame, from byte {latest.begin}, is not complete")
 
@@ -160,7 +162,12 @@ def _parse_frame(data: bytes, begin: int, info: _StreamInfo, first: _Frame | Non
     header = data[begin : begin + _LONGEST_HEADER]
     if len(header) < 6 or header[0] != 0xFF or header[1] & 0xFE != 0xF8 or header[3] & 1:
         return None
-    block_code, rate_code, channel_code, bits_code = header[2] >> 4, header[2] & 15, header[3] >> 4, header[3] >> 1 & 7
+    block_code, rate_code, channel_code, bits_code = (
+        header[2] >> 4,
+        header[2] & 15,
+        header[3] >> 4,
+        header[3] >> 1 & 7,
+    )
     number = _coded_number(header)
     if number is None or block_code == 0 or rate_code == 15 or channel_code > 10:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -51,9 +52,12 @@ class FrameRow:
     """First byte of the first frame."""
     end: int
     """One past the last byte of the last frame."""
-    num_frames: int
     num_samples: int
     kind: str
+    offsets: array[int]
+    """First bytes of the frames."""
+    runs: tuple[tuple[int, int], ...]
+    """Begin and end of frames that follow each other without a gap; several if files were joined with their tags."""
 
 
 def find_frames(data: bytes, syntax: Syntax, begin: int = 0, end: int | None = None) -> int | None:
@@ -89,20 +93,22 @@ def walk(file: BinaryIO, span: Span, syntax: Syntax, name: str) -> FrameRow:
     if begin is None or first is None:
         raise AudioError("undecodable", name, f"no frame in the first {MOST_JUNK} bytes of the audio")
     parse, length, kind = syntax.parse, syntax.num_header_bytes, first.kind
-    position, num_frames, num_samples = begin, 0, 0
+    position, num_samples = begin, 0
+    offsets, runs, run_begin = array("q"), [], begin
     while True:
         frame = parse(data[position : position + length])
         if frame is None or frame.kind != kind:
             following = _next_frame(file, data, position, syntax, kind, name)
+            runs.append((run_begin, position))
             if following is None:
-                return FrameRow(begin, position, num_frames, num_samples, kind)
-            position = following
+                return FrameRow(begin, position, num_samples, kind, offsets, tuple(runs))
+            position = run_begin = following
             continue
+        offsets.append(position)
         position += frame.num_bytes
         if position > len(data):
             missing = position - len(data)
             raise AudioError("truncated", name, f"the last frame lacks {missing} of {frame.num_bytes} bytes")
-        num_frames += 1
         num_samples += frame.num_samples
 
 

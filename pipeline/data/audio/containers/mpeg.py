@@ -7,8 +7,11 @@ and where the table does not agree, the decoder is given a table that does.
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import BinaryIO
@@ -20,7 +23,9 @@ from pipeline.data.audio.errors import AudioError
 NUM_HEAD_BYTES = 2 * MOST_JUNK
 """So many bytes from the begin of the audio show whether it is MPEG, and hold its table."""
 
-_DECODER_DELAY = 529  # samples by which every decoder of layer III delays; the padding of the encoder includes them
+_DECODER_DELAY = (
+    529  # samples by which every decoder of layer III delays; the padding of the encoder includes them
+)
 _TABLE_SLACK_BYTES = 4096  # what encoders count as bytes of an mp3 includes a tag, or not
 _LONGEST_FREE_FRAME = 8192
 
@@ -77,11 +82,12 @@ def locate_mpeg(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
     if offset is None or frame is None:
         raise AudioError("undecodable", name, f"no frame in the first {MOST_JUNK} bytes of the audio")
     first = head[offset : offset + frame.num_bytes]
-    table = _read_table(first)
     codec = f"mp{_layer(first)}"
     if is_whole:
-        return _counted(walk(file, span, syntax, name), first, table, codec, name)
-    num_samples, begin = None, span.begin + offset
+        row = walk(file, span, syntax, name)
+        file.seek(0)
+        return _counted(file.read(row.end), row, codec, name)
+    table, num_samples, begin = _read_table(first), None, span.begin + offset
     if table is not None and table.num_frames and table.num_bytes:
         is_alone = span.end - begin <= table.num_bytes + _TABLE_SLACK_BYTES  # otherwise another file follows
         num_samples = table.num_samples(frame.num_samples) if is_alone else None
@@ -108,23 +114,69 @@ def find_mpeg_frame(head: bytes) -> int | None:
     return find_frames(head, mpeg_syntax(head), 0, MOST_JUNK)
 
 
-def _counted(row: FrameRow, first: bytes, table: _Table | None, codec: str, name: str) -> Extent:
-    """Return the extent of frames that have been counted, with a table that agrees with them."""
-    frame_samples = row.num_samples // row.num_frames
-    num_frames = row.num_frames - (table is not None)
-    stated = None if table is None else table.num_frames
-    if stated is not None and stated > row.num_frames:  # some encoders count the table as a frame
-        raise AudioError("truncated", name, f"{num_frames} frames; {stated} expected from the table in front")
-    if table is not None and stated == num_frames and table.delay is not None:
-        num_samples = table.num_samples(frame_samples)
-        return Extent(row.begin, row.end, "mp3", codec, num_samples=num_samples)
-    begin = row.begin + (len(first) if table is not None else 0)
-    if table is None or table.delay is None:
-        return Extent(begin, row.end, "mp3", codec, num_samples=num_frames * frame_samples)
-    padding = table.padding if stated == row.num_frames else 0  # otherwise other files follow, with their own padding
-    correct = _Table(num_frames, row.end - begin, table.delay, padding)
-    num_samples = correct.num_samples(frame_samples)
-    return Extent(begin, row.end, "mp3", codec, _table_frame(first, correct), num_samples)
+def _counted(data: bytes, row: FrameRow, codec: str, name: str) -> Extent:
+    """Return the extent of frames that have been counted.
+
+    Where the table in front does not agree with the count, or tables and tags of joined files are between the frames,
+    the decoder is given the frames alone, behind a table that agrees.
+    """
+    frame_samples = row.num_samples // len(row.offsets)
+    tables = _find_tables(data, row)
+    num_frames = len(row.offsets) - len(tables)
+    for index, following in itertools.pairwise([*tables, len(row.offsets)]):
+        stated = tables[index].num_frames or 0
+        if stated > following - index:  # some encoders count the table as a frame
+            detail = f"{following - index - 1} frames; {stated} expected from the table in front of them"
+            raise AudioError("truncated", name, detail)
+    first, last = tables.get(0), tables[max(tables)] if tables else None
+    is_plain = len(row.runs) == 1 and len(tables) == (first is not None)
+    if is_plain and first is None:
+        return Extent(row.begin, row.end, "mp3", codec, num_samples=num_frames * frame_samples)
+    if is_plain and first is not None and first.num_frames == num_frames and first.delay is not None:
+        return Extent(row.begin, row.end, "mp3", codec, num_samples=first.num_samples(frame_samples))
+    frames, num_samples = _without_tables(data, row, tables), num_frames * frame_samples
+    if first is not None and last is not None and first.delay is not None:
+        is_last_whole = last.num_frames in (
+            len(row.offsets) - max(tables),
+            len(row.offsets) - max(tables) - 1,
+        )
+        padding = last.padding if is_last_whole else 0
+        correct = _Table(num_frames, len(frames), first.delay, padding)
+        num_samples = correct.num_samples(frame_samples)
+        frames = _table_frame(data[row.begin : row.begin + 4], correct) + frames
+    return Extent(row.end, row.end, "mp3", codec, frames, num_samples)
+
+
+def _find_tables(data: bytes, row: FrameRow) -> dict[int, _Table]:
+    """Return the tables among the frames, by the number of their frame."""
+    tables = {}
+    for name in (*_TABLE_NAMES, b"VBRI"):
+        position = row.begin
+        while (position := data.find(name, position)) >= 0:
+            index = bisect_right(row.offsets, position) - 1
+            table = _read_table(data[row.offsets[index] : _frame_end(row, index)])
+            if table is not None:
+                tables[index] = table
+            position += len(name)
+    return dict(sorted(tables.items()))
+
+
+def _without_tables(data: bytes, row: FrameRow, tables: Iterable[int]) -> bytes:
+    """Return the frames that hold audio, without what is between them."""
+    cuts = [(row.offsets[index], _frame_end(row, index)) for index in tables]
+    edges = sorted([*itertools.chain(*row.runs), *itertools.chain(*cuts)])
+    # Runs and tables are nested, so every second edge ends a piece of audio.
+    return b"".join(data[begin:end] for begin, end in zip(edges[::2], edges[1::2], strict=True))
+
+
+def _frame_end(row: FrameRow, index: int) -> int:
+    begin = row.offsets[index]
+    run_end = next(end for _, end in row.runs if end > begin)
+    return (
+        row.offsets[index + 1]
+        if index + 1 < len(row.offsets) and row.offsets[index + 1] < run_end
+        else run_end
+    )
 
 
 def _read_table(frame: bytes) -> _Table | None:
@@ -195,7 +247,13 @@ def _parse(header: bytes, free_bytes: int = 0) -> Frame | None:
         return None
     version, layer = header[1] >> 3 & 3, header[1] >> 1 & 3
     kbits_index, rate_index, padding = header[2] >> 4, header[2] >> 2 & 3, header[2] >> 1 & 1
-    if version == 1 or layer == 0 or rate_index == 3 or kbits_index == 15 or (kbits_index == 0) != (free_bytes > 0):
+    if (
+        version == 1
+        or layer == 0
+        or rate_index == 3
+        or kbits_index == 15
+        or (kbits_index == 0) != (free_bytes > 0)
+    ):
         return None
     rate = _MPEG_RATES[version][rate_index]
     channels = "1 channel" if header[3] >> 6 == 3 else "2 channels"

@@ -15,7 +15,9 @@ _MOST_PADDING = 8192  # zeros in front of the audio, or behind the last tag
 _ID3V1, _ID3V1_EXTENDED, _ID3V2, _APE = 128, 227, 10, 32  # sizes of a tag, or of its header or footer
 _LYRICS3V1 = 5100  # longest text between LYRICSBEGIN and LYRICSEND
 _CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f]")
-_START = re.compile(rb"ID3|RIFF|RF64|RIFX|FORM|fLaC|OggS|\.snd|caff|#!AMR|\x0b\x77|\xff[\xe2-\xff]", re.DOTALL)
+_START = re.compile(
+    rb"ID3|RIFF|RF64|RIFX|FORM|fLaC|OggS|\.snd|caff|#!AMR|\x0b\x77|\xff[\xe2-\xff]", re.DOTALL
+)
 """How audio begins that may follow a tag or padding. MP4 is missing: zeros at its front are the size of its first box."""
 _MP4_BOX = re.compile(rb"ftyp|moov|mdat|wide|free|skip|pnot")
 
