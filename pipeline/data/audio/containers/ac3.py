@@ -10,7 +10,16 @@ from functools import lru_cache
 from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Extent, Span
-from pipeline.data.audio.containers.frames import Frame, Syntax, find_frames, walk
+from pipeline.data.audio.containers.frames import (
+    MOST_JUNK,
+    Frame,
+    Syntax,
+    find_frames,
+    first_frame,
+    refuse_partial_frame,
+    walk,
+)
+from pipeline.data.audio.errors import AudioError
 
 _RATES = (48000, 44100, 32000)
 _KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
@@ -25,16 +34,22 @@ def locate_ac3(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
         AudioError: truncated: a frame is cut or missing. undecodable: no frames, or frames of several kinds.
     """
     file.seek(span.begin)
-    container = "eac3" if file.read(6)[5] >> 3 > _LAST_AC3 else "ac3"
+    head = file.read(2 * MOST_JUNK)
+    begin = first_frame(head, AC3, 0)
+    if begin is None:
+        raise AudioError("undecodable", name, f"no frame in the first {MOST_JUNK} bytes of the audio")
+    container = "eac3" if head[begin + 5] >> 3 > _LAST_AC3 else "ac3"
     if not is_whole:
-        return Extent(span.begin, span.end, container, container)
+        return Extent(span.begin + begin, span.end, container, container)
     row = walk(file, span, AC3, name)
+    file.seek(0)
+    refuse_partial_frame(file.read(span.end), row, name)
     return Extent(row.begin, row.end, container, container, num_samples=row.num_samples)
 
 
 def is_ac3(head: bytes) -> bool:
     """Whether the first bytes of a file are frames of AC-3 or E-AC-3."""
-    return find_frames(head, AC3, 0, 1) == 0
+    return find_frames(head, AC3, 0, MOST_JUNK) is not None
 
 
 @lru_cache(maxsize=4096)

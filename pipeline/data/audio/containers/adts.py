@@ -7,7 +7,14 @@ from functools import lru_cache
 from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Extent, Span
-from pipeline.data.audio.containers.frames import Frame, Syntax, find_frames, walk
+from pipeline.data.audio.containers.frames import (
+    MOST_JUNK,
+    Frame,
+    Syntax,
+    find_frames,
+    refuse_partial_frame,
+    walk,
+)
 
 _RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 _BLOCK_SAMPLES = 1024
@@ -23,6 +30,8 @@ def locate_adts(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
     if not is_whole:
         return Extent(span.begin, span.end, "adts", "aac")
     row = walk(file, span, ADTS, name)
+    file.seek(0)
+    refuse_partial_frame(file.read(span.end), row, name)
     # HE-AAC does not show here: its frames hold twice as many samples at twice the rate.
     rate = int(row.kind.split()[0])
     return Extent(row.begin, row.end, "adts", "aac", num_samples=row.num_samples, rate=rate)
@@ -30,7 +39,7 @@ def locate_adts(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
 
 def is_adts(head: bytes) -> bool:
     """Whether the first bytes of a file are frames of AAC."""
-    return find_frames(head, ADTS, 0, 1) == 0
+    return find_frames(head, ADTS, 0, MOST_JUNK) is not None
 
 
 @lru_cache(maxsize=4096)

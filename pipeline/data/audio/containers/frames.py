@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from array import array
 from collections.abc import Callable
@@ -16,6 +17,7 @@ MOST_JUNK = 4096
 """Bytes in front of the first frame that are passed over, as all decoders do."""
 
 _LIKELY_FRAMES = 3  # so many frames in a row are no chance
+_HARMLESS = bytes([0, 9, 10, 13, *range(32, 127)])  # zeros and text
 _MOST_PADDING = 1024  # zeros between joined files; libsndfile gives up after more of them
 
 
@@ -78,6 +80,30 @@ def find_frames(data: bytes, syntax: Syntax, begin: int = 0, end: int | None = N
     return None
 
 
+def first_frame(data: bytes, syntax: Syntax, begin: int) -> int | None:
+    """Return the offset of the first frame of a file, which a little junk may precede; None if there is none.
+
+    A frame that the audio begins with counts even if no other follows it: those may be missing.
+    """
+    if syntax.at(data, begin) is not None:
+        return begin
+    return find_frames(data, syntax, begin, begin + MOST_JUNK)
+
+
+def refuse_partial_frame(data: bytes, row: FrameRow, name: str) -> None:
+    """Refuse a file that ends in the rest of a damaged frame, as far as it differs from zeros and text.
+
+    Raises:
+        AudioError: truncated.
+    """
+    rest = data[row.end :]
+    if not rest.translate(None, _HARMLESS):
+        return
+    longest = max(end - begin for begin, end in itertools.pairwise([*row.offsets, row.end]))
+    if len(rest) < longest:
+        raise AudioError("truncated", name, f"the last {len(rest)} bytes are no complete frame")
+
+
 def walk(file: BinaryIO, span: Span, syntax: Syntax, name: str) -> FrameRow:
     """Go through all frames of a file, also over the tags between files that were joined.
 
@@ -88,7 +114,7 @@ def walk(file: BinaryIO, span: Span, syntax: Syntax, name: str) -> FrameRow:
     """
     file.seek(0)
     data = file.read(span.end)
-    begin = find_frames(data, syntax, span.begin, span.begin + MOST_JUNK)
+    begin = first_frame(data, syntax, span.begin)
     first = None if begin is None else syntax.at(data, begin)
     if begin is None or first is None:
         raise AudioError("undecodable", name, f"no frame in the first {MOST_JUNK} bytes of the audio")
@@ -98,7 +124,7 @@ def walk(file: BinaryIO, span: Span, syntax: Syntax, name: str) -> FrameRow:
     while True:
         frame = parse(data[position : position + length])
         if frame is None or frame.kind != kind:
-            following = _next_frame(file, data, position, syntax, kind, name)
+            following = _next_frame(file, data, begin, position, syntax, name)
             runs.append((run_begin, position))
             if following is None:
                 return FrameRow(begin, position, num_samples, kind, offsets, tuple(runs))
@@ -127,15 +153,15 @@ def _are_frames(data: bytes, syntax: Syntax, position: int) -> bool:
 
 
 def _next_frame(
-    file: BinaryIO, data: bytes, position: int, syntax: Syntax, kind: str, name: str
+    file: BinaryIO, data: bytes, begin: int, position: int, syntax: Syntax, name: str
 ) -> int | None:
-    """Return where the frames resume after tags and padding; None if no more frames follow.
+    """Return where the frames that began at `begin` resume after tags and padding; None if no more follow.
 
     Raises:
         AudioError: truncated, undecodable.
     """
     rest = data[position : position + syntax.num_header_bytes]
-    if 0 < len(rest) < syntax.num_header_bytes and syntax.sync.match(rest.ljust(3, rest[-1:])):
+    if 0 < len(rest) < syntax.num_header_bytes and data.startswith(rest[:2], begin):
         raise AudioError("truncated", name, f"the last frame ends within its header, at byte {position}")
     audio_end = position
     while size := tag_size(file, position):
@@ -146,11 +172,13 @@ def _next_frame(
     following = find_frames(data, syntax, position)
     if following is None:
         return None
-    frame = syntax.at(data, following)
     if following > position:
         detail = f"no frame at byte {position}, but further ones from byte {following}"
         raise AudioError("truncated", name, detail)
-    if frame is None or frame.kind != kind:
-        changed = "an unknown format" if frame is None else frame.kind
-        raise AudioError("undecodable", name, f"changes from {kind} to {changed} at byte {following}")
+    first, frame = syntax.at(data, begin), syntax.at(data, following)
+    assert first is not None and frame is not None
+    if frame.kind != first.kind:
+        raise AudioError(
+            "undecodable", name, f"changes from {first.kind} to {frame.kind} at byte {following}"
+        )
     return following

@@ -1,8 +1,8 @@
 """The structure of MPEG audio (mp1, mp2, mp3): frames, each with its length in its header.
 
 The first frame of an mp3 may be a table (Xing, Info, VBRI) that states how many frames follow. Decoders believe it, and
-estimate the length from the first frame where there is none; both are wrong for joined files. So the frames are counted,
-and where the table does not agree, the decoder is given a table that does.
+estimate the length from the first frame where there is none; both are wrong for joined files. So the frames are
+counted, and where the table does not agree, the decoder is given a table that does.
 """
 
 from __future__ import annotations
@@ -12,12 +12,21 @@ import re
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Extent, Span
-from pipeline.data.audio.containers.frames import MOST_JUNK, Frame, FrameRow, Syntax, find_frames, walk
+from pipeline.data.audio.containers.frames import (
+    MOST_JUNK,
+    Frame,
+    FrameRow,
+    Syntax,
+    find_frames,
+    first_frame,
+    refuse_partial_frame,
+    walk,
+)
 from pipeline.data.audio.errors import AudioError
 
 NUM_HEAD_BYTES = 2 * MOST_JUNK
@@ -77,7 +86,7 @@ def locate_mpeg(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
     file.seek(span.begin)
     head = file.read(NUM_HEAD_BYTES)
     syntax = mpeg_syntax(head)
-    offset = find_frames(head, syntax, 0, MOST_JUNK)
+    offset = first_frame(head, syntax, 0)
     frame = None if offset is None else syntax.at(head, offset)
     if offset is None or frame is None:
         raise AudioError("undecodable", name, f"no frame in the first {MOST_JUNK} bytes of the audio")
@@ -86,7 +95,7 @@ def locate_mpeg(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
     if is_whole:
         row = walk(file, span, syntax, name)
         file.seek(0)
-        return _counted(file.read(row.end), row, codec, name)
+        return _counted(file.read(span.end), row, codec, name)
     table, num_samples, begin = _read_table(first), None, span.begin + offset
     if table is not None and table.num_frames and table.num_bytes:
         is_alone = span.end - begin <= table.num_bytes + _TABLE_SLACK_BYTES  # otherwise another file follows
@@ -129,6 +138,11 @@ def _counted(data: bytes, row: FrameRow, codec: str, name: str) -> Extent:
             detail = f"{following - index - 1} frames; {stated} expected from the table in front of them"
             raise AudioError("truncated", name, detail)
     first, last = tables.get(0), tables[max(tables)] if tables else None
+    if last is None or last.num_frames not in (
+        len(row.offsets) - max(tables),
+        len(row.offsets) - max(tables) - 1,
+    ):
+        refuse_partial_frame(data, row, name)
     is_plain = len(row.runs) == 1 and len(tables) == (first is not None)
     if is_plain and first is None:
         return Extent(row.begin, row.end, "mp3", codec, num_samples=num_frames * frame_samples)

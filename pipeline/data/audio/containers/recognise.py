@@ -24,12 +24,12 @@ def recognise(file: BinaryIO, span: Span) -> tuple[str, str] | None:
         return recognised
     file.seek(span.begin)
     head = file.read(NUM_HEAD_BYTES)
+    if find_mpeg_frame(head) is not None:
+        return "mp3", ""
     if is_adts(head):
         return "adts", "aac"
     if is_ac3(head):
         return "ac3", ""
-    if find_mpeg_frame(head) is not None:
-        return "mp3", ""
     return None
 
 

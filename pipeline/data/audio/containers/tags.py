@@ -18,7 +18,7 @@ _CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f]")
 _START = re.compile(
     rb"ID3|RIFF|RF64|RIFX|FORM|fLaC|OggS|\.snd|caff|#!AMR|\x0b\x77|\xff[\xe2-\xff]", re.DOTALL
 )
-"""How audio begins that may follow a tag or padding. MP4 is missing: zeros at its front are the size of its first box."""
+"""How audio may begin after a tag or padding; not MP4, whose first zeros are the size of its first box."""
 _MP4_BOX = re.compile(rb"ftyp|moov|mdat|wide|free|skip|pnot")
 
 
