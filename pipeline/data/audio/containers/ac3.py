@@ -47,9 +47,9 @@ def locate_ac3(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
     return Extent(row.begin, row.end, container, container, num_samples=row.num_samples)
 
 
-def is_ac3(head: bytes) -> bool:
-    """Whether the first bytes of a file are frames of AC-3 or E-AC-3."""
-    return find_frames(head, AC3, 0, MOST_JUNK) is not None
+def is_ac3(head: bytes, most_junk: int) -> bool:
+    """Whether the first bytes of a file are frames of AC-3 or E-AC-3, after so much junk at most."""
+    return find_frames(head, AC3, 0, most_junk + 1) is not None
 
 
 @lru_cache(maxsize=4096)

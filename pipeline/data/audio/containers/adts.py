@@ -8,7 +8,6 @@ from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Extent, Span
 from pipeline.data.audio.containers.frames import (
-    MOST_JUNK,
     Frame,
     Syntax,
     find_frames,
@@ -37,9 +36,9 @@ def locate_adts(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
     return Extent(row.begin, row.end, "adts", "aac", num_samples=row.num_samples, rate=rate)
 
 
-def is_adts(head: bytes) -> bool:
-    """Whether the first bytes of a file are frames of AAC."""
-    return find_frames(head, ADTS, 0, MOST_JUNK) is not None
+def is_adts(head: bytes, most_junk: int) -> bool:
+    """Whether the first bytes of a file are frames of AAC, after so much junk at most."""
+    return find_frames(head, ADTS, 0, most_junk + 1) is not None
 
 
 @lru_cache(maxsize=4096)

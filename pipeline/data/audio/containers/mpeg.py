@@ -36,7 +36,7 @@ _DECODER_DELAY = (
     529  # samples by which every decoder of layer III delays; the padding of the encoder includes them
 )
 _TABLE_SLACK_BYTES = 4096  # what encoders count as bytes of an mp3 includes a tag, or not
-_LONGEST_FREE_FRAME = 8192
+_MOST_FREE_TRIALS = 16
 
 # Indexed by bits of the frame header: version (0: MPEG 2.5, 2: MPEG 2, 3: MPEG 1) and layer (1: III, 2: II, 3: I).
 _MPEG_RATES = {0: (11025, 12000, 8000), 2: (22050, 24000, 16000), 3: (44100, 48000, 32000)}
@@ -108,19 +108,23 @@ def mpeg_syntax(head: bytes) -> Syntax:
     syntax = Syntax(_SYNC, 4, _parse)
     if find_frames(head, syntax, 0, MOST_JUNK) is not None:
         return syntax
-    for match in re.finditer(rb"\xff[\xe2-\xe7\xf2-\xff][\x00-\x0f]", head[:MOST_JUNK]):
-        for follower in re.finditer(re.escape(match[0][:2]), head[match.end() : _LONGEST_FREE_FRAME]):
+    matches = re.finditer(rb"\xff[\xe2-\xe7\xf2-\xff][\x00-\x0f]", head[:MOST_JUNK])
+    for match in itertools.islice(matches, _MOST_FREE_TRIALS):
+        followers = re.finditer(re.escape(match[0][:2]), head[match.end() :])
+        for follower in itertools.islice(followers, _MOST_FREE_TRIALS):
             num_bytes = follower.start() + len(match[0])
             padding = (match[0][2] >> 1 & 1) * _padding_bytes(match[0])
             free = Syntax(_SYNC, 4, partial(_parse, free_bytes=num_bytes - padding))
-            if find_frames(head, free, match.start(), match.start() + 1) is not None:
+            second = match.start() + num_bytes
+            third = second + num_bytes + _padding_bytes(match[0]) + 4
+            if third <= len(head) and find_frames(head, free, match.start(), match.start() + 1) is not None:
                 return free
     return syntax
 
 
-def find_mpeg_frame(head: bytes) -> int | None:
-    """Return the offset of the first MPEG audio frame in the first bytes of a file; None if there is none."""
-    return find_frames(head, mpeg_syntax(head), 0, MOST_JUNK)
+def has_mpeg_frame(head: bytes, most_junk: int) -> bool:
+    """Whether the first bytes of a file are frames of MPEG audio, after so much junk at most."""
+    return find_frames(head, mpeg_syntax(head), 0, most_junk + 1) is not None
 
 
 def _counted(data: bytes, row: FrameRow, codec: str, name: str) -> Extent:
@@ -133,10 +137,7 @@ def _counted(data: bytes, row: FrameRow, codec: str, name: str) -> Extent:
     tables = _find_tables(data, row)
     num_frames = len(row.offsets) - len(tables)
     for index, following in itertools.pairwise([*tables, len(row.offsets)]):
-        stated = tables[index].num_frames or 0
-        if stated > following - index:  # some encoders count the table as a frame
-            detail = f"{following - index - 1} frames; {stated} expected from the table in front of them"
-            raise AudioError("truncated", name, detail)
+        _check_table(tables[index], row, index, following, name)
     first, last = tables.get(0), tables[max(tables)] if tables else None
     if last is None or last.num_frames not in (
         len(row.offsets) - max(tables),
@@ -159,6 +160,20 @@ def _counted(data: bytes, row: FrameRow, codec: str, name: str) -> Extent:
         num_samples = correct.num_samples(frame_samples)
         frames = _table_frame(data[row.begin : row.begin + 4], correct) + frames
     return Extent(row.end, row.end, "mp3", codec, frames, num_samples)
+
+
+def _check_table(table: _Table, row: FrameRow, index: int, following: int, name: str) -> None:
+    """Check that a table states no more than the frames between itself and the next one.
+
+    Raises:
+        AudioError: truncated.
+    """
+    num_frames, stated = following - index - 1, table.num_frames or 0
+    num_bytes = _frame_end(row, following - 1) - row.offsets[index]
+    # Some encoders count the table as a frame, but the bytes then agree.
+    if stated > num_frames + 1 or (stated > num_frames and (table.num_bytes or 0) > num_bytes):
+        detail = f"{num_frames} frames; {stated} expected from the table at byte {row.offsets[index]}"
+        raise AudioError("truncated", name, detail)
 
 
 def _find_tables(data: bytes, row: FrameRow) -> dict[int, _Table]:

@@ -7,7 +7,8 @@ from typing import BinaryIO
 from pipeline.data.audio.containers.ac3 import is_ac3
 from pipeline.data.audio.containers.adts import is_adts
 from pipeline.data.audio.containers.extent import Span
-from pipeline.data.audio.containers.mpeg import NUM_HEAD_BYTES, find_mpeg_frame
+from pipeline.data.audio.containers.frames import MOST_JUNK
+from pipeline.data.audio.containers.mpeg import NUM_HEAD_BYTES, has_mpeg_frame
 
 _ASF_GUID = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 
@@ -24,12 +25,13 @@ def recognise(file: BinaryIO, span: Span) -> tuple[str, str] | None:
         return recognised
     file.seek(span.begin)
     head = file.read(NUM_HEAD_BYTES)
-    if find_mpeg_frame(head) is not None:
-        return "mp3", ""
-    if is_adts(head):
-        return "adts", "aac"
-    if is_ac3(head):
-        return "ac3", ""
+    for most_junk in (0, MOST_JUNK):
+        if is_adts(head, most_junk):
+            return "adts", "aac"
+        if is_ac3(head, most_junk):
+            return "ac3", ""
+        if has_mpeg_frame(head, most_junk):
+            return "mp3", ""
     return None
 
 

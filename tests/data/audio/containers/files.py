@@ -35,7 +35,7 @@ def stated(data: bytes) -> int | None:
 
 def noise(num_bytes: int, seed: int = 0) -> bytes:
     """Random bytes, as of a picture."""
-    return random.Random(seed).randbytes(num_bytes)  # noqa: S311
+    return random.Random(seed).randbytes(num_bytes)
 
 
 def id3v2(content: bytes, *, footer: bool = False, is_syncsafe: bool = True) -> bytes:
