@@ -1,4 +1,4 @@
-"""Damage of every kind to a file of every format: refused, or heard right; `docs/audio.md` tells what cannot be noticed."""
+"""Damage of every kind to every format: refused, or heard right; `docs/audio.md` tells what cannot be noticed."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ _MOST_LIKENESSES = 4
 _TEXT = bytes([9, 10, 13, *range(32, 127)])
 _POLYNOMIAL_8, _POLYNOMIAL_16 = 0x07, 0x8005
 _RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
+_BLOCK_BYTES, _RATE_BYTES = {6: 1, 7: 2}, {12: 1, 13: 2, 14: 2}  # behind the number of the frame, by code
 _BITS = (0, 8, 12, 0, 16, 20, 24, 32)
 _JOINED = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
@@ -126,6 +127,7 @@ def _last_frame(data: bytes, begin: int, info: _StreamInfo, name: str) -> tuple[
         latest = latest or frame
         for end in range(content, min(content + 2, len(data)) + 1):  # a checksum may end in two zeros
             if _crc16(data[frame.begin : end]) == 0:
+                _check_order(data, first, frame, info, name)
                 return frame, end
     assert latest is not None
     end = _end_of_frame(data, latest)
@@ -135,6 +137,31 @@ def _last_frame(data: bytes, begin: int, info: _StreamInfo, name: str) -> tuple[
     ):  # one cut frame in ten fits its checksum somewhere
         raise AudioError("trailing_data", name, f"{len(rest)} bytes of text follow the last frame")
     raise AudioError("truncated", name, f"the last frame, from byte {latest.begin}, is not complete")
+
+
+def _check_order(data: bytes, first: _Frame, last: _Frame, info: _StreamInfo, name: str) -> None:
+    """Check that each frame continues the one before; where one is missing, libFLAC would insert silence.
+
+    Raises:
+        AudioError: truncated: a frame is missing. undecodable: a frame is repeated.
+    """
+    sync, frame = data[first.begin : first.begin + 2], first
+    if first.first_sample:
+        raise AudioError("truncated", name, f"the first frame begins at sample {first.first_sample}")
+    while frame.begin != last.begin:
+        expected, position, strangers = frame.first_sample + frame.num_samples, frame.begin, []
+        while (position := data.find(sync, position + 1, last.begin + 2)) >= 0:
+            following = _parse_frame(data, position, info, first)
+            if following is not None and following.first_sample == expected:
+                break
+            if following is not None:
+                strangers.append(position)
+        else:
+            raise AudioError("truncated", name, f"no frame begins at sample {expected}")
+        for stranger in strangers:  # nearly always samples that look like a header
+            if _crc16(data[stranger:position]) == 0:
+                raise AudioError("undecodable", name, f"the frame at byte {stranger} is out of order")
+        frame = following
 
 
 def _frames_from_back(data: bytes, begin: int, first: _Frame, info: _StreamInfo) -> Iterator[_Frame]:
@@ -172,7 +199,7 @@ def _parse_frame(data: bytes, begin: int, info: _StreamInfo, first: _Frame | Non
     if number is None or block_code == 0 or rate_code == 15 or channel_code > 10:
         return None
     value, position = number
-    block_bytes, rate_bytes = {6: 1, 7: 2}.get(block_code, 0), {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    block_bytes, rate_bytes = _BLOCK_BYTES.get(block_code, 0), _RATE_BYTES.get(rate_code, 0)
     block = header[position : position + block_bytes]
     rate = header[position + block_bytes : position + block_bytes + rate_bytes]
     position += block_bytes + rate_bytes

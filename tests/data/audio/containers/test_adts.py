@@ -82,9 +82,7 @@ def test_joined_files_are_heard_whole(name: str) -> None:
 
 def test_joined_files_of_other_rates_are_refused() -> None:
     for name in FILES:
-        with pytest.raises(
-            AudioError, match="changes from .* to 44100 Hz|changes from .* to E?-?AC-3, 44100 Hz"
-        ):
+        with pytest.raises(AudioError, match=r"changes from .* to .*44100 Hz.* at byte"):
             heard(FILES[name] + MAKERS[name](speech_like(1, 44_100), 44_100))
 
 
