@@ -130,13 +130,18 @@ def _last_frame(data: bytes, begin: int, info: _StreamInfo, name: str) -> tuple[
                 _check_order(data, first, frame, info, name)
                 return frame, end
     assert latest is not None
-    end = _end_of_frame(data, latest)
-    rest = b"" if end is None else data[end:]
-    if rest and 10 * len(rest.translate(None, _TEXT)) < len(
-        rest
+    text_begin = _end_of_frame(data, latest)
+    if text_begin is not None and _is_text(
+        data[text_begin:]
     ):  # one cut frame in ten fits its checksum somewhere
-        raise AudioError("trailing_data", name, f"{len(rest)} bytes of text follow the last frame")
+        raise AudioError(
+            "trailing_data", name, f"{len(data) - text_begin} bytes of text follow the last frame"
+        )
     raise AudioError("truncated", name, f"the last frame, from byte {latest.begin}, is not complete")
+
+
+def _is_text(data: bytes) -> bool:
+    return 10 * len(data.translate(None, _TEXT)) < len(data)
 
 
 def _check_order(data: bytes, first: _Frame, last: _Frame, info: _StreamInfo, name: str) -> None:

@@ -233,13 +233,10 @@ def _table_frame(first: bytes, table: _Table) -> bytes:
     """Return a table as a frame in the format of the first frame."""
     assert table.num_frames is not None and table.num_bytes is not None and table.delay is not None
     begin = 4 + _side_info_bytes(first)
-    for kbits_index in range(1, 15):
-        # The lowest bit of the second byte says that no checksum follows.
-        start = bytes([first[0], first[1] | 1, kbits_index << 4 | first[2] & 0x0C, first[3]])
-        frame = _parse(start)
-        assert frame is not None
-        if frame.num_bytes >= begin + 16 + _DELAY_OFFSET + 3:
-            break
+    # The lowest bit of the second byte says that no checksum follows.
+    starts = [bytes([first[0], first[1] | 1, code << 4 | first[2] & 0x0C, first[3]]) for code in range(1, 15)]
+    frames = [(start, frame) for start in starts if (frame := _parse(start)) is not None]
+    start, frame = next(item for item in frames if item[1].num_bytes >= begin + 16 + _DELAY_OFFSET + 3)
     content = bytearray(frame.num_bytes)
     content[:4] = start
     num_bytes = table.num_bytes + frame.num_bytes

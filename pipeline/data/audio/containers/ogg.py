@@ -236,7 +236,7 @@ def _with_end_mark(data: bytes, begin: int) -> bytes:
     assert page is not None
     marked = bytearray(data)
     marked[begin + 5] |= _LAST
-    checksum = _checksum(marked[begin : page.end].translate(_REVERSED))
+    checksum = _checksum(bytes(marked[begin : page.end]).translate(_REVERSED))
     marked[begin + 22 : begin + 26] = checksum.translate(_REVERSED)
     return bytes(marked)
 

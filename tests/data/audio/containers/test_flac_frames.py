@@ -71,8 +71,10 @@ def test_every_depth_and_block_size_of_ffmpeg_is_heard_to_the_sample(
         strict = {"strict": "experimental"} if bits == 32 else {}
         stream.codec_context.options = {"compression_level": level, **strict}
         stream.codec_context.format = av.AudioFormat(sample_format)
-        dtype = np.int16 if sample_format == "s16" else np.int32
-        frame = av.AudioFrame.from_ndarray(numbers.astype(dtype).reshape(1, -1), sample_format, "mono")
+        row = numbers.reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(
+            row.astype(np.int16) if sample_format == "s16" else row, sample_format, "mono"
+        )
         frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             output.mux(packet)
