@@ -19,7 +19,7 @@ _START = re.compile(
     rb"ID3|RIFF|RF64|RIFX|FORM|fLaC|OggS|\.snd|caff|#!AMR|\x0b\x77|\xff[\xe2-\xff]", re.DOTALL
 )
 """How audio may begin after a tag or padding; not MP4, whose first zeros are the size of its first box."""
-_MP4_BOX = re.compile(rb"ftyp|moov|mdat|wide|free|skip|pnot")
+_MP4_BOX = re.compile(rb"ftyp|moov|mdat|wide|free|skip|pnot|styp|moof|uuid")
 
 
 def audio_span(file: BinaryIO) -> Span:
