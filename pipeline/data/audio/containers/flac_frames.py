@@ -7,6 +7,7 @@ not check is that the last frame ends with the file, and that the numbers of the
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -62,12 +63,16 @@ def locate_flac(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
         return Extent(span.begin, span.end, "flac", "flac", num_samples=info.num_samples)
     file.seek(0)
     data = file.read(span.end)
-    joined = _JOINED.search(data, frames_begin)
-    if joined:
-        raise AudioError("trailing_data", name, f"another FLAC file begins at byte {joined.start()}")
     if frames_begin == span.end and not info.num_samples:
         return Extent(span.begin, span.end, "flac", "flac", num_samples=0)
-    last, end = _last_frame(data, frames_begin, info, name)
+    try:
+        last, end = _last_frame(data, frames_begin, info, name)
+    except AudioError as error:
+        joined = _JOINED.search(data, frames_begin)
+        if joined is None:
+            raise
+        detail = f"another FLAC file begins at byte {joined.start()}"
+        raise AudioError("trailing_data", name, detail) from error
     num_samples = last.first_sample + last.num_samples
     stated = info.num_samples or num_samples
     if stated < num_samples:
@@ -150,12 +155,17 @@ def _check_order(data: bytes, first: _Frame, last: _Frame, info: _StreamInfo, na
     Raises:
         AudioError: truncated: a frame is missing. undecodable: a frame is repeated.
     """
-    sync, frame = data[first.begin : first.begin + 2], first
+    block, frame = data[first.begin + 2], first
+    positions = iter(_sync_positions(data, first, last))
     if first.first_sample:
         raise AudioError("truncated", name, f"the first frame begins at sample {first.first_sample}")
     while frame.begin != last.begin:
-        expected, position, strangers = frame.first_sample + frame.num_samples, frame.begin, []
-        while (position := data.find(sync, position + 1, last.begin + 2)) >= 0:
+        expected, strangers = frame.first_sample + frame.num_samples, []
+        coded = _code_number(expected if data[first.begin + 1] & 1 else expected // first.num_samples)
+        for position in positions:
+            if coded and data[position + 2] == block and data.startswith(coded, position + 4):
+                following: _Frame | None = _Frame(position, expected, first.num_samples, first.kind)
+                break  # as good as certain, so that the checksum is left to the decoder
             following = _parse_frame(data, position, info, first)
             if following is not None and following.first_sample == expected:
                 break
@@ -166,7 +176,17 @@ def _check_order(data: bytes, first: _Frame, last: _Frame, info: _StreamInfo, na
         for stranger in strangers:  # nearly always samples that look like a header
             if _crc16(data[stranger:position]) == 0:
                 raise AudioError("undecodable", name, f"the frame at byte {stranger} is out of order")
+        assert following is not None
         frame = following
+
+
+def _sync_positions(data: bytes, first: _Frame, last: _Frame) -> list[int]:
+    """Return where frames may begin: after the first, up to the last. NumPy is several times faster than `find`."""
+    values = np.frombuffer(data, np.uint8)[first.begin + 1 : last.begin + 2]
+    places = np.flatnonzero(values[:-1] == data[first.begin])
+    places = places[values[places + 1] == data[first.begin + 1]]
+    positions: list[int] = (places + first.begin + 1).tolist()
+    return positions
 
 
 def _frames_from_back(data: bytes, begin: int, first: _Frame, info: _StreamInfo) -> Iterator[_Frame]:
@@ -236,6 +256,11 @@ def _coded_number(header: bytes) -> tuple[int, int] | None:
     for byte in following:
         value = value << 6 | byte & 0x3F
     return value, 5 + num_following
+
+
+def _code_number(number: int) -> bytes:
+    """Return the code of a number as in UTF-8; empty if it is too large for characters."""
+    return chr(number).encode("utf-8", "surrogatepass") if number <= sys.maxunicode else b""
 
 
 def _block_samples(code: int, stated: int) -> int:
