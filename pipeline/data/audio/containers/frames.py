@@ -17,7 +17,6 @@ MOST_JUNK = 4096
 """Bytes in front of the first frame that are passed over, as all decoders do."""
 
 _LIKELY_FRAMES = 3  # so many frames in a row are no chance
-_HARMLESS = bytes([0, 9, 10, 13, *range(32, 127)])  # zeros and text
 _MOST_PADDING = 1024  # zeros between joined files; libsndfile gives up after more of them
 
 
@@ -91,17 +90,21 @@ def first_frame(data: bytes, syntax: Syntax, begin: int) -> int | None:
 
 
 def refuse_partial_frame(data: bytes, row: FrameRow, name: str) -> None:
-    """Refuse a file that ends in the rest of a damaged frame, as far as it differs from zeros and text.
+    """Refuse a file that ends in what damage has left of its last frames, between zeros or alone.
+
+    Zeros and web pages alone are harmless, and so are more bytes than two frames can leave.
 
     Raises:
         AudioError: truncated.
     """
-    rest = data[row.end :]
-    if not rest.translate(None, _HARMLESS):
+    rest = data[row.end :].translate(None, b"\0")
+    num_bytes = len(rest)
+    if num_bytes == 0 or (rest.lstrip()[:1] == b"<" and rest.isascii()):
         return
     longest = max(end - begin for begin, end in itertools.pairwise([*row.offsets, row.end]))
-    if len(rest) < longest:
-        raise AudioError("truncated", name, f"the last {len(rest)} bytes are no complete frame")
+    if num_bytes < 2 * longest:
+        detail = f"the last {len(data) - row.end} bytes, from byte {row.end}, are no complete frame"
+        raise AudioError("truncated", name, detail)
 
 
 def walk(file: BinaryIO, span: Span, syntax: Syntax, name: str) -> FrameRow:
