@@ -91,11 +91,14 @@ _PCM_FORMATS = {
 """Containers that libsndfile knows for PCM and its like, and FFmpeg's names for them."""
 _FFMPEG_FORMATS = {
     **_PCM_FORMATS,
+    "ac3": "ac3",
     "adts": "aac",
+    "amr": "amr",
     "ape": "ape",
     "asf": "asf",
     "avi": "avi",
     "dsf": "dsf",
+    "eac3": "eac3",
     "flac": "flac",
     "flv": "flv",
     "matroska": "matroska",

@@ -64,11 +64,11 @@ def probe(file: BinaryIO, name: str) -> Header:
     Raises:
         AudioError: empty, not_audio, undecodable, absurd_rate, or truncated if the header already shows it.
     """
-    container, codec, extent = locate(file, name, is_whole=False)
+    container, extent = locate(file, name, is_whole=False)
     failures: list[AudioError] = []
     for decoder in decoders(extent.container):
         try:
-            reader = open_reader(decoder, window(file, extent), name, extent.container, codec)
+            reader = open_reader(decoder, window(file, extent), name, extent.container, extent.codec)
         except AudioError as error:
             failures.append(error)
             continue
@@ -86,7 +86,7 @@ class OpenAudio:
     def __init__(self, data: bytes, name: str) -> None:
         self.data = data
         self.name = name
-        self._located: tuple[str, str, Extent] | None = None
+        self._located: tuple[str, Extent] | None = None
         self._cursor: _Cursor | None = None
 
     def __reduce__(self) -> tuple[type[OpenAudio], tuple[bytes, str]]:
@@ -122,7 +122,7 @@ class OpenAudio:
         """Pass a decoder that has not passed `start` to `consume`; ask the next decoder where one refuses."""
         if self._located is None:
             self._located = locate(io.BytesIO(self.data), self.name, is_whole=True)
-        remaining = decoders(self._located[2].container)
+        remaining = decoders(self._located[1].container)
         if self._cursor is not None and self._cursor.position > start:
             self.close()
         if self._cursor is not None:
@@ -140,9 +140,9 @@ class OpenAudio:
                 failures.append(error)
         raise _most_telling(failures)
 
-    def _open(self, decoder: str, container: str, codec: str, extent: Extent) -> _Cursor:
+    def _open(self, decoder: str, container: str, extent: Extent) -> _Cursor:
         source = window_of_bytes(self.data, extent)
-        reader = open_reader(decoder, source, self.name, extent.container, codec)
+        reader = open_reader(decoder, source, self.name, extent.container, extent.codec)
         return _Cursor(reader, decoder, _completed(reader.header, container, extent), extent)
 
 
@@ -213,7 +213,7 @@ class _Cursor:
     def _tolerance(self) -> int:
         if self.extent.num_samples is not None:
             return self.extent.tolerance
-        return 0 if self.header.container in LOSSLESS else int(ENCODER_DELAY_S * self.header.sample_rate)
+        return 0 if self.extent.container in LOSSLESS else int(ENCODER_DELAY_S * self.header.sample_rate)
 
 
 def load_audio(

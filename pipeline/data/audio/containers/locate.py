@@ -7,9 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import BinaryIO
 
+from pipeline.data.audio.containers.ac3 import locate_ac3
+from pipeline.data.audio.containers.adts import locate_adts
+from pipeline.data.audio.containers.amr import locate_amr
 from pipeline.data.audio.containers.asf import locate_asf
 from pipeline.data.audio.containers.avi import locate_avi
 from pipeline.data.audio.containers.extent import Extent, Span
+from pipeline.data.audio.containers.flac_frames import locate_flac
 from pipeline.data.audio.containers.flv import locate_flv
 from pipeline.data.audio.containers.iff import locate_aiff, locate_caf, locate_svx
 from pipeline.data.audio.containers.lossless import (
@@ -43,6 +47,11 @@ LOCATORS: dict[str, Locator] = {
     "svx": locate_svx,
     "voc": locate_voc,
     **{container: partial(locate_headed, container) for container in HEADED},
+    "flac": locate_flac,
+    "adts": locate_adts,
+    "amr": locate_amr,
+    "ac3": locate_ac3,
+    "eac3": locate_ac3,
     "ogg": locate_ogg,
     "mp3": locate_mpeg,
     "mp4": locate_mp4,
@@ -62,8 +71,8 @@ LOCATORS: dict[str, Locator] = {
 }
 
 
-def locate(file: BinaryIO, name: str, *, is_whole: bool) -> tuple[str, str, Extent]:
-    """Return container and codec of a file, and where its audio is.
+def locate(file: BinaryIO, name: str, *, is_whole: bool) -> tuple[str, Extent]:
+    """Return the container of a file, and where its audio is.
 
     Args:
         file: open for reading, seekable.
@@ -74,15 +83,14 @@ def locate(file: BinaryIO, name: str, *, is_whole: bool) -> tuple[str, str, Exte
     Raises:
         AudioError: empty, not_audio, truncated, trailing_data, undecodable.
     """
-    container, codec, span = recognise_or_refuse(file, name)
+    container, span = recognise_or_refuse(file, name)
     if container not in LOCATORS:
-        return container, codec, Extent(span.begin, span.end, container)
-    extent = LOCATORS[container](file, span, name, is_whole)
-    return container, extent.codec or codec, extent
+        return container, Extent(span.begin, span.end, container)
+    return container, LOCATORS[container](file, span, name, is_whole)
 
 
-def recognise_or_refuse(file: BinaryIO, name: str) -> tuple[str, str, Span]:
-    """Return container and codec of a file, and the bytes between its tags; reads little more than its first bytes.
+def recognise_or_refuse(file: BinaryIO, name: str) -> tuple[str, Span]:
+    """Return the container of a file, and the bytes between its tags; reads little more than its first bytes.
 
     Raises:
         AudioError: empty, not_audio.
@@ -90,8 +98,8 @@ def recognise_or_refuse(file: BinaryIO, name: str) -> tuple[str, str, Span]:
     if file.seek(0, io.SEEK_END) == 0:
         raise AudioError("empty", name, "the file has no bytes")
     span = audio_span(file)
-    recognised = recognise(file, span)
-    if recognised is None:
+    container = recognise(file, span)
+    if container is None:
         file.seek(0)
         raise AudioError("not_audio", name, f"no known audio format begins with {file.read(16)!r}")
-    return *recognised, span
+    return container, span

@@ -23,3 +23,9 @@ ASF_DELAY_SAMPLES = 3 * 2048
 
 CLOCK_JUMP_S = 0.1
 """The time stamp in a packet of an MPEG stream may count for the frame before or behind it: up to 72 ms of MP2."""
+
+OPUS_SAMPLES = 1
+"""Opus counts at 48 kHz, so the length at the rate of the decoder is rounded."""
+
+SPEEX_SAMPLES = 512
+"""Speex files state the delay of their encoder nowhere; it is 80 to 512 samples, depending on the mode."""

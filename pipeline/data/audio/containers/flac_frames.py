@@ -1,0 +1,318 @@
+"""The structure of FLAC files: blocks of metadata, then frames with two checksums and a number each.
+
+Frames do not state their size, so only a decoder can go through all of them; it checks their checksums. What it does
+not check is that the last frame ends with the file, and that the numbers of the frames agree with the stated length.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.audio.containers.extent import Extent, Span
+from pipeline.data.audio.errors import AudioError, Reason
+
+_STREAMINFO_BYTES = 34
+_LAST_BLOCK = 0x80
+_LONGEST_HEADER = 16
+_LONGEST_SEARCH = 1 << 17  # for the end of a frame in front of other data
+_MOST_LIKENESSES = 4
+_TEXT = bytes([9, 10, 13, *range(32, 127)])
+_POLYNOMIAL_8, _POLYNOMIAL_16 = 0x07, 0x8005
+_RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
+_BLOCK_BYTES, _RATE_BYTES = {6: 1, 7: 2}, {12: 1, 13: 2, 14: 2}  # behind the number of the frame, by code
+_BITS = (0, 8, 12, 0, 16, 20, 24, 32)
+_JOINED = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+
+Crc16 = NDArray[np.uint16]
+
+
+@dataclass(frozen=True, slots=True)
+class _StreamInfo:
+    sample_rate: int
+    num_channels: int
+    bits: int
+    num_samples: int | None
+    """None: not stated, as by encoders that write to a pipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    begin: int
+    first_sample: int
+    num_samples: int
+    kind: tuple[int, int, int]
+    """Sample rate, channels, bits."""
+
+
+def locate_flac(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
+    """Find the frames of a FLAC file, and the length that its header states or its last frame shows.
+
+    Raises:
+        AudioError: truncated, undecodable, trailing_data.
+    """
+    info, frames_begin = _read_metadata(file, span, name)
+    if not is_whole:
+        return Extent(span.begin, span.end, "flac", "flac", num_samples=info.num_samples)
+    file.seek(0)
+    data = file.read(span.end)
+    if frames_begin == span.end and not info.num_samples:
+        return Extent(span.begin, span.end, "flac", "flac", num_samples=0)
+    try:
+        last, end = _last_frame(data, frames_begin, info, name)
+    except AudioError as error:
+        joined = _JOINED.search(data, frames_begin)
+        if joined is None:
+            raise
+        detail = f"another FLAC file begins at byte {joined.start()}"
+        raise AudioError("trailing_data", name, detail) from error
+    num_samples = last.first_sample + last.num_samples
+    stated = info.num_samples or num_samples
+    if stated < num_samples:
+        detail = f"the last frame ends at sample {num_samples}; {stated} expected from the header"
+        raise AudioError("trailing_data", name, detail)
+    return Extent(span.begin, end, "flac", "flac", num_samples=stated)  # if it lacks samples, decoding tells
+
+
+def _read_metadata(file: BinaryIO, span: Span, name: str) -> tuple[_StreamInfo, int]:
+    """Return the STREAMINFO block, and where the frames begin.
+
+    Raises:
+        AudioError: truncated, undecodable.
+    """
+    position, info = span.begin + 4, None
+    while True:
+        file.seek(position)
+        head = file.read(4)
+        length = int.from_bytes(head[1:], "big")
+        if len(head) < 4 or position + 4 + length > span.end:
+            raise AudioError("truncated", name, f"the metadata at byte {position} is not complete")
+        if info is None:
+            info = _parse_streaminfo(file.read(length))
+            if info is None or head[0] & ~_LAST_BLOCK:
+                raise AudioError("undecodable", name, "the metadata does not begin with STREAMINFO")
+        position += 4 + length
+        if head[0] & _LAST_BLOCK:
+            return info, position
+
+
+def _parse_streaminfo(block: bytes) -> _StreamInfo | None:
+    if len(block) != _STREAMINFO_BYTES:
+        return None
+    packed = int.from_bytes(block[10:18], "big")
+    return _StreamInfo(
+        sample_rate=packed >> 44,
+        num_channels=(packed >> 41 & 7) + 1,
+        bits=(packed >> 36 & 31) + 1,
+        num_samples=packed & (1 << 36) - 1 or None,
+    )
+
+
+def _last_frame(data: bytes, begin: int, info: _StreamInfo, name: str) -> tuple[_Frame, int]:
+    """Return the last frame and its end, which only zeros may follow.
+
+    Raises:
+        AudioError: undecodable: there is no first frame. truncated: the last one is cut or damaged. trailing_data: it
+            ends, but not where the file ends.
+    """
+    first = _parse_frame(data, begin, info)
+    if first is None:
+        reason: Reason = "truncated" if len(data) - begin < _LONGEST_HEADER else "undecodable"
+        raise AudioError(reason, name, f"no frame follows the metadata at byte {begin}")
+    content = len(data.rstrip(b"\0"))
+    latest: _Frame | None = None
+    for frame in _frames_from_back(data, begin, first, info):
+        latest = latest or frame
+        for end in range(content, min(content + 2, len(data)) + 1):  # a checksum may end in two zeros
+            if _crc16(data[frame.begin : end]) == 0:
+                _check_order(data, first, frame, info, name)
+                return frame, end
+    assert latest is not None
+    text_begin = _end_of_frame(data, latest)
+    if text_begin is not None and _is_text(
+        data[text_begin:]
+    ):  # one cut frame in ten fits its checksum somewhere
+        raise AudioError(
+            "trailing_data", name, f"{len(data) - text_begin} bytes of text follow the last frame"
+        )
+    raise AudioError("truncated", name, f"the last frame, from byte {latest.begin}, is not complete")
+
+
+def _is_text(data: bytes) -> bool:
+    return 10 * len(data.translate(None, _TEXT)) < len(data)
+
+
+def _check_order(data: bytes, first: _Frame, last: _Frame, info: _StreamInfo, name: str) -> None:
+    """Check that each frame continues the one before; where one is missing, libFLAC would insert silence.
+
+    Raises:
+        AudioError: truncated: a frame is missing. undecodable: a frame is repeated.
+    """
+    block, frame = data[first.begin + 2], first
+    positions = iter(_sync_positions(data, first, last))
+    if first.first_sample:
+        raise AudioError("truncated", name, f"the first frame begins at sample {first.first_sample}")
+    while frame.begin != last.begin:
+        expected, strangers = frame.first_sample + frame.num_samples, []
+        coded = _code_number(expected if data[first.begin + 1] & 1 else expected // first.num_samples)
+        for position in positions:
+            if coded and data[position + 2] == block and data.startswith(coded, position + 4):
+                following: _Frame | None = _Frame(position, expected, first.num_samples, first.kind)
+                break  # as good as certain, so that the checksum is left to the decoder
+            following = _parse_frame(data, position, info, first)
+            if following is not None and following.first_sample == expected:
+                break
+            if following is not None:
+                strangers.append(position)
+        else:
+            raise AudioError("truncated", name, f"no frame begins at sample {expected}")
+        for stranger in strangers:  # nearly always samples that look like a header
+            if _crc16(data[stranger:position]) == 0:
+                raise AudioError("undecodable", name, f"the frame at byte {stranger} is out of order")
+        assert following is not None
+        frame = following
+
+
+def _sync_positions(data: bytes, first: _Frame, last: _Frame) -> list[int]:
+    """Return where frames may begin: after the first, up to the last. NumPy is several times faster than `find`."""
+    values = np.frombuffer(data, np.uint8)[first.begin + 1 : last.begin + 2]
+    places = np.flatnonzero(values[:-1] == data[first.begin])
+    places = places[values[places + 1] == data[first.begin + 1]]
+    positions: list[int] = (places + first.begin + 1).tolist()
+    return positions
+
+
+def _frames_from_back(data: bytes, begin: int, first: _Frame, info: _StreamInfo) -> Iterator[_Frame]:
+    """Yield what may be the last frame: by chance, its samples may contain the likeness of a header."""
+    sync, num_frames, position = data[begin : begin + 2], 0, len(data)
+    while num_frames < _MOST_LIKENESSES and (position := data.rfind(sync, begin, position + 1)) >= 0:
+        frame = _parse_frame(data, position, info, first)
+        if frame is not None:
+            num_frames += 1
+            yield frame
+
+
+def _end_of_frame(data: bytes, frame: _Frame) -> int | None:
+    """Return the first end of a frame that fits its checksum; None if there is none."""
+    table, state = _crc16_tables(0)[0].tolist(), 0
+    for position in range(frame.begin, min(len(data), frame.begin + _LONGEST_SEARCH)):
+        state = (state << 8 & 0xFFFF) ^ table[state >> 8 ^ data[position]]
+        if state == 0 and position - frame.begin > _LONGEST_HEADER:
+            return position + 1
+    return None
+
+
+def _parse_frame(data: bytes, begin: int, info: _StreamInfo, first: _Frame | None = None) -> _Frame | None:
+    """Return the frame whose header is at a position; None if there is none of the kind of the first frame."""
+    header = data[begin : begin + _LONGEST_HEADER]
+    if len(header) < 6 or header[0] != 0xFF or header[1] & 0xFE != 0xF8 or header[3] & 1:
+        return None
+    block_code, rate_code, channel_code, bits_code = (
+        header[2] >> 4,
+        header[2] & 15,
+        header[3] >> 4,
+        header[3] >> 1 & 7,
+    )
+    number = _coded_number(header)
+    if number is None or block_code == 0 or rate_code == 15 or channel_code > 10:
+        return None
+    value, position = number
+    block_bytes, rate_bytes = _BLOCK_BYTES.get(block_code, 0), _RATE_BYTES.get(rate_code, 0)
+    block = header[position : position + block_bytes]
+    rate = header[position + block_bytes : position + block_bytes + rate_bytes]
+    position += block_bytes + rate_bytes
+    if position >= len(header) or _crc8(header[: position + 1]):
+        return None
+    num_samples = _block_samples(block_code, int.from_bytes(block, "big"))
+    kind = (
+        _sample_rate(rate_code, int.from_bytes(rate, "big")) or info.sample_rate,
+        channel_code + 1 if channel_code < 8 else 2,
+        _BITS[bits_code] or info.bits,
+    )
+    if first is not None and kind != first.kind:
+        return None
+    block_samples = num_samples if first is None else first.num_samples
+    first_sample = value if header[1] & 1 else value * block_samples
+    return _Frame(begin, first_sample, num_samples, kind)
+
+
+def _coded_number(header: bytes) -> tuple[int, int] | None:
+    """Return the number of a frame, or of its first sample, coded as in UTF-8 from byte 4, and where its code ends."""
+    lead = header[4]
+    if lead < 0x80:
+        return lead, 5
+    num_following = f"{lead:08b}0".index("0") - 1  # as many as the leading ones, but for the first
+    following = header[5 : 5 + num_following]
+    if num_following == 0 or len(following) < num_following or any(byte & 0xC0 != 0x80 for byte in following):
+        return None
+    value = lead & (0x3F >> num_following)
+    for byte in following:
+        value = value << 6 | byte & 0x3F
+    return value, 5 + num_following
+
+
+def _code_number(number: int) -> bytes:
+    """Return the code of a number as in UTF-8; empty if it is too large for characters."""
+    return chr(number).encode("utf-8", "surrogatepass") if number <= sys.maxunicode else b""
+
+
+def _block_samples(code: int, stated: int) -> int:
+    if code in (6, 7):
+        return stated + 1
+    if code == 1:
+        return 192
+    return 576 << code - 2 if code < 6 else 256 << code - 8
+
+
+def _sample_rate(code: int, stated: int) -> int:
+    return _RATES[code] if code < 12 else stated * {12: 1000, 13: 1, 14: 10}[code]
+
+
+def _crc8(data: bytes) -> int:
+    table, state = _crc8_table(), 0
+    for byte in data:
+        state = table[state ^ byte]
+    return state
+
+
+def _crc16(data: bytes) -> int:
+    """Return the checksum of a frame, which is 0 if it includes its own: pairs of parts are combined at once."""
+    states = _crc16_tables(0)[0][np.frombuffer(data, np.uint8)]
+    level = 0
+    while len(states) > 1:
+        if len(states) % 2:
+            states = np.concatenate([np.zeros(1, np.uint16), states])  # zeros in front change nothing
+        states = _crc16_tables(level)[1][states[::2]] ^ states[1::2]
+        level += 1
+    return int(states[0])
+
+
+@lru_cache
+def _crc8_table() -> list[int]:
+    return [_shifted(byte, 8, _POLYNOMIAL_8) for byte in range(256)]
+
+
+@lru_cache
+def _crc16_tables(level: int) -> tuple[Crc16, Crc16]:
+    """Return the checksums of single bytes, and the map of a state to the state after 2 ** level zeros."""
+    if level:
+        single, advance = _crc16_tables(level - 1)
+        return single, advance[advance]
+    single = np.array([_shifted(byte << 8, 16, _POLYNOMIAL_16) for byte in range(256)], np.uint16)
+    states = np.arange(1 << 16, dtype=np.uint16)
+    return single, states << np.uint16(8) ^ single[states >> np.uint16(8)]
+
+
+def _shifted(state: int, num_bits: int, polynomial: int) -> int:
+    """Return the state of a checksum after eight more bits."""
+    for _ in range(8):
+        state = state << 1 ^ (polynomial if state >> num_bits - 1 else 0)
+        state &= (1 << num_bits) - 1
+    return state
