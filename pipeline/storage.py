@@ -579,6 +579,10 @@ class _LocalFile(io.FileIO):
         super().__init__(folder.location(name), "rb", opener=_open_regular)
         self._folder, self._name = folder, name
 
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with self._folder._user_errors(self._name, of_one_file=True):
+            return super().seek(offset, whence)
+
     def readinto(self, buffer: Any) -> int:
         with self._folder._user_errors(self._name, of_one_file=True):
             return int(_not_blocked(super().readinto(buffer)))

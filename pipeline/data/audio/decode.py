@@ -128,6 +128,8 @@ _STATED_LENGTHS = frozenset({"flac", "tak"})
 """Containers whose length FFmpeg reads from the header; of the others, their structure tells it."""
 _ERROR_CHECKS = "crccheck+explode"
 """What decoders verify. Without it, a damaged frame of a codec with checksums is decoded to noise."""
+_LIBRARY_DECODERS = {"amr_nb": "libopencore_amrnb", "amr_wb": "libopencore_amrwb"}
+"""Decoders that know the frames of pauses (DTX), at which FFmpeg's own give up."""
 _FFMPEG_ENCODINGS = {"pcm_mulaw": ("ULAW", 8), "pcm_alaw": ("ALAW", 8)}
 _BITS_IN_EXTRADATA = {"alac": (17, 8, 0xFF, 0), "flac": (12, 4, 0x1F, 1), "tta": (8, 8, 0xFF, 0)}
 """Bits per sample in the headers of lossless codecs: offset of a big-endian 16-bit word, shift, mask, addend."""
@@ -266,7 +268,7 @@ class FfmpegReader:
         if stream is None:
             raise AudioError("undecodable", self.name, "ffmpeg: no decoder for its codec, or no channels")
         self._stream = stream
-        context = stream.codec_context
+        self._context = context = _decoding_context(stream)
         context.thread_count = 1  # other processes already use the remaining cores
         context.options = {"err_detect": _ERROR_CHECKS}
         # Many containers know neither rate nor channels of what they hold, so the first frame counts.
@@ -355,7 +357,7 @@ class FfmpegReader:
         if packet.is_corrupt:
             reason: Reason = "truncated" if (packet.pos or 0) + packet.size >= self._size else "undecodable"
             raise AudioError(reason, self.name, f"ffmpeg: the packet at byte {packet.pos} is incomplete")
-        frames: list[Any] = packet.decode()
+        frames: list[Any] = self._context.decode(packet)
         if any(frame.is_corrupt for frame in frames):
             raise AudioError("undecodable", self.name, f"ffmpeg: damaged packet at byte {packet.pos}")
         return frames
@@ -421,6 +423,16 @@ def _checked_rate(rate: int, name: str) -> int:
 def _is_decodable(stream: Any) -> bool:
     context = stream.codec_context  # None if FFmpeg does not have the codec
     return context is not None and context.channels >= 1
+
+
+def _decoding_context(stream: Any) -> Any:
+    """Return what decodes a stream: FFmpeg's own decoder of its codec, or the better one of a library."""
+    library = _LIBRARY_DECODERS.get(stream.codec_context.codec.canonical_name)
+    if library is None:
+        return stream.codec_context
+    context: Any = av.CodecContext.create(library, "r")
+    context.sample_rate, context.layout = stream.codec_context.sample_rate, stream.codec_context.layout
+    return context
 
 
 def _codec(context: Any, container: str) -> tuple[str, str, int | None]:

@@ -87,11 +87,9 @@ def test_a_corpus_that_fails_at_its_end_ends_with_its_failure(tmp_path: Path):
 
 
 def test_an_empty_corpus_has_no_rows_and_no_failure(tmp_path: Path):
-    empty = tmp_path / "data" / "In-the-Wild" / "release_in_the_wild"
-    empty.mkdir(parents=True)
-    (empty / "meta.csv").write_text("file,speaker,label\n")
+    (tmp_path / "data" / "CNCeleb2").mkdir(parents=True)
     sources = find_sources(IngestConfig(str(tmp_path / "data"), str(tmp_path / "store")))
-    (listing,) = Cataloger(sources, Folder(str(tmp_path / "store"))).list_parts(CORPUS, earlier="")
+    (listing,) = Cataloger(sources, Folder(str(tmp_path / "store"))).list_parts("cnceleb2", earlier="")
     assert isinstance(listing, Listing)
     assert listing.failure == ""
 

@@ -263,12 +263,13 @@ def locate_caf(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
     is_fixed = packet_bytes > 0 and packet_samples > 0
     extent = Extent(span.begin, span.end, "caf")
     table = _read(file, kept[b"pakt"], 24) if b"pakt" in kept else b""
-    num_samples, delay = struct.unpack(">qq", table[8:]) if len(table) == 24 else (0, 0)
+    num_packets, num_samples, delay = struct.unpack(">qqq", table) if len(table) == 24 else (0, 0, 0)
     if num_samples > 0:
         is_exact = codec in _CAF_EXACT or not 0 < rate <= _MAX_RATE
-        extent = replace(
-            extent, num_samples=num_samples, tolerance=0 if is_exact else int(ENCODER_DELAY_S * rate)
-        )
+        tolerance = 0 if is_exact else int(ENCODER_DELAY_S * rate)
+        if codec == b"alac" and num_samples == num_packets * packet_samples:
+            tolerance = packet_samples - 1  # FFmpeg counts whole packets; the last one knows its own length
+        extent = replace(extent, num_samples=num_samples, tolerance=tolerance)
     samples = Samples(
         data.begin + 4,
         max(data.length - 4, 0),

@@ -35,6 +35,7 @@ _PAF_BLOCKS = {0: (2, 1), 1: (32, 10), 2: (1, 1)}
 """Bytes and samples of a block per channel, by format: 16, 24, 8 bits."""
 _VOC_END, _VOC_SOUND, _VOC_CONTINUED, _VOC_SILENCE, _VOC_CHANNELS, _VOC_NEW_SOUND = 0, 1, 2, 3, 8, 9
 _VOC_HEADS = {_VOC_SOUND: 2, _VOC_CONTINUED: 0, _VOC_NEW_SOUND: 12}
+_VOC_MISCOUNT = 8
 """Bytes in front of the samples of a block, by kind."""
 _VOC_WIDTHS = {0: 1, 4: 2, 6: 1, 7: 1}
 """Bytes per sample by codec: PCM of 8 and 16 bits, A-law, µ-law."""
@@ -238,8 +239,22 @@ def _voc_blocks(file: BinaryIO, position: int, end: int) -> Iterator[tuple[int, 
         if len(head) < 4 or head[0] == _VOC_END:
             return
         content = Chunk(b"", position + 4, int.from_bytes(head[1:], "little"))
+        if head[0] == _VOC_NEW_SOUND and _is_voc_miscount(file, content, end):
+            content = Chunk(b"", content.begin, content.length + _VOC_MISCOUNT)
         yield head[0], content
         position = content.end
+
+
+def _is_voc_miscount(file: BinaryIO, content: Chunk, end: int) -> bool:
+    """Whether a block is eight bytes longer than stated and the last one: sox counts four bytes of its header of 12."""
+    rest = end - content.end
+    if rest not in (_VOC_MISCOUNT, _VOC_MISCOUNT + 1):
+        return False
+    file.seek(content.end)
+    head = file.read(4)
+    is_block = head[0] <= _VOC_NEW_SOUND and int.from_bytes(head[1:], "little") in (rest - 4, rest - 5)
+    file.seek(end - 1)
+    return not is_block and (rest == _VOC_MISCOUNT or file.read(1) == bytes([_VOC_END]))
 
 
 def _voc_frame_bytes(kind: int, head: bytes, num_channels: int, previous: int) -> int:

@@ -237,6 +237,23 @@ def test_a_voc_of_several_blocks_is_heard_in_full() -> None:
     assert reason(data[:-5_000]) == "truncated"
 
 
+def test_a_voc_whose_last_block_is_eight_bytes_longer_than_stated_is_heard_in_full() -> None:
+    data = bytearray(encode("VOC"))
+    stated = int.from_bytes(data[27:30], "little")
+    data[27:30] = (stated - 8).to_bytes(3, "little")  # as sox writes it
+    np.testing.assert_array_equal(load(bytes(data)).waveform, to_pcm(SPEECH) / np.float32(32_768))
+    data[27:30] = (stated - 16).to_bytes(3, "little")
+    assert reason(bytes(data)) in ("truncated", "trailing_data")
+
+
+def test_alac_in_caf_whose_table_counts_whole_packets_is_heard_in_full() -> None:
+    data = bytearray(with_ffmpeg(SPEECH, RATE, "caf", "alac"))
+    table = data.index(b"pakt") + 12
+    num_packets = int.from_bytes(data[table : table + 8], "big")
+    data[table + 8 : table + 24] = struct.pack(">qii", num_packets * 4096, 0, 0)
+    np.testing.assert_array_equal(load(bytes(data)).waveform, to_pcm(SPEECH) / np.float32(32_768))
+
+
 def test_channels_of_sphere_that_are_not_interleaved_are_refused() -> None:
     data = encode("NIST").replace(b"sample_count", b"channels_interleaved -s5 FALSE\nsample_count")
     assert reason(data) == "undecodable"
