@@ -11,7 +11,6 @@ from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Extent, Span
 from pipeline.data.audio.containers.frames import (
-    MOST_JUNK,
     Frame,
     Syntax,
     find_frames,
@@ -19,6 +18,7 @@ from pipeline.data.audio.containers.frames import (
     refuse_partial_frame,
     walk,
 )
+from pipeline.data.audio.containers.tolerances import LEADING_JUNK_BYTES
 from pipeline.data.audio.errors import AudioError
 
 _RATES = (48000, 44100, 32000)
@@ -34,10 +34,12 @@ def locate_ac3(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
         AudioError: truncated: a frame is cut or missing. undecodable: no frames, or frames of several kinds.
     """
     file.seek(span.begin)
-    head = file.read(2 * MOST_JUNK)
+    head = file.read(2 * LEADING_JUNK_BYTES)
     begin = first_frame(head, AC3, 0)
     if begin is None:
-        raise AudioError("undecodable", name, f"no frame in the first {MOST_JUNK} bytes of the audio")
+        raise AudioError(
+            "undecodable", name, f"no frame in the first {LEADING_JUNK_BYTES} bytes of the audio"
+        )
     container = "eac3" if head[begin + 5] >> 3 > _LAST_AC3 else "ac3"
     if not is_whole:
         return Extent(span.begin + begin, span.end, container, container)

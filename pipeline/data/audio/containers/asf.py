@@ -139,7 +139,7 @@ def _check_rest(file: BinaryIO, position: int, span: Span, name: str) -> None:
         head = file.read(min(24, span.end - position))
         length = int.from_bytes(head[16:], "little")
         if head[:16] == _HEADER or not 24 <= length <= span.end - position:
-            if is_padding(file, position, span.end):
+            if is_padding(file, position, span.end, is_whole=True):
                 return
             raise AudioError("trailing_data", name, f"asf: {span.end - position} bytes behind the packets")
         position += length

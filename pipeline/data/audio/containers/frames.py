@@ -11,13 +11,10 @@ from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Span
 from pipeline.data.audio.containers.tags import tag_size
+from pipeline.data.audio.containers.tolerances import JOINED_PADDING_BYTES, LEADING_JUNK_BYTES
 from pipeline.data.audio.errors import AudioError
 
-MOST_JUNK = 4096
-"""Bytes in front of the first frame that are passed over, as all decoders do."""
-
 _LIKELY_FRAMES = 3  # so many frames in a row are no chance
-_MOST_PADDING = 1024  # zeros between joined files; libsndfile gives up after more of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,7 @@ def first_frame(data: bytes, syntax: Syntax, begin: int) -> int | None:
     """
     if syntax.at(data, begin) is not None:
         return begin
-    return find_frames(data, syntax, begin, begin + MOST_JUNK)
+    return find_frames(data, syntax, begin, begin + LEADING_JUNK_BYTES)
 
 
 def refuse_partial_frame(data: bytes, row: FrameRow, name: str) -> None:
@@ -120,7 +117,9 @@ def walk(file: BinaryIO, span: Span, syntax: Syntax, name: str) -> FrameRow:
     begin = first_frame(data, syntax, span.begin)
     first = None if begin is None else syntax.at(data, begin)
     if begin is None or first is None:
-        raise AudioError("undecodable", name, f"no frame in the first {MOST_JUNK} bytes of the audio")
+        raise AudioError(
+            "undecodable", name, f"no frame in the first {LEADING_JUNK_BYTES} bytes of the audio"
+        )
     parse, length, kind = syntax.parse, syntax.num_header_bytes, first.kind
     position, num_samples = begin, 0
     offsets, runs, run_begin = array("q"), [], begin
@@ -170,7 +169,7 @@ def _next_frame(
     while size := tag_size(file, position):
         position += size
     if position > audio_end:
-        padding = data[position : position + _MOST_PADDING]
+        padding = data[position : position + JOINED_PADDING_BYTES]
         position += len(padding) - len(padding.lstrip(b"\0"))
     following = find_frames(data, syntax, position)
     if following is None:

@@ -126,7 +126,7 @@ def locate_matroska(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Ex
     if not is_whole:
         return extent
     end = size if segment_end is None else segment_end
-    if not is_padding(file, span.begin + end, span.end):
+    if not is_padding(file, span.begin + end, span.end, is_whole=is_whole):
         raise AudioError("trailing_data", name, f"matroska: {size - end} bytes behind the segment")
     segment = _read_segment(parser, body, end)
     if _AUDIO not in segment.tracks.values():

@@ -185,7 +185,7 @@ def _top_level(parser: _Parser) -> list[_Box]:
         except AudioError:
             is_box = False
         if not is_box:
-            if is_padding(parser.file, position, end):
+            if is_padding(parser.file, position, end, is_whole=parser.is_whole):
                 break
             raise AudioError("trailing_data", parser.name, f"mp4: {end - position} bytes behind the last box")
         if box.end > end:

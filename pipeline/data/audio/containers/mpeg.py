@@ -18,7 +18,6 @@ from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Extent, Span
 from pipeline.data.audio.containers.frames import (
-    MOST_JUNK,
     Frame,
     FrameRow,
     Syntax,
@@ -27,15 +26,15 @@ from pipeline.data.audio.containers.frames import (
     refuse_partial_frame,
     walk,
 )
+from pipeline.data.audio.containers.tolerances import LEADING_JUNK_BYTES, MP3_TABLE_BYTES
 from pipeline.data.audio.errors import AudioError
 
-NUM_HEAD_BYTES = 2 * MOST_JUNK
+NUM_HEAD_BYTES = 2 * LEADING_JUNK_BYTES
 """So many bytes from the begin of the audio show whether it is MPEG, and hold its table."""
 
 _DECODER_DELAY = (
     529  # samples by which every decoder of layer III delays; the padding of the encoder includes them
 )
-_TABLE_SLACK_BYTES = 4096  # what encoders count as bytes of an mp3 includes a tag, or not
 _MOST_FREE_TRIALS = 16
 
 # Indexed by bits of the frame header: version (0: MPEG 2.5, 2: MPEG 2, 3: MPEG 1) and layer (1: III, 2: II, 3: I).
@@ -89,7 +88,9 @@ def locate_mpeg(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
     offset = first_frame(head, syntax, 0)
     frame = None if offset is None else syntax.at(head, offset)
     if offset is None or frame is None:
-        raise AudioError("undecodable", name, f"no frame in the first {MOST_JUNK} bytes of the audio")
+        raise AudioError(
+            "undecodable", name, f"no frame in the first {LEADING_JUNK_BYTES} bytes of the audio"
+        )
     first = head[offset : offset + frame.num_bytes]
     codec = f"mp{_layer(first)}"
     if is_whole:
@@ -98,7 +99,7 @@ def locate_mpeg(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
         return _counted(file.read(span.end), row, codec, name)
     table, num_samples, begin = _read_table(first), None, span.begin + offset
     if table is not None and table.num_frames and table.num_bytes:
-        is_alone = span.end - begin <= table.num_bytes + _TABLE_SLACK_BYTES  # otherwise another file follows
+        is_alone = span.end - begin <= table.num_bytes + MP3_TABLE_BYTES  # otherwise another file follows
         num_samples = table.num_samples(frame.num_samples) if is_alone else None
     return Extent(begin, span.end, "mp3", codec, num_samples=num_samples)
 
@@ -106,9 +107,9 @@ def locate_mpeg(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
 def mpeg_syntax(head: bytes) -> Syntax:
     """Return how to read the frames of a file that begins with these bytes; frames of free format state no length."""
     syntax = Syntax(_SYNC, 4, _parse)
-    if find_frames(head, syntax, 0, MOST_JUNK) is not None:
+    if find_frames(head, syntax, 0, LEADING_JUNK_BYTES) is not None:
         return syntax
-    matches = re.finditer(rb"\xff[\xe2-\xe7\xf2-\xff][\x00-\x0f]", head[:MOST_JUNK])
+    matches = re.finditer(rb"\xff[\xe2-\xe7\xf2-\xff][\x00-\x0f]", head[:LEADING_JUNK_BYTES])
     for match in itertools.islice(matches, _MOST_FREE_TRIALS):
         followers = re.finditer(re.escape(match[0][:2]), head[match.end() :])
         for follower in itertools.islice(followers, _MOST_FREE_TRIALS):

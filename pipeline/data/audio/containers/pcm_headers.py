@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Extent, Span
+from pipeline.data.audio.containers.padding import is_padding
 from pipeline.data.audio.containers.samples import (
     Chunk,
     Samples,
-    is_padding,
     locate_samples,
     miscounts,
 )

@@ -7,9 +7,9 @@ from typing import BinaryIO
 from pipeline.data.audio.containers.ac3 import is_ac3
 from pipeline.data.audio.containers.adts import is_adts
 from pipeline.data.audio.containers.extent import Span
-from pipeline.data.audio.containers.frames import MOST_JUNK
 from pipeline.data.audio.containers.mpeg import NUM_HEAD_BYTES, has_mpeg_frame
 from pipeline.data.audio.containers.mpeg_system import transport_packet
+from pipeline.data.audio.containers.tolerances import LEADING_JUNK_BYTES
 
 _RIFF_KINDS = {b"WAVE": "wav", b"AVI ": "avi", b"XWMA": "xwma"}
 _IFF_KINDS = {b"AIFF": "aiff", b"AIFC": "aiff", b"8SVX": "svx", b"16SV": "svx"}
@@ -60,7 +60,7 @@ def recognise(file: BinaryIO, span: Span) -> str | None:
     head = file.read(NUM_HEAD_BYTES)
     if transport_packet(head[:1024]) is not None:
         return "ts"
-    for most_junk in (0, MOST_JUNK):
+    for most_junk in (0, LEADING_JUNK_BYTES):
         if is_adts(head, most_junk):
             return "adts"
         if is_ac3(head, most_junk):

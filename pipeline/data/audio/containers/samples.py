@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Extent, Span
+from pipeline.data.audio.containers.padding import is_padding
 from pipeline.data.audio.errors import AudioError
 
 _PLACEHOLDERS = (0x7F000000, 0x80000000, 0xFFFFFFFF)
@@ -137,19 +138,6 @@ def _chunk_at(file: BinaryIO, position: int, end: int, framing: Framing) -> Chun
 
 def _is_expected(chunk: Chunk | None, framing: Framing) -> bool:
     return chunk is not None and (chunk.name in framing.essential or _is_known(chunk.name))
-
-
-def is_padding(file: BinaryIO, position: int, end: int, *, is_whole: bool) -> bool:
-    """Whether a part of a file is all zeros; if not the whole file is at hand, the ends of the part count."""
-    file.seek(position)
-    while position < end:
-        num_bytes = min(_TAIL_BYTES, end - position)
-        if file.read(num_bytes).count(0) != num_bytes:
-            return False
-        position += num_bytes
-        if not is_whole and end - position > _TAIL_BYTES:
-            position = file.seek(end - _TAIL_BYTES)
-    return True
 
 
 def miscounts(block_bytes: int, num_channels: int) -> frozenset[int]:

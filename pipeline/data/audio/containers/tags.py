@@ -10,8 +10,8 @@ import re
 from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Span
+from pipeline.data.audio.containers.tolerances import PADDING_BYTES
 
-_MOST_PADDING = 8192  # zeros in front of the audio, or behind the last tag
 _ID3V1, _ID3V1_EXTENDED, _ID3V2, _APE = 128, 227, 10, 32  # sizes of a tag, or of its header or footer
 _LYRICS3V1 = 5100  # longest text between LYRICSBEGIN and LYRICSEND
 _CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f]")
@@ -91,7 +91,7 @@ def _num_zeros(file: BinaryIO, begin: int) -> int:
     """Return the length of the zeros between a byte and the start of audio; 0 if no audio follows them."""
     padding = _read(file, begin, 16)
     if not padding.strip(b"\0"):
-        padding = _read(file, begin, _MOST_PADDING)
+        padding = _read(file, begin, PADDING_BYTES)
     length = len(padding) - len(padding.lstrip(b"\0"))
     return length if _START.match(_read(file, begin + length, 8)) else 0
 
@@ -113,7 +113,7 @@ def _before_back(file: BinaryIO, begin: int, end: int) -> int:
 
 def _ends_before_zeros(file: BinaryIO, begin: int, end: int) -> list[int]:
     """Return where a tag may end that zeros follow; the tag itself may end in zeros too."""
-    tail_begin = max(begin, end - _MOST_PADDING)
+    tail_begin = max(begin, end - PADDING_BYTES)
     tail = _read(file, tail_begin, end - tail_begin)
     content = len(tail.rstrip(b"\0"))
     ends = [content]
