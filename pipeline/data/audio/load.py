@@ -88,6 +88,7 @@ class OpenAudio:
         self.name = name
         self._located: tuple[str, Extent] | None = None
         self._cursor: _Cursor | None = None
+        self._rate = 0  # of the decoder that opened the file first
 
     def __reduce__(self) -> tuple[type[OpenAudio], tuple[bytes, str]]:
         return OpenAudio, (self.data, self.name)
@@ -100,7 +101,7 @@ class OpenAudio:
             waveform = _to_waveform(blocks, cursor.header, self.name, resampler)
             return Loaded(waveform, cursor.header, cursor.decoder)
 
-        return self._decode(start, consume)
+        return self._decode(start, consume, is_counted=start > 0 or end is not None)
 
     def measure(self) -> int:
         """Decode the whole file and count its samples per channel, at its own rate."""
@@ -110,7 +111,7 @@ class OpenAudio:
                 pass
             return cursor.position
 
-        return self._decode(0, consume)
+        return self._decode(0, consume, is_counted=True)
 
     def close(self) -> None:
         """Free the decoder."""
@@ -118,8 +119,11 @@ class OpenAudio:
             self._cursor.reader.close()
             self._cursor = None
 
-    def _decode(self, start: int, consume: Callable[[_Cursor], T]) -> T:
-        """Pass a decoder that has not passed `start` to `consume`; ask the next decoder where one refuses."""
+    def _decode(self, start: int, consume: Callable[[_Cursor], T], *, is_counted: bool) -> T:
+        """Pass a decoder that has not passed `start` to `consume`; ask the next decoder where one refuses.
+
+        Where samples are counted, a decoder of another rate than the first one (Opus) would count other samples.
+        """
         if self._located is None:
             self._located = locate(io.BytesIO(self.data), self.name, is_whole=True)
         remaining = decoders(self._located[1].container)
@@ -132,6 +136,11 @@ class OpenAudio:
             try:
                 if self._cursor is None:
                     self._cursor = self._open(decoder, *self._located)
+                rate = self._cursor.header.sample_rate
+                self._rate = self._rate or rate
+                if is_counted and rate != self._rate:
+                    detail = f"{decoder} decodes it at {rate} Hz, but positions count at {self._rate} Hz"
+                    raise AudioError("undecodable", self.name, detail)
                 return consume(self._cursor)
             except AudioError as error:
                 self.close()
