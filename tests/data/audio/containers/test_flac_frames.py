@@ -140,6 +140,20 @@ def test_tags_and_zeros_around_the_file_change_nothing(name: str) -> None:
         np.testing.assert_array_equal(heard(front + FILES[name] + back), heard(FILES[name]))
 
 
+def test_a_checksum_that_ends_in_zero_belongs_to_the_last_frame() -> None:
+    """One FLAC file in 256 ends so; without its last byte, every decoder refuses the last frame."""
+    samples = np.linspace(-0.5, 0.5, 1_000)
+    files = []
+    for step in range(1_000):
+        samples[-1] = step / 32768
+        files.append(with_soundfile(samples, RATE, "FLAC", subtype="PCM_16"))
+    ending_in_zero = [data for data in files if data[-1] == 0]
+    assert ending_in_zero
+    for data, num_zeros in itertools.product([*ending_in_zero, files[0]], (0, 1, 2, 3, 500)):
+        assert measure(data + bytes(num_zeros), "x") == len(samples)
+        assert measure(with_length(data, 0) + bytes(num_zeros), "x") == len(samples)
+
+
 @EVERY
 def test_text_behind_the_last_frame_is_named(name: str) -> None:
     assert reason_of(FILES[name] + b"<html><body>404 Not Found</body></html>") == "trailing_data"
