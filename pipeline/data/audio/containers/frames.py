@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 from array import array
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pipeline.data.audio.containers.extent import Span
-from pipeline.data.audio.containers.tags import tag_size
+from pipeline.data.audio.containers.tags import begins_audio, tag_size
 from pipeline.data.audio.containers.tolerances import JOINED_PADDING_BYTES, LEADING_JUNK_BYTES
 from pipeline.data.audio.errors import AudioError
 
@@ -89,28 +90,29 @@ def first_frame(data: bytes, syntax: Syntax, begin: int) -> int | None:
 def refuse_partial_frame(data: bytes, row: FrameRow, name: str) -> None:
     """Refuse a file that ends in what damage has left of its last frames, between zeros or alone.
 
-    Zeros and web pages alone are harmless, and so are more bytes than two frames can leave.
+    Zeros and web pages alone are harmless, and so are tags, and more bytes than two frames can leave.
 
     Raises:
         AudioError: truncated.
     """
-    rest = data[row.end :].translate(None, b"\0")
+    begin = _after_tags(io.BytesIO(data), row.end)
+    rest = data[begin:].translate(None, b"\0")
     num_bytes = len(rest)
     if num_bytes == 0 or (rest.lstrip()[:1] == b"<" and rest.isascii()):
         return
     longest = max(end - begin for begin, end in itertools.pairwise([*row.offsets, row.end]))
     if num_bytes < 2 * longest:
-        detail = f"the last {len(data) - row.end} bytes, from byte {row.end}, are no complete frame"
+        detail = f"the last {len(data) - begin} bytes, from byte {begin}, are no complete frame"
         raise AudioError("truncated", name, detail)
 
 
 def walk(file: BinaryIO, span: Span, syntax: Syntax, name: str) -> FrameRow:
     """Go through all frames of a file, also over the tags between files that were joined.
 
-    Bytes behind the last frame that hold no further frame are left out: zeros, a web page, a tag of unknown kind.
+    Bytes behind the last frame are left out if they hold no audio: zeros, a web page, a tag of unknown kind.
 
     Raises:
-        AudioError: truncated, undecodable.
+        AudioError: truncated, undecodable, trailing_data.
     """
     file.seek(0)
     data = file.read(span.end)
@@ -129,6 +131,7 @@ def walk(file: BinaryIO, span: Span, syntax: Syntax, name: str) -> FrameRow:
             following = _next_frame(file, data, begin, position, syntax, name)
             runs.append((run_begin, position))
             if following is None:
+                _refuse_other_file(file, data, position, name)
                 return FrameRow(begin, position, num_samples, kind, offsets, tuple(runs))
             position = run_begin = following
             continue
@@ -154,6 +157,26 @@ def _are_frames(data: bytes, syntax: Syntax, position: int) -> bool:
     return True
 
 
+def _after_tags(file: BinaryIO, position: int) -> int:
+    """Return the end of the tags that begin at a position."""
+    while size := tag_size(file, position):
+        position += size
+    return position
+
+
+def _refuse_other_file(file: BinaryIO, data: bytes, position: int, name: str) -> None:
+    """Refuse audio of another format behind the last frame: decoders would leave it out.
+
+    Raises:
+        AudioError: trailing_data.
+    """
+    position = _after_tags(file, position)
+    while position < len(data) and data[position] == 0 and not begins_audio(data, position):
+        position += 1
+    if begins_audio(data, position):
+        raise AudioError("trailing_data", name, f"audio of another format begins at byte {position}")
+
+
 def _next_frame(
     file: BinaryIO, data: bytes, begin: int, position: int, syntax: Syntax, name: str
 ) -> int | None:
@@ -166,8 +189,7 @@ def _next_frame(
     if 0 < len(rest) < syntax.num_header_bytes and data.startswith(rest[:2], begin):
         raise AudioError("truncated", name, f"the last frame ends within its header, at byte {position}")
     audio_end = position
-    while size := tag_size(file, position):
-        position += size
+    position = _after_tags(file, position)
     if position > audio_end:
         padding = data[position : position + JOINED_PADDING_BYTES]
         position += len(padding) - len(padding.lstrip(b"\0"))

@@ -19,6 +19,10 @@ _START = re.compile(
     rb"ID3|RIFF|RF64|RIFX|FORM|fLaC|OggS|\.snd|caff|#!AMR|\x0b\x77|\xff[\xe2-\xff]", re.DOTALL
 )
 """How audio may begin after a tag or padding; not MP4, whose first zeros are the size of its first box."""
+_OTHER_START = re.compile(
+    rb"\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66\xcf\x11|NIST_1A|FLV\x01|wvpk|TTA1|riff\x2e\x91"
+)
+"""Further formats, in which tags in front are not usual."""
 _MP4_BOX = re.compile(rb"ftyp|moov|mdat|wide|free|skip|pnot|styp|moof|uuid")
 
 
@@ -31,6 +35,12 @@ def audio_span(file: BinaryIO) -> Span:
     size = file.seek(0, io.SEEK_END)
     begin = _after_front(file, size)
     return Span(begin, _before_back(file, begin, size))
+
+
+def begins_audio(data: bytes, position: int) -> bool:
+    """Whether a file of a known format begins at a position; frames of MPEG and AAC show only two bytes."""
+    is_boxed = _MP4_BOX.match(data, position + 4) is not None
+    return is_boxed or any(start.match(data, position) for start in (_START, _OTHER_START))
 
 
 def tag_size(file: BinaryIO, begin: int) -> int:

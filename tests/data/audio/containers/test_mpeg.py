@@ -224,6 +224,18 @@ def test_bytes_behind_the_last_frame_change_nothing(name: str, rest: bytes) -> N
     np.testing.assert_array_equal(heard(FILES[name] + rest), heard(FILES[name]))
 
 
+@pytest.mark.parametrize("between", [b"", bytes(200), id3v1() + id3v2(noise(100))])
+@pytest.mark.parametrize("name", FILES)
+def test_audio_of_another_format_behind_the_last_frame_is_refused(name: str, between: bytes) -> None:
+    for container, subtype in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS")):
+        other = with_soundfile(SPEECH, RATE, container, subtype=subtype)
+        assert reason_of(FILES[name] + between + other) == "trailing_data"
+
+
+def test_a_tag_of_the_kind_that_stands_in_front_changes_nothing_behind_the_last_frame() -> None:
+    np.testing.assert_array_equal(heard(BARE + id3v2(noise(30))), heard(BARE))
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     "front",
