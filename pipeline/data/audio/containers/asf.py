@@ -23,6 +23,7 @@ _AUDIO = bytes.fromhex("409e69f84d5bcf11a8fd00805f5c442b")
 _ENCRYPTIONS = frozenset(
     map(bytes.fromhex, ("fbb3112223bdd211b4b700a0c955fc6e", "14e68a292226174cb935dae07ee9289c"))
 )
+_END_MARK = bytes.fromhex("244508000000000000000800")  # the last chunk of the protocol MMS
 _UNITS_PER_S = 10_000_000
 _LARGEST_HEADER = 1 << 24
 _WIDTHS = (0, 1, 2, 4)  # bytes of a field by its two-bit type
@@ -66,7 +67,7 @@ def locate_asf(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
     data_bytes, num_packets = struct.unpack("<Q16xQ", head[16:48])
     begin = header_end + 50
     if stated.is_live and not _is_data_end(data_bytes, num_packets, stated.packet_bytes):
-        end = span.end
+        end = _without_end_mark(file, begin, span.end, stated.packet_bytes)
     else:
         end = header_end + data_bytes
         if end > span.end:
@@ -94,6 +95,13 @@ def locate_asf(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
 
 def _is_data_end(data_bytes: int, num_packets: int, packet_bytes: int) -> bool:
     return num_packets > 0 and data_bytes == 50 + num_packets * packet_bytes
+
+
+def _without_end_mark(file: BinaryIO, begin: int, end: int, packet_bytes: int) -> int:
+    """Return the end of the packets of a live stream; some writers, such as FFmpeg into a pipe, mark it."""
+    num_left = (end - begin) % packet_bytes
+    file.seek(end - num_left)
+    return end - num_left if file.read(num_left) == _END_MARK else end
 
 
 def _read_header(file: BinaryIO, span: Span, name: str) -> tuple[int, _File]:
@@ -139,7 +147,8 @@ def _check_rest(file: BinaryIO, position: int, span: Span, name: str) -> None:
         head = file.read(min(24, span.end - position))
         length = int.from_bytes(head[16:], "little")
         if head[:16] == _HEADER or not 24 <= length <= span.end - position:
-            if is_padding(file, position, span.end, is_whole=True):
+            is_end_mark = head == _END_MARK and position + len(head) == span.end
+            if is_end_mark or is_padding(file, position, span.end, is_whole=True):
                 return
             raise AudioError("trailing_data", name, f"asf: {span.end - position} bytes behind the packets")
         position += length

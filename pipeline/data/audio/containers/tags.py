@@ -21,6 +21,8 @@ _START = re.compile(
 """How audio may begin after a tag or padding; not MP4, whose first zeros are the size of its first box."""
 _OTHER_START = re.compile(
     rb"\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66\xcf\x11|NIST_1A|FLV\x01|wvpk|TTA1|riff\x2e\x91"
+    rb"|\x00\x00\x01\xba|G.{187}G.{187}G",
+    re.DOTALL,
 )
 """Further formats, in which tags in front are not usual."""
 _MP4_BOX = re.compile(rb"ftyp|moov|mdat|wide|free|skip|pnot|styp|moof|uuid")

@@ -18,6 +18,7 @@ from pipeline.data.audio.containers.extent import Extent, Span
 from pipeline.data.audio.containers.locate import LOCATORS, locate
 from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.load import load_audio, measure, probe
+from tests.data.audio.containers.test_pcm_formats import piped
 from tests.data.audio.formats import Samples, speech_like, to_pcm
 
 RATE = 16_000
@@ -367,3 +368,11 @@ def test_a_file_of_its_first_bytes_alone_is_an_audio_error_or_left_to_the_decode
         except AudioError:
             continue
         assert extent.end == size
+
+
+def test_a_wma_file_from_a_pipe_ends_with_its_end_mark() -> None:
+    data = piped("asf", "wmav2")
+    loaded = load_audio(data, "clip")
+    assert len(loaded.waveform) / 16_000 == pytest.approx(len(SPEECH) / RATE, abs=0.2)
+    for damaged in (data[:-100], data[: len(data) // 2], data[:-12] + b"U" * 12):
+        assert reason_of(damaged) in ("truncated", "trailing_data")

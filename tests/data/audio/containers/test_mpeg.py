@@ -230,6 +230,16 @@ def test_audio_of_another_format_behind_the_last_frame_is_refused(name: str, bet
     for container, subtype in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS")):
         other = with_soundfile(SPEECH, RATE, container, subtype=subtype)
         assert reason_of(FILES[name] + between + other) == "trailing_data"
+    for container, codec in (
+        ("mpegts", "aac"),
+        ("mpeg", "mp2"),
+        ("matroska", "aac"),
+        ("mp4", "aac"),
+        ("asf", "wmav2"),
+    ):
+        other = with_ffmpeg(SPEECH, RATE, container, codec)
+        # Frames that are found within it are reported as such.
+        assert reason_of(FILES[name] + between + other) in ("trailing_data", "truncated", "undecodable")
 
 
 def test_a_tag_of_the_kind_that_stands_in_front_changes_nothing_behind_the_last_frame() -> None:

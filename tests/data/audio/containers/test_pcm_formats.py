@@ -118,6 +118,7 @@ def piped(file_format: str, codec: str) -> bytes:
     with av.open(pipe, "w", format=file_format) as output:
         stream = output.add_stream(codec, rate=RATE, layout="mono")
         assert isinstance(stream, av.AudioStream)
+        stream.bit_rate = 64_000
         frame = av.AudioFrame.from_ndarray(to_pcm(SPEECH).reshape(1, -1), format="s16", layout="mono")
         frame.sample_rate = RATE
         for packet in [*stream.encode(frame), *stream.encode(None)]:
