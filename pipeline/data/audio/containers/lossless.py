@@ -34,7 +34,7 @@ def locate_wavpack(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Ext
     if not is_whole or len(data) < 32:
         is_pcm = not int.from_bytes(data[24:28], "little") & _WAVPACK_DSD
         num_samples = stated if is_pcm and stated != _UNKNOWN else None
-        return Extent(span.begin, span.end, "wavpack", num_samples=num_samples)
+        return Extent(span.begin, span.end, "wavpack", num_samples=num_samples or None)
     count, is_pcm = 0, True
     for begin, _ in walk(data, 0, _wavpack_end, name, "wavpack"):
         index, samples, flags = struct.unpack_from("<III", data, begin + 16)
@@ -44,7 +44,7 @@ def locate_wavpack(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Ext
                 raise AudioError("undecodable", name, detail)
             count += samples
         is_pcm = is_pcm and not flags & _WAVPACK_DSD
-    if stated != _UNKNOWN and count != stated:
+    if stated not in (0, _UNKNOWN) and count != stated:  # FFmpeg states 0 in a pipe
         reason: Reason = "truncated" if count < stated else "trailing_data"
         raise AudioError(reason, name, f"wavpack: {count} samples; the header states {stated}")
     return Extent(span.begin, span.end, "wavpack", num_samples=count if is_pcm else None)

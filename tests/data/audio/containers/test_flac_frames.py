@@ -142,7 +142,7 @@ def test_tags_and_zeros_around_the_file_change_nothing(name: str) -> None:
 
 def test_a_checksum_that_ends_in_zero_belongs_to_the_last_frame() -> None:
     """One FLAC file in 256 ends so; without its last byte, every decoder refuses the last frame."""
-    samples = np.linspace(-0.5, 0.5, 1_000)
+    samples = np.linspace(-0.5, 0.5, 1_000, dtype=np.float32)
     files = []
     for step in range(1_000):
         samples[-1] = step / 32768
