@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 from unittest import mock
 
-import pipeline.storage
-from pipeline.storage import Folder
+from pipeline.storage import Folder, local_writing
 
 _CAPABILITIES_VERSION = 0x20080522
 _OVERRIDING = 0b110
@@ -53,7 +52,7 @@ def file_system_without(lacking: Lacking) -> Iterator[None]:
         if lacking == "links":
             yield
         else:
-            with mock.patch.object(pipeline.storage, "_rename_if_free", _refuse):
+            with mock.patch.object(local_writing, "_rename_if_free", _refuse):
                 yield
 
 
@@ -70,6 +69,6 @@ def die_while_creating(uri: str, name: str, lacking: Lacking) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         return False
 
-    last = (pipeline.storage, "_rename_if_free") if lacking == "links" else (os.path, "lexists")
+    last = (local_writing, "_rename_if_free") if lacking == "links" else (os.path, "lexists")
     with file_system_without(lacking), mock.patch.object(*last, die):
         Folder(uri).create(name, b"first")

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.storage
 from pipeline.errors import InputError, UnavailableError, UnreadableError
 from pipeline.lease import held
-from pipeline.storage import STAGED_SUFFIX, Folder
+from pipeline.storage import STAGED_SUFFIX, Folder, local_reading
 from tests.faults import (
     LACKING,
     Lacking,
@@ -235,7 +234,7 @@ def test_only_an_error_of_the_file_itself_is_its_own(
     def fail(path: str, _flags: int = 0) -> int:
         raise OSError(number, os.strerror(number), path)
 
-    monkeypatch.setattr(pipeline.storage, "_open_regular", fail)
+    monkeypatch.setattr(local_reading, "_open_regular", fail)
     with pytest.raises(kind) as raised:
         folder.read("below/a.wav")
     assert type(raised.value) is kind or kind is OSError

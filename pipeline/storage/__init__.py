@@ -1,0 +1,16 @@
+"""Local folders and S3 buckets behind one small interface; readers never see a partly written file.
+
+    store = Folder("s3://bucket/store")
+    store.commit("recipe.toml", data)
+    names = [info.name for info in store.find("index")]
+
+The only package that imports fsspec (and, through it, s3fs). S3 credentials and endpoints come from the usual AWS
+chain: environment, profile, instance role.
+"""
+
+from pipeline.storage.file_info import FileInfo, FileProblem
+from pipeline.storage.folder import Folder
+from pipeline.storage.local_writing import STAGED_SUFFIX
+from pipeline.storage.s3 import PART_BYTES
+
+__all__ = ["PART_BYTES", "STAGED_SUFFIX", "FileInfo", "FileProblem", "Folder"]

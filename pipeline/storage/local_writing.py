@@ -1,0 +1,110 @@
+"""Writing local files: readers see a whole file or none, and one of several writers creates a new file."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.errors import InputError
+from pipeline.storage.user_errors import local_errors
+
+STAGED_SUFFIX = ".staged"
+"""Suffix of a local file that is being written; a killed writer leaves it behind, and readers ignore it.
+
+Its name also starts with a dot, so that other tools that read whole folders, such as PyArrow, ignore it as well.
+"""
+
+
+@contextlib.contextmanager
+def staged(location: str, *, is_new: bool = False) -> Iterator[BinaryIO]:
+    """Open a temporary file in the same folder; its bytes are on disk before it gets its name.
+
+    Args:
+        location: path of the file.
+        is_new: raise FileExistsError if the path is taken when the block ends, instead of replacing the file.
+    """
+    parent, _, base = location.rpartition("/")
+    # Part of the name is enough for people; the whole one could make a name of more than 255 bytes.
+    temporary = Path(f"{parent}/.{base[:40]}.{uuid.uuid4().hex}{STAGED_SUFFIX}")
+    with local_errors(location):
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open("xb")
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            _rename_new(temporary, location)
+        else:
+            temporary.replace(location)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rename_new(source: Path, target: str) -> None:
+    """Give a complete file its name, unless that is taken.
+
+    A hard link does that on most file systems. Without links (FAT, exFAT, many mounts), the kernel renames the file on
+    condition that the name is free. Where it cannot do that either, a lock excludes the other processes of this
+    machine, and those of other machines if the file system shares its locks.
+
+    Raises:
+        FileExistsError: the name is taken.
+        InputError: the file system can do none of the three.
+    """
+    for rename in (os.link, _rename_if_free):
+        try:
+            rename(source, target)
+            return
+        except FileExistsError:
+            raise
+        except OSError:
+            continue  # file systems differ in the error by which they say that they cannot do this
+    _rename_under_lock(source, target)
+
+
+def _rename_if_free(source: Path, target: str) -> None:
+    """Rename a file in one step that fails if the name is taken; Linux only."""
+    rename = _renameat2()
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target)
+
+
+_AT_FDCWD = -100  # paths are relative to the current directory
+_RENAME_NOREPLACE = 1
+
+
+@cache
+def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+def _rename_under_lock(source: Path, target: str) -> None:
+    """Rename a file while no other process does so in the same folder.
+
+    The kernel releases the lock of a process that dies. The empty lock file stays: whoever deletes one may delete the
+    one that another process has just locked.
+    """
+    lock = source.parent / f".lock{STAGED_SUFFIX}"
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise InputError(
+                f"{target}: this file system has neither hard links nor locks; choose another folder"
+            ) from error
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        source.rename(target)
