@@ -20,7 +20,15 @@ def test_every_container_is_in_the_table_of_formats() -> None:
         for name in line.split("|")[1].replace("`", "").replace(" ", "").split(",")
     }
     assert LOCATORS.keys() <= named
-    assert {name for name in named if decoders(name)} >= {"wav", "flac", "ogg", "mp3", "mp4", "matroska", "tak"}
+    assert {name for name in named if decoders(name)} >= {
+        "wav",
+        "flac",
+        "ogg",
+        "mp3",
+        "mp4",
+        "matroska",
+        "tak",
+    }
 
 
 def test_every_tolerance_is_in_the_table_with_its_value() -> None:
