@@ -97,14 +97,8 @@ class FfmpegReader:
             raise
 
     def _read_header(self, container: str) -> Header:
-        if not self._input.streams.audio:
-            raise AudioError("not_audio", self.name, f"{container} without an audio stream")
-        known = (stream for stream in self._input.streams.audio if _is_decodable(stream))
-        stream = next(known, None)
-        if stream is None:
-            raise AudioError("undecodable", self.name, "ffmpeg: no decoder for its codec, or no channels")
-        self._stream = stream
-        self._context = context = _decoding_context(stream)
+        self._stream = self._first_decodable_stream(container)
+        self._context = context = _decoding_context(self._stream)
         context.thread_count = 1  # other processes already use the remaining cores
         context.options = {"err_detect": _ERROR_CHECKS}
         # Many containers know neither rate nor channels of what they hold, so the first frame counts.
@@ -131,6 +125,14 @@ class FfmpegReader:
             bitrate=round(8 * self._size / seconds) if seconds > 0 else 0,
             seconds=seconds,
         )
+
+    def _first_decodable_stream(self, container: str) -> Any:
+        if not self._input.streams.audio:
+            raise AudioError("not_audio", self.name, f"{container} without an audio stream")
+        stream = next(filter(_is_decodable, self._input.streams.audio), None)
+        if stream is None:
+            raise AudioError("undecodable", self.name, "ffmpeg: no decoder for its codec, or no channels")
+        return stream
 
     def _estimated_seconds(self) -> float:
         stream = self._stream
