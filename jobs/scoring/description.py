@@ -69,7 +69,7 @@ def _decoder(config: ScoreConfig) -> dict[str, str]:
     """The libraries that decode and resample the audio, with their versions."""
     if config.store:
         return {"shards": "flac 16 kHz mono"}
-    from pipeline.data.audio.load import codec_versions
+    from pipeline.data.audio.versions import codec_versions
 
     return codec_versions() | {"resampler": "soxr_hq"}
 

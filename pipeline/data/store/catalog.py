@@ -20,9 +20,10 @@ from typing import BinaryIO, TypedDict
 
 import pyarrow as pa
 
-from pipeline.data.audio.decode import Header
 from pipeline.data.audio.errors import AudioError
-from pipeline.data.audio.load import codec_versions, measure, probe
+from pipeline.data.audio.load import measure, probe
+from pipeline.data.audio.reader import Header
+from pipeline.data.audio.versions import codec_versions
 from pipeline.data.corpora.corpus import segment
 from pipeline.data.corpora.manifest import Manifest
 from pipeline.data.corpora.recipe import EXCLUDED, NO_SPLIT, Recipe

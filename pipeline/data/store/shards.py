@@ -27,7 +27,8 @@ from pipeline.data.audio.bandwidth import bandwidth_hz
 from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.flac import encode_flac, pcm_digest, quantise
 from pipeline.data.audio.isolation import crash_safe
-from pipeline.data.audio.load import POLICY, Loaded, OpenAudio, codec_versions, load_audio
+from pipeline.data.audio.load import Loaded, OpenAudio, load_audio
+from pipeline.data.audio.versions import POLICY, codec_versions
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.store.catalog import (
     COVERED_BYTES,
@@ -297,7 +298,7 @@ def write_shard(
         root: folder of the corpus.
         store: where tar, index and rejects are written.
         licence: licence of the corpus.
-        resampler: one of `RESAMPLERS` in `pipeline.data.audio.load`.
+        resampler: one of `RESAMPLERS` in `pipeline.data.audio.convert`.
         load: decodes one file.
     """
     corpus = members[0]["corpus"]

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.data.audio.load import codec_versions
+from pipeline.data.audio.versions import codec_versions
 from pipeline.data.store.catalog import MISSING, UNREADABLE, CatalogRow, catalog_decoders, was_tried_again
 from pipeline.data.store.read_ahead import read_ahead
 from pipeline.data.store.shards import (

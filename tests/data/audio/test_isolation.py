@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.data.audio.decode import Header
 from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.isolation import MAX_ATTEMPTS, crash_safe, in_subprocess
 from pipeline.data.audio.load import Loaded
+from pipeline.data.audio.reader import Header
 from pipeline.storage import Folder
 
 OPTIONS: dict[str, Any] = {"start": None, "end": None, "resampler": "soxr_hq"}

@@ -15,9 +15,10 @@ import pytest
 import soundfile
 
 from pipeline.data.audio.containers.names import AUDIO_SUFFIXES, is_audio_name
-from pipeline.data.audio.decode import Samples
 from pipeline.data.audio.errors import REASONS, AudioError
-from pipeline.data.audio.load import codec_versions, load_audio, probe
+from pipeline.data.audio.load import load_audio, probe
+from pipeline.data.audio.reader import Samples
+from pipeline.data.audio.versions import codec_versions
 from pipeline.data.audio.waveform import Waveform
 from tests.data.audio.formats import speech_like
 

@@ -16,7 +16,8 @@ import pytest
 import soundfile
 
 from pipeline import tables
-from pipeline.data.audio.load import codec_versions, load_audio
+from pipeline.data.audio.load import load_audio
+from pipeline.data.audio.versions import codec_versions
 from pipeline.data.corpora.corpus import read_files
 from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.corpora.recipe import Recipe

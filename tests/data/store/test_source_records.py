@@ -15,7 +15,8 @@ import soundfile
 
 from pipeline import tables
 from pipeline.data.audio.errors import AudioError
-from pipeline.data.audio.load import Loaded, OpenAudio, codec_versions, load_audio
+from pipeline.data.audio.load import Loaded, OpenAudio, load_audio
+from pipeline.data.audio.versions import codec_versions
 from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.store import catalog as catalogs
 from pipeline.data.store.catalog import CATALOG, CatalogRow

@@ -12,8 +12,8 @@ import soundfile
 
 from pipeline.data.audio.containers.extent import Span
 from pipeline.data.audio.containers.mpeg import locate_mpeg
-from pipeline.data.audio.decode import FfmpegReader
 from pipeline.data.audio.errors import AudioError
+from pipeline.data.audio.ffmpeg import FfmpegReader
 from pipeline.data.audio.load import load_audio, measure, probe
 from tests.data.audio.containers.files import (
     RATE,
