@@ -10,8 +10,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow.compute as pc
 
-from pipeline.data.corpora.protocol_csv import COLUMNS, LABELS, ROOT, SPLITS, UNKNOWN_CELL
-from pipeline.data.store.shards import read_indexes
+from pipeline.data.corpora.csv_rows import COLUMNS, LABELS, ROOT, SPLITS, UNKNOWN_CELL
+from pipeline.data.store.shard_tables import read_indexes
 from pipeline.data.store.snapshot import Snapshot, snapshot_shards
 from pipeline.storage import Folder
 

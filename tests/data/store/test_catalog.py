@@ -22,14 +22,10 @@ from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.corpora.utterance import Utterance
 from pipeline.data.store import catalog as catalogs
-from pipeline.data.store.catalog import (
-    CATALOG,
-    CatalogRow,
-    FileColumns,
-    HeaderColumns,
-    ToRead,
-)
+from pipeline.data.store import fingerprints, probing
+from pipeline.data.store.catalog import CATALOG, CatalogRow, FileColumns, HeaderColumns
 from pipeline.data.store.known import KnownFiles
+from pipeline.data.store.probing import ToRead
 from pipeline.storage import FileInfo, Folder
 
 MANIFESTS = load_manifests()
@@ -60,14 +56,14 @@ def cataloged(root: Folder, known: pa.Table | None = None) -> tuple[pa.Table, li
 
     def read(root: Folder, path: str, wanted: ToRead) -> HeaderColumns:
         opened.append(path.rpartition("/")[2])
-        return catalogs.read_header(root, path, wanted)
+        return probing.read_header(root, path, wanted)
 
     store, name = Folder(f"{root.uri}-store"), "earlier.parquet" if known else ""
     if known:
         store.commit(name, tables.to_parquet(known))
     with KnownFiles(store, name) as files:
         rows = files.fill(listed(root))
-    return catalogs.table(list(catalogs.probe_rows(rows, root, LJSPEECH, read=read))), opened
+    return catalogs.table(list(probing.probe_rows(rows, root, LJSPEECH, read=read))), opened
 
 
 def problems(catalog: pa.Table) -> dict[str, str]:
@@ -121,7 +117,7 @@ def test_an_exclusion_by_an_earlier_recipe_is_forgotten(root: Folder):
 def test_a_file_that_is_deleted_after_listing_is_missing(root: Folder):
     rows = listed(root)
     root.delete(f"{WAVS}/LJ001-0000.wav")
-    catalog = catalogs.table(list(catalogs.probe_rows(rows, root, LJSPEECH)))
+    catalog = catalogs.table(list(probing.probe_rows(rows, root, LJSPEECH)))
     assert problems(catalog)["LJ001-0000.wav"] == "missing"
 
 
@@ -129,7 +125,7 @@ def test_a_file_that_the_listing_found_to_have_a_problem_is_not_opened(root: Fol
     utterance = Utterance("0" * 16, "LJ1", "ljspeech", "a.wav", "spoof", "tts", "A01", None, "en", "train")
     file = FileInfo("a.wav", 5, "1", 0.0, "unreadable")
     listed_rows = list(catalogs.rows([(file, utterance)], "ljspeech", Recipe()))
-    rows = list(catalogs.probe_rows(listed_rows, root, LJSPEECH))
+    rows = list(probing.probe_rows(listed_rows, root, LJSPEECH))
     assert [(row["problem"], row["attack"], row["size"], row["fingerprint"]) for row in rows] == [
         ("unreadable", "A01", 5, None)
     ]
@@ -145,7 +141,7 @@ def test_a_huge_file_that_is_no_audio_is_recognised_by_its_beginning(head: bytes
     os.truncate(tmp_path / "huge.wav", size)
     before = bytes_read()
     rows = [row("huge.wav", "X", size=size)]
-    catalog = catalogs.table(list(catalogs.probe_rows(rows, Folder(str(tmp_path)), LJSPEECH)))
+    catalog = catalogs.table(list(probing.probe_rows(rows, Folder(str(tmp_path)), LJSPEECH)))
     assert catalog["problem"].to_pylist()[0] in {"not_audio", "undecodable"}
     assert bytes_read() - before < 2**20
 
@@ -156,7 +152,7 @@ def test_a_file_that_does_not_fit_in_memory_is_a_problem_however_it_begins(tmp_p
     os.truncate(tmp_path / "huge.flac", size)
     before = bytes_read()
     for corpus in (LJSPEECH, CHUNKED):
-        (probed,) = catalogs.probe_rows([row("huge.flac", "X", size=size)], Folder(str(tmp_path)), corpus)
+        (probed,) = probing.probe_rows([row("huge.flac", "X", size=size)], Folder(str(tmp_path)), corpus)
         assert (probed["problem"], probed["codec"]) == ("too_large", None)
     assert bytes_read() - before < 2**20
 
@@ -177,7 +173,7 @@ def test_the_typed_rows_have_the_columns_of_the_schema():
 
 
 def header(root: Folder, wanted: ToRead) -> tuple[str, str | None]:
-    columns = catalogs.read_header(root, "long.wav", wanted)
+    columns = probing.read_header(root, "long.wav", wanted)
     return columns["fingerprint"], columns["source_digest"]
 
 
@@ -207,7 +203,7 @@ def test_a_changed_file_with_the_bytes_of_its_shard_keeps_its_fingerprint(long: 
     root, size = Folder(str(long.parent)), long.stat().st_size
     fingerprint, _ = header(root, ToRead(size))
     with long.open("rb") as file:
-        digest = catalogs.source_digest(file)
+        digest = fingerprints.source_digest(file)
     for earlier in (fingerprint, digest, f"{digest}/0123456789abcdef"):  # of each kind that there is
         assert header(root, ToRead(size, earlier, digest)) == (earlier, digest)
 
@@ -217,7 +213,7 @@ def test_a_changed_file_with_other_bytes_gets_another_fingerprint(long: Path, po
     root, size = Folder(str(long.parent)), long.stat().st_size
     fingerprint, _ = header(root, ToRead(size))
     with long.open("rb") as file:
-        digest = catalogs.source_digest(file)
+        digest = fingerprints.source_digest(file)
     overwrite(long, position, b"other bytes")
     changed, other_digest = header(root, ToRead(size, fingerprint, digest))
     assert changed == other_digest
@@ -248,22 +244,22 @@ def test_a_file_that_is_tried_again_gets_another_fingerprint_for_each_shard_that
     fingerprint, _ = header(root, ToRead(size))
     again, digest = header(root, ToRead(size, fingerprint, None, "ljspeech-0123456789abcdef"))
     assert again == f"{digest}/0123456789abcdef"
-    assert catalogs.was_tried_again(again)
-    assert not catalogs.was_tried_again(fingerprint)
+    assert fingerprints.was_tried_again(again)
+    assert not fingerprints.was_tried_again(fingerprint)
 
 
 def test_a_file_that_still_cannot_be_read_stays_in_the_shard_that_rejected_it(tmp_path: Path):
     shard = "ljspeech-0123456789abcdef"
     earlier = row("gone.wav", "X", size=9, fingerprint="0" * 16, codec="pcm_16", sample_rate=16_000)
     earlier |= {"file_seconds": 1.0, "shard": shard, "detail": f"rejected as missing by {shard}"}
-    rows = list(catalogs.probe_rows([earlier], Folder(str(tmp_path)), LJSPEECH))
+    rows = list(probing.probe_rows([earlier], Folder(str(tmp_path)), LJSPEECH))
     assert rows == [earlier | {"detail": None, "seconds": 1.0}]
 
 
 def test_a_changed_file_that_has_become_bad_has_no_header(long: Path):
     long.write_bytes(b"<html>not found</html>")
     changed = row("long.wav", "X", size=22, fingerprint="0" * 16, shard="ljspeech-0123456789abcdef")
-    (probed,) = catalogs.probe_rows([changed], Folder(str(long.parent)), LJSPEECH)
+    (probed,) = probing.probe_rows([changed], Folder(str(long.parent)), LJSPEECH)
     assert (probed["problem"], probed["fingerprint"], probed["codec"]) == ("not_audio", None, None)
 
 
@@ -321,7 +317,7 @@ def test_a_file_is_cut_into_chunks_to_its_last_sample_whatever_its_header_states
     write(tmp_path / "a", loudness * np.random.default_rng(0).standard_normal(time_s.size).clip(-3, 3))
     data = (tmp_path / "a").read_bytes()
     chunks = list(
-        catalogs.probe_rows([row("a", "X", size=len(data))], Folder(str(tmp_path)), CHUNKED, chunk_s=10)
+        probing.probe_rows([row("a", "X", size=len(data))], Folder(str(tmp_path)), CHUNKED, chunk_s=10)
     )
     assert [chunk["id"] for chunk in chunks] == [f"X_seg{number}" for number in (1, 2, 3, 4)]
     assert [chunk["start"] for chunk in chunks] == [0, 160_000, 320_000, 480_000]
@@ -341,7 +337,7 @@ def test_a_file_that_is_to_be_cut_but_cannot_be_decoded_is_one_problem(tmp_path:
     overwrite(tmp_path / "damaged.flac", 100_000, b"damage" * 100)
     names = ("empty.wav", "short.wav", "damaged.flac")
     rows = [row(name, name, size=(tmp_path / name).stat().st_size) for name in names]
-    probed = list(catalogs.probe_rows(rows, Folder(str(tmp_path)), CHUNKED))
+    probed = list(probing.probe_rows(rows, Folder(str(tmp_path)), CHUNKED))
     assert [(row["path"], row["problem"], row["start"]) for row in probed] == [
         ("empty.wav", "empty", None),
         ("short.wav", "too_short", None),

@@ -18,9 +18,9 @@ from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
 from jobs.training.checks import check_exclusions
 from pipeline.config import Names
-from pipeline.data.corpora.protocol_csv import COLUMNS
+from pipeline.data.corpora.csv_rows import COLUMNS
 from pipeline.data.corpora.recipe import Recipe, load_recipe
-from pipeline.data.store.shards import read_summary
+from pipeline.data.store.shard_tables import read_summary
 from pipeline.data.store.snapshot import Snapshot, commit_snapshot, latest_snapshot, load_utterances
 from pipeline.errors import InputError
 from pipeline.storage import Folder

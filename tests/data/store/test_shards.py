@@ -17,25 +17,27 @@ import soundfile
 from pipeline.data.audio.isolation import MAX_ATTEMPTS
 from pipeline.data.audio.load import Loaded, OpenAudio, load_audio
 from pipeline.data.corpora.utterance import utterance_uid
-from pipeline.data.store import catalog as catalogs
+from pipeline.data.store import fingerprints
 from pipeline.data.store.catalog import CATALOG
 from pipeline.data.store.layout import attempt_name, finished_shards, index_name, rejects_name, tar_name
 from pipeline.data.store.plan import IDENTITY
-from pipeline.data.store.shards import (
+from pipeline.data.store.shard_tables import (
     INDEX,
-    METADATA,
     REJECTS,
     IndexRow,
     RejectRow,
-    ShardMember,
-    TarWriter,
-    build_settings,
-    build_shard,
     map_indexes,
     read_index,
     read_indexes,
     read_rejects,
     read_summary,
+)
+from pipeline.data.store.shards import (
+    METADATA,
+    ShardMember,
+    TarWriter,
+    build_settings,
+    build_shard,
     write_shard,
 )
 from pipeline.storage import Folder
@@ -153,7 +155,7 @@ def test_a_deleted_file_is_a_reject(root: Folder, tmp_path: Path):
 def cataloged(root: Folder, number: int, **changes: Any) -> ShardMember:
     """A member with what a catalog records about its file."""
     data = root.read(f"{number}.wav")
-    fingerprint = catalogs.fingerprint(io.BytesIO(data), len(data))
+    fingerprint = fingerprints.fingerprint(io.BytesIO(data), len(data))
     return member(number, size=len(data), fingerprint=fingerprint, **changes)
 
 
