@@ -34,6 +34,7 @@ ROOT = "$ROOT/"
 """Prefix of every path; some protocols write a second slash."""
 
 UNKNOWN_CELL = "-"
+"""What a cell has whose value is unknown."""
 
 LABELS = {"real": "bonafide", "fake": "spoof"}
 SPLITS = {"train": "train", "valid": "validation", "test": "test", UNKNOWN_CELL: None}
@@ -58,7 +59,11 @@ class ProtocolRow(NamedTuple):
 
 
 def open_protocol(protocol: str) -> Table:
-    """Open a protocol and read its header."""
+    """Open a protocol and read its header.
+
+    Raises:
+        InputError: the file does not exist or has other columns.
+    """
     path, name = posixpath.split(protocol)
     table = Table(Folder(path or "."), name, "comma")
     header = tuple(table.header(()))

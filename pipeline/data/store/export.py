@@ -32,7 +32,7 @@ class ExportCounts(NamedTuple):
     segments: Counter[str]
     """Omitted utterances by corpus: the format has no columns for a segment of a file."""
     line_ends: Counter[str]
-    """Omitted utterances by corpus: a cell with a line end would be read as two malformed rows."""
+    """Omitted files by corpus: the reader takes a line as a row, so no cell may have a line end."""
 
 
 def write_protocol(

@@ -1,4 +1,4 @@
-"""Complete catalog rows by what only their files tell: the header, the fingerprint, and where to cut chunks."""
+"""Open the files of catalog rows: read their headers and fingerprints, and cut long files into chunks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Write a planned shard: one WebDataset tar, its rejects and its index.
 
 Building a shard again gives the same bytes. The index is written last, so a shard is finished when its index exists.
-Index and rejects record a digest of each source file, so that a later ingest
-can tell whether a file with a new time has new content.
+Index and rejects record a digest of each source file, so that a later ingest can tell whether a file with a new time
+has new content.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What probing reads of a file, which fingerprint it gives it, and where it cuts chunks."""
+"""Probing reads no more of a file than it must, tells changed files by their fingerprints, and cuts all of a file."""
 
 from __future__ import annotations
 
