@@ -115,6 +115,8 @@ def export_protocol(file: str, store: Folder, snapshot: Snapshot) -> None:
     print(f"{counts.num_rows} utterances of snapshot {snapshot.name}: {file}")
     for corpus, num_segments in counts.segments.items():
         print(f"  omitted: {num_segments} segments of {corpus}; the format has no columns for segments")
+    for corpus, num_files in counts.line_ends.items():
+        print(f"  omitted: {num_files} files of {corpus}; no cell of the format can contain a line end")
 
 
 def _split_path(file: str) -> tuple[Folder, str]:

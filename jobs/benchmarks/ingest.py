@@ -155,7 +155,7 @@ def write_shards(folder: str, shard_mib: float) -> float:
     from pipeline.data.corpora.manifest import choose_manifests
     from pipeline.data.corpora.recipe import Recipe
     from pipeline.data.store import catalog as catalogs
-    from pipeline.data.store import shards
+    from pipeline.data.store import probing, shards
     from pipeline.data.store.plan import plan_shards
     from pipeline.storage import Folder
 
@@ -163,7 +163,7 @@ def write_shards(folder: str, shard_mib: float) -> float:
     root, store = Folder(f"{folder}/data/{manifest.folder}"), Folder(tempfile.mkdtemp(dir=folder))
     started = time.perf_counter()
     rows = catalogs.rows(read_files(manifest, root), manifest.name, Recipe())
-    catalog = catalogs.table(list(catalogs.probe_rows(rows, root, manifest)))
+    catalog = catalogs.table(list(probing.probe_rows(rows, root, manifest)))
     settings = shards.build_settings("soxr_hq", manifest.licence)
     planned = plan_shards([catalog], (), build_settings=settings, target_bytes=int(shard_mib * 2**20))
     for plan, members in planned:
@@ -262,7 +262,7 @@ def plan_once(num_rows: int, store: str) -> float:
 
 def find_known_files(num_rows: int, store: str) -> float:
     """Look up in the catalog every file of a listing in which nothing has changed; returns seconds."""
-    from pipeline.data.store import catalog as catalogs
+    from pipeline.data.store import probing
     from pipeline.data.store.known import KnownFiles
     from pipeline.storage import Folder
 
@@ -274,7 +274,7 @@ def find_known_files(num_rows: int, store: str) -> float:
         started = time.perf_counter()
         filled = known.fill(listed)
         seconds += time.perf_counter() - started
-        assert all(map(catalogs.is_probed, filled)), "every file is known"
+        assert all(map(probing.is_probed, filled)), "every file is known"
     return seconds
 
 

@@ -22,7 +22,8 @@ def make_store(num_utterances: int, folder: Path) -> tuple[Folder, Index]:
     from pipeline.data.audio.flac import encode_flac, quantise
     from pipeline.data.corpora.recipe import Recipe
     from pipeline.data.store import shards
-    from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_index
+    from pipeline.data.store.index import load_index
+    from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
     from pipeline.storage import Folder
 
     rng = np.random.default_rng(0)

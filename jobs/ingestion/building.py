@@ -20,7 +20,7 @@ from pipeline.data.corpora.recipe import EXCLUDED
 from pipeline.data.store import layout, shards
 from pipeline.data.store.catalog import CATALOG
 from pipeline.data.store.plan import ShardPlan, missing_shards, plan_shards
-from pipeline.data.store.shards import ShardSummary
+from pipeline.data.store.shard_tables import ShardSummary, read_summary
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.progress import Progress
 from pipeline.storage import Folder
@@ -125,7 +125,7 @@ def build_shards(
         finished = layout.finished_shards(store, corpus)
         for shard in plan.shards:
             if shard.name in finished and shard.name not in summaries:
-                summaries[shard.name] = shards.read_summary(store, corpus, shard.name)
+                summaries[shard.name] = read_summary(store, corpus, shard.name)
         group = {shard.name: position for position, shard in enumerate(plan.shards)}
         tasks += [
             {"corpus": corpus, "shard": shard.name, "catalog": plan.catalog, "group": group[shard.name]}

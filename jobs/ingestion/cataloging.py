@@ -22,9 +22,10 @@ import pyarrow.compute as pc
 from jobs.ingestion.sources import Source
 from pipeline.data.audio.isolation import HANG_S, crash_safe
 from pipeline.data.store import catalog as catalogs
-from pipeline.data.store import layout
-from pipeline.data.store.catalog import CatalogRow, ReadHeader
+from pipeline.data.store import layout, probing
+from pipeline.data.store.catalog import CatalogRow
 from pipeline.data.store.known import KnownFiles
+from pipeline.data.store.probing import ReadHeader
 from pipeline.data.store.repeated import UniqueRows
 from pipeline.data.store.snapshot import Snapshot
 from pipeline.data.store.source_records import SourceRecords, rejecting_shards
@@ -71,7 +72,7 @@ class Cataloger:
     store: Folder
     chunk_s: float = 0.0
     """See `IngestConfig`."""
-    read: ReadHeader = catalogs.read_header
+    read: ReadHeader = probing.read_header
     """Reads one header; a module-level function, because a child process may have to call it."""
     hang_s: float = HANG_S
     """Time limit for reading one header, seconds."""
@@ -110,11 +111,11 @@ class Cataloger:
         A file that crashes or hangs the decoder kills the worker once; in the next attempt it becomes a problem.
         """
         source = self.sources[corpus]
-        to_open = [row["path"] for row in rows if not catalogs.is_probed(row)]
+        to_open = [row["path"] for row in rows if not probing.is_probed(row)]
         attempts = layout.attempt_name(corpus, _work_name(to_open))
         safe_read = crash_safe(self.read, self.store, attempts, self.hang_s)
         with safe_read if to_open else contextlib.nullcontext(self.read) as read:
-            probed = catalogs.probe_rows(rows, source.root, source.manifest, self.chunk_s, read)
+            probed = probing.probe_rows(rows, source.root, source.manifest, self.chunk_s, read)
             return catalogs.table(list(probed))
 
 
@@ -182,7 +183,7 @@ def _catalog_in_process(
                 parts.append(part)
                 continue
             num_rows += len(part)
-            if num_rows > MAX_ROWS_IN_PROCESS or not all(map(catalogs.is_probed, part)):
+            if num_rows > MAX_ROWS_IN_PROCESS or not all(map(probing.is_probed, part)):
                 return None
             parts.append(cataloger.probe_part(name, part))
     return parts

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.flac import decode_pcm, pcm_digest
 from pipeline.data.store.layout import tar_name
-from pipeline.data.store.shards import IndexRow, read_index
+from pipeline.data.store.shard_tables import IndexRow, read_index
 from pipeline.storage import Folder
 
 

@@ -18,8 +18,7 @@ class WorkerData:
     def __init__(self, training: ResolvedTraining, rank: int, world: int) -> None:
         from pipeline.data.loading.augment import augmentation
         from pipeline.data.loading.batches import TrainingBatches
-        from pipeline.data.store.index import node_folder
-        from pipeline.data.store.snapshot import load_index
+        from pipeline.data.store.index import load_index, node_folder
 
         self._config = training.config
         self._store = training.store

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.data.store.shards import INDEX, map_indexes
+from pipeline.data.store.shard_tables import INDEX, map_indexes
 from pipeline.data.store.snapshot import Snapshot
 from pipeline.storage import Folder
 

@@ -17,7 +17,7 @@ from pipeline.card.page import corpus_card
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.store import catalog as catalogs
 from pipeline.data.store.layout import catalog_name, index_name, rejects_name
-from pipeline.data.store.shards import INDEX, REJECTS, ShardSummary
+from pipeline.data.store.shard_tables import INDEX, REJECTS, ShardSummary
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.storage import Folder
 

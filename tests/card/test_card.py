@@ -20,7 +20,7 @@ from pipeline.card.shortcut_section import MAX_PREDICTIVE_CHARTS
 from pipeline.card.tally import SHARDS_PER_BATCH, duration_bin_edge, tally_snapshot
 from pipeline.data.store.layout import index_name
 from pipeline.data.store.losses import ClassCounts
-from pipeline.data.store.shards import REJECTS
+from pipeline.data.store.shard_tables import REJECTS
 from pipeline.data.store.snapshot import choose_corpora, commit_snapshot
 from pipeline.report import Cell
 from pipeline.storage import Folder

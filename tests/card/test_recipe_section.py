@@ -13,7 +13,8 @@ from pipeline.card.tally import tally_snapshot
 from pipeline.data.corpora.recipe import Recipe, Use, load_recipe
 from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.loading.buckets import BatchConfig, weight_table
-from pipeline.data.store.snapshot import CorpusSnapshot, commit_snapshot, load_index
+from pipeline.data.store.index import load_index
+from pipeline.data.store.snapshot import CorpusSnapshot, commit_snapshot
 from pipeline.storage import Folder
 from tests.card.stores import problems, snapshot_of, utterances, words_of, write_corpus
 

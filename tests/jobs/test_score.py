@@ -31,7 +31,7 @@ from pipeline.config import Names
 from pipeline.data.audio.containers.names import AUDIO_SUFFIXES
 from pipeline.data.audio.load import load_audio
 from pipeline.data.store.layout import tar_name
-from pipeline.data.store.shards import read_index
+from pipeline.data.store.shard_tables import read_index
 from pipeline.detector.checkpoint import load_detector, save_detector
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.scoring import Scorer

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.data.store.shards import map_indexes
+from pipeline.data.store.shard_tables import map_indexes
 from pipeline.storage import Folder
 
 DUPLICATES = pa.schema(

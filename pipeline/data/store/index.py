@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+from pipeline.data.corpora.recipe import Recipe, Use
+from pipeline.data.corpora.utterance import LABELS
+from pipeline.data.store import layout
+from pipeline.data.store.shard_tables import map_indexes
+from pipeline.data.store.snapshot import Snapshot, snapshot_shards
+from pipeline.storage import Folder
+
+FORMAT = 1
+"""Version of the arrays; processes share an index only with those of the same version."""
 
 COLUMNS = {
     "shard": np.int32,
@@ -31,6 +44,9 @@ COLUMNS = {
 
 Part = dict[str, NDArray[Any]]
 """Some rows of each column."""
+
+INDEX_COLUMNS = ["uid", "offset", "num_bytes", "seconds", "label", "artifact", "corpus", "split"]
+"""Columns of the shards' indexes from which the training index is made."""
 
 UNUSED_LIFETIME_S = 14 * 24 * 3600
 """How long a shared index is kept after its last use, seconds."""
@@ -176,3 +192,68 @@ def _check_range(name: str, column: NDArray[np.integer], limit: int) -> None:
         raise ValueError(
             f"index column {name} has values from {column.min()} to {column.max()}; allowed: 0 to {limit - 1}"
         )
+
+
+def load_index(
+    store: Folder,
+    snapshot: Snapshot,
+    recipe: Recipe,
+    use: Use,
+    shared: Path | None = None,
+) -> Index:
+    """Load the training index: position, length and label of every utterance, as arrays.
+
+    Args:
+        store: holds the shards.
+        snapshot: lists the shards; see `choose_corpora`.
+        recipe: decides which utterances train and which validate, and which artifacts count as spoof.
+        use: which utterances to load.
+        shared: folder in which the processes of a machine share indexes, see `node_folder`; None keeps the arrays in
+            this process.
+    """
+    tars = tuple(layout.tar_name(*shard) for shard in snapshot_shards(snapshot))
+    corpora = tuple(snapshot.corpora)
+    if shared is None:
+        return join_index(tars, corpora, _index_parts(store, snapshot, recipe, use))
+    rules = asdict(replace(recipe, name="", weights={}))
+    key = json.dumps([FORMAT, snapshot.digest, tars, corpora, rules, use], sort_keys=True)
+    return shared_index(
+        shared / hashlib.sha256(key.encode()).hexdigest()[:16],
+        lambda folder: write_index(folder, tars, corpora, _index_parts(store, snapshot, recipe, use)),
+    )
+
+
+def _index_parts(store: Folder, snapshot: Snapshot, recipe: Recipe, use: Use) -> Iterator[Part]:
+    """The rows of each shard, in the order of the shards."""
+    corpora = {name: position for position, name in enumerate(snapshot.corpora)}
+    to_part = functools.partial(_index_part, corpora=corpora, recipe=recipe, use=use)
+    parts = map_indexes(to_part, store, snapshot_shards(snapshot), INDEX_COLUMNS)
+    for number, part in enumerate(parts):
+        yield part | {"shard": np.full(len(part["uid"]), number, np.int32)}
+
+
+def _index_part(table: pa.Table, corpora: Mapping[str, int], recipe: Recipe, use: Use) -> Part:
+    """The rows of a shard, sorted by their offset in the tar; all columns but `shard`."""
+    table = recipe.relabel(table.filter(pa.array(recipe.mask(table, use)))).sort_by("offset")
+    return {
+        "offset": table["offset"].to_numpy(),
+        "num_bytes": table["num_bytes"].to_numpy(),
+        "seconds": table["seconds"].to_numpy(),
+        "label": _codes(table["label"], {label: code for code, label in enumerate(LABELS)}, np.int8),
+        "corpus": _codes(table["corpus"], corpora, np.int16),
+        "uid": _numbers(table["uid"]),
+    }
+
+
+def _numbers(uids: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """[N] Hexadecimal uids as numbers."""
+    return np.frombuffer(bytes.fromhex("".join(uids.to_pylist())), ">u8").astype(np.uint64)
+
+
+def _codes(column: pa.ChunkedArray, number: Mapping[str, int], dtype: type[np.signedinteger[Any]]) -> Any:
+    """[N] Each name of a column as its number."""
+    encoded = pa.chunked_array(column.chunks, type=pa.string()).combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    codes = np.array([number[name] for name in encoded.dictionary.to_pylist()], dtype)
+    return codes[encoded.indices.to_numpy(zero_copy_only=False)]

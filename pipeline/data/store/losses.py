@@ -19,7 +19,7 @@ from pipeline import tables
 from pipeline.data.corpora.recipe import EXCLUDED
 from pipeline.data.store.layout import rejects_name
 from pipeline.data.store.read_ahead import read_ahead
-from pipeline.data.store.shards import REJECTS, ShardSummary
+from pipeline.data.store.shard_tables import REJECTS, ShardSummary
 from pipeline.storage import Folder
 
 DIMENSIONS = ("label", "attack", "language", "tool")

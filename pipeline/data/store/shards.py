@@ -1,9 +1,8 @@
-"""Write a planned shard as one WebDataset tar and its index, and read indexes back.
+"""Write a planned shard: one WebDataset tar, its rejects and its index.
 
 Building a shard again gives the same bytes. The index is written last, so a shard is finished when its index exists.
-The index has one row per utterance, with its position in the tar; the metadata of its schema holds the
-`ShardSummary` that snapshots are made of. Index and rejects record a digest of each source file, so that a later ingest
-can tell whether a file with a new time has new content.
+Index and rejects record a digest of each source file, so that a later ingest can tell whether a file with a new time
+has new content.
 """
 
 from __future__ import annotations
@@ -15,101 +14,38 @@ import itertools
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import BinaryIO, Protocol, TypedDict, TypeVar, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline import tables
 from pipeline.data.audio.bandwidth import bandwidth_hz
 from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.flac import encode_flac, pcm_digest, quantise
 from pipeline.data.audio.isolation import crash_safe
 from pipeline.data.audio.load import Loaded, OpenAudio, load_audio
-from pipeline.data.audio.versions import POLICY, codec_versions
+from pipeline.data.audio.versions import POLICY
 from pipeline.data.audio.waveform import SAMPLE_RATE
-from pipeline.data.store.catalog import (
-    COVERED_BYTES,
-    MISSING,
-    UNREADABLE,
-    UtteranceColumns,
-    fingerprint,
-    source_digest,
-)
-from pipeline.data.store.layout import attempt_name, index_name, rejects_name, tar_name
+from pipeline.data.store.catalog import MISSING, UNREADABLE
+from pipeline.data.store.fingerprints import COVERED_BYTES, fingerprint, source_digest
+from pipeline.data.store.layout import attempt_name, tar_name
 from pipeline.data.store.read_ahead import read_ahead
+from pipeline.data.store.shard_tables import (
+    CHANGED,
+    IndexRow,
+    RejectRow,
+    ShardSummary,
+    SourceColumns,
+    commit_index,
+    commit_rejects,
+)
 from pipeline.errors import UnreadableError
 from pipeline.storage import Folder
-
-Result = TypeVar("Result")
 
 FORMAT = "1"
 """Version of the layout of tars; a change rebuilds every shard."""
 
 READ_AHEAD = 16
 """Source files that are read while one is decoded."""
-
-INDEX_READERS = 32
-"""Index files that are read at once."""
-
-INDEX = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("id", pa.string()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),  # of the FLAC in the tar, bytes
-        ("num_bytes", pa.int32()),
-        ("seconds", pa.float32()),
-        ("label", pa.string()),
-        ("artifact", pa.string()),
-        ("attack", pa.string()),
-        ("corpus", pa.string()),
-        ("language", pa.string()),
-        ("speaker", pa.string()),
-        ("split", pa.string()),
-        ("licence", pa.string()),
-        ("path", pa.string()),
-        ("start", pa.int64()),
-        ("end", pa.int64()),
-        ("container", pa.string()),
-        ("codec", pa.string()),
-        ("encoding", pa.string()),
-        ("sample_rate", pa.int32()),
-        ("num_channels", pa.int16()),
-        ("bit_depth", pa.int16()),
-        ("bitrate", pa.int32()),
-        ("decoder", pa.string()),
-        ("pcm_sha256", pa.string()),  # of the 16 kHz mono PCM16, so equal for equal audio
-        ("source_digest", pa.string()),  # of all bytes of the file
-        ("bandwidth_hz", pa.float32()),  # measured from the PCM16; null if it tells nothing
-    ]
-)
-"""Columns of an index, in order; `read_index` gives nulls for those that an older index lacks."""
-
-REJECTS = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("id", pa.string()),
-        ("corpus", pa.string()),
-        ("path", pa.string()),
-        ("label", pa.string()),
-        ("artifact", pa.string()),
-        ("attack", pa.string()),
-        ("language", pa.string()),
-        ("container", pa.string()),
-        ("codec", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("shard", pa.string()),
-        ("source_digest", pa.string()),  # of all bytes of the file; null if they were not read or had changed
-    ]
-)
-"""Columns of a table of rejects; `read_rejects` gives nulls for those that an older table lacks."""
-
-CHANGED = "changed"
-"""The reason of a reject whose file has been overwritten since it was cataloged."""
 
 METADATA = (
     "id",
@@ -126,18 +62,6 @@ METADATA = (
 """Keys of the JSON that accompanies each FLAC."""
 
 
-class SourceColumns(UtteranceColumns):
-    """Those columns of a catalog row that the index repeats."""
-
-    container: str
-    codec: str
-    encoding: str
-    sample_rate: int
-    num_channels: int
-    bit_depth: int | None
-    bitrate: int
-
-
 class ShardMember(SourceColumns):
     """An utterance to write: columns of a catalog row, those to recognise its file by included."""
 
@@ -146,39 +70,6 @@ class ShardMember(SourceColumns):
     fingerprint: str | None
     source_digest: str | None
     """None if the catalog has not read the whole file."""
-
-
-class IndexRow(SourceColumns):
-    """One row of `INDEX`: an utterance that has been written."""
-
-    shard: str
-    offset: int
-    num_bytes: int
-    seconds: float
-    licence: str
-    decoder: str
-    pcm_sha256: str
-    source_digest: str
-    bandwidth_hz: float | None
-
-
-class RejectRow(TypedDict):
-    """One row of `REJECTS`: an utterance that could not be written."""
-
-    uid: str
-    id: str
-    corpus: str
-    path: str
-    label: str
-    artifact: str | None
-    attack: str | None
-    language: str | None
-    container: str
-    codec: str
-    reason: str
-    detail: str
-    shard: str
-    source_digest: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,23 +91,6 @@ class Load(Protocol):
     def __call__(
         self, audio: OpenAudio, name: str, /, *, start: int | None, end: int | None, resampler: str
     ) -> Loaded: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ShardSummary:
-    """What a snapshot records about a shard."""
-
-    name: str
-    corpus: str
-    num_bytes: int
-    """Size of the tar."""
-    sha256: str
-    """Hash of the tar."""
-    num_utterances: int
-    seconds: dict[str, float]
-    """Written audio by label."""
-    rejected: dict[str, int] = field(default_factory=dict)
-    """Members that could not be written, by reason."""
 
 
 def build_settings(resampler: str, licence: str) -> str:
@@ -352,15 +226,8 @@ def write_shard(
         rejected=dict(sorted(reasons.items())),
     )
     if rejects:
-        store.commit(rejects_name(corpus, name), tables.to_parquet(pa.Table.from_pylist(rejects, REJECTS)))
-    index = pa.Table.from_pylist(written, INDEX).replace_schema_metadata(
-        {
-            "bonafide": json.dumps(
-                asdict(summary) | {"versions": codec_versions(), "recipe": build_settings(resampler, licence)}
-            )
-        }
-    )
-    store.commit(index_name(corpus, name), tables.to_parquet(index))
+        commit_rejects(store, summary, rejects)
+    commit_index(store, summary, written, build_settings(resampler, licence))
     return summary
 
 
@@ -437,64 +304,6 @@ def _is_cataloged(member: ShardMember, data: bytes, digest: str) -> bool:
     if expected is None and size > COVERED_BYTES:
         return fingerprint(io.BytesIO(data), size) == member["fingerprint"]
     return digest == (expected or member["fingerprint"])
-
-
-def read_summary(store: Folder, corpus: str, name: str) -> ShardSummary:
-    """The summary of a finished shard, from the metadata of its index."""
-    with store.open(index_name(corpus, name)) as file:
-        metadata = pq.read_schema(file).metadata or {}
-    recorded = json.loads(metadata[b"bonafide"])
-    return ShardSummary(**{key: recorded[key] for key in ShardSummary.__dataclass_fields__})
-
-
-def read_index(store: Folder, corpus: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The index of a shard, or some of its columns."""
-    return _read(store, index_name(corpus, name), INDEX, columns)
-
-
-def read_rejects(store: Folder, corpus: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rejects of a shard that has any, or some of their columns."""
-    return _read(store, rejects_name(corpus, name), REJECTS, columns)
-
-
-def _read(store: Folder, name: str, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
-    """Some columns of a table with a schema; those that an older version of the schema did not have are null."""
-    columns = schema.names if columns is None else list(columns)
-    file = pq.ParquetFile(pa.BufferReader(store.read(name)))
-    present = set(file.schema_arrow.names)
-    table = file.read([column for column in columns if column in present])
-    for column in columns:
-        if column not in present:
-            table = table.append_column(schema.field(column), pa.nulls(len(table), schema.field(column).type))
-    return table.select(columns)
-
-
-def read_indexes(
-    store: Folder, shards: Iterable[tuple[str, str]], columns: Sequence[str] | None = None
-) -> Iterator[pa.Table]:
-    """The indexes of many shards, read concurrently, in order, with a bounded number in memory.
-
-    Args:
-        store: holds the shards.
-        shards: corpus and name of each.
-        columns: which columns to read; None for all.
-    """
-    return map_indexes(lambda index: index, store, shards, columns)
-
-
-def map_indexes(
-    function: Callable[[pa.Table], Result],
-    store: Folder,
-    shards: Iterable[tuple[str, str]],
-    columns: Sequence[str] | None = None,
-) -> Iterator[Result]:
-    """Like `read_indexes`, but apply a function to each table, in the thread that has read it."""
-
-    def read(shard: tuple[str, str]) -> Result:
-        corpus, name = shard
-        return function(read_index(store, corpus, name, columns))
-
-    return read_ahead(read, shards, num_threads=INDEX_READERS, num_ahead=2 * INDEX_READERS)
 
 
 def _seconds_by_label(rows: Sequence[IndexRow]) -> dict[str, float]:

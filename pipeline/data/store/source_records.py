@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.data.audio.versions import codec_versions
-from pipeline.data.store.catalog import MISSING, UNREADABLE, CatalogRow, catalog_decoders, was_tried_again
+from pipeline.data.store.catalog import MISSING, UNREADABLE, CatalogRow, catalog_decoders
+from pipeline.data.store.fingerprints import was_tried_again
 from pipeline.data.store.read_ahead import read_ahead
-from pipeline.data.store.shards import (
+from pipeline.data.store.shard_tables import (
     CHANGED,
     INDEX_READERS,
     ShardSummary,

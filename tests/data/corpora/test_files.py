@@ -9,10 +9,11 @@ import pytest
 
 from pipeline.data.audio.containers.names import AUDIO_SUFFIXES
 from pipeline.data.corpora.corpus import read_corpus, read_files
+from pipeline.data.corpora.csv_rows import COLUMNS
 from pipeline.data.corpora.files import FILE_PROBLEMS, SYSTEM_FOLDERS, kind_of, left_out
 from pipeline.data.corpora.manifest import Manifest, Protocol
 from pipeline.data.corpora.pattern import Pattern, Template
-from pipeline.data.corpora.protocol_csv import COLUMNS, describe_protocol, read_protocol
+from pipeline.data.corpora.protocol_csv import describe_protocol, read_protocol
 from pipeline.data.corpora.utterance import Entry, NotAudio, Problem, Utterance
 from pipeline.storage import Folder
 from tests.data.corpora.layouts import put

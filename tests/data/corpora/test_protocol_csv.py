@@ -11,13 +11,8 @@ import pytest
 
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
-from pipeline.data.corpora.protocol_csv import (
-    COLUMNS,
-    check_protocol,
-    corpus_name,
-    describe_protocol,
-    read_protocol,
-)
+from pipeline.data.corpora.csv_rows import COLUMNS
+from pipeline.data.corpora.protocol_csv import check_protocol, corpus_name, describe_protocol, read_protocol
 from pipeline.data.corpora.utterance import NotAudio, Problem, Utterance, utterance_uid
 from pipeline.errors import InputError
 from pipeline.storage import Folder

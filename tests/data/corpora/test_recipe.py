@@ -14,8 +14,10 @@ from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.corpora.recipe import EXCLUDED, RECIPES, Recipe, find_leakage, load_recipe, recipe_names
 from pipeline.data.corpora.utterance import SPLITS, Problem, Utterance
 from pipeline.data.store import catalog as catalogs
+from pipeline.data.store import probing
+from pipeline.data.store.index import load_index
 from pipeline.data.store.shards import build_shard
-from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, commit_snapshot, load_index
+from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, commit_snapshot
 from pipeline.errors import InputError
 from pipeline.storage import FileInfo, Folder
 
@@ -254,7 +256,7 @@ def tiny_store(folder: Path) -> tuple[Folder, Snapshot]:
     root, store = Folder(str(folder)), Folder(str(folder / "store"))
     files = {file.name: file for file in root.find()}
     rows = catalogs.rows([(files[each.path], each) for each in utterances], "toy", Recipe())
-    members: list[Any] = list(catalogs.probe_rows(rows, root, MANIFESTS["mls"]))
+    members: list[Any] = list(probing.probe_rows(rows, root, MANIFESTS["mls"]))
     summary = build_shard("toy-1", members, root, store, licence="unknown", resampler="soxr_hq")
     corpus = CorpusSnapshot("toy", "train", "unknown", None, "", "", 5, {}, {}, {}, (summary,))
     return store, commit_snapshot(store, [corpus])

@@ -7,7 +7,7 @@ import pyarrow as pa
 from pipeline import tables
 from pipeline.data.store.duplicates import count_overlaps, find_duplicates
 from pipeline.data.store.layout import index_name
-from pipeline.data.store.shards import INDEX
+from pipeline.data.store.shard_tables import INDEX
 from pipeline.storage import Folder
 
 

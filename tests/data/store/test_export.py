@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,17 @@ from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
 from jobs.training.checks import check_exclusions
 from pipeline.config import Names
-from pipeline.data.corpora.protocol_csv import COLUMNS
+from pipeline.data.corpora.csv_rows import COLUMNS
 from pipeline.data.corpora.recipe import Recipe, load_recipe
-from pipeline.data.store.shards import read_summary
-from pipeline.data.store.snapshot import Snapshot, commit_snapshot, latest_snapshot, load_utterances
+from pipeline.data.store.export import write_protocol
+from pipeline.data.store.shard_tables import INDEX, ShardSummary, commit_index, read_summary
+from pipeline.data.store.snapshot import (
+    CorpusSnapshot,
+    Snapshot,
+    commit_snapshot,
+    latest_snapshot,
+    load_utterances,
+)
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 
@@ -149,3 +157,20 @@ def test_segments_are_omitted_from_an_export_and_counted(tmp_path: Path, capsys:
     corpora.main(corpora.CorporaConfig(store=store, export_protocol=str(protocol)))
     assert "omitted: 2 segments of deepvoice" in capsys.readouterr().out
     assert protocol.read_text() == ",".join(COLUMNS) + "\n"
+
+
+def test_a_file_whose_name_has_a_line_end_is_omitted_from_an_export_and_counted(tmp_path: Path):
+    store = Folder(str(tmp_path))
+    paths = ("a.wav", "b\nb.wav", "c\rc.wav")
+    rows: list[Any] = [
+        dict.fromkeys(INDEX.names)
+        | {"id": path, "corpus": "toy", "path": path, "label": "spoof", "seconds": 1.0, "attack": "A01"}
+        for path in paths
+    ]
+    summary = ShardSummary("toy-0", "toy", 0, "", len(rows), {"spoof": 3.0})
+    commit_index(store, summary, rows, build_settings="")
+    corpus = CorpusSnapshot("toy", "train", "", None, "", "", len(rows), {}, {}, {}, (summary,))
+    file = io.BytesIO()
+    counts = write_protocol(file, store, Snapshot(1, "", {"toy": corpus}), {"toy": "Toy"})
+    assert (counts.num_rows, counts.segments, counts.line_ends) == (1, {}, {"toy": 2})
+    assert file.getvalue().decode().splitlines()[1:] == ["a.wav,fake,1.00,-,$ROOT/Toy/a.wav,A01,-,-,-,-,-,-"]

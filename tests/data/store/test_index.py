@@ -23,12 +23,13 @@ from pipeline.data.store.index import (
     Index,
     Part,
     join_index,
+    load_index,
     map_index,
     shared_index,
     write_index,
 )
 from pipeline.data.store.shards import ShardMember, write_shard
-from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, choose_corpora, commit_snapshot, load_index
+from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, choose_corpora, commit_snapshot
 from pipeline.storage import Folder
 
 SPLITS = ("train", "validation", None)

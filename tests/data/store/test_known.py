@@ -12,7 +12,7 @@ import pytest
 from pipeline import spill, tables
 from pipeline.data.audio.errors import REASONS
 from pipeline.data.store import catalog as catalogs
-from pipeline.data.store import known
+from pipeline.data.store import known, probing
 from pipeline.data.store.catalog import CATALOG, CatalogRow, FileColumns
 from pipeline.data.store.known import HANDED_ON, KnownFiles
 from pipeline.storage import Folder
@@ -58,14 +58,14 @@ def fill(tmp_path: Path, earlier: Sequence[CatalogRow], rows: Sequence[CatalogRo
 def test_an_unchanged_file_gets_its_header_and_its_shard(tmp_path: Path):
     (row,) = fill(tmp_path, [probed("a.wav")], [listed("a.wav", label="spoof")])
     assert row == {**listed("a.wav", label="spoof"), **HEADER, "shard": "toy-1"}
-    assert catalogs.is_probed(row)
+    assert probing.is_probed(row)
 
 
 @pytest.mark.parametrize("changes", [{"size": 1001}, {"version": "v2"}, {"size": 1, "version": "v2"}])
 def test_a_changed_file_gets_only_its_earlier_fingerprint_and_shard(tmp_path: Path, changes: dict[str, Any]):
     (row,) = fill(tmp_path, [probed("a.wav")], [listed("a.wav", **changes)])
     assert row == {**listed("a.wav", **changes), "fingerprint": HEADER["fingerprint"], "shard": "toy-1"}
-    assert not catalogs.is_probed(row)
+    assert not probing.is_probed(row)
 
 
 def test_a_problem_with_the_audio_is_kept_and_others_are_forgotten(tmp_path: Path):
@@ -80,7 +80,7 @@ def test_a_problem_with_the_audio_is_kept_and_others_are_forgotten(tmp_path: Pat
     rows = fill(tmp_path, earlier, [listed(f"{letter}.wav") for letter in "abcdef"])
     assert [row["problem"] for row in rows] == ["truncated", None, None, None, None, None]
     assert [row["detail"] for row in rows] == ["cut short", None, None, None, None, None]
-    assert [catalogs.is_probed(row) for row in rows] == [True, False, False, False, True, False]
+    assert [probing.is_probed(row) for row in rows] == [True, False, False, False, True, False]
 
 
 def test_a_row_that_was_listed_with_a_problem_is_not_looked_up(tmp_path: Path):

@@ -17,7 +17,7 @@ from pipeline.data.corpora.utterance import Problem
 from pipeline.data.store import catalog as catalogs
 from pipeline.data.store import layout, losses
 from pipeline.data.store.losses import ClassCounts, format_reasons, loss_warning, severe_losses
-from pipeline.data.store.shards import INDEX, REJECTS, ShardSummary
+from pipeline.data.store.shard_tables import INDEX, REJECTS, ShardSummary
 from pipeline.data.store.snapshot import (
     CorpusSnapshot,
     Snapshot,

@@ -14,6 +14,7 @@ from pipeline.data.corpora.manifest import Manifest
 from pipeline.data.corpora.pattern import Pattern, Template
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.store import catalog as catalogs
+from pipeline.data.store import probing
 from pipeline.storage import Folder
 
 NAMES: tuple[str, ...] = (
@@ -127,7 +128,7 @@ def test_a_file_of_any_name_reaches_the_catalog(place: str, tmp_path: Path, requ
     assert {path: root.read(path) for path in listed} == contents
 
     rows = catalogs.rows(read_files(ODD, root), "odd", Recipe())
-    table = catalogs.table(list(catalogs.probe_rows(rows, root, ODD)))
+    table = catalogs.table(list(probing.probe_rows(rows, root, ODD)))
     assert {row["path"]: (row["id"], row["num_samples"], row["problem"]) for row in table.to_pylist()} == {
         f"{name}.wav": (name, 8000 + number, None) for number, name in enumerate(names)
     }

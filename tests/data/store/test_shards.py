@@ -17,29 +17,26 @@ import soundfile
 from pipeline.data.audio.isolation import MAX_ATTEMPTS
 from pipeline.data.audio.load import Loaded, OpenAudio, load_audio
 from pipeline.data.corpora.utterance import utterance_uid
-from pipeline.data.store import catalog as catalogs
+from pipeline.data.store import fingerprints
 from pipeline.data.store.catalog import CATALOG
-from pipeline.data.store.layout import attempt_name, finished_shards, index_name, rejects_name, tar_name
+from pipeline.data.store.layout import attempt_name, finished_shards, rejects_name, tar_name
 from pipeline.data.store.plan import IDENTITY
-from pipeline.data.store.shards import (
-    INDEX,
-    METADATA,
+from pipeline.data.store.shard_tables import (
     REJECTS,
-    IndexRow,
-    RejectRow,
+    read_index,
+    read_rejects,
+    read_summary,
+)
+from pipeline.data.store.shards import (
+    METADATA,
     ShardMember,
     TarWriter,
     build_settings,
     build_shard,
-    map_indexes,
-    read_index,
-    read_indexes,
-    read_rejects,
-    read_summary,
     write_shard,
 )
 from pipeline.storage import Folder
-from pipeline.tables import read_table, to_parquet
+from pipeline.tables import read_table
 
 
 @pytest.fixture
@@ -75,9 +72,7 @@ def tar_bytes(store: Folder) -> bytes:
     return store.read(tar_name("toy", "toy-1"))
 
 
-def test_typed_rows_have_the_columns_of_their_schemas():
-    assert IndexRow.__annotations__.keys() == set(INDEX.names)
-    assert RejectRow.__annotations__.keys() == set(REJECTS.names)
+def test_a_typed_member_has_columns_of_the_catalog():
     assert ShardMember.__annotations__.keys() <= set(CATALOG.names)
 
 
@@ -153,7 +148,7 @@ def test_a_deleted_file_is_a_reject(root: Folder, tmp_path: Path):
 def cataloged(root: Folder, number: int, **changes: Any) -> ShardMember:
     """A member with what a catalog records about its file."""
     data = root.read(f"{number}.wav")
-    fingerprint = catalogs.fingerprint(io.BytesIO(data), len(data))
+    fingerprint = fingerprints.fingerprint(io.BytesIO(data), len(data))
     return member(number, size=len(data), fingerprint=fingerprint, **changes)
 
 
@@ -228,25 +223,6 @@ def test_rejects_name_the_class_that_lost_an_utterance(root: Folder, tmp_path: P
     assert {name: reject[name] for name in known} == known
 
 
-def test_columns_that_an_older_index_lacks_are_null(root: Folder, tmp_path: Path):
-    store = Folder(str(tmp_path / "store"))
-    write_shard("toy-1", MEMBERS, root, store, **SETTINGS)
-    new = ["container", "source_digest", "bandwidth_hz"]
-    whole = read_index(store, "toy", "toy-1")
-    for name, table in (
-        (index_name("toy", "toy-1"), whole),
-        (rejects_name("toy", "toy-1"), read_rejects(store, "toy", "toy-1")),
-    ):
-        old = [column for column in table.column_names if column not in new]
-        store.commit(name, to_parquet(table.select(old)))
-    index = read_index(store, "toy", "toy-1")
-    assert index.schema.equals(INDEX)
-    assert [index[name].null_count for name in ("id", *new)] == [0, 5, 5, 5]
-    assert read_index(store, "toy", "toy-1", ["bandwidth_hz", "id"]).column_names == ["bandwidth_hz", "id"]
-    assert read_rejects(store, "toy", "toy-1").schema.equals(REJECTS)
-    assert read_summary(store, "toy", "toy-1").num_utterances == 5
-
-
 def test_segments_of_one_file_share_one_read_and_one_decode(root: Folder, tmp_path: Path):
     bounds = [(start, start + 1000) for start in range(0, 8000, 1000)]
     parts = [
@@ -311,23 +287,6 @@ def test_a_tar_writer_returns_hash_and_length_of_the_tar():
     assert (hashlib.sha256(file.getvalue()).hexdigest(), len(file.getvalue())) == (digest, length)
 
 
-def test_indexes_are_read_in_the_order_of_the_shards(root: Folder, tmp_path: Path):
-    store = Folder(str(tmp_path / "store"))
-    shards: list[tuple[str, str]] = []
-    for number in range(4):
-        write_shard(f"toy-{number}", [member(number)], root, store, **SETTINGS)
-        shards.insert(0, ("toy", f"toy-{number}"))
-    assert [index["id"].to_pylist() for index in read_indexes(store, shards, ["id"])] == [
-        ["Toy-3"],
-        ["Toy-2"],
-        ["Toy-1"],
-        ["Toy-0"],
-    ]
-    assert list(map_indexes(len, store, shards)) == [1, 1, 1, 1]
-    with pytest.raises(FileNotFoundError):
-        list(read_indexes(store, [*shards, ("toy", "toy-9")]))
-
-
 def test_the_index_has_the_bandwidth_measured_in_the_audio(root: Folder, tmp_path: Path):
     store = Folder(str(tmp_path / "store"))
     time_s = np.arange(16_000) / 16_000
@@ -335,14 +294,3 @@ def test_the_index_has_the_bandwidth_measured_in_the_audio(root: Folder, tmp_pat
     soundfile.write(Path(root.location("0.wav")), 0.01 * low, 16_000)
     write_shard("toy-1", [member(0), member(1)], root, store, **SETTINGS)
     assert read_index(store, "toy", "toy-1", ["bandwidth_hz"])["bandwidth_hz"].to_pylist() == [3125.0, 8000.0]
-
-
-def test_a_column_that_an_earlier_version_did_not_write_is_null(root: Folder, tmp_path: Path):
-    store = Folder(str(tmp_path / "store"))
-    write_shard("toy-1", [member(0)], root, store, **SETTINGS)
-    name = index_name("toy", "toy-1")
-    store.commit(name, to_parquet(read_table(store, name).drop_columns("bandwidth_hz")))
-    assert read_index(store, "toy", "toy-1").schema.names == INDEX.names
-    index = read_index(store, "toy", "toy-1", ["uid", "bandwidth_hz", "label"])
-    assert index.schema.names == ["uid", "bandwidth_hz", "label"]
-    assert index["bandwidth_hz"].to_pylist() == [None]

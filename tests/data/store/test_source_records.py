@@ -18,10 +18,11 @@ from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.load import Loaded, OpenAudio, load_audio
 from pipeline.data.audio.versions import codec_versions
 from pipeline.data.corpora.manifest import load_manifests
-from pipeline.data.store import catalog as catalogs
+from pipeline.data.store import fingerprints, probing
 from pipeline.data.store.catalog import CATALOG, CatalogRow
 from pipeline.data.store.layout import catalog_name, index_name
-from pipeline.data.store.shards import ShardSummary, read_index, write_shard
+from pipeline.data.store.shard_tables import ShardSummary, read_index
+from pipeline.data.store.shards import write_shard
 from pipeline.data.store.source_records import SourceRecords, rejecting_shards
 from pipeline.storage import Folder
 
@@ -60,7 +61,7 @@ def known_row(root: Folder, path: str, **changes: Any) -> CatalogRow:
         "path": path,
         "label": "spoof",
         "size": len(data),
-        "fingerprint": catalogs.fingerprint(io.BytesIO(data), len(data)),
+        "fingerprint": fingerprints.fingerprint(io.BytesIO(data), len(data)),
         "shard": SHARD,
     }
     return columns | changes
@@ -95,7 +96,7 @@ def filled(store: Folder, rows: list[CatalogRow], *summaries: ShardSummary) -> l
 def test_rows_of_changed_files_get_the_digest_that_their_shard_recorded(root: Folder, store: Folder):
     build(root, store)
     rows = [changed_row(root, path) for path in ("0.wav", "1.wav", "3.wav")]  # the last one is a reject
-    digests = [catalogs.source_digest(io.BytesIO(root.read(row["path"]))) for row in rows]
+    digests = [fingerprints.source_digest(io.BytesIO(root.read(row["path"]))) for row in rows]
     assert filled(store, rows) == [
         row | {"source_digest": digest} for row, digest in zip(rows, digests, strict=True)
     ]
@@ -135,7 +136,7 @@ def test_an_index_without_digests_leaves_them_unknown(root: Folder, store: Folde
 
 
 def reasons_to_try_again(rows: list[CatalogRow]) -> dict[str, str | None]:
-    assert all(catalogs.is_probed(row) == (row["detail"] is None) for row in rows)
+    assert all(probing.is_probed(row) == (row["detail"] is None) for row in rows)
     return {row["path"]: row["detail"] for row in rows if row["detail"]}
 
 
@@ -173,7 +174,7 @@ def by_decoders(versions: dict[str, str]) -> pa.Table:
 def test_a_file_that_is_tried_again_leaves_its_shard(root: Folder, store: Folder):
     rows, summary = build(root, store)
     manifest = load_manifests()["ljspeech"]
-    probed = list(catalogs.probe_rows(filled(store, rows, summary), root, manifest))
+    probed = list(probing.probe_rows(filled(store, rows, summary), root, manifest))
     assert [
         row["fingerprint"] == earlier["fingerprint"] for row, earlier in zip(probed, rows, strict=True)
     ] == [
@@ -182,4 +183,4 @@ def test_a_file_that_is_tried_again_leaves_its_shard(root: Folder, store: Folder
         False,
         True,
     ]
-    assert catalogs.was_tried_again(probed[2]["fingerprint"] or "")
+    assert fingerprints.was_tried_again(probed[2]["fingerprint"] or "")

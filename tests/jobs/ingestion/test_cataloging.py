@@ -16,8 +16,9 @@ from jobs.ingestion.cataloging import CatalogedCorpus, Cataloger, Listing, catal
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
 from pipeline.config import Names
-from pipeline.data.store import catalog as catalogs
-from pipeline.data.store.catalog import HeaderColumns, ReadHeader, ToRead
+from pipeline.data.store import probing
+from pipeline.data.store.catalog import HeaderColumns
+from pipeline.data.store.probing import ReadHeader, ToRead
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 from tests.corpora import write_asvspoof2019_la, write_in_the_wild
@@ -44,7 +45,7 @@ def read_or_die(root: Folder, path: str, wanted: ToRead) -> HeaderColumns:
         os.abort()
     if path.endswith("/11.wav"):
         time.sleep(600)
-    return catalogs.read_header(root, path, wanted)
+    return probing.read_header(root, path, wanted)
 
 
 def test_files_that_crash_or_hang_the_decoder_are_counted_as_rejects(cluster: None, tmp_path: Path):
@@ -60,7 +61,7 @@ def test_files_that_crash_or_hang_the_decoder_are_counted_as_rejects(cluster: No
 def read_and_log(root: Folder, path: str, wanted: ToRead) -> HeaderColumns:
     """Read a header, and leave a file beside the data that is named by the task of Ray."""
     (Path(root.uri).parents[1] / "tasks" / str(ray.get_runtime_context().get_task_id())).touch()
-    return catalogs.read_header(root, path, wanted)
+    return probing.read_header(root, path, wanted)
 
 
 def test_the_files_of_one_corpus_are_shared_between_tasks(cluster: None, tmp_path: Path):

@@ -25,7 +25,7 @@ from pipeline.config import Names
 from pipeline.data.audio.flac import decode_pcm
 from pipeline.data.store import layout
 from pipeline.data.store.plan import missing_shards
-from pipeline.data.store.shards import read_index, read_summary
+from pipeline.data.store.shard_tables import read_index, read_summary
 from pipeline.data.store.snapshot import Snapshot, all_snapshots, commit_snapshot, latest_snapshot
 from pipeline.data.store.source_records import rejecting_shards
 from pipeline.storage import Folder

@@ -12,7 +12,7 @@ from jobs.ingestion.sources import Source
 from pipeline.data.corpora.manifest import choose_manifests
 from pipeline.data.store import catalog as catalogs
 from pipeline.data.store.catalog import CATALOG, CatalogRow
-from pipeline.data.store.shards import ShardSummary
+from pipeline.data.store.shard_tables import ShardSummary
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.errors import InputError
 from pipeline.storage import Folder
