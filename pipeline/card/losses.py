@@ -22,11 +22,6 @@ NUM_CLASSES = 12
 """Classes of a corpus, other than its labels, that the table lists; the rest are only counted."""
 
 
-def corpora_with_losses(corpora: Iterable[CorpusSnapshot], max_loss: float) -> list[CorpusSnapshot]:
-    """The corpora in which a class lost too much; see `severe_losses`."""
-    return [corpus for corpus in corpora if loss_warning(corpus.name, corpus.losses, max_loss)]
-
-
 def loss_blocks(corpora: Iterable[CorpusSnapshot], max_loss: float) -> list[Block]:
     """Warn of classes that lost too much, and list the losses of all classes; nothing if nothing was lost."""
     corpora = list(corpora)

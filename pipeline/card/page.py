@@ -14,7 +14,6 @@ from pipeline.card.durations import durations_section
 from pipeline.card.formatting import LABEL_ORDER, format_hours, format_list, format_percent
 from pipeline.card.hours import hours_section
 from pipeline.card.licences import licences_section
-from pipeline.card.losses import corpora_with_losses
 from pipeline.card.recipe_section import recipe_section
 from pipeline.card.rejects import TITLE as REJECTS_TITLE
 from pipeline.card.rejects import find_examples, rejects_section
@@ -23,7 +22,7 @@ from pipeline.card.shortcut_section import TITLE as SHORTCUTS_TITLE
 from pipeline.card.shortcut_section import predictive_by_group, shortcut_section
 from pipeline.card.tally import Tally, tally_snapshot
 from pipeline.data.corpora.recipe import Recipe
-from pipeline.data.store.losses import MAX_LOSS
+from pipeline.data.store.losses import MAX_LOSS, loss_warning
 from pipeline.data.store.snapshot import Snapshot
 from pipeline.report import Block, Facts, Page, Section, Text
 from pipeline.storage import Folder
@@ -67,15 +66,17 @@ def _warnings(
     """List the problems found by other sections, each with the title of its section."""
     incomplete = [corpus.name for corpus in incomplete_corpora(snapshot)]
     unexpected = [corpus.name for corpus in corpora_with_unexpected_hours(snapshot)]
-    lost = [corpus.name for corpus in corpora_with_losses(snapshot.corpora.values(), max_loss)]
+    lost = (loss_warning(corpus.name, corpus.losses, max_loss) for corpus in snapshot.corpora.values())
     problems = (
-        ("Classes that lost too much", lost, REJECTS_TITLE),
         ("Utterances not accounted for", incomplete, COMPLETENESS_TITLE),
         ("Hours differ from the published hours", unexpected, COMPLETENESS_TITLE),
         ("Labels predictable without listening", list(predictive_by_group(shortcuts)), SHORTCUTS_TITLE),
         ("Duplicated recordings", list(duplicate_warnings(duplicates, snapshot)), DUPLICATES_TITLE),
     )
-    return [f"{problem}: {format_list(names)}. See {title}." for problem, names, title in problems if names]
+    return [
+        *(f"{warning}. See {REJECTS_TITLE}." for warning in lost if warning),
+        *(f"{problem}: {format_list(names)}. See {title}." for problem, names, title in problems if names),
+    ]
 
 
 def _overview(snapshot: Snapshot, tally: Tally, warnings: list[str]) -> Section:

@@ -7,11 +7,17 @@ from typing import Any, BinaryIO, cast
 
 from pipeline.data.audio.containers.extent import Extent
 
+PROBED_BYTES = 2**25
+"""Most bytes that a decoder may read for the header of a file; FFmpeg would search a huge one to its end."""
+
 
 def window(file: BinaryIO, extent: Extent) -> BinaryIO:
-    """Return the bytes of an extent as a seekable file that starts with its header; shares `file`."""
+    """Return the bytes of an extent as a seekable file that starts with its header; shares `file`.
+
+    The file seems to end after `PROBED_BYTES` have been read.
+    """
     size = file.seek(0, io.SEEK_END)
-    if not extent.header and (extent.begin, extent.end) == (0, size):
+    if not extent.header and (extent.begin, extent.end) == (0, size) and size <= PROBED_BYTES:
         return file
     return cast("BinaryIO", io.BufferedReader(_Window(file, extent)))
 
@@ -26,6 +32,7 @@ def window_of_bytes(data: bytes, extent: Extent) -> io.BytesIO:
 class _Window(io.RawIOBase):
     def __init__(self, file: BinaryIO, extent: Extent) -> None:
         self._file, self._extent, self._position = file, extent, 0
+        self._num_read = 0
         self._size = len(extent.header) + extent.end - extent.begin
 
     def readable(self) -> bool:
@@ -46,10 +53,13 @@ class _Window(io.RawIOBase):
         header = self._extent.header[self._position : self._position + len(buffer)]
         if header:
             data = header
+        elif self._num_read >= PROBED_BYTES:
+            data = b""
         else:
             num_bytes = max(min(len(buffer), self._size - self._position), 0)
             self._file.seek(self._extent.begin + self._position - len(self._extent.header))
             data = self._file.read(num_bytes)
         buffer[: len(data)] = data
         self._position += len(data)
+        self._num_read += len(data)
         return len(data)

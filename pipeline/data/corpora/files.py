@@ -42,7 +42,7 @@ _LEFT_OUT = re.compile(
     rf"(?:^|/)(?:(?P<hidden>\.(?!\.?(?:/|$)))|(?:{'|'.join(map(re.escape, SYSTEM_FOLDERS))})(?:/|$))",
     re.IGNORECASE,
 )
-_ENDING = re.compile(r"\.(?=\w*[a-z])[\w-]{1,12}", re.ASCII)
+_ENDING = re.compile(r"\.(?=\w*[a-z])[\w+-]{1,12}", re.ASCII)
 
 
 def left_out(path: str) -> Literal["hidden", "system", ""]:

@@ -27,8 +27,9 @@ DIMENSIONS = ("label", "attack", "language", "tool")
 UNKNOWN = "unknown"
 """The class of utterances of which a dimension is not stated, or could not be read."""
 
-NOT_LOST = frozenset(("duplicate-row", "known-bad"))
-"""Problems that lose no utterance: the first of equal rows is kept, and a manifest names known bad files."""
+NOT_LOST = frozenset(("duplicate-row", "known-bad", "contradictory"))
+"""Problems that lose no utterance: the first of equal rows is kept, a manifest names known bad files, and a file whose
+rows contradict each other is counted by these rows, which have a label."""
 
 UNLISTED = frozenset(("stray", "unlisted"))
 """Problems of files that the publisher does not list; they lose an utterance only if their path states its label."""

@@ -14,6 +14,7 @@ from pipeline.data.audio.errors import AudioError
 
 _PROBED_BYTES = 1 << 16
 _PCM_TAGS = (1, 3, 6, 7, 0xFFFE)
+_OPEN_LENGTH = 0xFFFFFFFF  # of a list that was written to a pipe: it ends with the file
 
 
 @dataclass(slots=True)
@@ -51,7 +52,8 @@ def locate_avi(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
     data = file.read(span.end - span.begin if is_whole else min(_PROBED_BYTES, span.end - span.begin))
     headers = _headers(data, name)
     if not is_whole:
-        return extent if headers is None else _with_length(extent, headers, headers.num_stated)
+        is_stated = headers is not None and not _is_open(data)
+        return _with_length(extent, headers, headers.num_stated) if headers and is_stated else extent
     if headers is None:
         raise AudioError("not_audio", name, "avi without an audio stream")
     packets = b"%02dwb" % headers.number
@@ -64,6 +66,8 @@ def locate_avi(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
             if chunk == packets:
                 headers.num_bytes += chunk_end - body
                 headers.num_packets += 1
+    if _is_open(data):
+        return _with_length(extent, headers, headers.num_units)
     missing_s = (headers.num_stated - headers.num_units) * headers.scale / headers.rate
     if missing_s > ENCODER_DELAY_S:
         raise AudioError("truncated", name, f"avi: {missing_s:.1f} s less than the header states")
@@ -81,7 +85,9 @@ def _with_length(extent: Extent, stream: _Stream, num_units: int) -> Extent:
 def _headers(data: bytes, name: str) -> _Stream | None:
     """Return the first audio stream that the headers in front of the packets describe."""
     number, found = -1, None
-    end = min(len(data), 20 + int.from_bytes(data[16:20], "little")) if data[20:24] == b"hdrl" else 0
+    if data[20:24] != b"hdrl":
+        raise AudioError("undecodable", name, "avi: no headers behind the first 12 bytes")
+    end = min(len(data), 20 + int.from_bytes(data[16:20], "little"))
     for kind, body, chunk_end in _chunks(data, 24, end, name):
         if kind == b"strh" and chunk_end - body >= 48:
             number += 1
@@ -98,6 +104,11 @@ def _headers(data: bytes, name: str) -> _Stream | None:
     return found
 
 
+def _is_open(data: bytes) -> bool:
+    """Whether a file was written to a pipe, so that its lengths are unknown."""
+    return int.from_bytes(data[4:8], "little") == _OPEN_LENGTH
+
+
 def _chunks(data: bytes, begin: int, end: int, name: str) -> Iterator[tuple[bytes, int, int]]:
     """Yield kind, first byte of the body, and end of all chunks, those in lists included."""
     position = begin
@@ -107,9 +118,10 @@ def _chunks(data: bytes, begin: int, end: int, name: str) -> Iterator[tuple[byte
             int.from_bytes(data[position + 4 : position + 8], "little"),
         )
         body, chunk_end = position + 8, position + 8 + length
-        if chunk_end > end or not kind.isascii():
+        is_list = kind == b"LIST" and length >= 4
+        if (chunk_end > end and not (is_list and length == _OPEN_LENGTH)) or not kind.isascii():
             raise AudioError("undecodable", name, f"avi: a damaged chunk at byte {position}")
-        if kind == b"LIST" and length >= 4:
+        if is_list:
             position = body + 4  # its chunks follow
         else:
             yield kind, body, chunk_end
@@ -120,4 +132,6 @@ def _chunk_end(data: bytes, position: int) -> int | None:
     if position + 12 > len(data) or data[position : position + 4] != b"RIFF":
         return None
     length = int.from_bytes(data[position + 4 : position + 8], "little")
+    if length == _OPEN_LENGTH and position == 0:
+        return len(data)
     return min(position + 8 + length + length % 2, max(len(data), position + 8 + length))
