@@ -74,8 +74,8 @@ def test_the_bytes_in_memory_are_bounded():
     assert largest == 9, "the item of 9 is read, and read alone"
 
 
-def test_items_are_read_at_once_as_long_as_their_bytes_fit():
-    barrier = threading.Barrier(2, timeout=120)
+def test_three_items_are_read_at_once_if_the_bytes_of_three_fit():
+    barrier = threading.Barrier(3, timeout=120)
     results = read_ahead(
         lambda _: barrier.wait(), range(6), num_threads=6, num_ahead=6, size=lambda _: 4, max_bytes=12
     )
