@@ -21,7 +21,7 @@ class UnavailableError(InputError):
 class UnreadableError(InputError):
     """One file cannot be read: its permissions, a loop of links, or a read error of the disk.
 
-    Whoever reads many files turns it into one row and goes on; elsewhere it ends the command like any `InputError`.
+    Code that reads many files turns it into one row; elsewhere it ends the command like any `InputError`.
     """
 
 

@@ -41,7 +41,7 @@ MAX_ROWS_IN_PROCESS = 100_000
 """Rows that may be cataloged without Ray; listing so many takes seconds."""
 
 LISTED = catalogs.CATALOG.append(pa.field("listing", pa.string()))
-"""Columns of what tasks pass on: a row of the catalog, or in the last row of a corpus its `Listing` as JSON."""
+"""Columns that tasks hand on: a row of the catalog, or in the last row of a corpus its `Listing` as JSON."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ BYTES_PER_SECOND = 32_000
 BYTES_PER_SECOND_LOSSY = 4_000
 """Assumed size of all other audio: 32 kbit/s."""
 LOSSLESS_ENDINGS = (".wav", ".wave", ".flac")
-"""For that estimate alone: whether a file is audio is told from its content."""
+"""Only for that estimate; the content of a file decides whether it is audio."""
 
 LEFT_OUT = {
     "hidden": "its name, or that of a folder above it, begins with a dot",

@@ -153,7 +153,7 @@ def test_a_stream_that_ends_within_a_packet_is_truncated() -> None:
     serial = int.from_bytes(last[14:18], "little")
     granule = int.from_bytes(last[6:14], "little")
     cut = page(0, granule, serial, sequence, [long_packet])
-    cut = sealed(cut[:26] + b"\1\xff" + cut[29:])  # the packet goes on in a page that is missing
+    cut = sealed(cut[:26] + b"\1\xff" + cut[29:])  # the packet continues in a page that is missing
     assert reason_of(b"".join(others) + cut) == "truncated"
 
 
