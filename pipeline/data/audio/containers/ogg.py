@@ -285,7 +285,9 @@ def _audio_stream(streams: Collection[_Stream], name: str) -> _Stream:
 def _check_order(previous: _Page, page: _Page, name: str) -> None:
     """Check that no page of a stream is missing, and none follows its end."""
     if previous.flags & _LAST:
-        raise AudioError("trailing_data", name, f"the stream has ended, but another page follows at byte {page.begin}")
+        raise AudioError(
+            "trailing_data", name, f"the stream has ended, but another page follows at byte {page.begin}"
+        )
     if page.sequence != (previous.sequence + 1) % (1 << 32):
         detail = f"page {page.sequence} follows page {previous.sequence} at byte {page.begin}"
         raise AudioError("truncated", name, detail)
