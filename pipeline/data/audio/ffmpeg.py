@@ -101,7 +101,7 @@ class FfmpegReader:
         self._context = context = _decoding_context(self._stream)
         context.thread_count = 1  # other processes already use the remaining cores
         context.options = {"err_detect": _ERROR_CHECKS}
-        # Many containers know neither rate nor channels of what they hold, so the first frame counts.
+        # Many containers state a wrong rate or number of channels, so those of the first frame count.
         frames = self._frames()
         first = next(frames, None)
         if first is None:

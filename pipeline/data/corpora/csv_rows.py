@@ -127,7 +127,7 @@ class RowReader:
 
 
 def _fault(id_: str, label: str, path: str, split: str, name: str) -> tuple[str, str] | None:
-    """Return reason and detail of what is wrong with a row; `name` is its path below the root."""
+    """Return the reason and the detail of a malformed row, else None; `name` is its path below the root."""
     if label not in LABELS:
         return "unknown-label", f"{label!r}; known: {', '.join(LABELS)}"
     if split not in SPLITS:

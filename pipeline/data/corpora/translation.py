@@ -1,4 +1,4 @@
-"""Translate the fields of a corpus into ours, and name the class of what cannot be used."""
+"""Translate the fields of a corpus into ours, and add to each problem the class that loses the utterance."""
 
 from __future__ import annotations
 
