@@ -22,6 +22,7 @@ from pipeline.data.audio.errors import AudioError, Reason
 _STREAMINFO_BYTES = 34
 _LAST_BLOCK = 0x80
 _LONGEST_HEADER = 16
+_SEARCHED_BYTES = 1 << 16  # at once: more would not stay in the cache of the processor
 _LONGEST_SEARCH = 1 << 17  # for the end of a frame in front of other data
 _MOST_LIKENESSES = 4
 _TEXT = bytes([9, 10, 13, *range(32, 127)])
@@ -29,6 +30,8 @@ _POLYNOMIAL_8, _POLYNOMIAL_16 = 0x07, 0x8005
 _RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
 _BLOCK_BYTES, _RATE_BYTES = {6: 1, 7: 2}, {12: 1, 13: 2, 14: 2}  # behind the number of the frame, by code
 _BITS = (0, 8, 12, 0, 16, 20, 24, 32)
+_GROUP = 64  # states of a checksum that are combined at once
+_ROWS = np.arange(_GROUP) * 512
 _JOINED = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 Crc16 = NDArray[np.uint16]
@@ -155,38 +158,40 @@ def _check_order(data: bytes, first: _Frame, last: _Frame, info: _StreamInfo, na
     Raises:
         AudioError: truncated: a frame is missing. undecodable: a frame is repeated.
     """
-    block, frame = data[first.begin + 2], first
-    positions = iter(_sync_positions(data, first, last))
     if first.first_sample:
         raise AudioError("truncated", name, f"the first frame begins at sample {first.first_sample}")
-    while frame.begin != last.begin:
-        expected, strangers = frame.first_sample + frame.num_samples, []
-        coded = _code_number(expected if data[first.begin + 1] & 1 else expected // first.num_samples)
+    counts_samples, block = data[first.begin + 1] & 1, data[first.begin + 2]
+    position, expected = first.begin, first.num_samples
+    positions = _sync_positions(data, first, last)
+    while position != last.begin:
+        strangers = []
+        coded = _code_number(expected if counts_samples else expected // first.num_samples)
         for position in positions:
             if coded and data[position + 2] == block and data.startswith(coded, position + 4):
-                following: _Frame | None = _Frame(position, expected, first.num_samples, first.kind)
+                expected += first.num_samples
                 break  # as good as certain, so that the checksum is left to the decoder
-            following = _parse_frame(data, position, info, first)
-            if following is not None and following.first_sample == expected:
+            frame = _parse_frame(data, position, info, first)
+            if frame is not None and frame.first_sample == expected:
+                expected += frame.num_samples
                 break
-            if following is not None:
+            if frame is not None:
                 strangers.append(position)
         else:
             raise AudioError("truncated", name, f"no frame begins at sample {expected}")
         for stranger in strangers:  # nearly always samples that look like a header
             if _crc16(data[stranger:position]) == 0:
                 raise AudioError("undecodable", name, f"the frame at byte {stranger} is out of order")
-        assert following is not None
-        frame = following
 
 
-def _sync_positions(data: bytes, first: _Frame, last: _Frame) -> list[int]:
-    """Return where frames may begin: after the first, up to the last. NumPy is several times faster than `find`."""
-    values = np.frombuffer(data, np.uint8)[first.begin + 1 : last.begin + 2]
-    places = np.flatnonzero(values[:-1] == data[first.begin])
-    places = places[values[places + 1] == data[first.begin + 1]]
-    positions: list[int] = (places + first.begin + 1).tolist()
-    return positions
+def _sync_positions(data: bytes, first: _Frame, last: _Frame) -> Iterator[int]:
+    """Yield where frames may begin: after the first, up to the last. NumPy is several times faster than `find`."""
+    values = np.frombuffer(data, np.uint8)[: last.begin + 2]
+    for begin in range(first.begin + 1, last.begin + 1, _SEARCHED_BYTES):
+        part = values[begin : begin + _SEARCHED_BYTES + 1]
+        matches = (part[:-1] == values[first.begin]) & (part[1:] == values[first.begin + 1])
+        flags, place = matches.tobytes(), -1
+        while (place := flags.find(1, place + 1)) >= 0:
+            yield begin + place
 
 
 def _frames_from_back(data: bytes, begin: int, first: _Frame, info: _StreamInfo) -> Iterator[_Frame]:
@@ -201,7 +206,7 @@ def _frames_from_back(data: bytes, begin: int, first: _Frame, info: _StreamInfo)
 
 def _end_of_frame(data: bytes, frame: _Frame) -> int | None:
     """Return the first end of a frame that fits its checksum; None if there is none."""
-    table, state = _crc16_tables(0)[0].tolist(), 0
+    table, state = _crc16_table().tolist(), 0
     for position in range(frame.begin, min(len(data), frame.begin + _LONGEST_SEARCH)):
         state = (state << 8 & 0xFFFF) ^ table[state >> 8 ^ data[position]]
         if state == 0 and position - frame.begin > _LONGEST_HEADER:
@@ -283,15 +288,22 @@ def _crc8(data: bytes) -> int:
 
 
 def _crc16(data: bytes) -> int:
-    """Return the checksum of a frame, which is 0 if it includes its own: pairs of parts are combined at once."""
-    states = _crc16_tables(0)[0][np.frombuffer(data, np.uint8)]
+    """Return the checksum of a frame, which is 0 if it includes its own: groups of states are combined at once."""
+    states = _crc16_table()[np.frombuffer(data, np.uint8)]
     level = 0
     while len(states) > 1:
-        if len(states) % 2:
-            states = np.concatenate([np.zeros(1, np.uint16), states])  # zeros in front change nothing
-        states = _crc16_tables(level)[1][states[::2]] ^ states[1::2]
+        num_groups = -(-len(states) // _GROUP)
+        groups = np.zeros((num_groups, _GROUP), np.uint16)  # zeros in front change nothing
+        groups.reshape(-1)[-len(states) :] = states
+        states = np.bitwise_xor.reduce(_after_zeros(groups, level), axis=1)
         level += 1
     return int(states[0])
+
+
+def _after_zeros(groups: Crc16, level: int) -> Crc16:
+    """Return each state after the zeros that stand for the rest of its group: _GROUP ** level for each later member."""
+    table = _zeros_table(level)
+    return table[_ROWS + (groups & 0xFF)] ^ table[_ROWS + 256 + (groups >> 8)]
 
 
 @lru_cache
@@ -300,14 +312,25 @@ def _crc8_table() -> list[int]:
 
 
 @lru_cache
-def _crc16_tables(level: int) -> tuple[Crc16, Crc16]:
-    """Return the checksums of single bytes, and the map of a state to the state after 2 ** level zeros."""
-    if level:
-        single, advance = _crc16_tables(level - 1)
-        return single, advance[advance]
-    single = np.array([_shifted(byte << 8, 16, _POLYNOMIAL_16) for byte in range(256)], np.uint16)
-    states = np.arange(1 << 16, dtype=np.uint16)
-    return single, states << np.uint16(8) ^ single[states >> np.uint16(8)]
+def _crc16_table() -> Crc16:
+    return np.array([_shifted(byte << 8, 16, _POLYNOMIAL_16) for byte in range(256)], np.uint16)
+
+
+@lru_cache
+def _zeros_table(level: int) -> Crc16:
+    """Return what `_after_zeros` adds up: for each place in a group, the two halves of a state, 256 values each."""
+    rows = [np.concatenate([np.arange(256, dtype=np.uint16), np.arange(256, dtype=np.uint16) << 8])]
+    for _ in range(_GROUP - 1):
+        rows.insert(0, _after_more_zeros(rows[0], level))
+    return np.concatenate(rows)
+
+
+def _after_more_zeros(states: Crc16, level: int) -> Crc16:
+    """Return the states after _GROUP ** level zeros."""
+    if level == 0:
+        return states << 8 ^ _crc16_table()[states >> 8]
+    table = _zeros_table(level - 1)
+    return _after_more_zeros(table[states & 0xFF] ^ table[256 + (states >> 8)], level - 1)
 
 
 def _shifted(state: int, num_bits: int, polynomial: int) -> int:
