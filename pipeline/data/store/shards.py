@@ -102,10 +102,7 @@ class TarWriter:
     """Writes a deterministic USTAR tar, without times and owners, and hashes it while writing."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._sink = _HashingSink(file)
-        self._tar = tarfile.TarFile(
-            fileobj=cast("BinaryIO", self._sink), mode="w", format=tarfile.USTAR_FORMAT
-        )
+        self._file, self._digest, self._position = file, hashlib.sha256(), 0
 
     def add(self, uid: str, flac: bytes, metadata: Mapping[str, object]) -> int:
         """Append `UID.flac` and `UID.json`; returns the offset of the FLAC in bytes."""
@@ -116,27 +113,22 @@ class TarWriter:
     def _member(self, name: str, data: bytes) -> int:
         member = tarfile.TarInfo(name)
         member.size, member.mtime, member.mode = len(data), 0, 0o644
-        self._tar.addfile(member, io.BytesIO(data))
-        padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        return int(self._tar.offset) - padded
+        self._write(member.tobuf(tarfile.USTAR_FORMAT))
+        offset = self._position
+        self._write(data)
+        self._write(bytes(-len(data) % tarfile.BLOCKSIZE))
+        return offset
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self._position += len(data)
 
     def close(self) -> tuple[str, int]:
         """Finish the tar; returns its SHA-256 and its length in bytes."""
-        self._tar.close()
-        return self._sink.digest.hexdigest(), self._sink.position
-
-
-class _HashingSink:
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.digest, self.position = file, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        self.position += len(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        return self.position
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._write(bytes(-self._position % tarfile.RECORDSIZE))
+        return self._digest.hexdigest(), self._position
 
 
 def build_shard(
