@@ -115,12 +115,8 @@ class Folder:
             FileNotFoundError: the file does not exist.
             UnreadableError: this file cannot be read.
         """
-        first = start or 0
-        if not self.is_local:
-            return s3.read(self.location(name), first, end)
-        with self.open(name) as file:
-            file.seek(first)
-            return file.read() if end is None else file.read(max(end - first, 0))
+        location, first = self.location(name), start or 0
+        return local_reading.read(location, first, end) if self.is_local else s3.read(location, first, end)
 
     def commit(self, name: str, data: bytes) -> None:
         """Write a file; readers see the old contents or the new ones, never a part."""
