@@ -29,7 +29,7 @@ def to_waveform(blocks: Iterator[Samples], header: Header, name: str, resampler:
     Raises:
         AudioError: too_short, cancelling, silent, not_finite.
     """
-    mono = _checked_values(_downmixed(blocks, header.num_channels, name), name)
+    mono = _not_silent(_downmixed(blocks, header.num_channels, name), name)
     if header.sample_rate == SAMPLE_RATE:
         parts = list(mono)
     elif resampler == "soxr_hq":
@@ -44,8 +44,8 @@ def to_waveform(blocks: Iterator[Samples], header: Header, name: str, resampler:
             f"{len(waveform)} samples at {SAMPLE_RATE} Hz; at least {MIN_SAMPLES} are needed",
         )
     peak = max(float(waveform.max()), -float(waveform.min()))
-    if not np.isfinite(peak):
-        raise AudioError("not_finite", name, "exceeds float32 after resampling")
+    if not np.isfinite(peak):  # resampling spreads what is not finite, so that it cannot get lost
+        raise AudioError("not_finite", name, "NaN or infinity among the samples")
     if peak > 1:
         waveform = waveform / np.float32(peak)
     return waveform
@@ -66,7 +66,7 @@ def _downmixed(blocks: Iterator[Samples], num_channels: int, name: str) -> Itera
     for block in blocks:
         # Channel by channel: the last bit of a matrix product depends on the processor and the block size, and
         # numpy's mean over the short axis is five times slower. A sum beyond float32 becomes infinite, which
-        # `_checked_values` rejects.
+        # `to_waveform` rejects.
         with np.errstate(all="ignore"):
             mono = block[:, 0] + block[:, 1]
             for channel in range(2, num_channels):
@@ -99,14 +99,12 @@ class _Level:
         return max(self._squares - self._sum**2 / self._count, 0.0) / self._count if self._count else 0.0
 
 
-def _checked_values(blocks: Iterator[Waveform], name: str) -> Iterator[Waveform]:
-    """Yield the blocks; reject values that are not finite, and audio that varies by less than one step of PCM16."""
+def _not_silent(blocks: Iterator[Waveform], name: str) -> Iterator[Waveform]:
+    """Yield the blocks; reject audio that varies by less than one step of PCM16, once all of it has been seen."""
     lowest, highest = np.inf, -np.inf
     for block in blocks:
-        low, high = float(block.min()), float(block.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise AudioError("not_finite", name, "NaN or infinity among the samples")
-        lowest, highest = min(lowest, low), max(highest, high)
+        if highest - lowest < 1 / PCM16_SCALE:  # it varies as well if one of them is NaN
+            lowest, highest = np.minimum(lowest, block.min()), np.maximum(highest, block.max())
         yield block
     if highest - lowest < 1 / PCM16_SCALE:
         raise AudioError(

@@ -25,22 +25,40 @@ _TRIED_AGAIN = "/"
 
 def fingerprint(file: BinaryIO, size: int) -> str:
     """16 hex digits that change when a short file does, or the size or one of the ends of a longer one."""
-    if size <= COVERED_BYTES:
-        return source_digest(file)
-    digest = hashlib.sha256(size.to_bytes(8, "big"))
+    return _short(_digest_of_ends(file, size))
+
+
+def source_digest(file: BinaryIO, size: int) -> str:
+    """16 hex digits that change when any byte of a file does."""
+    return fingerprint_and_digest(file, size)[1]
+
+
+def fingerprint_and_digest(file: BinaryIO, size: int) -> tuple[str, str]:
+    """Both of them in one pass: the digest goes on from the fingerprint with the middle of the file."""
+    digest = _digest_of_ends(file, size)
+    ends, position = _short(digest), SAMPLED_BYTES
+    file.seek(position)
+    while position < size - SAMPLED_BYTES:
+        block = file.read(min(DIGESTED_BYTES, size - SAMPLED_BYTES - position))
+        if not block:
+            break
+        digest.update(block)
+        position += len(block)
+    return ends, _short(digest)
+
+
+def _digest_of_ends(file: BinaryIO, size: int) -> hashlib._Hash:
     file.seek(0)
+    if size <= COVERED_BYTES:
+        return hashlib.sha256(file.read())
+    digest = hashlib.sha256(size.to_bytes(8, "big"))
     digest.update(file.read(SAMPLED_BYTES))
     file.seek(size - SAMPLED_BYTES)
     digest.update(file.read(SAMPLED_BYTES))
-    return digest.hexdigest()[:16]
+    return digest
 
 
-def source_digest(file: BinaryIO) -> str:
-    """16 hex digits that change when any byte of a file does."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    while block := file.read(DIGESTED_BYTES):
-        digest.update(block)
+def _short(digest: hashlib._Hash) -> str:
     return digest.hexdigest()[:16]
 
 

@@ -103,7 +103,7 @@ def _fingerprint_and_digest(file: BinaryIO, wanted: ToRead) -> tuple[str, str | 
         return ends, None
     if wanted.fingerprint == ends and wanted.source_digest is None and not wanted.rejected_by:
         return ends, None  # no shard has been built from it
-    digest = source_digest(file)
+    digest = source_digest(file, wanted.size)
     if wanted.rejected_by:
         return retried_fingerprint(digest, wanted.rejected_by), digest
     if digest == wanted.source_digest:

@@ -26,7 +26,7 @@ from pipeline.data.audio.load import Loaded, OpenAudio, load_audio
 from pipeline.data.audio.versions import POLICY
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.store.catalog import MISSING, UNREADABLE
-from pipeline.data.store.fingerprints import COVERED_BYTES, fingerprint, source_digest
+from pipeline.data.store.fingerprints import fingerprint_and_digest
 from pipeline.data.store.layout import attempt_name, tar_name
 from pipeline.data.store.read_ahead import read_ahead
 from pipeline.data.store.shard_tables import (
@@ -278,24 +278,23 @@ def _read_source(root: Folder, member: ShardMember) -> Source:
         return Source(problem=MISSING, detail="deleted since it was cataloged")
     except UnreadableError as error:
         return Source(problem=UNREADABLE, detail=str(error))
-    digest = source_digest(io.BytesIO(data))
-    if _is_cataloged(member, data, digest):
+    ends, digest = fingerprint_and_digest(io.BytesIO(data), len(data))
+    if _is_cataloged(member, len(data), ends, digest):
         return Source(OpenAudio(data, path), digest)
     return Source(
         problem=CHANGED, detail="overwritten since it was cataloged; the next ingest reads it again"
     )
 
 
-def _is_cataloged(member: ShardMember, data: bytes, digest: str) -> bool:
-    """Whether these bytes are those that the name of the shard stands for."""
-    size, expected = member["size"], member["source_digest"]
-    if size is None or member["fingerprint"] is None:
+def _is_cataloged(member: ShardMember, size: int, ends: str, digest: str) -> bool:
+    """Whether a file with this size, fingerprint and digest is the one that the name of the shard stands for."""
+    if member["size"] is None or member["fingerprint"] is None:
         return True
-    if len(data) != size:
+    if member["size"] != size:
         return False
-    if expected is None and size > COVERED_BYTES:
-        return fingerprint(io.BytesIO(data), size) == member["fingerprint"]
-    return digest == (expected or member["fingerprint"])
+    if member["source_digest"] is not None:
+        return member["source_digest"] == digest
+    return member["fingerprint"] == ends
 
 
 def _seconds_by_label(rows: Sequence[IndexRow]) -> dict[str, float]:

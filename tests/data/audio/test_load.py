@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from pipeline.data.audio.containers.names import AUDIO_SUFFIXES, is_audio_name
+from pipeline.data.audio.convert import RESAMPLERS
 from pipeline.data.audio.errors import REASONS, AudioError
 from pipeline.data.audio.load import load_audio, probe
 from pipeline.data.audio.reader import Samples
@@ -318,9 +319,19 @@ def test_channels_that_only_differ_do_not_cancel() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_one_value_that_is_not_finite_rejects_the_file(value: float) -> None:
-    samples = tone(RATE, num_channels=2)
-    samples[777, 1] = value
+@pytest.mark.parametrize("rate", [8_000, 16_000, RATE, 384_000])
+@pytest.mark.parametrize("resampler", RESAMPLERS)
+def test_one_value_that_is_not_finite_rejects_the_file(value: float, rate: int, resampler: str) -> None:
+    for position in (0, 1, rate // 2, rate - 1):
+        samples = tone(rate, num_channels=2)
+        samples[position, 1] = value
+        with pytest.raises(AudioError) as raised:
+            load_audio(encode(samples, rate, "WAV", "FLOAT"), "a", resampler=resampler)
+        assert raised.value.reason == "not_finite"
+
+
+def test_audio_without_any_finite_value_is_not_called_silent() -> None:
+    samples = np.full(RATE, np.nan, np.float32)
     assert reason_of(encode(samples, RATE, "WAV", "FLOAT")) == "not_finite"
 
 

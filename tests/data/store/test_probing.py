@@ -92,7 +92,7 @@ def test_a_changed_file_with_the_bytes_of_its_shard_keeps_its_fingerprint(long: 
     root, size = Folder(str(long.parent)), long.stat().st_size
     fingerprint, _ = header(root, ToRead(size))
     with long.open("rb") as file:
-        digest = fingerprints.source_digest(file)
+        digest = fingerprints.source_digest(file, size)
     for earlier in (fingerprint, digest, f"{digest}/0123456789abcdef"):  # of each kind that there is
         assert header(root, ToRead(size, earlier, digest)) == (earlier, digest)
 
@@ -102,7 +102,7 @@ def test_a_changed_file_with_other_bytes_gets_another_fingerprint(long: Path, po
     root, size = Folder(str(long.parent)), long.stat().st_size
     fingerprint, _ = header(root, ToRead(size))
     with long.open("rb") as file:
-        digest = fingerprints.source_digest(file)
+        digest = fingerprints.source_digest(file, size)
     overwrite(long, position, b"other bytes")
     changed, other_digest = header(root, ToRead(size, fingerprint, digest))
     assert changed == other_digest

@@ -328,7 +328,8 @@ def _zeros_table(level: int) -> Crc16:
 def _after_more_zeros(states: Crc16, level: int) -> Crc16:
     """Return the states after _GROUP ** level zeros."""
     if level == 0:
-        return states << 8 ^ _crc16_table()[states >> 8]
+        after: Crc16 = states << np.uint16(8) ^ _crc16_table()[states >> np.uint16(8)]
+        return after
     table = _zeros_table(level - 1)
     return _after_more_zeros(table[states & 0xFF] ^ table[256 + (states >> 8)], level - 1)
 
