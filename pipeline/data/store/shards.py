@@ -8,15 +8,12 @@ has new content.
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import itertools
-import json
-import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol, cast
+from typing import Protocol, cast
 
 from pipeline.data.audio.bandwidth import bandwidth_hz
 from pipeline.data.audio.errors import AudioError
@@ -38,6 +35,7 @@ from pipeline.data.store.shard_tables import (
     commit_index,
     commit_rejects,
 )
+from pipeline.data.store.tar_writer import TarWriter
 from pipeline.errors import UnreadableError
 from pipeline.storage import Folder
 
@@ -96,39 +94,6 @@ class Load(Protocol):
 def build_settings(resampler: str, licence: str) -> str:
     """Everything except the members that determines the bytes of a shard; the shard's name depends on it."""
     return f"format={FORMAT} audio={POLICY} resampler={resampler} licence={licence}"
-
-
-class TarWriter:
-    """Writes a deterministic USTAR tar, without times and owners, and hashes it while writing."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._digest, self._position = file, hashlib.sha256(), 0
-
-    def add(self, uid: str, flac: bytes, metadata: Mapping[str, object]) -> int:
-        """Append `UID.flac` and `UID.json`; returns the offset of the FLAC in bytes."""
-        offset = self._member(f"{uid}.flac", flac)
-        self._member(f"{uid}.json", json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode())
-        return offset
-
-    def _member(self, name: str, data: bytes) -> int:
-        member = tarfile.TarInfo(name)
-        member.size, member.mtime, member.mode = len(data), 0, 0o644
-        self._write(member.tobuf(tarfile.USTAR_FORMAT))
-        offset = self._position
-        self._write(data)
-        self._write(bytes(-len(data) % tarfile.BLOCKSIZE))
-        return offset
-
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-        self._position += len(data)
-
-    def close(self) -> tuple[str, int]:
-        """Finish the tar; returns its SHA-256 and its length in bytes."""
-        self._write(bytes(2 * tarfile.BLOCKSIZE))
-        self._write(bytes(-self._position % tarfile.RECORDSIZE))
-        return self._digest.hexdigest(), self._position
 
 
 def build_shard(

@@ -30,11 +30,11 @@ from pipeline.data.store.shard_tables import (
 from pipeline.data.store.shards import (
     METADATA,
     ShardMember,
-    TarWriter,
     build_settings,
     build_shard,
     write_shard,
 )
+from pipeline.data.store.tar_writer import TarWriter
 from pipeline.storage import Folder
 from pipeline.tables import read_table
 

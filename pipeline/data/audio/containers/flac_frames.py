@@ -263,6 +263,7 @@ def _coded_number(header: bytes) -> tuple[int, int] | None:
     return value, 5 + num_following
 
 
+@lru_cache(1 << 14)
 def _code_number(number: int) -> bytes:
     """Return the code of a number as in UTF-8; empty if it is too large for characters."""
     return chr(number).encode("utf-8", "surrogatepass") if number <= sys.maxunicode else b""
