@@ -104,7 +104,8 @@ def _not_silent(blocks: Iterator[Waveform], name: str) -> Iterator[Waveform]:
     lowest, highest = np.inf, -np.inf
     for block in blocks:
         if highest - lowest < 1 / PCM16_SCALE:  # it varies as well if one of them is NaN
-            lowest, highest = np.minimum(lowest, block.min()), np.maximum(highest, block.max())
+            lowest = float(np.minimum(lowest, block.min()))
+            highest = float(np.maximum(highest, block.max()))
         yield block
     if highest - lowest < 1 / PCM16_SCALE:
         raise AudioError(
@@ -115,8 +116,8 @@ def _not_silent(blocks: Iterator[Waveform], name: str) -> Iterator[Waveform]:
 def _resampled(blocks: Iterator[Waveform], sample_rate: int) -> Iterator[Waveform]:
     stream = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
     for block in blocks:
-        yield stream.resample_chunk(block)
-    yield stream.resample_chunk(np.empty(0, dtype=np.float32), last=True)
+        yield stream.resample_chunk(block[:, np.newaxis])[:, 0]  # one axis would take longer
+    yield stream.resample_chunk(np.empty((0, 1), np.float32), last=True)[:, 0]
 
 
 def _resample_torchaudio(waveform: Waveform, sample_rate: int) -> Waveform:
