@@ -76,24 +76,40 @@ class Cataloger:
     """Reads one header; a module-level function, because a child process may have to call it."""
     hang_s: float = HANG_S
     """Time limit for reading one header, seconds."""
+    earlier: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Catalogs in the store that may know the files of a corpus; where two know a file, the first one counts."""
     rejecting: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Reasons of the rejects of each shard of the latest snapshot that has any."""
 
-    def list_parts(self, corpus: str, earlier: str) -> Iterator[list[CatalogRow] | Listing]:
-        """Yield everything found in a corpus, part by part, with the headers that an earlier catalog has.
+    def after(self, before: Snapshot | None) -> Cataloger:
+        """A cataloger that knows what the store has.
+
+        Of each corpus, it has the catalog of the latest snapshot; and if the newest catalog is another one, an ingest
+        was interrupted after it, so that some of its new files may have shards already.
+
+        Args:
+            before: the latest snapshot of the store.
+        """
+        corpora = before.corpora if before is not None else {}
+        earlier = {name: [corpora[name].catalog] if name in corpora else [] for name in self.sources}
+        for name, known in earlier.items():
+            known += [newest for newest in layout.catalogs(self.store, name)[-1:] if newest not in known]
+        rejecting = rejecting_shards(shard for corpus in corpora.values() for shard in corpus.shards)
+        return replace(self, earlier=earlier, rejecting=rejecting)
+
+    def list_parts(self, corpus: str) -> Iterator[list[CatalogRow] | Listing]:
+        """Yield everything found in a corpus, part by part, with the headers that earlier catalogs have.
 
         The last item is the `Listing`. A corpus that cannot be read ends with its failure, and not with an exception,
         because the others go on.
-
-        Args:
-            corpus: one of `sources`.
-            earlier: path of a catalog in the store; empty if there is none.
         """
         not_audio: Counter[str] = Counter()
         failure = ""
         rows = self.sources[corpus].rows(not_audio)
-        records = SourceRecords(self.store, corpus, earlier, self.rejecting)
-        with KnownFiles(self.store, earlier) as known:
+        earlier = self.earlier.get(corpus, ())
+        records = SourceRecords(self.store, corpus, next(iter(earlier), ""), self.rejecting)
+        with contextlib.ExitStack() as stack:
+            known = [stack.enter_context(KnownFiles(self.store, catalog)) for catalog in earlier]
             while not failure:
                 try:
                     part = list(itertools.islice(rows, PART_ROWS))
@@ -102,7 +118,9 @@ class Cataloger:
                 else:
                     if not part:
                         break
-                    yield records.fill(known.fill(part))
+                    for files in known:
+                        part = files.fill(part)
+                    yield records.fill(part)
         yield Listing(corpus, dict(sorted(not_audio.items())), failure)
 
     def probe_part(self, corpus: str, rows: Sequence[CatalogRow]) -> pa.Table:
@@ -129,14 +147,11 @@ def catalog_corpora(
         before: the latest snapshot of the store.
         start_ray: called before Ray is used.
     """
-    earlier = _earlier_catalogs(cataloger, before)
-    if before is not None:
-        summaries = (shard for corpus in before.corpora.values() for shard in corpus.shards)
-        cataloger = replace(cataloger, rejecting=rejecting_shards(summaries))
-    parts: Iterable[pa.Table | Listing] | None = _catalog_in_process(cataloger, earlier, before)
+    cataloger = cataloger.after(before)
+    parts: Iterable[pa.Table | Listing] | None = _catalog_in_process(cataloger, before)
     if parts is None:
         start_ray()
-        parts = _catalog_on_ray(cataloger, earlier)
+        parts = _catalog_on_ray(cataloger)
     rows = {name: UniqueRows() for name in cataloger.sources}
     listings: dict[str, Listing] = {}
     for part in parts:
@@ -155,30 +170,20 @@ def _limit_memory(rows: Collection[UniqueRows]) -> None:
         max(rows, key=lambda each: each.num_buffered_bytes).flush()
 
 
-def _earlier_catalogs(cataloger: Cataloger, before: Snapshot | None) -> dict[str, str]:
-    """For each corpus, a catalog that may have headers: the snapshot's, else that of an interrupted run, else empty."""
-    earlier = {}
-    for name in sorted(cataloger.sources):
-        if before is not None and name in before.corpora:
-            earlier[name] = before.corpora[name].catalog
-        else:
-            earlier[name] = next(iter(layout.catalogs(cataloger.store, name)), "")
-    return earlier
-
-
-def _catalog_in_process(
-    cataloger: Cataloger, earlier: Mapping[str, str], before: Snapshot | None
-) -> list[pa.Table | Listing] | None:
+def _catalog_in_process(cataloger: Cataloger, before: Snapshot | None) -> list[pa.Table | Listing] | None:
     """Run the stages here; None as soon as a file has to be opened or there are too many rows."""
     if before is None:
         return None
-    num_before = {name: before.corpora[name].found if name in before.corpora else 0 for name in earlier}
+    num_before = {
+        name: before.corpora[name].found if name in before.corpora else 0
+        for name in sorted(cataloger.sources)
+    }
     if sum(num_before.values()) > MAX_ROWS_IN_PROCESS:
         return None
     num_rows = 0
     parts: list[pa.Table | Listing] = []
-    for name in sorted(earlier, key=num_before.__getitem__):  # new corpora first, because they need Ray
-        for part in cataloger.list_parts(name, earlier[name]):
+    for name in sorted(num_before, key=num_before.__getitem__):  # new corpora first, because they need Ray
+        for part in cataloger.list_parts(name):
             if isinstance(part, Listing):
                 parts.append(part)
                 continue
@@ -189,12 +194,12 @@ def _catalog_in_process(
     return parts
 
 
-def _catalog_on_ray(cataloger: Cataloger, earlier: Mapping[str, str]) -> Iterator[pa.Table | Listing]:
+def _catalog_on_ray(cataloger: Cataloger) -> Iterator[pa.Table | Listing]:
     """Run the stages on Ray Data: one task lists a corpus, and one task probes a part."""
     import ray
 
-    listings = [{"corpus": name, "earlier": catalog} for name, catalog in earlier.items()]
-    listed = ray.data.from_items(listings, override_num_blocks=len(listings)).map_batches(
+    corpora = [{"corpus": name} for name in sorted(cataloger.sources)]
+    listed = ray.data.from_items(corpora, override_num_blocks=len(corpora)).map_batches(
         functools.partial(list_batch, cataloger=cataloger), batch_size=1, num_cpus=0.5
     )
     # Without repartition, Ray would hand half a million rows to one worker.
@@ -216,8 +221,8 @@ def _catalog_on_ray(cataloger: Cataloger, earlier: Mapping[str, str]) -> Iterato
 
 def list_batch(batch: dict[str, Sequence[str]], cataloger: Cataloger) -> Iterator[pa.Table]:
     """`Cataloger.list_parts` for a batch of Ray Data."""
-    for name, earlier in zip(batch["corpus"], batch["earlier"], strict=True):
-        for part in cataloger.list_parts(name, earlier):
+    for name in batch["corpus"]:
+        for part in cataloger.list_parts(name):
             if isinstance(part, Listing):
                 row = {"corpus": name, "listing": json.dumps(asdict(part))}
                 yield pa.Table.from_pylist([row], LISTED)

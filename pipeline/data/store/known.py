@@ -65,7 +65,7 @@ class KnownFiles:
         self._spill.close()
 
     def fill(self, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
-        """The rows, with what is known about their files.
+        """The rows, with what is known about their files; those that another catalog knows already stay as they are.
 
         An unchanged file gets all columns of the earlier catalog that describe it, and its shard. A file that has
         changed since gets only those of `HANDED_ON`, and so remains to be probed. Another decoding policy may measure
@@ -105,7 +105,7 @@ class KnownFiles:
 
     def _fill_from(self, bucket: int, rows: Sequence[CatalogRow]) -> Iterator[CatalogRow]:
         files, position_of = self._bucket(bucket)
-        positions = [None if row["problem"] else position_of.get(row["path"]) for row in rows]
+        positions = [position_of.get(row["path"]) if _is_unknown(row) else None for row in rows]
         known_positions = pa.array([position for position in positions if position is not None], pa.int64())
         known = iter(files.take(known_positions).to_pylist())
         for row, position in zip(rows, positions, strict=True):
@@ -120,6 +120,10 @@ class KnownFiles:
             return cast("CatalogRow", {**row, **known, "problem": None, "detail": None})
         is_still_bad = self._has_same_decoders and known["problem"] in REASONS
         return cast("CatalogRow", {**row, **known}) if is_still_bad else row
+
+
+def _is_unknown(row: CatalogRow) -> bool:
+    return row["problem"] is None and row["fingerprint"] is None and row["shard"] is None
 
 
 def _sample_paths(file: pq.ParquetFile, num_samples: int) -> list[str]:

@@ -15,7 +15,7 @@ SHARD is CORPUS-DIGEST; every DIGEST is 16 hex digits that depend on content alo
 
 from __future__ import annotations
 
-from pipeline.storage import Folder
+from pipeline.storage import FileInfo, Folder
 
 _SNAPSHOTS = "snapshots"
 _CATALOGS = "catalog"
@@ -76,8 +76,9 @@ def snapshots(store: Folder) -> list[str]:
 
 
 def catalogs(store: Folder, corpus: str) -> list[str]:
-    """Paths of all catalogs of a corpus in the store, those of interrupted ingests included."""
-    return [catalog_name(corpus, digest) for digest in _stems(store, f"{_CATALOGS}/{corpus}", ".parquet")]
+    """Paths of all catalogs of a corpus in the store, those of interrupted ingests included, oldest first."""
+    infos = _finished(store, f"{_CATALOGS}/{corpus}", ".parquet")
+    return [info.name for info in sorted(infos, key=lambda info: (info.modified, info.name))]
 
 
 def finished_shards(store: Folder, corpus: str) -> set[str]:
@@ -86,8 +87,13 @@ def finished_shards(store: Folder, corpus: str) -> set[str]:
 
 
 def _stems(store: Folder, folder: str, suffix: str) -> list[str]:
-    """Sorted names, without folder and suffix, of the files with a suffix; none if there is no such folder."""
+    """Sorted names, without folder and suffix, of the files with a suffix."""
+    infos = _finished(store, folder, suffix)
+    return sorted(info.name.rpartition("/")[2].removesuffix(suffix) for info in infos)
+
+
+def _finished(store: Folder, folder: str, suffix: str) -> list[FileInfo]:
+    """The files with a suffix, which those that are still being written lack; none if there is no such folder."""
     if not store.exists(folder):
         return []
-    names = (info.name.rpartition("/")[2] for info in store.find(folder))
-    return sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix))
+    return [info for info in store.find(folder) if info.name.endswith(suffix)]

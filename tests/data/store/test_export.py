@@ -70,9 +70,8 @@ def run_ingest(**flags: Any) -> Snapshot:
     done = []
     for name, source in sources.items():
         found = CatalogedCorpus(Listing(name, {}))
-        cataloger = Cataloger(sources, store)
-        earlier = before.corpora[name].catalog if before and name in before.corpora else ""
-        for part in cataloger.list_parts(name, earlier):
+        cataloger = Cataloger(sources, store).after(before)
+        for part in cataloger.list_parts(name):
             if not isinstance(part, Listing):
                 found.rows.add(cataloger.probe_part(name, part))
         plan = building.plan_corpus(source.manifest, found, store, before, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def test_listings_skip_unfinished_files(store: Folder):
     assert layout.snapshots(store) == ["000001"]
     assert layout.catalogs(store, "toy") == [layout.catalog_name("toy", "d1")]
     assert layout.finished_shards(store, "toy") == {"toy-d2"}
+
+
+def test_catalogs_are_listed_from_the_oldest_to_the_newest(tmp_path: Path):
+    store = Folder(str(tmp_path))
+    names = [layout.catalog_name("toy", digest) for digest in ("d3", "d1", "d2")]
+    for age, name in enumerate(reversed(names)):
+        store.commit(name, b"")
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    assert layout.catalogs(store, "toy") == names
 
 
 def test_listings_of_an_empty_store_are_empty(tmp_path: Path):

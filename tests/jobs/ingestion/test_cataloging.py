@@ -86,7 +86,7 @@ def test_ray_makes_the_same_catalogs_as_one_process(cluster: None, tmp_path: Pat
     assert set(on_ray) == {"asvspoof2019_la", "in_the_wild"}
     tables_of = {"asvspoof2019_la": {".txt": 3}, "in_the_wild": {".csv": 1}}
     for name, corpus in on_ray.items():
-        *parts, listing = cataloger.list_parts(name, earlier="")
+        *parts, listing = cataloger.list_parts(name)
         assert corpus.listing == listing == Listing(name, tables_of[name])
         table = pa.concat_tables([cataloger.probe_part(name, part) for part in parts])  # type: ignore[arg-type]
         assert rows_of(corpus).sort_by("path").equals(table.sort_by("path"))

@@ -27,7 +27,6 @@ from pipeline.data.store import layout
 from pipeline.data.store.plan import missing_shards
 from pipeline.data.store.shard_tables import read_index, read_summary
 from pipeline.data.store.snapshot import Snapshot, all_snapshots, commit_snapshot, latest_snapshot
-from pipeline.data.store.source_records import rejecting_shards
 from pipeline.storage import Folder
 from tests.corpora import write_in_the_wild
 
@@ -57,10 +56,9 @@ def ingest(corpus: Corpus, before_build: Callable[[], object] = lambda: None) ->
     config = IngestConfig(str(data), store.uri, Names((CORPUS,)), shard_mib=0.25)  # one or two clips
     sources = find_sources(config)
     before = latest_snapshot(store)
-    shards = before.corpora[CORPUS].shards if before else ()
-    cataloger = Cataloger(sources, store, rejecting=rejecting_shards(shards))
+    cataloger = Cataloger(sources, store).after(before)
     found = CatalogedCorpus(Listing(CORPUS, {}))
-    for part in cataloger.list_parts(CORPUS, before.corpora[CORPUS].catalog if before else ""):
+    for part in cataloger.list_parts(CORPUS):
         if not isinstance(part, Listing):
             found.rows.add(cataloger.probe_part(CORPUS, part))
     plans = plan_corpora({CORPUS: found}, sources, store, before, config)
@@ -154,6 +152,60 @@ def test_a_file_that_is_mended_in_the_middle_is_built_again(corpus: Corpus):
     assert not np.array_equal(new, old)
     assert not faults(corpus), "the shard of the first snapshot has its old bytes"
     assert ingest(corpus) == (second, [])
+
+
+def ingest_until_its_snapshot(corpus: Corpus) -> list[str]:
+    """An ingest that is interrupted before it commits; returns the names of the shards that it built."""
+    snapshot, built = ingest(corpus)
+    corpus.store.delete(layout.snapshot_name(snapshot.name))
+    return built
+
+
+@pytest.mark.parametrize("has_snapshot", [True, False])
+def test_an_interrupted_ingest_is_continued_without_opening_a_file(corpus: Corpus, has_snapshot: bool):
+    if has_snapshot:
+        ingest(corpus)
+        write_in_the_wild(corpus.data, count=2, seconds=7, first=4)
+    assert ingest_until_its_snapshot(corpus)
+    if has_snapshot:  # without one, Ray starts in any case
+        assert not needs_ray(corpus)
+    _, built = ingest(corpus)
+    assert built == []
+
+
+@pytest.mark.parametrize("has_snapshot", [True, False])
+def test_a_file_that_is_mended_after_an_interrupted_ingest_is_built_again(
+    corpus: Corpus, has_snapshot: bool, tmp_path: Path
+):
+    if has_snapshot:
+        ingest(corpus)
+        write_in_the_wild(corpus.data, count=2, seconds=7, first=4)
+    path = corpus.clip(5 if has_snapshot else 1)
+    mended = path.read_bytes()
+    overwrite_middle(path, bytes(40_000))
+    ingest_until_its_snapshot(corpus)
+    overwrite_middle(path, mended[len(mended) // 2 :][:40_000])
+    assert path.read_bytes() == mended
+    continued, rebuilt = ingest(corpus)
+    assert len(rebuilt) == 1
+    undisturbed = Corpus(corpus.data, Folder(str(tmp_path / "other")))
+    whole, _ = ingest(undisturbed)
+    number = int(path.stem)
+    assert np.array_equal(audio(corpus, continued, number), audio(undisturbed, whole, number))
+    assert not faults(corpus)
+
+
+def test_a_catalog_of_an_interrupted_ingest_does_not_move_files_to_other_shards(corpus: Corpus):
+    first, _ = ingest(corpus)
+    hidden = corpus.data / CLIPS / ".hidden"
+    hidden.mkdir()
+    for number in (0, 1):
+        corpus.clip(number).rename(hidden / f"{number}.wav")
+    ingest_until_its_snapshot(corpus)
+    for number in (0, 1):
+        (hidden / f"{number}.wav").rename(corpus.clip(number))
+    again, built = ingest(corpus)
+    assert (again.corpora[CORPUS].shards, built) == (first.corpora[CORPUS].shards, [])
 
 
 def test_a_reject_whose_file_is_mended_in_the_middle_is_written(corpus: Corpus):

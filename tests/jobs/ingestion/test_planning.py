@@ -89,7 +89,7 @@ def test_a_corpus_that_fails_at_its_end_ends_with_its_failure(tmp_path: Path):
 def test_an_empty_corpus_has_no_rows_and_no_failure(tmp_path: Path):
     (tmp_path / "data" / "CNCeleb2").mkdir(parents=True)
     sources = find_sources(IngestConfig(str(tmp_path / "data"), str(tmp_path / "store")))
-    (listing,) = Cataloger(sources, Folder(str(tmp_path / "store"))).list_parts("cnceleb2", earlier="")
+    (listing,) = Cataloger(sources, Folder(str(tmp_path / "store"))).list_parts("cnceleb2")
     assert isinstance(listing, Listing)
     assert listing.failure == ""
 
