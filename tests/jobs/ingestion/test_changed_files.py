@@ -179,7 +179,7 @@ def test_a_file_that_is_mended_after_an_interrupted_ingest_is_built_again(
 ):
     if has_snapshot:
         ingest(corpus)
-        write_in_the_wild(corpus.data, count=2, seconds=7, first=4)
+        write_in_the_wild(corpus.data, count=2, seconds=14, first=4)
     path = corpus.clip(5 if has_snapshot else 1)
     mended = path.read_bytes()
     overwrite_middle(path, bytes(40_000))
