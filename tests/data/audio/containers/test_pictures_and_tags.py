@@ -96,6 +96,13 @@ def test_a_tag_behind_the_file_changes_nothing(kind: str, tag: bytes) -> None:
     assert measure(data + tag, kind) == measure(data, kind)
 
 
+@pytest.mark.parametrize("kind", sorted(TAGGED.keys() - {"wma"}))
+def test_a_tag_in_front_of_the_file_changes_nothing(kind: str) -> None:
+    data = TAGGED[kind]
+    for tag in (id3v2(noise(500)), id3v2(noise(90), footer=True), id3v2(noise(20)) + id3v2(noise(300))):
+        np.testing.assert_array_equal(heard(tag + data), heard(data))
+
+
 @pytest.mark.parametrize("kind", ["m4a of aac", "m4a of alac"])
 def test_a_cut_file_with_a_tag_behind_it_is_still_refused(kind: str) -> None:
     assert reason_of(TAGGED[kind][:-100] + id3v1()) in ("truncated", "trailing_data", "undecodable")
