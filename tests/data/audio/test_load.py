@@ -305,6 +305,27 @@ def test_channels_that_cancel_each_other_have_a_reason_of_their_own(gain: float)
     assert reason_of(encode(np.tile(stereo, 3), 16_000, "WAV", "FLOAT")) == "cancelling"
 
 
+@pytest.mark.parametrize("gain", [-1.0, -0.9999, -0.97])
+@pytest.mark.parametrize(
+    ("file_format", "subtype", "rate"),
+    [
+        ("WAV", "PCM_16", 16_000),
+        ("FLAC", "PCM_16", RATE),
+        ("MP3", None, 44_100),
+        ("OGG", "VORBIS", 22_050),
+        ("AIFF", "PCM_24", 8_000),
+    ],
+)
+def test_channels_that_cancel_each_other_are_noticed_in_every_format(
+    file_format: str, subtype: str | None, rate: int, gain: float
+) -> None:
+    mono = tone(2 * rate, rate)[:, 0]
+    assert (
+        reason_of(encode(np.stack([mono, gain * mono], axis=1), rate, file_format, subtype)) == "cancelling"
+    )
+    assert len(load_waveform(encode(np.stack([mono, mono], axis=1), rate, file_format, subtype))) > 31_000
+
+
 def test_channels_that_only_differ_do_not_cancel() -> None:
     one, other = speech_like(1, 16_000, seed=1), speech_like(1, 16_000, seed=2)
     silence = np.zeros_like(one)

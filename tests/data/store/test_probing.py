@@ -19,6 +19,8 @@ from pipeline.data.store import fingerprints, probing
 from pipeline.data.store.catalog import CATALOG, CatalogRow
 from pipeline.data.store.probing import ToRead
 from pipeline.storage import Folder
+from tests.data.audio.containers.test_boxed import as_of_a_browser, encode
+from tests.data.audio.formats import speech_like
 
 MANIFESTS = load_manifests()
 LJSPEECH = MANIFESTS["ljspeech"]
@@ -197,12 +199,49 @@ def vorbis(path: Path, audio: np.ndarray) -> None:
     soundfile.write(path, audio, 16_000, format="OGG", subtype="VORBIS")
 
 
-@pytest.mark.parametrize("write", [ordinary_wav, streamed_flac, variable_mp3, live_matroska, vorbis])
+def wav_of_no_bytes(path: Path, audio: np.ndarray) -> None:
+    ordinary_wav(path, audio)
+    overwrite(path, 40, bytes(4))
+
+
+def wav_from_a_pipe(path: Path, audio: np.ndarray) -> None:
+    ordinary_wav(path, audio)
+    overwrite(path, 4, b"\xff" * 4)
+    overwrite(path, 40, b"\xff" * 4)
+
+
+def au_from_a_pipe(path: Path, audio: np.ndarray) -> None:
+    soundfile.write(path, audio, 16_000, format="AU")
+    overwrite(path, 8, b"\xff" * 4)
+
+
+def constant_mp3(path: Path, audio: np.ndarray) -> None:
+    soundfile.write(path, audio, 16_000, format="MP3", bitrate_mode="CONSTANT")
+    data = path.read_bytes()
+    path.write_bytes(data[mpeg_frame_bytes(data) :])
+
+
+@pytest.mark.parametrize("is_loud_first", [False, True])  # an estimate that is too long, or too short
+@pytest.mark.parametrize(
+    "write",
+    [
+        ordinary_wav,
+        wav_of_no_bytes,
+        wav_from_a_pipe,
+        au_from_a_pipe,
+        streamed_flac,
+        variable_mp3,
+        constant_mp3,
+        live_matroska,
+        vorbis,
+    ],
+)
 def test_a_file_is_cut_into_chunks_to_its_last_sample_whatever_its_header_states(
-    write: Callable[[Path, np.ndarray], None], tmp_path: Path
+    write: Callable[[Path, np.ndarray], None], is_loud_first: bool, tmp_path: Path
 ):
     time_s = np.arange(int(CHUNKED_SECONDS * 16_000)) / 16_000
-    loudness = np.where(time_s < 20, 0.001, 0.3)  # a bit rate that does not tell the length
+    # A bit rate that does not tell the length.
+    loudness = np.where((time_s < 10) if is_loud_first else (time_s >= 20), 0.3, 0.001)
     write(tmp_path / "a", loudness * np.random.default_rng(0).standard_normal(time_s.size).clip(-3, 3))
     data = (tmp_path / "a").read_bytes()
     chunks = list(
@@ -233,3 +272,18 @@ def test_a_file_that_is_to_be_cut_but_cannot_be_decoded_is_one_problem(tmp_path:
         ("damaged.flac", probed[2]["problem"], None),
     ]
     assert probed[2]["problem"] in {"undecodable", "truncated"}
+
+
+def test_webm_of_a_browser_is_cut_into_chunks_to_its_last_sample(tmp_path: Path):
+    data = as_of_a_browser(encode("webm", "libopus", 48_000, samples=speech_like(CHUNKED_SECONDS, 48_000)))
+    (tmp_path / "a").write_bytes(data)
+    rows = [row("a", "X", size=len(data))]
+    chunks = list(probing.probe_rows(rows, Folder(str(tmp_path)), CHUNKED, chunk_s=10))
+    assert [chunk["start"] for chunk in chunks] == [0, 480_000, 960_000, 1_440_000]
+    assert chunks[-1]["end"] == pytest.approx(CHUNKED_SECONDS * 48_000, abs=1_000)
+    last = load_audio(data, "a", start=chunks[-1]["start"], end=chunks[-1]["end"]).waveform
+    assert len(last) == pytest.approx(8_000, abs=350)
+    (tmp_path / "a").write_bytes(data[:-5])
+    rows = [row("a", "X", size=len(data) - 5)]
+    (cut,) = probing.probe_rows(rows, Folder(str(tmp_path)), CHUNKED, chunk_s=10)
+    assert (cut["problem"], cut["start"]) == ("truncated", None)
