@@ -88,7 +88,7 @@ def test_a_folder_without_permission_in_place_of_a_corpus_is_named(corpus: Corpu
     (corpus.data / CLIPS).chmod(0)
     config = IngestConfig(str(corpus.data), corpus.store.uri, Names((CORPUS,)))
     with ordinary_permissions():
-        (listing,) = Cataloger(find_sources(config), corpus.store).list_parts(CORPUS, "")
+        (listing,) = Cataloger(find_sources(config), corpus.store).list_parts(CORPUS)
     (corpus.data / CLIPS).chmod(0o755)
     assert isinstance(listing, Listing)
     assert f"{CLIPS}" in listing.failure

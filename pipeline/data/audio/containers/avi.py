@@ -34,11 +34,18 @@ class _Stream:
     """Hz."""
     num_bytes: int = 0
     num_packets: int = 0
+    num_empty: int = 0
+    """Packets without bytes: they fill the time before the audio begins."""
 
     @property
     def num_units(self) -> int:
         """How many units the file holds."""
         return self.num_bytes // self.unit_bytes if self.unit_bytes else self.num_packets
+
+    @property
+    def num_units_of_audio(self) -> int:
+        """How many of them are decoded."""
+        return self.num_units if self.unit_bytes else self.num_packets - self.num_empty
 
 
 def locate_avi(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
@@ -66,12 +73,13 @@ def locate_avi(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
             if chunk == packets:
                 headers.num_bytes += chunk_end - body
                 headers.num_packets += 1
+                headers.num_empty += body == chunk_end
     if _is_open(data):
-        return _with_length(extent, headers, headers.num_units)
+        return _with_length(extent, headers, headers.num_units_of_audio)
     missing_s = (headers.num_stated - headers.num_units) * headers.scale / headers.rate
     if missing_s > ENCODER_DELAY_S:
         raise AudioError("truncated", name, f"avi: {missing_s:.1f} s less than the header states")
-    return _with_length(extent, headers, headers.num_units)
+    return _with_length(extent, headers, headers.num_units_of_audio)
 
 
 def _with_length(extent: Extent, stream: _Stream, num_units: int) -> Extent:

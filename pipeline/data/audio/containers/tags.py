@@ -14,6 +14,7 @@ from pipeline.data.audio.containers.tolerances import PADDING_BYTES
 
 _ID3V1, _ID3V1_EXTENDED, _ID3V2, _APE = 128, 227, 10, 32  # sizes of a tag, or of its header or footer
 _LYRICS3V1 = 5100  # longest text between LYRICSBEGIN and LYRICSEND
+_START_BYTES = 377  # three packets of a transport stream
 _CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f]")
 _START = re.compile(
     rb"ID3|RIFF|RF64|RIFX|FORM|fLaC|OggS|\.snd|caff|#!AMR|\x0b\x77|\xff[\xe2-\xff]", re.DOTALL
@@ -21,7 +22,8 @@ _START = re.compile(
 """How audio may begin after a tag or padding; not MP4, whose first zeros are the size of its first box."""
 _OTHER_START = re.compile(
     rb"\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66\xcf\x11|NIST_1A|FLV\x01|wvpk|TTA1|riff\x2e\x91"
-    rb"|\x00\x00\x01\xba|G.{187}G.{187}G",
+    rb"|\x00\x00\x01\xba|G.{187}G.{187}G|Creative Voice|\.RMF|2BIT|fap | paf|MAC |DSD |MPCK|qoaf"
+    rb"|\x64\xa3[\x01-\x04]\x00|\x00[\x01-\x04]\xa3\x64",
     re.DOTALL,
 )
 """Further formats, in which tags in front are not usual."""
@@ -91,8 +93,8 @@ def _id3v2_size(file: BinaryIO, head: bytes, begin: int) -> int:
     sizes = [_ID3V2 + int.from_bytes(head[6:10], "big") + footer]
     if max(head[6:10]) < 0x80:
         sizes.insert(0, _ID3V2 + _syncsafe(head[6:10]) + footer)
-    followers = [_read(file, begin + size, 8) for size in sizes]
-    for is_likely in (_START.match, lambda follower: follower[:1] == b"\0"):
+    followers = [_read(file, begin + size, _START_BYTES) for size in sizes]
+    for is_likely in (lambda follower: begins_audio(follower, 0), lambda follower: follower[:1] == b"\0"):
         for size, follower in zip(sizes, followers, strict=True):
             if is_likely(follower):
                 return size
