@@ -6,21 +6,19 @@ of a track (`stsz`, `stco`, `stsc`, `stts`), or in front of each fragment (`moof
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.audio.containers.extent import Extent, Span
+from pipeline.data.audio.containers.mp4_boxes import Box, BoxReader, text_of
 from pipeline.data.audio.containers.padding import is_padding
 from pipeline.data.audio.containers.tolerances import BOXED_PRIMING_SAMPLES
 from pipeline.data.audio.errors import AudioError
 
 _PROBED_BOXES = 64
-_LARGEST_BOX = 1 << 26
-"""An index of more bytes would be that of months of audio."""
 _TOP_LEVEL = frozenset(
     b"ftyp moov mdat free skip wide uuid moof mfra sidx ssix styp meta pnot PICT pict pdin udta prft emsg junk".split()
 )
@@ -35,14 +33,6 @@ _RUN_FIELDS = ((0x100, "duration"), (0x200, "size"), (0x400, "flags"), (0x800, "
 
 Offsets = NDArray[np.int64]
 _NONE: Offsets = np.empty(0, np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Box:
-    kind: bytes
-    begin: int
-    body: int
-    end: int
 
 
 @dataclass(slots=True)
@@ -69,96 +59,32 @@ class _Track:
         return min(length, rest) if length else rest
 
 
-class _Parser:
-    """Reads boxes of a file whose audio is within a span."""
-
-    def __init__(self, file: BinaryIO, span: Span, name: str, is_whole: bool) -> None:
-        self.file, self.span, self.name, self.is_whole = file, span, name, is_whole
-
-    def error(self, detail: str) -> AudioError:
-        return AudioError("undecodable", self.name, f"mp4: {detail}")
-
-    def truncated(self, detail: str) -> AudioError:
-        return AudioError("truncated", self.name, f"mp4: {detail}")
-
-    def box_at(self, position: int, end: int) -> _Box:
-        """Return the box at a position; its end may be beyond `end`."""
-        self.file.seek(position)
-        head = self.file.read(min(16, end - position))
-        if len(head) < 8:
-            raise self.error(f"{len(head)} bytes at byte {position} are no box")
-        length, body = int.from_bytes(head[:4], "big"), position + 8
-        if length == 1 and len(head) == 16:
-            length, body = int.from_bytes(head[8:], "big"), position + 16
-        elif length == 0:
-            length = end - position
-        if length < body - position:
-            raise self.error(f"the box {_text(head[4:8])} at byte {position} states {length} bytes")
-        return _Box(head[4:8], position, body, position + length)
-
-    def children(self, box: _Box, skip: int = 0) -> Iterator[_Box]:
-        position = box.body + skip
-        while position + 8 <= box.end:
-            child = self.box_at(position, box.end)
-            if child.kind == bytes(4):  # QuickTime ends a list of boxes with zeros
-                return
-            if child.end > box.end:
-                raise self.error(f"the box {_text(child.kind)} at byte {position} exceeds {_text(box.kind)}")
-            yield child
-            position = child.end
-
-    def child(self, box: _Box, *path: bytes) -> _Box | None:
-        for kind in path:
-            found = next((child for child in self.children(box) if child.kind == kind), None)
-            if found is None:
-                return None
-            box = found
-        return box
-
-    def body(self, box: _Box, at_least: int = 0) -> bytes:
-        if box.end - box.body > _LARGEST_BOX:
-            raise self.error(f"the box {_text(box.kind)} has {box.end - box.body} bytes")
-        self.file.seek(box.body)
-        data = self.file.read(box.end - box.body)
-        if len(data) < max(at_least, box.end - box.body):
-            raise self.error(f"the box {_text(box.kind)} has only {len(data)} bytes")
-        return data
-
-    def table(self, box: _Box, columns: list[tuple[str, str]], skip: int = 8) -> NDArray[Any]:
-        """Return the rows of a box with version, flags and number of rows in front."""
-        data = self.body(box, skip)
-        count, kind = int.from_bytes(data[skip - 4 : skip], "big"), np.dtype(columns)
-        if skip + count * kind.itemsize > len(data):
-            raise self.error(f"the box {_text(box.kind)} states {count} rows in {len(data)} bytes")
-        return np.frombuffer(data, kind, count, skip)
-
-
 def locate_mp4(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent:
     """Check that boxes fill the file and hold every sample of the index, and find the length of the audio.
 
     Raises:
         AudioError: truncated, trailing_data, undecodable, not_audio.
     """
-    parser = _Parser(file, span, name, is_whole)
-    boxes = _top_level(parser)
+    reader = BoxReader(file, span, name, is_whole)
+    boxes = _top_level(reader)
     movie = next((box for box in boxes if box.kind == b"moov"), None)
     extent = Extent(span.begin, span.end, "mp4")
     if movie is None:
         if not is_whole and len(boxes) == _PROBED_BOXES:
             return extent
-        raise parser.truncated("no index (moov): the recording was not finished, or its end is missing")
-    tracks = _audio_tracks(parser, movie)
+        raise reader.truncated("no index (moov): the recording was not finished, or its end is missing")
+    tracks = _audio_tracks(reader, movie)
     if not tracks:
         raise AudioError("not_audio", name, "mp4 without an audio track")
-    extensions = parser.child(movie, b"mvex")
+    extensions = reader.child(movie, b"mvex")
     if extensions is not None and not is_whole:
         return extent  # only all fragments together tell the length
     if is_whole:
         if extensions is not None:
-            _add_fragments(parser, extensions, boxes, tracks)
-        _check_runs(parser, boxes, tracks)
+            _add_fragments(reader, extensions, boxes, tracks)
+        _check_runs(reader, boxes, tracks)
         if all(track.duration == 0 for track in tracks):
-            raise parser.truncated("an index without samples")
+            raise reader.truncated("an index without samples")
     return _with_length(extent, tracks)
 
 
@@ -173,103 +99,103 @@ def _with_length(extent: Extent, tracks: list[_Track]) -> Extent:
     return replace(extent, num_samples=played, rate=track.scale, tolerance=tolerance)
 
 
-def _top_level(parser: _Parser) -> list[_Box]:
+def _top_level(reader: BoxReader) -> list[Box]:
     """Return the boxes of the file, which must fill it; of a file that is only probed, the first ones."""
-    begin, end = parser.span.begin, parser.span.end
-    boxes: list[_Box] = []
+    begin, end = reader.span.begin, reader.span.end
+    boxes: list[Box] = []
     position = begin
-    while position < end and (parser.is_whole or len(boxes) < _PROBED_BOXES):
+    while position < end and (reader.is_whole or len(boxes) < _PROBED_BOXES):
         try:
-            box = parser.box_at(position, end)
+            box = reader.box_at(position, end)
             is_box = box.kind in _TOP_LEVEL or (box.end <= end and box.kind.isalnum())
         except AudioError:
             is_box = False
         if not is_box:
-            if is_padding(parser.file, position, end, is_whole=parser.is_whole):
+            if is_padding(reader.file, position, end, is_whole=reader.is_whole):
                 break
-            raise AudioError("trailing_data", parser.name, f"mp4: {end - position} bytes behind the last box")
+            raise AudioError("trailing_data", reader.name, f"mp4: {end - position} bytes behind the last box")
         if box.end > end:
             missing = box.end - end
-            raise parser.truncated(
-                f"{missing} bytes of the box {_text(box.kind)} at byte {position} are missing"
+            raise reader.truncated(
+                f"{missing} bytes of the box {text_of(box.kind)} at byte {position} are missing"
             )
         if box.kind in (b"ftyp", b"moov") and any(earlier.kind == box.kind for earlier in boxes):
-            raise AudioError("trailing_data", parser.name, f"mp4: a second file begins at byte {position}")
+            raise AudioError("trailing_data", reader.name, f"mp4: a second file begins at byte {position}")
         boxes.append(box)
         position = box.end
     return boxes
 
 
-def _audio_tracks(parser: _Parser, movie: _Box) -> list[_Track]:
-    header = parser.child(movie, b"mvhd")
-    movie_scale = _scale(parser, header) if header else 0
+def _audio_tracks(reader: BoxReader, movie: Box) -> list[_Track]:
+    header = reader.child(movie, b"mvhd")
+    movie_scale = _scale(reader, header) if header else 0
     tracks = []
-    for box in parser.children(movie):
-        handler = parser.child(box, b"mdia", b"hdlr") if box.kind == b"trak" else None
-        if handler is not None and parser.body(handler, 12)[8:12] == b"soun":
-            tracks.append(_track(parser, box, movie_scale))
+    for box in reader.children(movie):
+        handler = reader.child(box, b"mdia", b"hdlr") if box.kind == b"trak" else None
+        if handler is not None and reader.body(handler, 12)[8:12] == b"soun":
+            tracks.append(_track(reader, box, movie_scale))
     return tracks
 
 
-def _track(parser: _Parser, box: _Box, movie_scale: int) -> _Track:
-    head, header = parser.child(box, b"tkhd"), parser.child(box, b"mdia", b"mdhd")
-    information = parser.child(box, b"mdia", b"minf")
-    table = parser.child(information, b"stbl") if information else None
+def _track(reader: BoxReader, box: Box, movie_scale: int) -> _Track:
+    head, header = reader.child(box, b"tkhd"), reader.child(box, b"mdia", b"mdhd")
+    information = reader.child(box, b"mdia", b"minf")
+    table = reader.child(information, b"stbl") if information else None
     if head is None or header is None or information is None or table is None:
-        raise parser.error("an audio track without tkhd, mdhd or stbl")
-    data = parser.body(head, 24)
+        raise reader.error("an audio track without tkhd, mdhd or stbl")
+    data = reader.body(head, 24)
     number = int.from_bytes(data[20:24] if data[0] == 1 else data[12:16], "big")
-    scale = _scale(parser, header)
-    codec, rate = _description(parser, information, table)
-    times = parser.child(table, b"stts")
-    rows = parser.table(times, _TIMES) if times else np.empty(0, _TIMES)
+    scale = _scale(reader, header)
+    codec, rate = _description(reader, information, table)
+    times = reader.child(table, b"stts")
+    rows = reader.table(times, _TIMES) if times else np.empty(0, _TIMES)
     counts = rows["count"].astype(np.int64)
     duration = sum(map(int.__mul__, counts.tolist(), rows["units"].tolist()))
     is_exact = codec in _EXACT_CODECS and rate in (scale, 0)
-    track = _Track(number, scale, is_exact, duration, _edits(parser, box, scale, movie_scale))
-    if parser.is_whole:
-        track.runs.append(_indexed_runs(parser, table, int(counts.sum())))
+    track = _Track(number, scale, is_exact, duration, _edits(reader, box, scale, movie_scale))
+    if reader.is_whole:
+        track.runs.append(_indexed_runs(reader, table, int(counts.sum())))
     return track
 
 
-def _scale(parser: _Parser, header: _Box) -> int:
+def _scale(reader: BoxReader, header: Box) -> int:
     """Return the units per second of a movie (`mvhd`) or of a track (`mdhd`)."""
-    data = parser.body(header, 24)
+    data = reader.body(header, 24)
     scale = int.from_bytes(data[20:24] if data[0] == 1 else data[12:16], "big")
     if scale == 0:
-        raise parser.error(f"the box {_text(header.kind)} states a time scale of 0")
+        raise reader.error(f"the box {text_of(header.kind)} states a time scale of 0")
     return scale
 
 
-def _description(parser: _Parser, information: _Box, table: _Box) -> tuple[bytes, int]:
+def _description(reader: BoxReader, information: Box, table: Box) -> tuple[bytes, int]:
     """Return codec and sample rate of a track, 0 if its description has no room for it.
 
     Raises:
         AudioError: undecodable: the samples are encrypted, or in another file.
     """
-    descriptions, references = parser.child(table, b"stsd"), parser.child(information, b"dinf", b"dref")
-    data = parser.body(descriptions, 44) if descriptions else b""
+    descriptions, references = reader.child(table, b"stsd"), reader.child(information, b"dinf", b"dref")
+    data = reader.body(descriptions, 44) if descriptions else b""
     codec, index, version = (
         data[12:16],
         int.from_bytes(data[22:24], "big"),
         int.from_bytes(data[24:26], "big"),
     )
     if codec in _ENCRYPTED:
-        raise parser.error("the audio is encrypted")
+        raise reader.error("the audio is encrypted")
     if references is not None:
-        sources = [parser.body(child, 4) for child in parser.children(references, 8)]
+        sources = [reader.body(child, 4) for child in reader.children(references, 8)]
         if 0 < index <= len(sources) and not sources[index - 1][3] & 1:
-            raise parser.error("the audio is in another file, which is not read")
+            raise reader.error("the audio is in another file, which is not read")
     return codec, 0 if version == 2 else int.from_bytes(data[40:42], "big")
 
 
-def _edits(parser: _Parser, box: _Box, scale: int, movie_scale: int) -> list[tuple[int, int]]:
-    edit_list = parser.child(box, b"edts", b"elst")
+def _edits(reader: BoxReader, box: Box, scale: int, movie_scale: int) -> list[tuple[int, int]]:
+    edit_list = reader.child(box, b"edts", b"elst")
     if edit_list is None or movie_scale == 0:
         return []
-    is_wide = parser.body(edit_list, 8)[0] == 1
+    is_wide = reader.body(edit_list, 8)[0] == 1
     kinds = (">u8", ">i8") if is_wide else (">u4", ">i4")
-    rows = parser.table(edit_list, [("length", kinds[0]), ("begin", kinds[1]), ("speed", ">u4")])
+    rows = reader.table(edit_list, [("length", kinds[0]), ("begin", kinds[1]), ("speed", ">u4")])
     # A row that begins before the first sample is a pause.
     return [
         (int(row["begin"]), round(int(row["length"]) * scale / movie_scale))
@@ -278,23 +204,23 @@ def _edits(parser: _Parser, box: _Box, scale: int, movie_scale: int) -> list[tup
     ]
 
 
-def _indexed_runs(parser: _Parser, table: _Box, num_samples: int) -> tuple[Offsets, Offsets]:
+def _indexed_runs(reader: BoxReader, table: Box, num_samples: int) -> tuple[Offsets, Offsets]:
     """Return where the samples are that the boxes of a track list, a run for each of its chunks."""
     chunks, groups = (
-        parser.child(table, b"stco") or parser.child(table, b"co64"),
-        parser.child(table, b"stsc"),
+        reader.child(table, b"stco") or reader.child(table, b"co64"),
+        reader.child(table, b"stsc"),
     )
     kind = [("offset", ">u8" if chunks and chunks.kind == b"co64" else ">u4")]
-    offsets = parser.table(chunks, kind)["offset"].astype(np.int64) if chunks else _NONE
-    runs = parser.table(groups, _GROUPS) if groups else np.empty(0, _GROUPS)
+    offsets = reader.table(chunks, kind)["offset"].astype(np.int64) if chunks else _NONE
+    runs = reader.table(groups, _GROUPS) if groups else np.empty(0, _GROUPS)
     firsts = runs["first"].astype(np.int64) - 1
     ends = np.append(firsts[1:], len(offsets))
     if len(offsets) and (len(firsts) == 0 or firsts[0] != 0 or np.any(ends <= firsts)):
-        raise parser.error("the boxes stsc and stco contradict each other")
+        raise reader.error("the boxes stsc and stco contradict each other")
     per_chunk = np.repeat(runs["samples"].astype(np.int64), ends - firsts) if len(offsets) else _NONE
-    sizes, size, count = _sample_sizes(parser, table)
+    sizes, size, count = _sample_sizes(reader, table)
     if not num_samples == count == int(per_chunk.sum()):
-        raise parser.error(
+        raise reader.error(
             f"the index lists {num_samples} durations, {count} sizes, {per_chunk.sum()} positions"
         )
     if size == 0:
@@ -304,25 +230,25 @@ def _indexed_runs(parser: _Parser, table: _Box, num_samples: int) -> tuple[Offse
     else:
         # QuickTime states 1 where a sample is not made of whole bytes.
         lengths = per_chunk * size if size > 1 else np.minimum(per_chunk, 1)
-    begins = offsets + parser.span.begin
+    begins = offsets + reader.span.begin
     return begins, begins + lengths
 
 
-def _sample_sizes(parser: _Parser, table: _Box) -> tuple[Offsets, int, int]:
+def _sample_sizes(reader: BoxReader, table: Box) -> tuple[Offsets, int, int]:
     """Return the bytes of each sample, or the size that all have in common; and the number of samples."""
-    box, compact = parser.child(table, b"stsz"), parser.child(table, b"stz2")
+    box, compact = reader.child(table, b"stsz"), reader.child(table, b"stz2")
     if box is not None:
-        data = parser.body(box, 12)
+        data = reader.body(box, 12)
         size, count = int.from_bytes(data[4:8], "big"), int.from_bytes(data[8:12], "big")
         if size:
             return _NONE, size, count
-        return parser.table(box, [("size", ">u4")], 12)["size"].astype(np.int64), 0, count
+        return reader.table(box, [("size", ">u4")], 12)["size"].astype(np.int64), 0, count
     if compact is None:
         return _NONE, 0, 0
-    data = parser.body(compact, 12)
+    data = reader.body(compact, 12)
     bits, count = data[7], int.from_bytes(data[8:12], "big")
     if bits not in (4, 8, 16) or 8 * (len(data) - 12) < bits * count:
-        raise parser.error("the box stz2 contradicts itself")
+        raise reader.error("the box stz2 contradicts itself")
     raw = np.frombuffer(data, np.uint8, offset=12)
     if bits == 4:
         return np.stack([raw >> 4, raw & 15], axis=1).reshape(-1)[:count].astype(np.int64), 0, count
@@ -330,11 +256,11 @@ def _sample_sizes(parser: _Parser, table: _Box) -> tuple[Offsets, int, int]:
     return np.frombuffer(data, kind, count, 12).astype(np.int64), 0, count
 
 
-def _add_fragments(parser: _Parser, extensions: _Box, boxes: list[_Box], tracks: list[_Track]) -> None:
+def _add_fragments(reader: BoxReader, extensions: Box, boxes: list[Box], tracks: list[_Track]) -> None:
     """Add runs and durations of all fragments to their tracks."""
     defaults: dict[int, tuple[int, int]] = {}
-    for box in parser.children(extensions):
-        data = parser.body(box)
+    for box in reader.children(extensions):
+        data = reader.body(box)
         if box.kind == b"trex" and len(data) >= 20:
             number, _, duration, size = np.frombuffer(data, ">u4", 4, 4).tolist()
             defaults[number] = duration, size
@@ -343,24 +269,24 @@ def _add_fragments(parser: _Parser, extensions: _Box, boxes: list[_Box], tracks:
         if fragment.kind != b"moof":
             continue
         base = fragment.begin
-        for box in parser.children(fragment):
+        for box in reader.children(fragment):
             if box.kind == b"traf":
-                base = _add_fragment(parser, fragment, box, base, defaults, by_number)
+                base = _add_fragment(reader, fragment, box, base, defaults, by_number)
 
 
 def _add_fragment(
-    parser: _Parser,
-    fragment: _Box,
-    box: _Box,
+    reader: BoxReader,
+    fragment: Box,
+    box: Box,
     base: int,
     defaults: dict[int, tuple[int, int]],
     tracks: dict[int, _Track],
 ) -> int:
     """Add the runs of one track in one fragment; return the byte after its samples."""
-    head = parser.child(box, b"tfhd")
+    head = reader.child(box, b"tfhd")
     if head is None:
-        raise parser.error(f"the fragment at byte {fragment.begin} has no tfhd")
-    data = parser.body(head, 8)
+        raise reader.error(f"the fragment at byte {fragment.begin} has no tfhd")
+    data = reader.body(head, 8)
     flags, number = int.from_bytes(data[1:4], "big"), int.from_bytes(data[4:8], "big")
     duration, size = defaults.get(number, (0, 0))
     if (
@@ -372,13 +298,13 @@ def _add_fragment(
         if flags & flag:
             value = int.from_bytes(data[position : position + num_bytes], "big")
             position += num_bytes
-            base = value + parser.span.begin if flag == 1 else base
+            base = value + reader.span.begin if flag == 1 else base
             duration = value if flag == 8 else duration
             size = value if flag == 16 else size
     begin = base
-    for run in parser.children(box):
+    for run in reader.children(box):
         if run.kind == b"trun":
-            units, begin, end = _run(parser, run, base, begin, duration, size)
+            units, begin, end = _run(reader, run, base, begin, duration, size)
             if number in tracks:
                 tracks[number].duration += units
                 tracks[number].runs.append((np.array([begin]), np.array([end])))
@@ -386,15 +312,17 @@ def _add_fragment(
     return begin
 
 
-def _run(parser: _Parser, run: _Box, base: int, begin: int, duration: int, size: int) -> tuple[int, int, int]:
+def _run(
+    reader: BoxReader, run: Box, base: int, begin: int, duration: int, size: int
+) -> tuple[int, int, int]:
     """Return the duration of a run of samples, its first byte, and the byte after its last one."""
-    data = parser.body(run, 8)
+    data = reader.body(run, 8)
     flags, count = int.from_bytes(data[1:4], "big"), int.from_bytes(data[4:8], "big")
     skip = 8 + 4 * bool(flags & 1) + 4 * bool(flags & 4)
     names = [name for flag, name in _RUN_FIELDS if flags & flag]
     width = 4 * len(names)
     if skip + count * width > len(data):
-        raise parser.error(f"the box trun at byte {run.begin} states {count} samples in {len(data)} bytes")
+        raise reader.error(f"the box trun at byte {run.begin} states {count} samples in {len(data)} bytes")
     if flags & 1:
         begin = base + int.from_bytes(data[8:12], "big", signed=True)
     columns = np.frombuffer(data, ">u4", count * len(names), skip).reshape(-1, max(len(names), 1))
@@ -402,7 +330,7 @@ def _run(parser: _Parser, run: _Box, base: int, begin: int, duration: int, size:
     return sums.get("duration", count * duration), begin, begin + sums.get("size", count * size)
 
 
-def _check_runs(parser: _Parser, boxes: list[_Box], tracks: list[_Track]) -> None:
+def _check_runs(reader: BoxReader, boxes: list[Box], tracks: list[_Track]) -> None:
     """Check that every run of samples is within the data of the file and overlaps no other run of its track."""
     data = [(box.body, box.end) for box in boxes if box.kind == b"mdat"]
     first, last = np.array(data, np.int64).reshape(-1, 2).T
@@ -411,15 +339,11 @@ def _check_runs(parser: _Parser, boxes: list[_Box], tracks: list[_Track]) -> Non
         begins, ends = begins[ends != begins], ends[ends != begins]
         order = np.argsort(begins, kind="stable")
         begins, ends = begins[order], ends[order]
-        if len(ends) and int(ends.max()) > parser.span.end:
-            missing = int(ends.max()) - parser.span.end
-            raise parser.truncated(f"the index ends {missing} bytes behind the file")
+        if len(ends) and int(ends.max()) > reader.span.end:
+            missing = int(ends.max()) - reader.span.end
+            raise reader.truncated(f"the index ends {missing} bytes behind the file")
         box = np.searchsorted(first, begins, side="right") - 1
         if np.any(box < 0) or np.any(ends > last[box]) or np.any(ends < begins):
-            raise parser.error("the index points outside of the data (mdat)")
+            raise reader.error("the index points outside of the data (mdat)")
         if np.any(ends[:-1] > begins[1:]):
-            raise parser.error("the index lists the same bytes twice")
-
-
-def _text(kind: bytes) -> str:
-    return kind.decode("latin-1")
+            raise reader.error("the index lists the same bytes twice")
