@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 SHOWN_VERSIONS = ("ray", "pyarrow", "soundfile", "soxr", "numpy", "torch")
 
@@ -53,3 +54,9 @@ def timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process, MiB; getrusage would include that of its parent."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
