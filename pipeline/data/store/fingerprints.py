@@ -34,16 +34,13 @@ def source_digest(file: BinaryIO, size: int) -> str:
 
 
 def fingerprint_and_digest(file: BinaryIO, size: int) -> tuple[str, str]:
-    """Both of them in one pass: the digest goes on from the fingerprint with the middle of the file."""
+    """Compute both while reading the file once: first its ends, for the fingerprint, then what lies between them."""
     digest = _digest_of_ends(file, size)
-    ends, position = _short(digest), SAMPLED_BYTES
-    file.seek(position)
-    while position < size - SAMPLED_BYTES:
-        block = file.read(min(DIGESTED_BYTES, size - SAMPLED_BYTES - position))
-        if not block:
-            break
+    ends, remaining = _short(digest), max(size - COVERED_BYTES, 0)
+    file.seek(SAMPLED_BYTES)
+    while block := file.read(min(DIGESTED_BYTES, remaining)):
         digest.update(block)
-        position += len(block)
+        remaining -= len(block)
     return ends, _short(digest)
 
 

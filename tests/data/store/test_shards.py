@@ -289,6 +289,21 @@ def test_a_tar_writer_returns_hash_and_length_of_the_tar():
     assert (hashlib.sha256(file.getvalue()).hexdigest(), len(file.getvalue())) == (digest, length)
 
 
+def test_a_tar_has_the_bytes_that_tarfile_writes():
+    file, expected = io.BytesIO(), io.BytesIO()
+    tar = TarWriter(file)
+    with tarfile.open(fileobj=expected, mode="w", format=tarfile.USTAR_FORMAT) as other:
+        for number, size in enumerate((0, 1, 511, 512, 513, 70_000, *range(40))):
+            uid, flac = f"{number:016x}", bytes([number]) * size
+            tar.add(uid, flac, {"id": "ä"})
+            for name, data in ((f"{uid}.flac", flac), (f"{uid}.json", '{"id": "ä"}'.encode())):
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(data), 0o644
+                other.addfile(member, io.BytesIO(data))
+    tar.close()
+    assert file.getvalue() == expected.getvalue()
+
+
 def test_the_index_has_the_bandwidth_measured_in_the_audio(root: Folder, tmp_path: Path):
     store = Folder(str(tmp_path / "store"))
     time_s = np.arange(16_000) / 16_000

@@ -44,7 +44,7 @@ class _Stream:
 
     @property
     def num_units_of_audio(self) -> int:
-        """How many of them are decoded."""
+        """How many of these units hold audio."""
         return self.num_units if self.unit_bytes else self.num_packets - self.num_empty
 
 

@@ -302,7 +302,7 @@ def _crc16(data: bytes) -> int:
 
 
 def _after_zeros(groups: Crc16, level: int) -> Crc16:
-    """Return each state after the zeros that stand for the rest of its group: _GROUP ** level for each later member."""
+    """Return each state after as many zeros as there are bytes behind it in its group: _GROUP ** level for a member."""
     table = _zeros_table(level)
     return table[_ROWS + (groups & 0xFF)] ^ table[_ROWS + 256 + (groups >> 8)]
 
