@@ -9,25 +9,31 @@ import multiprocessing
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs.benchmarks.planning import measure_planning
-from jobs.benchmarks.table import Measured, print_now, timed
+from jobs.benchmarks.table import Measured, peak_mib, print_now, timed
 from jobs.ray_session import ray_session
 from pipeline.data.audio.waveform import SAMPLE_RATE
+
+WATCH_S = 0.2
+"""Time between two looks at the memory of the workers."""
 
 
 @dataclass(frozen=True)
 class IngestBenchmark:
-    """How much to ingest."""
+    """How much to ingest, and how often."""
 
     num_files: int = 12_000
     """Number of source files: 48 kHz mono FLAC."""
@@ -35,8 +41,8 @@ class IngestBenchmark:
     """Number of distinct files; the others are hard links to them, or copies on file systems without links."""
     file_s: float = 6.0
     """Length of a file, seconds."""
-    rounds: int = 2
-    """Number of rounds; the best speed counts, because other load on the machine can only slow a run down."""
+    rounds: int = 3
+    """Number of rounds; the median counts."""
     shard_mib: float = 64.0
     """Size of a shard, MiB; the default makes twenty shards. Smaller shards cost more, because Ray leaves a worker
     idle for a tenth of a second between two shards."""
@@ -46,43 +52,82 @@ class IngestBenchmark:
     """Size of the shard whose peak memory is measured, MiB; 0 skips that."""
 
 
+@dataclass(frozen=True)
+class Paired:
+    """A speed and that of the bare loops just before and after it, audio seconds per second.
+
+    On a shared host, speeds move by a third from one minute to the next; ratios of neighbours move much less.
+    """
+
+    speed: float
+    bare: float
+
+    @property
+    def ratio(self) -> float:
+        return self.speed / self.bare
+
+
 def measure(config: IngestBenchmark, folder: Path) -> Iterator[Measured]:
-    """Measure the bare loop, the shard writer, the job with one and two workers, Ray Data, and planning."""
+    """Measure the shard writer, the job and Ray Data, each between two bare loops; then memory and planning."""
     audio_s = make_corpus(config, folder / "data")
     paths = sorted((folder / "data").rglob("*.flac"))
     print_now(f"{len(paths)} files, {audio_s / 3600:.2f} h")
 
-    turns: dict[str, Callable[[], float]] = {
-        **{f"bare loop, {num} processes": partial(bare_speed, paths, num, config.file_s) for num in (1, 2)},
-        "shards, one process": partial(plain_speed, folder, config, audio_s),
-        **{f"ingest, {num} workers": partial(job_speed, folder, config, num) for num in (1, 2)},
-        "Ray Data, 2 workers": partial(ray_data_speed, folder, audio_s, 2),
+    turns: dict[int, dict[str, Callable[[], float]]] = {
+        1: {
+            "shards, one process": partial(plain_speed, folder, config, audio_s),
+            "ingest, 1 worker": partial(job_speed, folder, config.shard_mib, 1),
+        },
+        2: {
+            "ingest, 2 workers": partial(job_speed, folder, config.shard_mib, 2),
+            "Ray Data, 2 workers": partial(ray_data_speed, folder, audio_s, 2),
+        },
     }
-    speeds = dict.fromkeys(turns, 0.0)
+    pairs: dict[str, list[Paired]] = defaultdict(list)
     for number in range(config.rounds):
-        for name, turn in turns.items():
-            print_now(f"{name}, round {number + 1}")
-            speeds[name] = max(speeds[name], turn())
-    yield from compare(speeds)
+        print_now(f"round {number + 1}")
+        for num_processes, measured in turns.items():
+            bare = partial(bare_speed, paths[number % 3 :: 3], num_processes, config.file_s)
+            for name, pair in measure_between(measured, bare):
+                print_now(f"{name}: {pair.speed:.0f} × real time, {pair.ratio:.2f} of the bare loops")
+                pairs[name].append(pair)
+    yield from compare(pairs)
 
     if config.peak_shard_mib:
         print_now(f"peak memory of a worker at {config.peak_shard_mib:.0f} MiB a shard")
-        yield Measured("peak memory of a worker", f"{peak_memory_mib(folder, config):.0f} MiB")
+        with peak_of_workers() as peak:
+            job_speed(folder, config.peak_shard_mib, 2)
+        yield Measured("peak memory of a worker", f"{max(peak):.0f} MiB")
     for rows in (config.plan_rows // 100, config.plan_rows // 10, config.plan_rows):
         yield from measure_planning(rows, folder)
 
 
-def compare(speeds: Mapping[str, float]) -> Iterator[Measured]:
-    """Each speed, relative to the same number of bare loops."""
-    for name, speed in speeds.items():
-        bare = speeds[f"bare loop, {2 if ', 2 ' in name else 1} processes"]
-        yield Measured(name, f"{speed:.0f} × real time", f"{speed / bare:.2f} of the bare loops")
-    one, two, peer = (
-        speeds[name] for name in ("ingest, 1 workers", "ingest, 2 workers", "Ray Data, 2 workers")
-    )
-    bare = speeds["bare loop, 2 processes"] / speeds["bare loop, 1 processes"]
-    yield Measured("from 1 to 2 workers", f"{two / one:.2f} ×", f"the bare loop: {bare:.2f} ×")
-    yield Measured("ingest against Ray Data", f"{two / peer:.1f} ×", "two workers each")
+def measure_between(
+    turns: Mapping[str, Callable[[], float]], bare: Callable[[], float]
+) -> Iterator[tuple[str, Paired]]:
+    """Measure each speed between two runs of the bare loop; neighbours share the run between them."""
+    before = bare()
+    for name, turn in turns.items():
+        speed, after = turn(), bare()
+        yield name, Paired(speed, statistics.harmonic_mean([before, after]))
+        before = after
+
+
+def compare(pairs: Mapping[str, Sequence[Paired]]) -> Iterator[Measured]:
+    """The median of each speed, and of its ratio to the same number of bare loops."""
+    speeds = {name: statistics.median(pair.speed for pair in rounds) for name, rounds in pairs.items()}
+    bare = {name: statistics.median(pair.bare for pair in rounds) for name, rounds in pairs.items()}
+    one, two, peer = "ingest, 1 worker", "ingest, 2 workers", "Ray Data, 2 workers"
+    for name, speed in ((one, bare[one]), (two, bare[two])):
+        yield Measured(f"bare loops beside {name}", f"{speed:.0f} × real time")
+    for name, rounds in pairs.items():
+        ratios = [pair.ratio for pair in rounds]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        share = f"{statistics.median(ratios):.2f} of the bare loops ({spread})"
+        yield Measured(name, f"{speeds[name]:.0f} × real time", share)
+    more = f"the bare loops: {bare[two] / bare[one]:.2f} ×"
+    yield Measured("from 1 to 2 workers", f"{speeds[two] / speeds[one]:.2f} ×", more)
+    yield Measured("ingest against Ray Data", f"{speeds[two] / speeds[peer]:.1f} ×", "two workers each")
 
 
 def make_corpus(config: IngestBenchmark, data: Path) -> float:
@@ -166,11 +211,11 @@ def write_shards(folder: str, shard_mib: float) -> float:
     return time.perf_counter() - started
 
 
-def job_speed(folder: Path, config: IngestBenchmark, num_cpus: int) -> float:
+def job_speed(folder: Path, shard_mib: float, num_cpus: int) -> float:
     """Audio seconds per second of the building stage of `bonafide ingest`, as printed by the job."""
     store = tempfile.mkdtemp(dir=folder)
     argv = [sys.executable, "-m", "jobs.ingest", "--root", str(folder / "data"), "--store", store]
-    argv += ["--corpora", "cnceleb2", "--shard-mib", str(config.shard_mib)]
+    argv += ["--corpora", "cnceleb2", "--shard-mib", str(shard_mib)]
     with ray_with(num_cpus) as environment:
         done = subprocess.run(argv, env=environment, check=True, capture_output=True, text=True)  # noqa: S603
     speeds = re.findall(r"^building .* (\d+)× real time", done.stderr, re.MULTILINE)
@@ -210,12 +255,23 @@ def ray_with(num_cpus: int) -> Iterator[dict[str, str]]:
         yield os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
-def peak_memory_mib(folder: Path, config: IngestBenchmark) -> float:
-    """Peak resident memory of a new process that writes large shards, MiB."""
-    program = (
-        "import sys; from jobs.benchmarks import ingest, table; "
-        "ingest.write_shards(sys.argv[1], float(sys.argv[2])); print(table.peak_mib())"
-    )
-    argv = [sys.executable, "-c", program, str(folder), str(config.peak_shard_mib)]
-    done = subprocess.run(argv, check=True, capture_output=True, text=True)  # noqa: S603
-    return float(done.stdout)
+@contextlib.contextmanager
+def peak_of_workers() -> Iterator[list[float]]:
+    """Yield a list to which the peak resident memory of Ray's workers is added as it is seen, MiB."""
+    peaks: list[float] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(WATCH_S):
+            for folder in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):  # the process has ended
+                    if (folder / "cmdline").read_bytes().startswith(b"ray::"):
+                        peaks.append(peak_mib(folder))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        stop.set()
+        thread.join()

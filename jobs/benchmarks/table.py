@@ -56,7 +56,7 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def peak_mib() -> float:
-    """Peak resident memory of this process, MiB; getrusage would include that of its parent."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
+def peak_mib(process: Path = Path("/proc/self")) -> float:
+    """Peak resident memory of a process, by its folder in /proc, MiB; getrusage would include that of its parent."""
+    status = (process / "status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
