@@ -25,7 +25,11 @@ from typing import Any
 from jobs.benchmarks.planning import measure_planning
 from jobs.benchmarks.table import Measured, peak_mib, print_now, timed
 from jobs.ray_session import ray_session
-from pipeline.data.audio.waveform import SAMPLE_RATE
+from pipeline.data.audio import dr_flac
+from pipeline.data.audio.waveform import SAMPLE_RATE, Waveform
+
+Decode = Callable[[bytes], tuple[Waveform, int]]
+"""Decodes the bytes of a file to a waveform and its sample rate."""
 
 WATCH_S = 0.2
 """Time between two looks at the memory of the workers."""
@@ -41,7 +45,7 @@ class IngestBenchmark:
     """Number of distinct files; the others are hard links to them, or copies on file systems without links."""
     file_s: float = 6.0
     """Length of a file, seconds."""
-    rounds: int = 3
+    rounds: int = 2
     """Number of rounds; the median counts."""
     shard_mib: float = 64.0
     """Size of a shard, MiB; the default makes twenty shards. Smaller shards cost more, because Ray leaves a worker
@@ -83,11 +87,13 @@ def measure(config: IngestBenchmark, folder: Path) -> Iterator[Measured]:
             "Ray Data, 2 workers": partial(ray_data_speed, folder, audio_s, 2),
         },
     }
+    if dr_flac.CONTAINERS:
+        turns[2]["loops with dr_flac, 2 processes"] = partial(bare_speed, paths, 2, config.file_s, by_dr_flac)
     pairs: dict[str, list[Paired]] = defaultdict(list)
     for number in range(config.rounds):
         print_now(f"round {number + 1}")
         for num_processes, measured in turns.items():
-            bare = partial(bare_speed, paths[number % 3 :: 3], num_processes, config.file_s)
+            bare = partial(bare_speed, paths[number % 3 :: 3], num_processes, config.file_s, by_soundfile)
             for name, pair in measure_between(measured, bare):
                 print_now(f"{name}: {pair.speed:.0f} × real time, {pair.ratio:.2f} of the bare loops")
                 pairs[name].append(pair)
@@ -160,25 +166,43 @@ def _link_or_copy(source: Path, path: Path) -> None:
         shutil.copyfile(source, path)
 
 
-def bare_speed(paths: list[Path], num_processes: int, file_s: float) -> float:
+def bare_speed(paths: list[Path], num_processes: int, file_s: float, decode: Decode) -> float:
     """Audio seconds per second of the bare loop over the same files; excludes the start of its processes."""
     shares = [paths[part::num_processes] for part in range(num_processes)]
+    loop = partial(bare_loop, decode)
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(num_processes, context) as pool:
-        list(pool.map(bare_loop, [share[:20] for share in shares]))
-        seconds = timed(lambda: list(pool.map(bare_loop, shares)))
+        list(pool.map(loop, [share[:20] for share in shares]))
+        seconds = timed(lambda: list(pool.map(loop, shares)))
     return len(paths) * file_s / seconds
 
 
-def bare_loop(paths: list[Path]) -> None:
+def bare_loop(decode: Decode, paths: list[Path]) -> None:
     """Read, decode, resample and encode: the work that no implementation can avoid."""
     import soundfile
     import soxr
 
     for path in paths:
-        samples, rate = soundfile.read(io.BytesIO(path.read_bytes()), dtype="float32")
+        samples, rate = decode(path.read_bytes())
         pcm = (soxr.resample(samples, rate, SAMPLE_RATE, "HQ") * 32767).astype("int16")
         soundfile.write(io.BytesIO(), pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+
+
+def by_soundfile(data: bytes) -> tuple[Waveform, int]:
+    """Decode as most programs do; returns the waveform and its sample rate."""
+    import soundfile
+
+    decoded: tuple[Waveform, int] = soundfile.read(io.BytesIO(data), dtype="float32")
+    return decoded
+
+
+def by_dr_flac(data: bytes) -> tuple[Waveform, int]:
+    """Decode as ingest does; returns the waveform and its sample rate."""
+    import miniaudio
+    import numpy as np
+
+    decoded = miniaudio.flac_read_f32(data)
+    return np.frombuffer(decoded.samples, np.float32), decoded.sample_rate
 
 
 def plain_speed(folder: Path, config: IngestBenchmark, audio_s: float) -> float:

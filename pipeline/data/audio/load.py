@@ -1,8 +1,8 @@
 """Decode an audio file of any common format to a 16 kHz mono waveform.
 
 The format is recognised from the content, never from the file name. The structure of the container tells where its
-audio is and how long it must be (`containers.locate`); libsndfile or FFmpeg decodes those bytes from front to back, and
-the second is asked where the first one refuses. A file whose samples are not as many as its structure promises is
+audio is and how long it must be (`containers.locate`); a decoder reads those bytes from front to back, and the next one
+is asked where it refuses. A file whose samples are not as many as its structure promises is
 rejected, so what is kept is what the file holds.
 """
 
@@ -38,7 +38,7 @@ class Loaded:
     waveform: Waveform
     header: Header
     decoder: str
-    """`libsndfile` or `ffmpeg`."""
+    """One of `decoders`."""
 
 
 def probe(file: BinaryIO, name: str) -> Header:
@@ -53,7 +53,7 @@ def probe(file: BinaryIO, name: str) -> Header:
     """
     container, extent = locate(file, name, is_whole=False)
     failures: list[AudioError] = []
-    for decoder in decoders(extent.container):
+    for decoder in decoders(extent.container, length_shows_damage=False):
         try:
             reader = open_reader(decoder, window(file, extent), name, extent.container, extent.codec)
         except AudioError as error:
@@ -113,8 +113,12 @@ class OpenAudio:
         """
         if self._located is None:
             self._located = locate(io.BytesIO(self.data), self.name, is_whole=True)
-        remaining = decoders(self._located[1].container)
-        if self._cursor is not None and self._cursor.position > start:
+        extent = self._located[1]
+        shows_damage = extent.damage_shortens and not is_counted
+        remaining = decoders(extent.container, length_shows_damage=shows_damage)
+        if self._cursor is not None and (
+            self._cursor.position > start or self._cursor.decoder not in remaining
+        ):
             self.close()
         if self._cursor is not None:
             remaining = remaining[remaining.index(self._cursor.decoder) :]

@@ -12,11 +12,13 @@ import soundfile
 from pipeline.data.audio.codec_names import PCM_CONTAINERS, sndfile_codec
 from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.reader import Header, Samples, checked_rate, error_message
+from pipeline.data.audio.waveform import PCM16_SCALE
 
 CONTAINERS = PCM_CONTAINERS | {"flac", "ogg", "mp3"}
 """Containers that libsndfile reads."""
 
 _BLOCK_SAMPLES = 1 << 16  # blocks of half the size make building a shard 3 % slower; larger ones gain nothing
+_PCM16_STEP = np.float32(1 / PCM16_SCALE)
 _UNKNOWN_LENGTH = 1 << 40  # libsndfile reports a larger number if it does not know the length
 
 
@@ -64,15 +66,17 @@ class SndfileReader:
         """Decode from the first sample to the last."""
         num_channels = self.header.num_channels
         shape = max(_BLOCK_SAMPLES // num_channels, 1), num_channels
+        dtype = "int16" if self.header.codec == "pcm_16" else "float32"
         try:
             while True:
-                block = np.empty(shape, np.float32)
-                count = self._sound.buffer_read_into(block, "float32")  # 6 % faster than `read`
+                block = np.empty(shape, dtype)
+                count = self._sound.buffer_read_into(block, dtype)  # 6 % faster than `read`
                 if self._recorder is not None and self._recorder.error is not None:
                     raise self._recorder.error
                 if count == 0:
                     return
-                yield block[:count]
+                # libsndfile would convert to the same floats, but four times as slowly.
+                yield block[:count] * _PCM16_STEP if dtype == "int16" else block[:count]
         except soundfile.SoundFileError as error:
             raise self._to_error(error) from error
 

@@ -6,6 +6,8 @@ import av
 import soundfile
 import soxr
 
+from pipeline.data.audio import dr_flac
+
 POLICY = "2"
 """Version of the conversion to waveforms; raised when the same file would give different samples."""
 
@@ -15,6 +17,7 @@ def codec_versions() -> dict[str, str]:
     ffmpeg = av.library_versions
     return {
         "policy": POLICY,
+        "miniaudio": dr_flac.VERSION,
         "libsndfile": soundfile.__libsndfile_version__,
         "soxr": soxr.__libsoxr_version__,
         "libavcodec": ".".join(map(str, ffmpeg["libavcodec"])),

@@ -110,7 +110,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         ("wav24", "wav", "PCM_S", 24, "libsndfile"),
         ("wavfloat", "wav", "PCM_F", 32, "libsndfile"),
         ("ulaw", "wav", "ULAW", 8, "libsndfile"),
-        ("flac", "flac", "FLAC", 16, "libsndfile"),
+        ("flac", "flac", "FLAC", 16, "dr_flac"),
         ("mp3", "mp3", "MP3", None, "libsndfile"),
         ("vorbis", "ogg", "VORBIS", None, "libsndfile"),
         ("opus", "ogg", "OPUS", None, "libsndfile"),
@@ -433,7 +433,7 @@ def test_an_audio_error_can_be_pickled() -> None:
 
 
 def test_codec_versions_name_every_library_that_can_change_samples() -> None:
-    assert {"policy", "libsndfile", "soxr", "libavcodec"} <= codec_versions().keys()
+    assert {"policy", "miniaudio", "libsndfile", "soxr", "libavcodec"} <= codec_versions().keys()
     assert all(codec_versions().values())
 
 

@@ -35,3 +35,5 @@ class Extent:
     """Units per second in which `num_samples` counts; 0: samples at the rate of the decoder."""
     tolerance: int = 0
     """How many samples more or fewer a correct decoder may return; see `tolerances`."""
+    damage_shortens: bool = False
+    """A decoder that passes over what is damaged returns fewer samples: nothing else in the file can take its place."""

@@ -6,6 +6,7 @@ not check is that the last frame ends with the file, and that the numbers of the
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Iterator
@@ -38,7 +39,9 @@ Crc16 = NDArray[np.uint16]
 
 
 @dataclass(frozen=True, slots=True)
-class _StreamInfo:
+class StreamInfo:
+    """What the header of a FLAC file states."""
+
     sample_rate: int
     num_channels: int
     bits: int
@@ -69,7 +72,8 @@ def locate_flac(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
     if frames_begin == span.end and not info.num_samples:
         return Extent(span.begin, span.end, "flac", "flac", num_samples=0)
     try:
-        last, end = _last_frame(data, frames_begin, info, name)
+        first, last, end = _outer_frames(data, frames_begin, info, name)
+        is_alone = _check_order(data, first, last, info, name)
     except AudioError as error:
         joined = _JOINED.search(data, frames_begin)
         if joined is None:
@@ -81,10 +85,20 @@ def locate_flac(file: BinaryIO, span: Span, name: str, is_whole: bool) -> Extent
     if stated < num_samples:
         detail = f"the last frame ends at sample {num_samples}; {stated} expected from the header"
         raise AudioError("trailing_data", name, detail)
-    return Extent(span.begin, end, "flac", "flac", num_samples=stated)  # if it lacks samples, decoding tells
+    # If it lacks samples, decoding tells.
+    return Extent(span.begin, end, "flac", "flac", num_samples=stated, damage_shortens=is_alone)
 
 
-def _read_metadata(file: BinaryIO, span: Span, name: str) -> tuple[_StreamInfo, int]:
+def read_stream_info(file: BinaryIO, name: str) -> StreamInfo:
+    """Read the header of a file that is nothing but FLAC.
+
+    Raises:
+        AudioError: truncated, undecodable.
+    """
+    return _read_metadata(file, Span(0, file.seek(0, io.SEEK_END)), name)[0]
+
+
+def _read_metadata(file: BinaryIO, span: Span, name: str) -> tuple[StreamInfo, int]:
     """Return the STREAMINFO block, and where the frames begin.
 
     Raises:
@@ -106,11 +120,11 @@ def _read_metadata(file: BinaryIO, span: Span, name: str) -> tuple[_StreamInfo, 
             return info, position
 
 
-def _parse_streaminfo(block: bytes) -> _StreamInfo | None:
+def _parse_streaminfo(block: bytes) -> StreamInfo | None:
     if len(block) != _STREAMINFO_BYTES:
         return None
     packed = int.from_bytes(block[10:18], "big")
-    return _StreamInfo(
+    return StreamInfo(
         sample_rate=packed >> 44,
         num_channels=(packed >> 41 & 7) + 1,
         bits=(packed >> 36 & 31) + 1,
@@ -118,8 +132,8 @@ def _parse_streaminfo(block: bytes) -> _StreamInfo | None:
     )
 
 
-def _last_frame(data: bytes, begin: int, info: _StreamInfo, name: str) -> tuple[_Frame, int]:
-    """Return the last frame and its end, which only zeros may follow.
+def _outer_frames(data: bytes, begin: int, info: StreamInfo, name: str) -> tuple[_Frame, _Frame, int]:
+    """Return the first frame, the last one and its end, which only zeros may follow.
 
     Raises:
         AudioError: undecodable: there is no first frame. truncated: the last one is cut or damaged. trailing_data: it
@@ -134,9 +148,8 @@ def _last_frame(data: bytes, begin: int, info: _StreamInfo, name: str) -> tuple[
     for frame in _frames_from_back(data, begin, first, info):
         latest = latest or frame
         if _crc16(data[frame.begin : content]) == 0:
-            _check_order(data, first, frame, info, name)
             # Zeros that follow leave the checksum at 0, so two of them may be its own bytes; decoders pass over them.
-            return frame, min(content + 2, len(data))
+            return first, frame, min(content + 2, len(data))
     assert latest is not None
     text_begin = _end_of_frame(data, latest)
     if text_begin is not None and _is_text(
@@ -152,8 +165,12 @@ def _is_text(data: bytes) -> bool:
     return 10 * len(data.translate(None, _TEXT)) < len(data)
 
 
-def _check_order(data: bytes, first: _Frame, last: _Frame, info: _StreamInfo, name: str) -> None:
+def _check_order(data: bytes, first: _Frame, last: _Frame, info: StreamInfo, name: str) -> bool:
     """Check that each frame continues the one before; where one is missing, libFLAC would insert silence.
+
+    Returns:
+        Whether nothing else looks like a frame. Otherwise a decoder that passes over damaged frames might find a copy
+        of another frame within one, and return as many samples as it should.
 
     Raises:
         AudioError: truncated: a frame is missing. undecodable: a frame is repeated.
@@ -161,7 +178,7 @@ def _check_order(data: bytes, first: _Frame, last: _Frame, info: _StreamInfo, na
     if first.first_sample:
         raise AudioError("truncated", name, f"the first frame begins at sample {first.first_sample}")
     counts_samples, block = data[first.begin + 1] & 1, data[first.begin + 2]
-    position, expected = first.begin, first.num_samples
+    position, expected, is_alone = first.begin, first.num_samples, True
     positions = _sync_positions(data, first, last)
     while position != last.begin:
         strangers = []
@@ -176,25 +193,36 @@ def _check_order(data: bytes, first: _Frame, last: _Frame, info: _StreamInfo, na
                 break
             if frame is not None:
                 strangers.append(position)
+            is_alone = is_alone and not _is_decodable(data, position, info, first)
         else:
             raise AudioError("truncated", name, f"no frame begins at sample {expected}")
         for stranger in strangers:  # nearly always samples that look like a header
             if _crc16(data[stranger:position]) == 0:
                 raise AudioError("undecodable", name, f"the frame at byte {stranger} is out of order")
+    return is_alone
+
+
+def _is_decodable(data: bytes, position: int, info: StreamInfo, first: _Frame) -> bool:
+    """Whether a decoder would try the frame that seems to begin at a position: rate and bits may be any."""
+    frame = _parse_frame(data, position, info)
+    return frame is not None and frame.kind[1] == first.kind[1]
 
 
 def _sync_positions(data: bytes, first: _Frame, last: _Frame) -> Iterator[int]:
-    """Yield where frames may begin: after the first, up to the last. NumPy is several times faster than `find`."""
+    """Yield where frames may begin, of fixed or variable length: after the first, up to the last.
+
+    NumPy is several times faster than `find`.
+    """
     values = np.frombuffer(data, np.uint8)[: last.begin + 2]
     for begin in range(first.begin + 1, last.begin + 1, _SEARCHED_BYTES):
         part = values[begin : begin + _SEARCHED_BYTES + 1]
-        matches = (part[:-1] == values[first.begin]) & (part[1:] == values[first.begin + 1])
+        matches = (part[:-1] == 0xFF) & (part[1:] & 0xFE == 0xF8)
         flags, place = matches.tobytes(), -1
         while (place := flags.find(1, place + 1)) >= 0:
             yield begin + place
 
 
-def _frames_from_back(data: bytes, begin: int, first: _Frame, info: _StreamInfo) -> Iterator[_Frame]:
+def _frames_from_back(data: bytes, begin: int, first: _Frame, info: StreamInfo) -> Iterator[_Frame]:
     """Yield what may be the last frame: by chance, its samples may contain the likeness of a header."""
     sync, num_frames, position = data[begin : begin + 2], 0, len(data)
     while num_frames < _MOST_LIKENESSES and (position := data.rfind(sync, begin, position + 1)) >= 0:
@@ -214,7 +242,7 @@ def _end_of_frame(data: bytes, frame: _Frame) -> int | None:
     return None
 
 
-def _parse_frame(data: bytes, begin: int, info: _StreamInfo, first: _Frame | None = None) -> _Frame | None:
+def _parse_frame(data: bytes, begin: int, info: StreamInfo, first: _Frame | None = None) -> _Frame | None:
     """Return the frame whose header is at a position; None if there is none of the kind of the first frame."""
     header = data[begin : begin + _LONGEST_HEADER]
     if len(header) < 6 or header[0] != 0xFF or header[1] & 0xFE != 0xF8 or header[3] & 1:
