@@ -7,13 +7,17 @@ import hashlib
 import io
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.spill import discard, explain_full_disk
 from pipeline.storage import PART_BYTES, Folder
+
+BATCH_ROWS = 256
+"""Rows that are dicts at a time, where a table passes through Python row by row."""
 
 
 def to_parquet(table: pa.Table, group_lengths: Sequence[int] | None = None) -> bytes:
@@ -111,6 +115,39 @@ def open_groups(folder: Folder, name: str) -> Iterator[pq.ParquetFile]:
             yield pq.ParquetFile(copy)
         finally:
             discard(copy)
+
+
+def iter_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows of a table, of which only some are dicts at a time: those take many times the memory."""
+    for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+        yield from batch.to_pylist()
+
+
+class Rows:
+    """Rows that become a table, of which only some are dicts at a time: those take many times the memory."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._batches: list[pa.RecordBatch] = []
+        self._rows: list[Mapping[str, Any]] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._batches)) + len(self._rows)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row; columns that it lacks are null."""
+        self._rows.append(row)
+        if len(self._rows) == BATCH_ROWS:
+            self._pack()
+
+    def table(self) -> pa.Table:
+        """All rows in one piece."""
+        self._pack()
+        return pa.Table.from_batches(self._batches, self._schema).combine_chunks()
+
+    def _pack(self) -> None:
+        self._batches.append(pa.RecordBatch.from_pylist(self._rows, self._schema))
+        self._rows = []
 
 
 def iter_groups(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Table]:

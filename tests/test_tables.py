@@ -94,3 +94,22 @@ def test_the_groups_of_a_file_are_read_one_by_one(where: str, tmp_path: Path, bu
     with tables.open_groups(folder, name) as file:
         groups = list(tables.iter_groups(file, ["uid"]))
     assert [rows["uid"].to_pylist() for rows in groups] == [rows["uid"].to_pylist() for rows in GROUPS]
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, tables.BATCH_ROWS, 2 * tables.BATCH_ROWS + 3])
+def test_rows_pass_through_a_table_in_batches(num_rows: int) -> None:
+    schema = pa.schema([("number", pa.int64()), ("name", pa.string())])
+    given = [{"number": number, "name": str(number) if number % 3 else None} for number in range(num_rows)]
+    rows = tables.Rows(schema)
+    for row in given:
+        rows.append(row)
+    assert len(rows) == num_rows
+    table = rows.table()
+    assert tables.to_parquet(table) == tables.to_parquet(pa.Table.from_pylist(given, schema))
+    assert list(tables.iter_rows(table)) == given
+
+
+def test_columns_that_a_row_lacks_are_null() -> None:
+    rows = tables.Rows(pa.schema([("number", pa.int64()), ("name", pa.string())]))
+    rows.append({"name": "a"})
+    assert rows.table().to_pylist() == [{"number": None, "name": "a"}]

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -162,9 +162,14 @@ def build_batch(
         batch["corpus"], batch["shard"], batch["catalog"], batch["group"], strict=True
     ):
         source = sources[corpus]
-        members: list[shards.ShardMember] = tables.read_group(store, catalog, int(group)).to_pylist()
+        members = tables.iter_rows(tables.read_group(store, catalog, int(group)))
         summary = shards.build_shard(
-            name, members, source.root, store, licence=source.manifest.licence, resampler=resampler
+            name,
+            cast("Iterator[shards.ShardMember]", members),
+            source.root,
+            store,
+            licence=source.manifest.licence,
+            resampler=resampler,
         )
         summaries.append(json.dumps(asdict(summary)))
     return {"summary": summaries}

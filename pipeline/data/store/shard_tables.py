@@ -155,17 +155,17 @@ def commit_rejects(store: Folder, summary: ShardSummary, rows: Sequence[RejectRo
     store.commit(rejects_name(summary.corpus, summary.name), tables.to_parquet(table))
 
 
-def commit_index(store: Folder, summary: ShardSummary, rows: Sequence[IndexRow], build_settings: str) -> None:
+def commit_index(store: Folder, summary: ShardSummary, rows: pa.Table, build_settings: str) -> None:
     """Write the index of a shard; the shard is then finished.
 
     Args:
         store: has the tar and the rejects of the shard already.
         summary: describes the shard.
-        rows: its utterances.
+        rows: its utterances, with the columns of `INDEX`.
         build_settings: the settings that it was built with.
     """
     metadata = asdict(summary) | {"versions": codec_versions(), "recipe": build_settings}
-    table = pa.Table.from_pylist(rows, INDEX).replace_schema_metadata({_METADATA: json.dumps(metadata)})
+    table = rows.replace_schema_metadata({_METADATA: json.dumps(metadata)})
     store.commit(index_name(summary.corpus, summary.name), tables.to_parquet(table))
 
 

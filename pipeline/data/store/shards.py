@@ -11,10 +11,11 @@ import functools
 import io
 import itertools
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+from pipeline import tables
 from pipeline.data.audio.bandwidth import bandwidth_hz
 from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.flac import encode_flac, pcm_digest, quantise
@@ -28,6 +29,7 @@ from pipeline.data.store.layout import attempt_name, tar_name
 from pipeline.data.store.read_ahead import read_ahead
 from pipeline.data.store.shard_tables import (
     CHANGED,
+    INDEX,
     IndexRow,
     RejectRow,
     ShardSummary,
@@ -104,20 +106,21 @@ def build_settings(resampler: str, licence: str) -> str:
 
 
 def build_shard(
-    name: str, members: Sequence[ShardMember], root: Folder, store: Folder, *, licence: str, resampler: str
+    name: str, members: Iterable[ShardMember], root: Folder, store: Folder, *, licence: str, resampler: str
 ) -> ShardSummary:
     """Write a shard as `write_shard` does; a file that crashes or hangs the decoder becomes a reject.
 
     Raises:
         RuntimeError: too many workers have died while building the shard.
     """
-    with crash_safe(load_audio, store, attempt_name(members[0]["corpus"], name)) as load:
+    corpus, members = _corpus_of(members)
+    with crash_safe(load_audio, store, attempt_name(corpus, name)) as load:
         return write_shard(name, members, root, store, licence=licence, resampler=resampler, load=load)
 
 
 def write_shard(
     name: str,
-    members: Sequence[ShardMember],
+    members: Iterable[ShardMember],
     root: Folder,
     store: Folder,
     *,
@@ -132,15 +135,17 @@ def write_shard(
 
     Args:
         name: name of the shard, from the plan.
-        members: catalog rows in the order of the tar; the segments of a file must be consecutive.
+        members: catalog rows in the order of the tar; the segments of a file must be consecutive. Each row is dropped
+            once it is written.
         root: folder of the corpus.
         store: where tar, index and rejects are written.
         licence: licence of the corpus.
         resampler: one of `RESAMPLERS` in `pipeline.data.audio.convert`.
         load: decodes one file.
     """
-    corpus = members[0]["corpus"]
-    written: list[IndexRow] = []
+    corpus, members = _corpus_of(members)
+    written = tables.Rows(INDEX)
+    seconds: Counter[str] = Counter()  # adds floats as well as counts
     rejects: list[RejectRow] = []
     with store.staged(tar_name(corpus, name)) as file:
         tar = TarWriter(file)
@@ -178,6 +183,7 @@ def write_shard(
             metadata: Mapping[str, object] = row
             row["offset"] = tar.add(member["uid"], flac, {key: metadata[key] for key in METADATA})
             written.append(row)
+            seconds[row["label"]] += row["seconds"]  # type: ignore[assignment]
         sha256, num_bytes = tar.close()
     reasons = Counter(reject["reason"] for reject in rejects)
     summary = ShardSummary(
@@ -186,13 +192,20 @@ def write_shard(
         num_bytes,
         sha256,
         len(written),
-        _seconds_by_label(written),
+        dict(sorted(seconds.items())),
         rejected=dict(sorted(reasons.items())),
     )
     if rejects:
         commit_rejects(store, summary, rejects)
-    commit_index(store, summary, written, build_settings(resampler, licence))
+    commit_index(store, summary, written.table(), build_settings(resampler, licence))
     return summary
+
+
+def _corpus_of(members: Iterable[ShardMember]) -> tuple[str, Iterator[ShardMember]]:
+    """Return the corpus of the first member, and all members."""
+    remaining = iter(members)
+    first = next(remaining)
+    return first["corpus"], itertools.chain([first], remaining)
 
 
 def _source_columns(member: ShardMember) -> SourceColumns:
@@ -219,27 +232,26 @@ def _reject(member: ShardMember, shard: str, source: Source, reason: str, detail
     }
 
 
-def _with_sources(root: Folder, members: Sequence[ShardMember]) -> Iterator[tuple[ShardMember, Source]]:
+def _with_sources(root: Folder, members: Iterable[ShardMember]) -> Iterator[tuple[ShardMember, Source]]:
     """Each member with its file.
 
     Files are read while earlier ones are decoded. Consecutive segments of one file share one read.
     """
-    groups = list(_groups(members))
-    read = read_ahead(
+    groups = read_ahead(
         functools.partial(_read_sources, root),
-        groups,
+        _groups(members),
         num_threads=READ_AHEAD,
         num_ahead=READ_AHEAD,
         size=_num_bytes,
     )
-    for files, sources in zip(groups, read, strict=True):
-        for segments in files:
-            source = sources.popleft()
+    for group in groups:
+        while group:
+            segments, source = group.popleft()
             for member in segments:
                 yield member, source
 
 
-def _groups(members: Sequence[ShardMember]) -> Iterator[list[list[ShardMember]]]:
+def _groups(members: Iterable[ShardMember]) -> Iterator[list[list[ShardMember]]]:
     """The files that one thread reads together, each as the list of its segments."""
     group: list[list[ShardMember]] = []
     for _, segments in itertools.groupby(members, key=lambda member: member["path"]):
@@ -255,8 +267,10 @@ def _num_bytes(files: Sequence[Sequence[ShardMember]]) -> int:
     return sum(segments[0]["size"] or 0 for segments in files)
 
 
-def _read_sources(root: Folder, files: Sequence[Sequence[ShardMember]]) -> deque[Source]:
-    return deque(_read_source(root, segments[0]) for segments in files)
+def _read_sources(
+    root: Folder, files: Sequence[list[ShardMember]]
+) -> deque[tuple[list[ShardMember], Source]]:
+    return deque((segments, _read_source(root, segments[0])) for segments in files)
 
 
 def _read_source(root: Folder, member: ShardMember) -> Source:
@@ -285,10 +299,3 @@ def _is_cataloged(member: ShardMember, size: int, ends: str, digest: str) -> boo
     if member["source_digest"] is not None:
         return member["source_digest"] == digest
     return member["fingerprint"] == ends
-
-
-def _seconds_by_label(rows: Sequence[IndexRow]) -> dict[str, float]:
-    seconds: Counter[str] = Counter()  # adds floats as well as counts
-    for row in rows:
-        seconds[row["label"]] += row["seconds"]  # type: ignore[assignment]
-    return dict(sorted(seconds.items()))

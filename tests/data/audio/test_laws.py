@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.data.audio import ffmpeg, sndfile
+from pipeline.data.audio import dr_flac, ffmpeg, sndfile
 from pipeline.data.audio.load import OpenAudio, load_audio, measure, probe
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from tests.data.audio.formats import FORMATS, LOSSLESS, LOSSY, Samples, speech_like, to_pcm
@@ -48,6 +48,7 @@ def test_the_size_of_blocks_does_not_change_samples(
 ) -> None:
     name, data, whole = encoded
     for size in BLOCK_SIZES:
+        monkeypatch.setattr(dr_flac, "_BLOCK_SAMPLES", size)
         monkeypatch.setattr(sndfile, "_BLOCK_SAMPLES", size)
         monkeypatch.setattr(ffmpeg, "_GATHERED_SAMPLES", size)
         np.testing.assert_array_equal(load_audio(data, name).waveform, whole)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 
@@ -167,7 +168,7 @@ def test_a_file_whose_name_has_a_line_end_is_omitted_from_an_export_and_counted(
         for path in paths
     ]
     summary = ShardSummary("toy-0", "toy", 0, "", len(rows), {"spoof": 3.0})
-    commit_index(store, summary, rows, build_settings="")
+    commit_index(store, summary, pa.Table.from_pylist(rows, INDEX), build_settings="")
     corpus = CorpusSnapshot("toy", "train", "", None, "", "", len(rows), {}, {}, {}, (summary,))
     file = io.BytesIO()
     counts = write_protocol(file, store, Snapshot(1, "", {"toy": corpus}), {"toy": "Toy"})

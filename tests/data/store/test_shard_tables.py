@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipeline.data.store.layout import finished_shards, index_name, rejects_name
@@ -33,7 +34,7 @@ def commit_shard(store: Folder, name: str) -> ShardSummary:
     written: Any = dict.fromkeys(INDEX.names) | common | {"id": f"{name}-good", "bandwidth_hz": 8000.0}
     rejected: Any = dict.fromkeys(REJECTS.names) | common | {"id": f"{name}-bad", "reason": "truncated"}
     commit_rejects(store, summary, [rejected])
-    commit_index(store, summary, [written], build_settings="")
+    commit_index(store, summary, pa.Table.from_pylist([written], INDEX), build_settings="")
     return summary
 
 

@@ -99,7 +99,7 @@ def test_a_shard_has_a_tar_an_index_and_rejects(root: Folder, tmp_path: Path):
 def test_building_twice_gives_the_same_bytes(root: Folder, tmp_path: Path):
     one, two = Folder(str(tmp_path / "one")), Folder(str(tmp_path / "two"))
     assert write_shard("toy-1", MEMBERS, root, one, **SETTINGS) == write_shard(
-        "toy-1", MEMBERS, root, two, **SETTINGS
+        "toy-1", iter(MEMBERS), root, two, **SETTINGS
     )
     assert tar_bytes(one) == tar_bytes(two)
 
