@@ -15,9 +15,9 @@ from functools import lru_cache
 from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.data.audio.containers.extent import Extent, Span
+from pipeline.data.audio.containers.flac_checksums import crc8, crc16, crc16_table
 from pipeline.data.audio.errors import AudioError, Reason
 
 _STREAMINFO_BYTES = 34
@@ -27,15 +27,10 @@ _SEARCHED_BYTES = 1 << 16  # at once: more would not stay in the cache of the pr
 _LONGEST_SEARCH = 1 << 17  # for the end of a frame in front of other data
 _MOST_LIKENESSES = 4
 _TEXT = bytes([9, 10, 13, *range(32, 127)])
-_POLYNOMIAL_8, _POLYNOMIAL_16 = 0x07, 0x8005
 _RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
 _BLOCK_BYTES, _RATE_BYTES = {6: 1, 7: 2}, {12: 1, 13: 2, 14: 2}  # behind the number of the frame, by code
 _BITS = (0, 8, 12, 0, 16, 20, 24, 32)
-_GROUP = 64  # states of a checksum that are combined at once
-_ROWS = np.arange(_GROUP) * 512
 _JOINED = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
-
-Crc16 = NDArray[np.uint16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +142,7 @@ def _outer_frames(data: bytes, begin: int, info: StreamInfo, name: str) -> tuple
     latest: _Frame | None = None
     for frame in _frames_from_back(data, begin, first, info):
         latest = latest or frame
-        if _crc16(data[frame.begin : content]) == 0:
+        if crc16(data[frame.begin : content]) == 0:
             # Zeros that follow leave the checksum at 0, so two of them may be its own bytes; decoders pass over them.
             return first, frame, min(content + 2, len(data))
     assert latest is not None
@@ -197,7 +192,7 @@ def _check_order(data: bytes, first: _Frame, last: _Frame, info: StreamInfo, nam
         else:
             raise AudioError("truncated", name, f"no frame begins at sample {expected}")
         for stranger in strangers:  # nearly always samples that look like a header
-            if _crc16(data[stranger:position]) == 0:
+            if crc16(data[stranger:position]) == 0:
                 raise AudioError("undecodable", name, f"the frame at byte {stranger} is out of order")
     return is_alone
 
@@ -234,7 +229,7 @@ def _frames_from_back(data: bytes, begin: int, first: _Frame, info: StreamInfo) 
 
 def _end_of_frame(data: bytes, frame: _Frame) -> int | None:
     """Return the first end of a frame that fits its checksum; None if there is none."""
-    table, state = _crc16_table().tolist(), 0
+    table, state = crc16_table().tolist(), 0
     for position in range(frame.begin, min(len(data), frame.begin + _LONGEST_SEARCH)):
         state = (state << 8 & 0xFFFF) ^ table[state >> 8 ^ data[position]]
         if state == 0 and position - frame.begin > _LONGEST_HEADER:
@@ -261,7 +256,7 @@ def _parse_frame(data: bytes, begin: int, info: StreamInfo, first: _Frame | None
     block = header[position : position + block_bytes]
     rate = header[position + block_bytes : position + block_bytes + rate_bytes]
     position += block_bytes + rate_bytes
-    if position >= len(header) or _crc8(header[: position + 1]):
+    if position >= len(header) or crc8(header[: position + 1]):
         return None
     num_samples = _block_samples(block_code, int.from_bytes(block, "big"))
     kind = (
@@ -307,65 +302,3 @@ def _block_samples(code: int, stated: int) -> int:
 
 def _sample_rate(code: int, stated: int) -> int:
     return _RATES[code] if code < 12 else stated * {12: 1000, 13: 1, 14: 10}[code]
-
-
-def _crc8(data: bytes) -> int:
-    table, state = _crc8_table(), 0
-    for byte in data:
-        state = table[state ^ byte]
-    return state
-
-
-def _crc16(data: bytes) -> int:
-    """Return the checksum of a frame, which is 0 if it includes its own: groups of states are combined at once."""
-    states = _crc16_table()[np.frombuffer(data, np.uint8)]
-    level = 0
-    while len(states) > 1:
-        num_groups = -(-len(states) // _GROUP)
-        groups = np.zeros((num_groups, _GROUP), np.uint16)  # zeros in front change nothing
-        groups.reshape(-1)[-len(states) :] = states
-        states = np.bitwise_xor.reduce(_after_zeros(groups, level), axis=1)
-        level += 1
-    return int(states[0])
-
-
-def _after_zeros(groups: Crc16, level: int) -> Crc16:
-    """Return each state after as many zeros as there are bytes behind it in its group: _GROUP ** level for a member."""
-    table = _zeros_table(level)
-    return table[_ROWS + (groups & 0xFF)] ^ table[_ROWS + 256 + (groups >> 8)]
-
-
-@lru_cache
-def _crc8_table() -> list[int]:
-    return [_shifted(byte, 8, _POLYNOMIAL_8) for byte in range(256)]
-
-
-@lru_cache
-def _crc16_table() -> Crc16:
-    return np.array([_shifted(byte << 8, 16, _POLYNOMIAL_16) for byte in range(256)], np.uint16)
-
-
-@lru_cache
-def _zeros_table(level: int) -> Crc16:
-    """Return what `_after_zeros` adds up: for each place in a group, the two halves of a state, 256 values each."""
-    rows = [np.concatenate([np.arange(256, dtype=np.uint16), np.arange(256, dtype=np.uint16) << 8])]
-    for _ in range(_GROUP - 1):
-        rows.insert(0, _after_more_zeros(rows[0], level))
-    return np.concatenate(rows)
-
-
-def _after_more_zeros(states: Crc16, level: int) -> Crc16:
-    """Return the states after _GROUP ** level zeros."""
-    if level == 0:
-        after: Crc16 = states << np.uint16(8) ^ _crc16_table()[states >> np.uint16(8)]
-        return after
-    table = _zeros_table(level - 1)
-    return _after_more_zeros(table[states & 0xFF] ^ table[256 + (states >> 8)], level - 1)
-
-
-def _shifted(state: int, num_bits: int, polynomial: int) -> int:
-    """Return the state of a checksum after eight more bits."""
-    for _ in range(8):
-        state = state << 1 ^ (polynomial if state >> num_bits - 1 else 0)
-        state &= (1 << num_bits) - 1
-    return state
