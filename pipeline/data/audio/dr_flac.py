@@ -27,7 +27,7 @@ VERSION = miniaudio.lib_version() if miniaudio else "not installed"
 """Version of the C library miniaudio, which contains dr_flac."""
 
 _BLOCK_SAMPLES = 1 << 16
-_BITS = (8, 16, 24)  # dr_flac reads others too, but libsndfile and FFmpeg do not agree on their scale
+_BITS = (8, 16, 24)  # those that libsndfile writes, so that a test can compare the samples
 
 
 class DrFlacReader:
