@@ -117,7 +117,7 @@ def open_groups(folder: Folder, name: str) -> Iterator[pq.ParquetFile]:
             discard(copy)
 
 
-def iter_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+def iter_rows(table: pa.Table) -> Iterator[Any]:
     """The rows of a table, of which only some are dicts at a time: those take many times the memory."""
     for batch in table.to_batches(max_chunksize=BATCH_ROWS):
         yield from batch.to_pylist()

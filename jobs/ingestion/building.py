@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
@@ -162,10 +162,12 @@ def build_batch(
         batch["corpus"], batch["shard"], batch["catalog"], batch["group"], strict=True
     ):
         source = sources[corpus]
-        members = tables.iter_rows(tables.read_group(store, catalog, int(group)))
+        members: Iterator[shards.ShardMember] = tables.iter_rows(
+            tables.read_group(store, catalog, int(group))
+        )
         summary = shards.build_shard(
             name,
-            cast("Iterator[shards.ShardMember]", members),
+            members,
             source.root,
             store,
             licence=source.manifest.licence,
