@@ -162,16 +162,10 @@ def build_batch(
         batch["corpus"], batch["shard"], batch["catalog"], batch["group"], strict=True
     ):
         source = sources[corpus]
-        members: Iterator[shards.ShardMember] = tables.iter_rows(
-            tables.read_group(store, catalog, int(group))
-        )
+        rows = tables.read_group(store, catalog, int(group))
+        members: Iterator[shards.ShardMember] = tables.iter_rows(rows)
         summary = shards.build_shard(
-            name,
-            members,
-            source.root,
-            store,
-            licence=source.manifest.licence,
-            resampler=resampler,
+            name, members, source.root, store, licence=source.manifest.licence, resampler=resampler
         )
         summaries.append(json.dumps(asdict(summary)))
     return {"summary": summaries}

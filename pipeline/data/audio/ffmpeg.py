@@ -1,4 +1,4 @@
-"""Decode with FFmpeg in process, through PyAV; see `decode` for what both decoders have in common."""
+"""Decode with FFmpeg in process, through PyAV; see `decode` for what all decoders have in common."""
 
 from __future__ import annotations
 

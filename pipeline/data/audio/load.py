@@ -2,8 +2,8 @@
 
 The format is recognised from the content, never from the file name. The structure of the container tells where its
 audio is and how long it must be (`containers.locate`); a decoder reads those bytes from front to back, and the next one
-is asked where it refuses. A file whose samples are not as many as its structure promises is
-rejected, so what is kept is what the file holds.
+is asked where it refuses. A file whose samples are not as many as its structure promises is rejected, so what is kept
+is what the file holds.
 """
 
 from __future__ import annotations
