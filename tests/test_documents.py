@@ -4,38 +4,21 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
-import os
 import re
-import shlex
 import subprocess
 import sys
-import textwrap
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from jobs.__main__ import commands, run_command
+from jobs.__main__ import commands
 from jobs.benchmarks import detector as detector_benchmark
-from jobs.ray_session import ray_session
 from jobs.training.config import TrainConfig
 from pipeline.config import config_class, parse
 from pipeline.data.corpora.manifest import load_manifest
 from pipeline.data.corpora.recipe import load_recipe
-from tests.corpora import write_asvspoof2019_la, write_in_the_wild
-
-ROOT = Path(__file__).parents[1]
-PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
-DOCUMENTS = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "cluster/README.md",
-    "manifests/README.md",
-    *PAGES,
-]
+from tests.documents import DOCUMENTS, ROOT, all_examples, command_lines, examples, read, spans
 
 PLACEHOLDERS = re.compile("NAME|new_corpus|calls.toml")
 """Parts of paths that a reader replaces."""
@@ -59,38 +42,6 @@ DIALECT = (
     r"\d there\b",
 )
 """Phrases that a native speaker has to decode."""
-
-
-def read(document: str) -> str:
-    return (ROOT / document).read_text(encoding="utf-8")
-
-
-def examples(document: str, language: str) -> list[str]:
-    """The fenced blocks of a document in one language."""
-    blocks = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", read(document), re.DOTALL | re.MULTILINE)
-    return [textwrap.dedent(block) for _, block in blocks]
-
-
-def all_examples(language: str) -> list[object]:
-    """Every block of a language, as parameters of a test."""
-    return [
-        pytest.param(example, id=f"{document}-{number}")
-        for document in DOCUMENTS
-        for number, example in enumerate(examples(document, language))
-    ]
-
-
-def spans(document: str) -> list[str]:
-    """The `inline code` of a document."""
-    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", read(document))
-
-
-def command_lines(script: str) -> Iterator[tuple[str, list[str]]]:
-    """The command and the arguments of every `bonafide NAME …` and `python -m jobs.NAME …`."""
-    for line in re.sub(r"\\\n\s*", " ", script).splitlines():
-        for name, rest in re.findall(r"(?:^|\s)(?:bonafide |python -m jobs\.)([a-z][\w.]*)(.*)", line):
-            arguments = shlex.split(rest, comments=True)
-            yield name, arguments[: arguments.index("&")] if "&" in arguments else arguments
 
 
 @functools.cache
@@ -176,90 +127,6 @@ def test_every_toml_example_is_a_manifest_a_recipe_or_a_config(example: str, tmp
 def test_documents_are_in_plain_english(document: str):
     text = " ".join(read(document).split())
     assert [match[0] for phrase in DIALECT for match in re.finditer(phrase, text)] == []
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home folder in which the four commands of the README have run on small corpora, with a tiny detector."""
-    home = tmp_path_factory.mktemp("home")
-    write_asvspoof2019_la(home / "data")
-    write_in_the_wild(home / "data")
-    script = next(example for example in examples("README.md", "sh") if "bonafide ingest" in example)
-    lines = list(command_lines(script))
-    assert [name for name, _ in lines] == ["ingest", "train", "score", "evaluate"]
-    with ray_session(num_cpus=2):
-        for name, arguments in lines:
-            arguments = [re.sub("^~", str(home), argument) for argument in arguments]
-            if name == "train":
-                arguments = for_a_tiny_detector(arguments)
-            assert run_command(name, arguments) == 0
-    return home
-
-
-def for_a_tiny_detector(arguments: list[str]) -> list[str]:
-    """The same training in a few steps, from random weights."""
-    init = arguments.index("--init")
-    arguments = [*arguments[:init], *arguments[init + 2 :]]
-    arguments[arguments.index("--config") + 1] = str(ROOT / "jobs" / "presets" / "demo.toml")
-    steps = ["--training.optimiser.num-steps", "4", "--training.optimiser.num-warmup-steps", "1"]
-    steps += ["--training.validate-every", "2", "--training.log-every", "1"]
-    return [*arguments, *steps]
-
-
-needs_results = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
-
-
-def trees() -> list[object]:
-    """The trees of the README: a folder, and what each pattern below it stands for."""
-    block = read("README.md").partition("## What you get")[2].partition("```\n")[2].partition("```")[0]
-    found: list[object] = []
-    for tree in block.split("\n\n"):
-        first, *lines = tree.splitlines()
-        folder = first.split()[0].removeprefix("~/")
-        entries = {
-            pattern: text for line in lines for pattern, text in re.findall(r"^[├└]── (\S+) +(.+)$", line)
-        }
-        assert len(entries) == len(lines)
-        found.append(pytest.param(folder, entries, marks=needs_results, id=folder))
-    return found
-
-
-@pytest.mark.parametrize(("folder", "entries"), trees())
-def test_the_trees_of_the_readme_are_what_the_commands_write(
-    folder: str, entries: dict[str, str], home: Path
-):
-    root = home / folder
-    files = {path for path in root.rglob("*") if path.is_file()}
-    found = {pattern: set(root.glob(pattern.replace("CORPUS", "*"))) for pattern in entries}
-    always = {
-        pattern for pattern, text in entries.items() if not text.endswith(("(if any)", "(with --audio)"))
-    }
-    assert {pattern for pattern in always if not found[pattern]} == set()
-    described = set().union(*found.values(), root.glob("config*"), root.glob("configs/*"))
-    by_ray_train = {
-        root / "checkpoints" / name
-        for name in (".validate_storage_marker", "checkpoint_manager_snapshot.json")
-    }
-    assert files - described - by_ray_train == set()
-
-
-@pytest.mark.parametrize(
-    "document",
-    [pytest.param(name, marks=needs_results) for name in DOCUMENTS if examples(name, "python")],
-)
-def test_every_python_example_runs(document: str, home: Path):
-    """Each example has its own namespace; they share a process, because importing torch takes seconds."""
-    run_all = "import json, sys\nfor example in json.load(sys.stdin): exec(example, {'__name__': '__main__'})"
-    done = subprocess.run(
-        [sys.executable, "-c", run_all],
-        input=json.dumps(examples(document, "python")),
-        env=os.environ | {"HOME": str(home), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
 
 
 def test_every_dependency_is_explained():
