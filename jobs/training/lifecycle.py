@@ -138,22 +138,24 @@ def publish(out: Folder, record: TrainingRecord, run_id: str | None) -> Training
     last = checkpoints.saved_checkpoints(out.folder(folder.CHECKPOINTS))[-1]
     assert last.best_eer is not None, "the last step validates"
     best = folder.weights_name(last.best_step)
-    try:
-        content = out.read(best)
-    except FileNotFoundError as error:
+    remedy = "restore the file, or train again with another --out"
+    if not out.exists(best):
         raise InputError(
-            f"{out.location(best)}: missing, but these weights are the best of the training; "
-            "restore the file, or train again with another --out"
-        ) from error
-    out.commit(folder.DETECTOR, content)
-    with local_copy(out, folder.DETECTOR) as path:
-        weights = load_detector(path).digest
+            f"{out.location(best)}: missing, but these weights are the best of the training; {remedy}"
+        )
+    with local_copy(out, best) as path:
+        loaded = load_detector(path)
+        if not {"training": record.id, "step": str(last.best_step)}.items() <= loaded.metadata.items():
+            raise InputError(
+                f"{out.location(best)}: was replaced: its header names another training; {remedy}"
+            )
+        out.commit(folder.DETECTOR, path.read_bytes())
     result = TrainingResult(
         id=record.id,
         snapshot=record.snapshot,
         snapshot_digest=record.snapshot_digest,
         initial_weights=record.initial_weights,
-        weights=weights,
+        weights=loaded.digest,
         best_step=last.best_step,
         best_eer=last.best_eer,
         num_steps=last.step,

@@ -557,11 +557,10 @@ def write_shards(folder: Path, kind: str) -> Path:
     """Replace model.safetensors by two shards and their index."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    stem, ending, save = ("model", "safetensors", save_file)
-    if kind == "torch":
-        stem, ending, save = ("pytorch_model", "bin", torch.save)
+    stem, ending = ("pytorch_model", "bin") if kind == "torch" else ("model", "safetensors")
+    save: Callable[[dict[str, Tensor], Path], object] = torch.save if kind == "torch" else save_file
     names = sorted(tensors)
-    files = {}
+    files: dict[str, str] = {}
     for number, part in enumerate((names[::2], names[1::2]), 1):
         file = f"{stem}-{number:05d}-of-00002.{ending}"
         save({name: tensors[name] for name in part}, folder / file)
@@ -650,5 +649,6 @@ def test_the_header_tells_metadata_and_size_without_the_weights(tmp_path):
         (2).to_bytes(8, "little") + b"[]",
         (8).to_bytes(8, "little") + b'{"a":{}}',
     ):
+        (tmp_path / "damaged").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"."):
-            read_header(lambda start, end, damaged=damaged: damaged[start:end])
+            read_header(lambda start, end: (tmp_path / "damaged").read_bytes()[start:end])

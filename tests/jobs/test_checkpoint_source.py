@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from jobs import checkpoint_source
 from jobs.checkpoint_source import fetch_checkpoint
@@ -16,6 +17,7 @@ from pipeline import tracking
 from pipeline.errors import InputError
 from pipeline.storage import FileInfo, Folder
 from pipeline.tracking import Version
+from tests.jobs.situations.checkpoints import empty_database
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
@@ -142,26 +144,32 @@ def test_copies_that_another_user_may_have_planted_are_refused(bucket: str, temp
         fetch_checkpoint(f"{bucket}/x.pt")
 
 
-def test_an_artifact_of_mlflow_is_downloaded_once_for_each_registered_digest(
+def test_an_artifact_of_mlflow_is_copied_once_for_each_registered_digest(
     tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artifact = tmp_path / "artifacts" / "detector.safetensors"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(empty_database())
+    uri, artifact = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts" / "detector.safetensors"
     artifact.parent.mkdir()
+    with tracking.run(uri, "bonafide", job="train", name="train") as run:
+        pass
+    source = "artifacts/detector.safetensors"  # neither on S3 nor an absolute path, so MLflow is asked for it
+    for digest in "ab":
+        tags = {"weights": digest, "eer": 0.1, "validation": "v"}
+        tracking.register(uri, "calls", source, run_id=str(run.run_id), tags=tags, description="")
+    MlflowClient(uri).create_model_version("calls", source)
 
-    def find(digest: str | None, content: bytes) -> bytes:
-        tags = {} if digest is None else {"weights": digest}
-        version = Version("calls", 1, os.path.relpath(artifact), tags, is_best=True)
-        monkeypatch.setattr(tracking, "find_version", lambda *_: version)
+    def fetch(version: int, content: bytes) -> bytes:
         artifact.write_bytes(content)
-        checkpoint = fetch_checkpoint("models:/calls@best", f"sqlite:///{tmp_path}/mlflow.db")
-        assert (checkpoint.uri, checkpoint.name) == ("models:/calls/1", "calls v1")
+        checkpoint = fetch_checkpoint(f"models:/calls/{version}", uri)
+        assert (checkpoint.uri, checkpoint.name) == (f"models:/calls/{version}", f"calls v{version}")
         return checkpoint.path.read_bytes()
 
-    assert find("a", b"1") == b"1"
-    assert find("a", b"2") == b"1"
-    assert find("b", b"2") == b"2"
-    assert find(None, b"3") == b"3"
-    assert find(None, b"4") == b"4", "what was registered is unknown, so no copy is trusted"
+    assert fetch(1, b"1") == b"1"
+    assert fetch(1, b"2") == b"1"
+    assert fetch(2, b"2") == b"2"
+    assert fetch(3, b"3") == b"3"
+    assert fetch(3, b"4") == b"4", "what was registered is unknown, so no copy is trusted"
     assert len(list(copies(temporary))) == 3
 
 
