@@ -163,8 +163,7 @@ def _check_finite(weights: Mapping[str, Tensor], file: Path) -> None:
     ]
     if names:
         raise InputError(
-            f"{file}: {len(names)} tensors have values that are NaN or infinite: {_join_first(names)}; "
-            "its training diverged, or the file is damaged"
+            f"{file}: NaN or infinite values in {_join_first(names)}; its training diverged, or the file is damaged"
         )
 
 

@@ -49,8 +49,16 @@ def test_a_local_checkpoint_is_a_file_or_a_folder_relative_or_below_the_home_fol
         checkpoint = fetch_checkpoint(name)
         assert (checkpoint.path, checkpoint.uri, checkpoint.name) == (home / "one.pt", name, "one")
     assert fetch_checkpoint("model").path == home / "model/pytorch_model.bin"
-    with pytest.raises(InputError, match=r"Could not determine home"):
-        fetch_checkpoint("~nobody-of-this-name/one.pt")
+    for name, message in (
+        ("~nobody-of-this-name/one.pt", "Could not determine home"),
+        ("two.pt", f"{home}/two.pt: no such checkpoint"),
+        (
+            "https://example.org/one.pt",
+            "only local paths, s3:// and models:/ URIs are supported; download it",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            fetch_checkpoint(name)
 
 
 def test_a_checkpoint_on_s3_is_a_file_or_the_weights_of_a_folder(bucket: str, temporary: Path) -> None:

@@ -252,12 +252,6 @@ SITUATIONS = [
         remedy="`--variant` names the network to train.",
     ),
     Situation(
-        what="a checkpoint at an address of another kind",
-        command=SCORE + "https://example.org/detector.safetensors",
-        line="https://example.org/detector.safetensors: only local paths, s3:// and models:/ URIs are supported; …",
-        prepare=without_checkpoint,
-    ),
-    Situation(
         what="a folder without anything in the place of a checkpoint",
         command=SCORE + "{here}/run",
         line="{here}/run: a folder without model.safetensors or pytorch_model.bin; give the file of a checkpoint",
@@ -296,7 +290,7 @@ SITUATIONS = [
     Situation(
         what="weights that are not numbers",
         command=SCORE + "{here}/detector.safetensors",
-        line="{here}/detector.safetensors: 1 tensors have values that are NaN or infinite: proj_fc.weight; …",
+        line="{here}/detector.safetensors: NaN or infinite values in proj_fc.weight; its training diverged, or the file is damaged",
         prepare=not_a_number,
     ),
     Situation(
