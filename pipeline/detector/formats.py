@@ -116,6 +116,9 @@ _WRAPPERS = re.compile(
 _WEIGHT_NORM = re.compile(r"\.parametrizations\.weight\.original([01])$")
 """Newer names of the two tensors of weight normalisation."""
 
+_COUNTER = "n_averaged"
+"""A tensor in which PyTorch's AveragedModel counts its updates; no part of the model."""
+
 _STANDARD = frozenset({"", "model", "state_dict", "model_state_dict", "module"})
 """Keys under which a torch.save file has the weights that its training program evaluates."""
 
@@ -167,6 +170,8 @@ def _original_names(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Tens
     original: dict[str, Tensor] = {}
     for stored, tensor in tensors.items():
         name = _WEIGHT_NORM.sub(lambda which: f".weight_{'gv'[int(which[1])]}", _WRAPPERS.sub("", stored))
+        if name == _COUNTER:
+            continue
         if name in original:
             raise InputError(
                 f"{file}: has two tensors for {name}, one of them as {stored}; keep one in the file"

@@ -458,6 +458,10 @@ def with_parametrizations(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 RESAVED: dict[str, Callable[[dict[str, Tensor]], object]] = {
     "parametrizations": with_parametrizations,
     "DistributedDataParallel": lambda tensors: {f"module.{name}": t for name, t in tensors.items()},
+    "AveragedModel": lambda tensors: {
+        "n_averaged": torch.tensor(3),
+        **{f"module.{name}": t for name, t in tensors.items()},
+    },
     "compiled": lambda tensors: {f"_orig_mod.{name}": t for name, t in tensors.items()},
     "compiled and distributed": lambda tensors: {
         f"module._orig_mod.{name}": t for name, t in with_parametrizations(tensors).items()

@@ -290,7 +290,7 @@ SITUATIONS = [
     Situation(
         what="weights that are not numbers",
         command=SCORE + "{here}/detector.safetensors",
-        line="{here}/detector.safetensors: NaN or infinite values in proj_fc.weight; its training diverged, or the file is damaged",
+        line="{here}/detector.safetensors: NaN or infinite values in proj_fc.weight; its training diverged, …",
         prepare=not_a_number,
     ),
     Situation(
