@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def check_stored_weights(out: Folder, record: TrainingRecord, result: TrainingResult | None) -> None:
-    """Check that nobody has removed or replaced the weights that a training goes on from, or that it has published.
+    """Check that nobody has removed or replaced the weights that a training resumes from, or that it has published.
 
     Reads only the header of the file; whoever loads the weights compares them with it.
 

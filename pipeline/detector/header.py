@@ -36,6 +36,8 @@ def read_header(read: Callable[[int, int], bytes]) -> Header:
     if not isinstance(content, dict):
         raise ValueError("a header that is not a JSON object")
     metadata = content.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise ValueError("a header whose metadata is not a JSON object")
     try:
         end = max((int(tensor["data_offsets"][1]) for tensor in content.values()), default=0)
     except (KeyError, IndexError, TypeError) as error:
