@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 
+from jobs.checkpoint_source import fetch_checkpoint
 from jobs.ray_session import ray_session
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.description import describe, print_summary, scores_identity, system_name
@@ -18,7 +19,7 @@ from jobs.scoring.folder import claim_folder, count_scores, publish, read_reject
 from jobs.scoring.inputs import plan_scoring
 from jobs.scoring.mlflow_run import log_to_mlflow, start_run
 from jobs.scoring.parts import choose_pool, plan_parts, score_parts
-from jobs.scoring.weights import fetch_checkpoint, put_detector
+from jobs.scoring.weights import put_detector
 from pipeline.config import run
 from pipeline.storage import Folder
 
@@ -33,6 +34,7 @@ def main(config: ScoreConfig) -> None:
     plan = plan_scoring(config, out)
     checkpoint = fetch_checkpoint(config.checkpoint, config.tracking_uri)
     loaded = load_detector(checkpoint.path, config.variant or None)
+    checkpoint.check(loaded.digest)
     print(loaded.coverage, flush=True)
 
     identity = scores_identity(config, plan, loaded, policy)

@@ -18,7 +18,7 @@ from jobs.training.batch_size import find_on_cluster
 from jobs.training.checks import check_data, check_resume, choose_recipe
 from jobs.training.config import TrainConfig
 from jobs.training.driver import run_until_complete
-from jobs.training.lifecycle import publish, start_or_resume
+from jobs.training.lifecycle import check_stored_weights, load_initial, publish, start_or_resume
 from jobs.training.mlflow_run import log_result, track_training
 from jobs.training.record import load_record, load_result
 from jobs.training.registration import register
@@ -39,15 +39,17 @@ def main(config: TrainConfig) -> None:
     snapshot = load_snapshot(Folder(config.store), record.snapshot if record else config.snapshot)
     recipe = choose_recipe(config)
     training = resolve(config, record, recipe, snapshot)
+    result = load_result(out)
     if record is None:
         check_data(training)
     else:
         check_resume(training, record)
-    result = load_result(out)
+        check_stored_weights(out, record, result)
     if record is not None and result is not None:
         print(f"{out.location(folder.DETECTOR)} is already trained; nothing to do")
         register(training, record, result)
         return
+    initial = load_initial(training) if record is None else None
     num_cpus = max(config.num_workers[0] * config.cpus_per_worker, os.cpu_count() or 1)
     with StopSignals("train") as signals, lease.held(out) as held, ray_session(num_cpus=num_cpus):
         signals.install()
@@ -56,7 +58,8 @@ def main(config: TrainConfig) -> None:
             batch = replace(training.config.batch, max_seconds=find_on_cluster(training.config))
             config = replace(config, batch=batch)
         training = resolve(config, record, recipe, snapshot)
-        record = start_or_resume(training)
+        record = start_or_resume(training, initial)
+        del initial  # gigabytes, and the workers load their own
         out.commit(folder.CONFIG, tracking.without_credentials(to_toml(training.config)).encode())
         with track_training(training, record) as tracked:
             run_until_complete(WorkerArguments(training, record, tracked.run_id, held.fence), signals)

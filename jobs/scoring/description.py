@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jobs.checkpoint_source import Checkpoint
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.inputs import Row, ScoringPlan
-from jobs.scoring.weights import Checkpoint
 from pipeline import tracking
 from pipeline.config import to_dict
 from pipeline.storage import Folder

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from jobs.checkpoint_source import Checkpoint
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.inputs import ScoringPlan
-from jobs.scoring.weights import Checkpoint
 from pipeline import tracking
 from pipeline.config import to_dict
 from pipeline.evaluation import layout

@@ -32,8 +32,8 @@ class TrainConfig:
     """Name of the front end: w2v_small, xlsr_300m, xlsr_1b, mms_1b, hubert_xl …"""
     head: HeadConfig = field(default_factory=HeadConfig)
     init: str = ""
-    """Checkpoint to start from, a local file or folder: a self-supervised model or a detector. Random weights by
-    default."""
+    """Checkpoint to start from, a self-supervised model or a detector: file or folder, local or s3://, or a registered
+    detector, models:/NAME/VERSION or models:/NAME@best. Random weights by default."""
     num_workers: Bounds = Bounds((1, 1))
     """Workers (ranks), each with one GPU if the cluster has any. Two numbers (4,16) are a minimum and a maximum:
     the training grows and shrinks with the cluster."""

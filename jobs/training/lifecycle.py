@@ -7,43 +7,108 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from jobs.checkpoint_source import fetch_checkpoint
 from jobs.training import checkpoints, folder
 from jobs.training.checks import check_resume
 from jobs.training.record import TrainingRecord, TrainingResult, load_record, write_record, write_result
 from jobs.training.resolve import ResolvedTraining, fixed_settings
+from pipeline.detector.header import read_header
+from pipeline.errors import InputError
 from pipeline.storage import Folder
 
+if TYPE_CHECKING:
+    from pipeline.detector.network import Detector
 
-def start_or_resume(training: ResolvedTraining) -> TrainingRecord:
+
+def check_stored_weights(out: Folder, record: TrainingRecord, result: TrainingResult | None) -> None:
+    """Check that nobody has removed or replaced the weights that a training resumes from, or that it has published.
+
+    Reads only the header of the file; whoever loads the weights compares them with it.
+
+    Raises:
+        InputError: the file is missing, incomplete, or has other weights than those on record.
+    """
+    name, digest = (folder.DETECTOR, result.weights) if result else (folder.INITIAL, record.initial_weights)
+    problem = _find_problem(out, name, digest)
+    if problem:
+        raise InputError(
+            f"{out.location(name)}: {problem}; restore the file, or train again with another --out"
+        )
+
+
+def _find_problem(out: Folder, name: str, digest: str) -> str | None:
+    try:
+        header = read_header(lambda start, end: out.read(name, start, end))
+        num_bytes = out.info(name).size
+    except FileNotFoundError:
+        return f"missing, but {folder.RESULT if name == folder.DETECTOR else folder.RECORD} names its weights"
+    except InputError:
+        raise  # a kind of ValueError
+    except ValueError as error:
+        return f"damaged: {error}"
+    if num_bytes != header.num_bytes:
+        return f"damaged: {num_bytes} bytes instead of {header.num_bytes}"
+    stored = header.metadata.get("digest", "unknown")
+    if stored != digest:
+        return f"was replaced: the weights on record are {digest[:12]}, and these are {stored[:12]}"
+    return None
+
+
+def load_initial(training: ResolvedTraining) -> Detector | None:
+    """Load the detector that `--init` names, before anything is started or written; None without `--init`.
+
+    Raises:
+        InputError: the checkpoint is missing, damaged or does not fit.
+    """
+    from pipeline.detector.checkpoint import load_weights
+
+    config = training.config
+    if not config.init:
+        return None
+    checkpoint = fetch_checkpoint(config.init, config.tracking_uri)
+    detector = _random_detector(training)
+    filled = load_weights(detector, checkpoint.path, accept_front_end=True)
+    checkpoint.check(filled.digest)
+    print(filled.coverage, flush=True)
+    if checkpoint.version is not None:
+        print(f"{config.init} is {checkpoint.uri}", flush=True)
+    return detector
+
+
+def _random_detector(training: ResolvedTraining) -> Detector:
+    import torch
+
+    from pipeline.detector.network import Detector
+
+    torch.manual_seed(training.config.training.seed)
+    return Detector(training.config.detector)
+
+
+def start_or_resume(training: ResolvedTraining, initial: Detector | None) -> TrainingRecord:
     """Load the training record, or create it; the caller holds the lease of the folder.
+
+    Args:
+        training: what the command asks for.
+        initial: the detector that `--init` names, if it is loaded already.
 
     Raises:
         InputError: the folder holds a training with other settings or data.
     """
     record = load_record(training.out)
     if record is None:
-        return start(training)
+        return start(training, initial)
     check_resume(training, record)
     return record
 
 
-def start(training: ResolvedTraining) -> TrainingRecord:
-    """Write the untrained detector, then the record.
-
-    Raises:
-        InputError: the checkpoint to start from is missing, damaged or does not fit.
-    """
-    import torch
-
-    from pipeline.detector.checkpoint import load_weights, save_detector
-    from pipeline.detector.network import Detector
+def start(training: ResolvedTraining, initial: Detector | None) -> TrainingRecord:
+    """Write the detector before its first step, then the record; see `start_or_resume`."""
+    from pipeline.detector.checkpoint import save_detector
 
     config, out = training.config, training.out
-    torch.manual_seed(config.training.seed)
-    detector = Detector(config.detector)
-    if config.init:
-        print(load_weights(detector, Path(config.init), accept_front_end=True), flush=True)
+    detector = initial or load_initial(training) or _random_detector(training)
     training_id = uuid.uuid4().hex[:12]
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / folder.INITIAL
@@ -72,15 +137,25 @@ def publish(out: Folder, record: TrainingRecord, run_id: str | None) -> Training
 
     last = checkpoints.saved_checkpoints(out.folder(folder.CHECKPOINTS))[-1]
     assert last.best_eer is not None, "the last step validates"
-    out.commit(folder.DETECTOR, out.read(folder.weights_name(last.best_step)))
-    with local_copy(out, folder.DETECTOR) as path:
-        weights = load_detector(path).digest
+    best = folder.weights_name(last.best_step)
+    remedy = "restore the file, or train again with another --out"
+    if not out.exists(best):
+        raise InputError(
+            f"{out.location(best)}: missing, but these weights are the best of the training; {remedy}"
+        )
+    with local_copy(out, best) as path:
+        loaded = load_detector(path)
+        if not {"training": record.id, "step": str(last.best_step)}.items() <= loaded.metadata.items():
+            raise InputError(
+                f"{out.location(best)}: was replaced: its header names another training; {remedy}"
+            )
+        out.commit(folder.DETECTOR, path.read_bytes())
     result = TrainingResult(
         id=record.id,
         snapshot=record.snapshot,
         snapshot_digest=record.snapshot_digest,
         initial_weights=record.initial_weights,
-        weights=weights,
+        weights=loaded.digest,
         best_step=last.best_step,
         best_eer=last.best_eer,
         num_steps=last.step,

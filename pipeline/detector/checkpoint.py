@@ -37,7 +37,17 @@ class Loaded:
     """Name of the front end. w2v_large, mms_300m and xlsr_300m have the same shape: unless the caller or the
     file names the variant, the first of them is given."""
     digest: str
-    metadata: dict[str, str]
+    metadata: Mapping[str, str]
+    coverage: str
+    """One line for the log: how many tensors were filled, and from which file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """How a checkpoint filled a detector."""
+
+    digest: str
+    """Digest of all weights of the detector."""
     coverage: str
     """One line for the log: how many tensors were filled, and from which file."""
 
@@ -76,20 +86,17 @@ def load_detector(path: Path, variant: str | None = None, *, accept_front_end: b
         InputError: the file is damaged, does not match the network, or was changed after it was saved.
     """
     contents = read_checkpoint(path)
-    config = _choose_config(contents, variant, path)
+    config = _choose_config(contents, variant)
     # Initialising the 2B at random takes half a minute; on the meta device nothing is initialised.
     needs_random_head = accept_front_end and not _has_head(contents.tensors, config)
     with torch.device("cpu" if needs_random_head else "meta"):
         detector = Detector(config)
-    coverage = _fill(detector, contents, path, accept_front_end)
-    digest = weights_digest(detector.state_dict())
-    if contents.metadata.get("digest", digest) != digest:
-        raise InputError(f"{path}: the weights were changed after they were saved: the digest differs")
+    filled = _fill(detector, contents, accept_front_end)
     name = variant or contents.metadata.get("variant") or _name_variant(config.front_end)
-    return Loaded(detector.eval(), name, digest, contents.metadata, coverage)
+    return Loaded(detector.eval(), name, filled.digest, contents.metadata, filled.coverage)
 
 
-def load_weights(detector: Detector, path: Path, *, accept_front_end: bool = False) -> str:
+def load_weights(detector: Detector, path: Path, *, accept_front_end: bool = False) -> Filled:
     """Load a checkpoint into an existing detector.
 
     Args:
@@ -97,16 +104,13 @@ def load_weights(detector: Detector, path: Path, *, accept_front_end: bool = Fal
         path: file or folder in any supported format.
         accept_front_end: whether a file without a head is accepted; the head then keeps its weights.
 
-    Returns:
-        One line for the log: how many tensors were filled, and from which file.
-
     Raises:
-        InputError: the file is damaged or does not match the detector.
+        InputError: the file is damaged, does not match the detector, or was changed after it was saved.
     """
     contents = read_checkpoint(path)
-    if contents.config is not None and not _is_same_network(contents.config, detector.config):
-        raise InputError(f"{path}: contains {contents.config}, not {detector.config}")
-    return _fill(detector, contents, path, accept_front_end)
+    if contents.config is not None:
+        _check_same_network(contents, contents.config, detector.config)
+    return _fill(detector, contents, accept_front_end)
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -119,7 +123,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _fill(detector: Detector, contents: Contents, path: Path, accept_front_end: bool) -> str:
+def _fill(detector: Detector, contents: Contents, accept_front_end: bool) -> Filled:
     expected = detector.state_dict()
     weights = {name: tensor for name, tensor in contents.tensors.items() if not _is_pretraining(name)}
     pretraining_tensors = {name: tensor for name, tensor in contents.tensors.items() if _is_pretraining(name)}
@@ -130,15 +134,37 @@ def _fill(detector: Detector, contents: Contents, path: Path, accept_front_end: 
     problems = _describe_differences(expected, weights)
     if problems:
         hint = "; it has no head: it can initialise a training, but not score" if is_headless else ""
-        raise InputError(f"{path} ({contents.format}): {'; '.join(problems)}{hint}")
+        raise InputError(f"{contents.file} ({contents.format}): {'; '.join(problems)}{hint}")
+    _check_finite(weights, contents.file)
+    digest = weights_digest(weights)
+    if contents.metadata.get("digest", digest) != digest:
+        raise InputError(
+            f"{contents.file}: the weights were changed after they were saved: the digest differs; "
+            "copy or download the file again"
+        )
     is_meta = any(tensor.is_meta for tensor in expected.values())
     detector.load_state_dict(weights, strict=True, assign=is_meta)
     detector.pretraining_tensors = pretraining_tensors
     num_weights = sum(tensor.numel() for tensor in weights.values())
-    line = f"{path}: {num_filled} of {len(expected)} tensors ({num_weights / 1e6:.1f} M weights)"
+    line = f"{contents.file}: {num_filled} of {len(expected)} tensors ({num_weights / 1e6:.1f} M weights)"
     line += f" filled from a checkpoint in {contents.format} format"
+    line += f" ({contents.note})" if contents.note else ""
     line += ", the head keeps its initial weights" if num_filled < len(expected) else ""
-    return line + (f", {len(pretraining_tensors)} pre-training tensors kept" if pretraining_tensors else "")
+    line += f", {len(pretraining_tensors)} pre-training tensors kept" if pretraining_tensors else ""
+    return Filled(digest, line)
+
+
+def _check_finite(weights: Mapping[str, Tensor], file: Path) -> None:
+    # The sum of a tensor is finite unless a value is not, or large values overflow; it is much faster to compute.
+    names = [
+        name
+        for name, tensor in weights.items()
+        if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all()
+    ]
+    if names:
+        raise InputError(
+            f"{file}: NaN or infinite values in {_join_first(names)}; its training diverged, or the file is damaged"
+        )
 
 
 def _has_head(tensors: Mapping[str, Tensor], config: DetectorConfig) -> bool:
@@ -156,12 +182,23 @@ def _describe_differences(expected: Mapping[str, Tensor], given: Mapping[str, Te
         for name, tensor in expected.items()
         if name in given and given[name].shape != tensor.shape
     ]
+    unusable = [
+        f"{name} {_type_name(given[name])} instead of {_type_name(tensor)}"
+        for name, tensor in expected.items()
+        if name in given and _type_name(given[name]) != _type_name(tensor)
+    ]
     kinds = (
         ("missing", expected.keys() - given.keys()),
         ("unexpected", given.keys() - expected.keys()),
         ("of wrong shape", wrong),
+        ("of wrong type", unusable),
     )
     return [f"{len(names)} {kind}: {_join_first(names)}" for kind, names in kinds if names]
+
+
+def _type_name(tensor: Tensor) -> str:
+    layout = "" if tensor.layout == torch.strided else f"{tensor.layout} "
+    return f"{layout}{tensor.dtype}".replace("torch.", "")
 
 
 def _join_first(names: Iterable[str], at_most: int = 5) -> str:
@@ -170,7 +207,7 @@ def _join_first(names: Iterable[str], at_most: int = 5) -> str:
     return ", ".join(names[:at_most]) + (f" and {more} more" if more > 0 else "")
 
 
-def _choose_config(contents: Contents, variant: str | None, path: Path) -> DetectorConfig:
+def _choose_config(contents: Contents, variant: str | None) -> DetectorConfig:
     if variant is not None:
         if variant not in VARIANTS:
             raise InputError(f"unknown variant {variant!r}{did_you_mean(variant, VARIANTS)}")
@@ -178,8 +215,7 @@ def _choose_config(contents: Contents, variant: str | None, path: Path) -> Detec
         if contents.config is None:
             return config
         config = replace(config, head=contents.config.head)
-        if not _is_same_network(contents.config, config):
-            raise InputError(f"{path}: contains {contents.config}, not the variant {variant}")
+        _check_same_network(contents, contents.config, config)
         return config
     if contents.format == "bonafide" and contents.config is not None:
         return contents.config
@@ -187,7 +223,7 @@ def _choose_config(contents: Contents, variant: str | None, path: Path) -> Detec
         # The dropout in config.json is that of an earlier training, not that of the published variant.
         front_end = contents.config.front_end
         return replace(contents.config, front_end=VARIANTS.get(_name_variant(front_end), front_end))
-    return DetectorConfig(_recognise(contents.tensors, path))
+    return DetectorConfig(_recognise(contents.tensors, contents.file))
 
 
 def _recognise(tensors: Mapping[str, Tensor], path: Path) -> EncoderConfig:
@@ -209,17 +245,25 @@ def _recognise(tensors: Mapping[str, Tensor], path: Path) -> EncoderConfig:
     )
 
 
-def _is_same_network(one: DetectorConfig, other: DetectorConfig) -> bool:
-    """Compare everything except dropout and other settings that only training uses."""
-    return one.head == other.head and _is_same_front_end(one.front_end, other.front_end)
+def _check_same_network(contents: Contents, stored: DetectorConfig, wanted: DetectorConfig) -> None:
+    """Refuse a file for another network; dropout and other settings that only training uses may differ."""
+    differences = [
+        f"{name} is {getattr(stored.front_end, name)} instead of {getattr(wanted.front_end, name)}"
+        for name in _differing(stored.front_end, wanted.front_end)
+    ]
+    if stored.head != wanted.head:
+        differences.append(f"head is {stored.head} instead of {wanted.head}")
+    if differences:
+        variant = contents.metadata.get("variant") or _name_variant(stored.front_end)
+        raise InputError(f"{contents.file}: is of variant {variant}: {', '.join(differences)}")
 
 
-def _is_same_front_end(one: EncoderConfig, other: EncoderConfig) -> bool:
+def _differing(one: EncoderConfig, other: EncoderConfig) -> list[str]:
     training_only = {"dropout", "attention_dropout", "input_dropout", "layer_drop", "conv_gradient_scale"}
-    names = {field.name for field in fields(EncoderConfig)} - training_only
-    return all(getattr(one, name) == getattr(other, name) for name in names)
+    names = [field.name for field in fields(EncoderConfig) if field.name not in training_only]
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
 
 
 def _name_variant(config: EncoderConfig) -> str:
     """Name the first variant with this shape."""
-    return next((name for name, known in VARIANTS.items() if _is_same_front_end(known, config)), "unnamed")
+    return next((name for name, known in VARIANTS.items() if not _differing(known, config)), "unnamed")

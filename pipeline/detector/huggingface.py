@@ -1,4 +1,4 @@
-"""Reads and writes transformers folders: Wav2Vec2 and HuBERT front ends, and audio classifiers on top of them."""
+"""Reads and writes models of transformers: Wav2Vec2 and HuBERT front ends, and audio classifiers on top of them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
+from pipeline.detector.files import CONFIG
 from pipeline.detector.heads import MeanLinear
 from pipeline.detector.network import PREFIX, Detector, FrontEnd
-from pipeline.detector.tensors import read_safetensors, read_torch, to_float32, write_safetensors
+from pipeline.detector.tensors import to_float32, write_safetensors
 from pipeline.detector.variants import CONVOLUTIONS, NORM_EPSILON, EncoderConfig
 from pipeline.errors import InputError
 
@@ -55,107 +56,137 @@ def _transformers_name(name: str) -> str:
     return name
 
 
-def read_transformers(folder: Path) -> tuple[dict[str, Tensor], EncoderConfig]:
-    """Read a folder into the released layout.
+def from_transformers(tensors: Mapping[str, Tensor], file: Path) -> tuple[dict[str, Tensor], EncoderConfig]:
+    """Rename tensors to the released layout.
+
+    Args:
+        tensors: with the names of transformers; those of weight normalisation are `weight_g` and `weight_v`.
+        file: where they are from; config.json is in its folder.
 
     Returns:
         Tensors by their released names, and the shape of the front end.
 
     Raises:
-        InputError: a file is missing, or config.json has settings that our network does not support.
+        InputError: config.json is missing or damaged, or has settings that our network does not support.
     """
-    settings = _read_json(folder / "config.json")
-    config = _encoder_from_transformers(settings, folder)
-    tensors: dict[str, Tensor] = {}
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists():
-        tensors, _ = read_safetensors(folder / "model.safetensors")
-    elif index.exists():
-        for name in sorted(set(_read_json(index).get("weight_map", {}).values())):
-            tensors |= read_safetensors(folder / Path(name).name)[0]
-    elif (folder / "pytorch_model.bin").exists():
-        tensors = read_torch(folder / "pytorch_model.bin")
-    else:
-        raise InputError(f"{folder}: has a config.json but no model.safetensors")
+    settings_file = file.parent / CONFIG
+    settings = _read_settings(settings_file, file)
+    config = _encoder_from_transformers(settings, settings_file)
+    _check_num_layers(config, tensors, settings_file, file)
     with torch.device("meta"):
         names = FrontEnd(config).state_dict()
     released = {_transformers_name(name): name for name in names} | _PRETRAINING_FROM_TRANSFORMERS
     weight_norm = "encoder.pos_conv_embed.conv."
     released[weight_norm + "weight_g"] = "encoder.pos_conv.0.weight_g"
     released[weight_norm + "weight_v"] = "encoder.pos_conv.0.weight_v"
-    tensors = to_float32(tensors)
-    renamed = _take_head(tensors, settings, folder)
-    for name, tensor in tensors.items():
+    others = to_float32(tensors)
+    renamed = _take_head(others, settings, settings_file)
+    for name, tensor in others.items():
         bare = name.removeprefix("wav2vec2.").removeprefix("hubert.")
         renamed[PREFIX + released.get(bare, bare)] = tensor
     return renamed, config
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path, weights: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{path.parent}: not a transformers folder: it has no {path.name}") from error
+        raise InputError(
+            f"{weights}: has the tensor names of transformers, so its folder must have a {path.name}; "
+            "copy that file, too"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
     except ValueError as error:
-        raise InputError(f"{path}: invalid JSON: {error}") from error
+        raise InputError(f"{path}: invalid JSON: {error}; download it again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, not a {type(content).__name__}")
     return content
 
 
-def _encoder_from_transformers(settings: Mapping[str, Any], folder: Path) -> EncoderConfig:
-    supported = {
-        "model_type": ("wav2vec2", "hubert"),
-        "conv_kernel": ([kernel for kernel, _ in CONVOLUTIONS],),
-        "conv_stride": ([stride for _, stride in CONVOLUTIONS],),
-        "hidden_act": ("gelu",),
-        "feat_extract_activation": ("gelu",),
-        "feat_proj_layer_norm": (True, None),
-        "layer_norm_eps": (NORM_EPSILON,),
-        "conv_pos_batch_norm": (False, None),
-        "add_adapter": (False, None),
-        "adapter_attn_dim": (None,),
-    }
-    for name, values in supported.items():
+_SUPPORTED: Mapping[str, tuple[object, ...]] = {
+    "model_type": ("wav2vec2", "hubert"),
+    "conv_kernel": ([kernel for kernel, _ in CONVOLUTIONS],),
+    "conv_stride": ([stride for _, stride in CONVOLUTIONS],),
+    "hidden_act": ("gelu",),
+    "feat_extract_activation": ("gelu",),
+    "feat_proj_layer_norm": (True, None),
+    "layer_norm_eps": (NORM_EPSILON,),
+    "conv_pos_batch_norm": (False, None),
+    "add_adapter": (False, None),
+    "adapter_attn_dim": (None,),
+}
+"""Settings that our network has only with these values; None stands for a setting that is not given."""
+
+_FIELDS = {
+    "num_layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "ffn_width": "intermediate_size",
+    "num_heads": "num_attention_heads",
+    "conv_norm": "feat_extract_norm",
+    "conv_bias": "conv_bias",
+    "pre_norm": "do_stable_layer_norm",
+    "position_kernel": "num_conv_pos_embeddings",
+    "position_groups": "num_conv_pos_embedding_groups",
+}
+"""Field of EncoderConfig → setting of transformers."""
+
+_DROPOUT_FIELDS = {
+    "dropout": "hidden_dropout",
+    "attention_dropout": "attention_dropout",
+    "input_dropout": "feat_proj_dropout",
+    "layer_drop": "layerdrop",
+}
+"""The same for settings that need not be given."""
+
+
+def _encoder_from_transformers(settings: Mapping[str, Any], path: Path) -> EncoderConfig:
+    for name, values in _SUPPORTED.items():
         if settings.get(name) not in values:
-            raise InputError(
-                f"{folder}: config.json has {name} {settings.get(name)!r}; supported: {values[0]!r}"
-            )
-    try:
-        conv_widths = settings["conv_dim"]
-        if len(set(conv_widths)) != 1:
-            raise InputError(
-                f"{folder}: config.json has conv_dim {conv_widths}; supported: one width for all layers"
-            )
-        return EncoderConfig(
-            num_layers=settings["num_hidden_layers"],
-            width=settings["hidden_size"],
-            ffn_width=settings["intermediate_size"],
-            num_heads=settings["num_attention_heads"],
-            conv_width=conv_widths[0],
-            conv_norm=settings["feat_extract_norm"],
-            conv_bias=settings["conv_bias"],
-            pre_norm=settings["do_stable_layer_norm"],
-            position_kernel=settings["num_conv_pos_embeddings"],
-            position_groups=settings["num_conv_pos_embedding_groups"],
-            dropout=settings.get("hidden_dropout", 0.0),
-            attention_dropout=settings.get("attention_dropout", 0.0),
-            input_dropout=settings.get("feat_proj_dropout", 0.0),
-            layer_drop=settings.get("layerdrop", 0.0),
+            raise InputError(f"{path}: has {name} {settings.get(name)!r}; supported: {values[0]!r}")
+    widths = settings.get("conv_dim")
+    if not isinstance(widths, list) or widths != widths[:1] * len(CONVOLUTIONS):
+        raise InputError(
+            f"{path}: has conv_dim {widths!r}; supported: one width for all {len(CONVOLUTIONS)} layers"
         )
+    try:
+        fields = {field: settings[name] for field, name in _FIELDS.items()}
+        fields |= {field: settings.get(name, 0.0) for field, name in _DROPOUT_FIELDS.items()}
+        return EncoderConfig(conv_width=widths[0], **fields)
     except KeyError as error:
-        raise InputError(f"{folder}: config.json has no {error.args[0]}") from error
+        raise InputError(f"{path}: has no {error.args[0]}") from error
+    except ValueError as error:
+        names = _FIELDS | _DROPOUT_FIELDS | {"conv_width": "conv_dim"}
+        reason = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), str(error))
+        raise InputError(f"{path}: {reason}") from error
 
 
-def _take_head(tensors: dict[str, Tensor], settings: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
+def _check_num_layers(config: EncoderConfig, tensors: Mapping[str, Tensor], path: Path, file: Path) -> None:
+    """Refuse settings of another model, before a network with any number of layers is built from them."""
+    layers = {layer for name in tensors for layer in re.findall(r"encoder\.layers\.(\d+)\.", name)}
+    if config.num_layers != len(layers):
+        raise InputError(
+            f"{path}: has num_hidden_layers {config.num_layers}, but {file.name} has {len(layers)} layers"
+        )
+
+
+def _take_head(tensors: dict[str, Tensor], settings: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """Remove the two linear layers of an audio classifier from `tensors` and return them merged into one head."""
     names = ("projector.weight", "projector.bias", "classifier.weight", "classifier.bias")
     if not all(name in tensors for name in names):
         return {}
-    projector, projector_bias, classifier, classifier_bias = (tensors.pop(name).double() for name in names)
-    labels = [str(label) for _, label in sorted(settings.get("id2label", {}).items())]
+    labels_by_index = settings.get("id2label")
+    labels = []
+    if isinstance(labels_by_index, dict):
+        labels = [str(label) for _, label in sorted(labels_by_index.items())]
     if sorted(labels) != sorted(LABELS):
-        raise InputError(f"{folder}: config.json has labels {labels} in id2label; supported: {list(LABELS)}")
+        raise InputError(f"{path}: has labels {labels} in id2label; supported: {list(LABELS)}")
+    projector, projector_bias, classifier, classifier_bias = (tensors.pop(name).double() for name in names)
+    size, width = len(projector_bias.reshape(-1)), settings["hidden_size"]
+    shapes = [list(tensor.shape) for tensor in (projector, projector_bias, classifier, classifier_bias)]
+    expected = [[size, width], [size], [len(LABELS), size], [len(LABELS)]]
+    if shapes != expected:
+        raise InputError(f"{path.parent}: {', '.join(names)} have shapes {shapes} instead of {expected}")
     order = [labels.index(label) for label in LABELS]
     # There is no non-linearity between the two layers, and the mean over frames commutes with the first.
     return {
@@ -200,7 +231,7 @@ def export_transformers(detector: Detector, folder: Path) -> None:
     }
     for name, settings in (
         ("preprocessor_config.json", extractor),
-        ("config.json", transformers_settings(config)),
+        (CONFIG, transformers_settings(config)),
     ):
         (folder / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

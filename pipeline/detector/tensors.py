@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections import OrderedDict
+import zipfile
+from collections import OrderedDict, deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,17 +22,79 @@ from torch import Tensor
 from pipeline.errors import InputError
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors and metadata.
+@dataclass(frozen=True, slots=True)
+class TensorFile:
+    """The content of one file of tensors."""
+
+    groups: dict[str, dict[str, Tensor]]
+    """Named tensors, by the keys of the dicts around them, joined by dots; of the outermost dict by ""."""
+    metadata: dict[str, str]
+    """Only safetensors files have any."""
+
+
+def read_tensors(path: Path) -> TensorFile:
+    """Read a safetensors file, or a torch.save file without the other objects in it; the content decides which.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file cannot be read, is damaged, is something else, or has no named tensors.
     """
+    start = _read_start(path)
+    if start[8:9] == b"{":
+        return _read_safetensors(path)
+    if start.startswith(_ZIP):
+        _check_zip(path)
+    if start.startswith((_ZIP, _PICKLE)):
+        return TensorFile(_find_groups(_read_pickle(path), path), {})
+    raise InputError(f"{path}: not a safetensors file, a torch file or a transformers folder")
+
+
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_AGAIN = "it may be cut short: copy or download it again"
+_START_BYTES = 256
+
+
+def _read_start(path: Path) -> bytes:
+    """Read the first bytes of a file; refuse what is often stored in the place of weights."""
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: not a regular file")
+        with path.open("rb") as file:
+            start = file.read(_START_BYTES)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    if not start:
+        raise InputError(f"{path}: an empty file; download it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(
+            f"{path}: a pointer of Git LFS, not the file itself; run `git lfs pull` in its folder"
+        )
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise InputError(
+            f"{path}: a web page, not a checkpoint; download it again, by the link to the raw file"
+        )
+    return start
+
+
+def _read_safetensors(path: Path) -> TensorFile:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return TensorFile({"": tensors}, dict(file.metadata() or {}))
     except SafetensorError as error:
-        raise InputError(f"{path}: damaged safetensors file: {error}") from error
+        raise InputError(f"{path}: damaged safetensors file: {error}; {_AGAIN}") from error
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse a zip file that is not one of torch.save; only its list of members is read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{path}: damaged, or not a torch.save file: {error}; {_AGAIN}") from error
+    if not any(name.endswith("data.pkl") for name in names):
+        raise InputError(
+            f"{path}: a zip archive, not a torch.save file; unpack it, and give the checkpoint in it"
+        )
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
@@ -44,15 +108,6 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def read_torch(path: Path) -> dict[str, Tensor]:
-    """Read the weights from a torch.save file, and ignore all other objects in it.
-
-    Raises:
-        InputError: the file is damaged or has no named tensors.
-    """
-    return _find_weights(_read_pickle(path), path)
 
 
 def to_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -126,14 +181,29 @@ def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(f"{path}: damaged, or not a torch.save file: {reason}")
 
 
-def _find_weights(content: object, path: Path) -> dict[str, Tensor]:
-    """Find the state_dict inside the dicts that training tools wrap around it."""
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
+def _find_groups(content: object, path: Path) -> dict[str, dict[str, Tensor]]:
+    """Find all named tensors inside the dicts that training tools wrap around them."""
     if not isinstance(content, dict):
-        raise InputError(f"{path}: contains a {type(content).__name__}, not named tensors")
-    weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not weights:
+        kind = "object" if isinstance(content, _Inert) else type(content).__name__
+        raise InputError(
+            f"{path}: contains one {kind}, not named tensors; save the state_dict() of the model"
+        )
+    groups: dict[str, dict[str, Tensor]] = {}
+    pending: deque[tuple[str, dict[object, object]]] = deque([("", content)])
+    seen = set()  # a pickle can hold a dict that contains itself
+    while pending:
+        place, found = pending.popleft()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+        if tensors:
+            groups[place] = tensors
+        pending += [
+            (f"{place}.{name}" if place else str(name), value)
+            for name, value in found.items()
+            if isinstance(value, dict)
+        ]
+    if not groups:
         raise InputError(f"{path}: contains no tensors")
-    return weights
+    return groups

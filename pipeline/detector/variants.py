@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 HeadName = Literal["mean_linear"]
@@ -43,6 +43,15 @@ class EncoderConfig:
     """Factor applied to the gradient of the convolutions."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind = str(field.type)  # as written above
+            if kind == "int" and (type(value) is not int or value < 1):
+                raise ValueError(f"{field.name} is {value!r}; it must be a positive integer")
+            if kind == "float" and (type(value) not in (int, float) or not 0 <= value <= 1):
+                raise ValueError(f"{field.name} is {value!r}; it must be between 0 and 1")
+            if kind == "bool" and type(value) is not bool:
+                raise ValueError(f"{field.name} is {value!r}; it must be true or false")
         if self.conv_norm not in ("layer", "group"):
             raise ValueError(f"conv_norm is {self.conv_norm!r}; known: layer, group")
         for name, divisor in (("num_heads", self.num_heads), ("position_groups", self.position_groups)):

@@ -12,5 +12,14 @@ from pipeline.storage.file_info import FileInfo, FileProblem
 from pipeline.storage.folder import Folder
 from pipeline.storage.local_writing import STAGED_SUFFIX
 from pipeline.storage.s3 import PART_BYTES
+from pipeline.storage.temporary import temporary_root, user_folder
 
-__all__ = ["PART_BYTES", "STAGED_SUFFIX", "FileInfo", "FileProblem", "Folder"]
+__all__ = [
+    "PART_BYTES",
+    "STAGED_SUFFIX",
+    "FileInfo",
+    "FileProblem",
+    "Folder",
+    "temporary_root",
+    "user_folder",
+]

@@ -46,6 +46,26 @@ class Version:
         """The `models:/` URI of exactly this version."""
         return f"models:/{self.name}/{self.number}"
 
+    @property
+    def digest(self) -> str | None:
+        """Digest of the weights that were registered; None for a version that was not registered by `register`."""
+        return self.tags.get(WEIGHTS)
+
+    def check_weights(self, digest: str) -> None:
+        """Check that weights are those that were registered: a later training may have replaced the file.
+
+        Args:
+            digest: that of the weights in `source`.
+
+        Raises:
+            InputError: the version was registered with other weights.
+        """
+        if self.digest not in (None, digest):
+            raise InputError(
+                f"{self.uri}: its weights were replaced: registered were {str(self.digest)[:12]}, but {self.source} "
+                f"has {digest[:12]}; put the registered file back, or choose the version of the new weights"
+            )
+
 
 def check_name(name: str) -> None:
     """Check the name of a registered model, before hours of training depend on it.

@@ -25,7 +25,6 @@ from jobs.scoring.config import ScoreConfig
 from jobs.scoring.folder import missing_parts, read_rejects, write_part
 from jobs.scoring.inputs import LARGE_BYTES, LOSSLESS_ENDINGS, AudioFiles, StoredUtterances, plan_folder
 from jobs.scoring.parts import plan_parts
-from jobs.scoring.weights import fetch_checkpoint
 from pipeline import tables, tracking
 from pipeline.config import Names
 from pipeline.data.audio.containers.names import AUDIO_SUFFIXES
@@ -237,7 +236,7 @@ def test_scores_of_a_registered_detector_have_an_mlflow_run_below_its_training(
     tags = {"bonafide.training": "feedbeef"}
     with tracking.run(uri, "bonafide", job="train", name="train", tags=tags) as training:
         pass
-    version_tags = {"weights": "d", "eer": 0.1, "validation": "v"}
+    version_tags = {"weights": load_detector(detector).digest, "eer": 0.1, "validation": "v"}
     registered = tracking.register(
         uri, "calls", str(detector), run_id=str(training.run_id), tags=version_tags, description=""
     )
@@ -378,19 +377,6 @@ def test_a_file_of_any_name_is_decoded(
     part = AudioFiles(root).decode(plan.rows.to_pylist(), out, "attempts/part")
     assert (plan.rejects, part.rejects) == ([], [])
     assert sorted(plan.rows["id"].to_pylist()) == sorted(names)
-
-
-def test_a_checkpoint_on_s3_is_a_file_or_a_folder(bucket: str) -> None:
-    remote = Folder(f"{bucket}/models")
-    remote.commit("one.safetensors", b"1")
-    remote.commit("many/config.json", b"{}")
-    remote.commit("many/deep/weights.bin", b"2")
-    one = fetch_checkpoint(f"{bucket}/models/one.safetensors")
-    assert (one.path.read_bytes(), one.name) == (b"1", "one")
-    many = fetch_checkpoint(f"{bucket}/models/many").path
-    assert (many / "config.json").read_bytes() + (many / "deep/weights.bin").read_bytes() == b"{}2"
-    with pytest.raises(InputError, match="no such checkpoint"):
-        fetch_checkpoint(f"{bucket}/models/none")
 
 
 def num_bytes_read() -> int:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +25,7 @@ from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.store import layout
 from pipeline.data.store.shard_tables import map_indexes
 from pipeline.data.store.snapshot import Snapshot, snapshot_shards
-from pipeline.storage import Folder
+from pipeline.storage import Folder, user_folder
 
 FORMAT = 1
 """Version of the arrays; processes share an index only with those of the same version."""
@@ -157,8 +156,8 @@ def map_index(folder: Path) -> Index:
 
 
 def node_folder() -> Path:
-    """The folder below TMPDIR in which the processes of a user share indexes on this machine."""
-    return Path(tempfile.gettempdir()) / f"bonafide-{os.getuid()}" / "indexes"
+    """The folder in which the processes of this user share indexes on this machine."""
+    return user_folder("indexes")
 
 
 def shared_index(folder: Path, write: Callable[[Path], None]) -> Index:

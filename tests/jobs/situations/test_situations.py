@@ -13,6 +13,8 @@ from tests.jobs.situations.page import PAGE, to_markdown
 from tests.jobs.situations.situation import Place, Situation
 from tests.jobs.situations.table import TABLE
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
 ALL = [situation for situations in TABLE.values() for situation in situations]
 
 
