@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 
+from jobs.devices import check_gpus
 from jobs.ray_session import ray_session
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.description import describe, print_summary, scores_identity, system_name
@@ -31,6 +32,7 @@ def main(config: ScoreConfig) -> None:
     out = Folder(config.out)
     policy = WindowPolicy.parse(config.window)
     plan = plan_scoring(config, out)
+    check_gpus(config.device, 1)
     checkpoint = fetch_checkpoint(config.checkpoint, config.tracking_uri)
     loaded = load_detector(checkpoint.path, config.variant or None)
     print(loaded.coverage, flush=True)

@@ -13,8 +13,9 @@ from typing import Literal
 import pytest
 
 from jobs.__main__ import commands
-from pipeline.config import Bounds, Names, Pairs, config_class, load_toml, parse, run, to_toml
+from pipeline.config import config_class, load_toml, parse, run, to_toml
 from pipeline.errors import InputError
+from pipeline.fields import Bounds, Names, Pairs
 
 
 @dataclass(frozen=True)
