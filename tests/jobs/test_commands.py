@@ -120,7 +120,6 @@ def test_only_texts_with_a_meaning_of_their_own_may_be_empty():
     assert may_be_empty == ["train register", "benchmark train.ranks_variant"]
 
 
-
 def test_relative_locations_become_absolute_in_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
