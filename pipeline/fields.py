@@ -142,7 +142,7 @@ def check_ranges(config: Any) -> None:
 
 
 @functools.cache
-def types_of(config: type) -> Mapping[str, Any]:
+def types_of(config: Any) -> Mapping[str, Any]:
     """The types of the fields of a config by name, in order."""
     return get_type_hints(config, include_extras=True)
 
@@ -217,7 +217,7 @@ def absolute_path(text: str) -> str:
     if not text or "\0" in text or re.match(r"\w[\w+.-]*:/", text):
         raise ValueError
     try:
-        path = Path(text).expanduser()
+        path = Path(text).expanduser() if text.startswith("~") else Path(text)
     except RuntimeError as error:  # no such user
         raise ValueError from error
     return os.path.normpath(path.absolute())
