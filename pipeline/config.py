@@ -28,7 +28,7 @@ from typing import Any, NoReturn, TypeVar
 import tomli_w
 
 from pipeline.errors import InputError, did_you_mean
-from pipeline.fields import READERS, Pairs, Range, Reader, marks_of, types_of
+from pipeline.fields import READERS, LocalPath, Pairs, Range, Reader, marks_of, types_of
 
 Config = TypeVar("Config")
 
@@ -189,7 +189,7 @@ def _parser(fields: Mapping[str, _Field], command: str, description: str) -> _Pa
         allow_abbrev=False,
     )
     help_text = "TOML file with values for the flags below; may be given several times, later files win"
-    parser.add_argument("--config", metavar="FILE", action="append", help=help_text)
+    parser.add_argument("--config", metavar="FILE", action="append", type=_reader(LocalPath), help=help_text)
     groups: dict[str, argparse._ArgumentGroup] = {}
     for flag, field in fields.items():
         section, _, name = field.name.rpartition(".")

@@ -220,7 +220,7 @@ def absolute_path(text: str) -> str:
         path = Path(text).expanduser() if text.startswith("~") else Path(text)
     except RuntimeError as error:  # no such user
         raise ValueError from error
-    return os.path.normpath(path.absolute())
+    return "/" + os.path.normpath(path.absolute()).lstrip("/")
 
 
 def location(text: str) -> str:

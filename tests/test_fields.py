@@ -17,6 +17,8 @@ from pipeline.tracking.server import absolute_uri
         ("./store/", "HERE/store"),
         ("../a/../store", "PARENT/store"),
         ("/a//b/.", "/a/b"),
+        ("//a", "/a"),
+        ("/", "/"),
         ("~/store", "/home/me/store"),
         ("./~", "HERE/~"),
         ("with space, comma=and ü", "HERE/with space, comma=and ü"),
@@ -70,6 +72,13 @@ def test_the_file_of_a_tracking_uri_is_absolute(
 def test_what_mlflow_cannot_use_is_no_tracking_uri(text: str):
     with pytest.raises(ValueError):
         absolute_uri(text)
+
+
+def test_a_refused_tracking_uri_shows_no_password():
+    with pytest.raises(
+        InputError, match=r"^'postgres://host/db' is no database or server of MLflow; write sqlite"
+    ):
+        absolute_uri("postgres://me:secret@host/db")
 
 
 def test_nan_is_in_no_range_and_an_end_only_if_the_range_includes_it():

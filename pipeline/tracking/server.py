@@ -63,12 +63,15 @@ def absolute_uri(tracking_uri: str) -> str:
     """Make the path of an SQLite URI absolute, for processes with another working directory.
 
     Raises:
-        ValueError: this is neither a database nor a server.
+        InputError: MLflow supports no such URI.
     """
     if not re.match(
         r"(https?|databricks|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://.|databricks$", tracking_uri
     ):
-        raise ValueError
+        raise InputError(
+            f"{without_credentials(tracking_uri)!r} is no database or server of MLflow; "
+            "write sqlite:///FILE or http://HOST:PORT"
+        )
     start, separator, path = tracking_uri.partition(":///")
     if not start.startswith("sqlite"):
         return tracking_uri
@@ -76,7 +79,7 @@ def absolute_uri(tracking_uri: str) -> str:
     return f"{start}{separator}{absolute_path(path)}{question_mark}{options}"
 
 
-TrackingUri = Annotated[str, Reader(absolute_uri, "sqlite:///FILE or http://HOST:PORT")]
+TrackingUri = Annotated[str, Reader(absolute_uri, "a database or server of MLflow")]
 """Type of a flag: an MLflow server or database."""
 
 

@@ -54,13 +54,13 @@ SITUATIONS = [
     Situation(
         what="a wrong value in a file of settings",
         command=f"{TRAIN} --config wrong.toml",
-        line="wrong.toml: --training.log-every: expected an integer from 1 to 1,000,000,000, got '0' (…)",
+        line="{here}/wrong.toml: --training.log-every: expected an integer from 1 to 1,000,000,000, got '0' (…)",
         prepare=settings,
     ),
     Situation(
         what="an unknown key in a file of settings",
         command=f"{TRAIN} --config unknown.toml",
-        line="unknown.toml: unknown argument --batch.max-second; did you mean --batch.max-seconds? (…)",
+        line="{here}/unknown.toml: unknown argument --batch.max-second; did you mean --batch.max-seconds? (…)",
         prepare=settings,
     ),
     # locations
@@ -123,7 +123,7 @@ SITUATIONS = [
     Situation(
         what="a folder as MLflow's database",
         command=f"{TRAIN} --tracking-uri mlruns",
-        line="--tracking-uri: expected sqlite:///FILE or http://HOST:PORT, got 'mlruns' (…)",
+        line="--tracking-uri: 'mlruns' is no database or server of MLflow; write sqlite:///FILE or http://… (…)",
     ),
     Situation(
         what="an experiment without MLflow",
