@@ -235,7 +235,7 @@ def _as_arguments(table: Mapping[str, Any], fields: Mapping[str, _Field], prefix
         flag = _flag(prefix + key)
         if isinstance(value, dict) and flag not in fields:
             yield from _as_arguments(value, fields, f"{prefix}{key}.")
-        elif value not in ("", [], {}) or flag not in fields or fields[flag].default:
+        elif value not in ("", [], {}) or flag not in fields or fields[flag].default not in ("", (), {}):
             yield f"{flag}={value if isinstance(value, str) else json.dumps(value, default=str)}"
 
 

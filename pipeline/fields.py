@@ -128,7 +128,7 @@ def _items(text: str) -> list[str]:
     return names
 
 
-def check_ranges(config: Any) -> None:
+def check_ranges(config: object) -> None:
     """Check the numbers of a config that code has made, as they are checked in a command line.
 
     Raises:

@@ -196,6 +196,7 @@ def test_a_wrong_argument_is_named_in_one_line(argv: list[str], message: str):
         ),
         ("limit = 'many'", "--limit: expected an integer, got 'many'"),
         ("delete = 2", "--delete: expected true or false"),
+        ("limit = ''", "--limit: expected an integer, got ''"),
         ("[inner.weights]\nspoof = [2]", "--inner.weights: expected name=number pairs"),
         ("inner = 3", "unknown argument --inner; "),
         ("config = 'other.toml'", "a file cannot name another one"),
