@@ -128,13 +128,13 @@ def _items(text: str) -> list[str]:
     return names
 
 
-def check_ranges(config: object) -> None:
+def check_ranges(config: Any) -> None:
     """Check the numbers of a config that code has made, as they are checked in a command line.
 
     Raises:
         InputError: a number is not in the range of its field.
     """
-    for name, hint in types_of(type(config)).items():
+    for name, hint in types_of(config.__class__).items():
         for mark in marks_of(hint):
             value = getattr(config, name)
             if isinstance(mark, Range) and not mark.accepts(value):

@@ -95,9 +95,9 @@ def test_every_number_has_a_range():
 
 def test_every_default_is_in_its_range():
     for command in commands():
-        config = parse(config_of(command), REQUIRED.get(command, []), command="bonafide")
+        config: object = parse(config_of(command), REQUIRED.get(command, []), command="bonafide")
         for name, hint in fields(config_of(command)):
-            value = config
+            value: object = config
             for part in name.split("."):
                 value = getattr(value, part)
             assert all(mark.accepts(value) for mark in marks_of(hint) if isinstance(mark, Range)), name
@@ -142,7 +142,7 @@ def test_relative_locations_become_absolute_in_every_command(tmp_path: Path, mon
             ):
                 flag = f"--{name}"
                 required = [word for word in REQUIRED.get(command, []) if not word.startswith(f"{flag}=")]
-                config = parse(config_of(command), [f"{flag}={text}", *required], command="bonafide")
+                config: object = parse(config_of(command), [f"{flag}={text}", *required], command="bonafide")
                 assert getattr(config, name) in (path, (path,)), (command, name)
 
 

@@ -175,9 +175,9 @@ def test_a_card_shows_a_recipe_given_by_name_or_file(store: Folder, tmp_path: Pa
 
 
 def test_a_card_needs_a_store_and_a_file(store: Folder):
-    for flags in ({"html": "card.html"}, {"store": "s"}, {"recipe": "r"}):
+    for name, value in {"html": "card.html", "store": "s", "recipe": "r"}.items():
         with pytest.raises(InputError, match="--html FILE"):
-            CorporaConfig(**flags)
+            CorporaConfig(**{name: value})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="--recipe only affects the card; add --html FILE"):
         CorporaConfig(store=store.uri, export_protocol="p.csv", recipe="antideepfake")
 
