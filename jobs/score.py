@@ -26,14 +26,15 @@ from pipeline.storage import Folder
 
 def main(config: ScoreConfig) -> None:
     """Plan the parts, score the missing ones, and describe the result."""
+    out = Folder(config.out)
+    plan = plan_scoring(config, out)
+    checkpoint = fetch_checkpoint(config.checkpoint, config.tracking_uri)
+    check_gpus(config.device, 1)
+    # They import torch, which takes seconds: what is wrong in the command is known before.
     from pipeline.detector.checkpoint import load_detector
     from pipeline.detector.scoring import WindowPolicy
 
-    out = Folder(config.out)
     policy = WindowPolicy.parse(config.window)
-    plan = plan_scoring(config, out)
-    check_gpus(config.device, 1)
-    checkpoint = fetch_checkpoint(config.checkpoint, config.tracking_uri)
     loaded = load_detector(checkpoint.path, config.variant or None)
     print(loaded.coverage, flush=True)
 

@@ -284,6 +284,11 @@ SITUATIONS = [
         line="give either --store, to score corpora of a store, or --audio, to score a folder",
     ),
     Situation(
+        what="a folder of audio that does not exist",
+        command=f"{SCORE} --audio calls",
+        line="{here}/calls: no such folder; --audio expects a folder of audio files",
+    ),
+    Situation(
         what="an unknown window",
         command=f"{SCORE} --audio calls --window window:4:median",
         line="--window: unknown window policy 'window:4:median'; known: whole, window:SECONDS:first|mean|max (…)",
