@@ -191,7 +191,7 @@ def test_a_killed_scoring_resumes_with_the_missing_parts(
     score.main(config(audio, detector, scored))
     printed = capfd.readouterr()
     assert f"{len(parts)} parts planned, {len(parts) - 1} already scored, 1 to score" in printed.out
-    assert f"{len(UNDECODABLE)} rejected" not in printed.err and "utterances" in printed.err
+    assert f"{len(UNDECODABLE)} rejected" not in printed.err and "scoring 1/1 utterance " in printed.err
     assert {path.name: path.read_bytes() for path in (scored / "scores").iterdir()} == before
     assert json.loads((scored / "scores.json").read_text())["num_rejected"] == len(UNDECODABLE)
 
