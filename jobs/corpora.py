@@ -17,11 +17,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.config import Names, Pairs, run
+from pipeline.config import run
 from pipeline.data.corpora.corpus import read_corpus
 from pipeline.data.corpora.manifest import ExpectedHours, Manifest, choose_manifests
+from pipeline.data.corpora.recipe import RecipeName
 from pipeline.data.corpora.utterance import Problem
 from pipeline.errors import InputError, UnavailableError
+from pipeline.fields import Location, NamedLocations, Names, OutputFile, Pairs
+from pipeline.progress import counted
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
@@ -37,25 +40,40 @@ class CorporaConfig:
 
     corpora: Names = Names()
     """Corpora to show; default: all. Without --root and --store, every named corpus is described in full."""
-    root: str = ""
+    root: Location = ""
     """Folder or s3:// URI with one folder per corpus: count the utterances and problems found there."""
-    roots: Pairs = Pairs()
+    roots: NamedLocations = Pairs()
     """Corpora that are stored outside --root: name=PATH."""
-    store: str = ""
+    store: Location = ""
     """Folder or s3:// URI of a store; needs --html or --export-protocol."""
     snapshot: str = "latest"
     """Name of the snapshot in the store."""
-    html: str = ""
+    html: OutputFile = ""
     """Write the corpus card to this file: hours, signal chains by label, rejects, licences."""
-    recipe: str = ""
+    recipe: RecipeName = ""
     """Name or TOML file of a recipe: the card also shows which utterances train and validate, and their labels."""
-    export_protocol: str = ""
+    export_protocol: OutputFile = ""
     """Write the utterances to this file as an AntiDeepfake protocol CSV of twelve columns."""
+
+    def __post_init__(self) -> None:
+        is_about_store = self.store or self.html or self.recipe or self.export_protocol
+        if is_about_store and not (self.store and (self.html or self.export_protocol)):
+            raise InputError(
+                "give --store STORE, and --html FILE for a card or --export-protocol FILE for a CSV"
+            )
+        if self.store and (self.root or self.roots):
+            raise InputError("--store shows a store, --root and --roots show files; give one of the two")
+        if self.snapshot != "latest" and not self.store:
+            raise InputError("--snapshot is in a store: give --store STORE")
+        if self.recipe and not self.html:
+            raise InputError("--recipe only affects the card; add --html FILE")
+        if self.html and self.html == self.export_protocol:
+            raise InputError(f"--html and --export-protocol are both {self.html}; name two files")
 
 
 def main(config: CorporaConfig) -> None:
     """Print manifests or the files found on disk, or write a file about a store."""
-    if config.store or config.html or config.recipe or config.export_protocol:
+    if config.store:
         write_files(config)
         return
     manifests = choose_manifests(config.corpora)
@@ -77,14 +95,10 @@ def write_files(config: CorporaConfig) -> None:
     """Write the card or the protocol of a snapshot, for all of its corpora or the named ones.
 
     Raises:
-        InputError: --store or an output file is missing, or the store lacks the snapshot or a corpus.
+        InputError: the store lacks the snapshot or a corpus.
     """
     from pipeline.data.store.snapshot import choose_corpora, load_snapshot
 
-    if not config.store or not (config.html or config.export_protocol):
-        raise InputError("give --store STORE, and --html FILE for a card or --export-protocol FILE for a CSV")
-    if config.recipe and not config.html:
-        raise InputError("--recipe only affects the card; add --html FILE")
     store = Folder(config.store)
     snapshot = choose_corpora(load_snapshot(store, config.snapshot), config.corpora)
     if config.html:
@@ -112,17 +126,19 @@ def export_protocol(file: str, store: Folder, snapshot: Snapshot) -> None:
     folders = {manifest.name: manifest.folder for manifest in choose_manifests(()).values()}
     with folder.staged(name) as staged:
         counts = write_protocol(staged, store, snapshot, folders)
-    print(f"{counts.num_rows} utterances of snapshot {snapshot.name}: {file}")
+    print(f"{counted(counts.num_rows, 'utterance')} of snapshot {snapshot.name}: {file}")
     for corpus, num_segments in counts.segments.items():
-        print(f"  omitted: {num_segments} segments of {corpus}; the format has no columns for segments")
+        print(
+            f"  omitted: {counted(num_segments, 'segment')} of {corpus}; the format has no columns for segments"
+        )
     for corpus, num_files in counts.line_ends.items():
-        print(f"  omitted: {num_files} files of {corpus}; no cell of the format can contain a line end")
+        print(
+            f"  omitted: {counted(num_files, 'file')} of {corpus}; no cell of the format can contain a line end"
+        )
 
 
 def _split_path(file: str) -> tuple[Folder, str]:
     folder, name = posixpath.split(file)
-    if not name:
-        raise InputError(f"{file}: is a folder; give the name of a file")
     return Folder(folder or "."), name
 
 

@@ -13,12 +13,14 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from jobs.__main__ import run_command
 from jobs.ray_session import ray_session
 from jobs.training import folder
 from pipeline.config import run, to_toml
 from pipeline.evaluation import layout
+from pipeline.fields import LocalPath, Range, Seed
 
 PRESET = Path(__file__).parent / "presets" / "demo.toml"
 TRAINING = "asvspoof2019_la,fleurs,mlaad"
@@ -29,11 +31,11 @@ EVALUATION = "in_the_wild,fakeorreal"
 class DemoConfig:
     """Where the demo writes, and how much audio it makes."""
 
-    out: str = "demo"
+    out: LocalPath = "demo"
     """Local folder for all results; complete results of an earlier run are reused."""
-    minutes: float = 48.0
+    minutes: Annotated[float, Range(1, 10_000)] = 48.0
     """Minutes of audio to synthesise."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the synthetic corpora."""
 
 
@@ -92,7 +94,7 @@ def make_corpora(config: DemoConfig, root: Path) -> None:
     from pipeline.progress import Progress
     from pipeline.synthetic.corpora import write_demo_corpora
 
-    progress = Progress("synthesising", 0, "recordings")
+    progress = Progress("synthesising", None, "recording")
 
     def count(done: int, total: int) -> None:
         progress.total = total
@@ -101,7 +103,7 @@ def make_corpora(config: DemoConfig, root: Path) -> None:
     write_demo_corpora(
         root, seed=config.seed, minutes=config.minutes, num_workers=os.cpu_count() or 1, on_progress=count
     )
-    progress.print_now()
+    progress.finish()
 
 
 def run_job(name: str, *flags: str) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from pipeline import tracking
-from pipeline.config import Names, run, to_dict, to_toml
-from pipeline.data.corpora.recipe import Recipe, load_recipe
+from pipeline.config import run, to_dict, to_toml
+from pipeline.data.corpora.recipe import Recipe, RecipeName, load_recipe
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
 from pipeline.evaluation.files import to_files
@@ -18,6 +19,7 @@ from pipeline.evaluation.measure import Settings, evaluate
 from pipeline.evaluation.mlflow_runs import log_to_mlflow
 from pipeline.evaluation.page import eer_table
 from pipeline.evaluation.scores import load_scores, with_unique_names
+from pipeline.fields import Location, Locations, Range, Seed
 from pipeline.metrics import Definition
 from pipeline.storage import Folder
 
@@ -26,28 +28,29 @@ from pipeline.storage import Folder
 class EvaluateConfig:
     """Which scores to compare, and where to write the report."""
 
-    scores: Names
+    scores: Locations
     """Folders that `bonafide score` wrote, separated by commas; the report lists systems in this order."""
-    out: str
+    out: Location
     """Folder or s3:// URI for the report."""
     definition: Definition = "bonafide"
     """How the EER is read off the scores. bonafide: mean of miss and false alarm rate where they differ least;
     asvspoof: the same without grouping equal scores; arena: linear interpolation around the crossing; roc: the false
     alarm rate where the two differ least."""
-    num_bootstrap: int = 1000
+    num_bootstrap: Annotated[int, Range(1, 1_000_000)] = 1000
     """Bootstrap resamples for the 95 % interval of each EER."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the bootstrap."""
-    recipe: str = ""
+    recipe: RecipeName = ""
     """Name or TOML file of a recipe, which decides the artifacts that count as spoof; default: all do."""
-    tracking_uri: str = ""
+    tracking_uri: tracking.TrackingUri = ""
     """MLflow server or database; default: no tracking."""
-    experiment: str = "bonafide"
+    experiment: str = tracking.EXPERIMENT
     """MLflow experiment."""
 
     def __post_init__(self) -> None:
-        if not self.scores:
-            raise InputError("--scores is empty; give at least one folder that `bonafide score` wrote")
+        tracking.check_flags(self.tracking_uri, self.experiment)
+        if self.out in self.scores:
+            raise InputError(f"--out {self.out} is in --scores; give the report a folder of its own")
 
 
 def main(config: EvaluateConfig) -> None:

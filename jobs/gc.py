@@ -8,7 +8,6 @@ Recent files are kept, because an ingest that is still running may have written 
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -16,27 +15,21 @@ from dataclasses import dataclass
 
 from pipeline.config import run
 from pipeline.errors import InputError
+from pipeline.fields import Location, PositiveOrZero
+from pipeline.progress import counted
 from pipeline.storage import FileInfo, Folder
 
 
 @dataclass(frozen=True)
 class GcConfig:
-    """Which files to delete.
+    """Which files to delete."""
 
-    Raises:
-        InputError: a negative age.
-    """
-
-    store: str
+    store: Location
     """Folder or s3:// URI of a store that `bonafide ingest` has filled."""
     delete: bool = False
     """Delete the listed files."""
-    older_than_hours: float = 24.0
+    older_than_hours: PositiveOrZero = 24.0
     """Files younger than this many hours are not listed."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.older_than_hours < math.inf:
-            raise InputError(f"--older-than-hours {self.older_than_hours}: give a number of hours from 0")
 
 
 def main(config: GcConfig) -> None:
@@ -55,7 +48,8 @@ def main(config: GcConfig) -> None:
             store.delete(info.name)
     action = "deleted" if config.delete else "to delete with --delete"
     print(
-        f"{num_files} files, {num_bytes / 2**20:,.1f} MiB {action}; snapshots reference {len(referenced)} files"
+        f"{counted(num_files, 'file')}, {num_bytes / 2**20:,.1f} MiB {action}; "
+        f"snapshots reference {counted(len(referenced), 'file')}"
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 from jobs.checkpoint_source import fetch_checkpoint
+from jobs.devices import check_gpus
 from jobs.ray_session import ray_session
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.description import describe, print_summary, scores_identity, system_name
@@ -26,13 +27,15 @@ from pipeline.storage import Folder
 
 def main(config: ScoreConfig) -> None:
     """Plan the parts, score the missing ones, and describe the result."""
+    out = Folder(config.out)
+    plan = plan_scoring(config, out)
+    checkpoint = fetch_checkpoint(config.checkpoint, config.tracking_uri)
+    check_gpus(config.device, 1)
+    # They import torch, which takes seconds: what is wrong in the command is known before.
     from pipeline.detector.checkpoint import load_detector
     from pipeline.detector.scoring import WindowPolicy
 
-    out = Folder(config.out)
     policy = WindowPolicy.parse(config.window)
-    plan = plan_scoring(config, out)
-    checkpoint = fetch_checkpoint(config.checkpoint, config.tracking_uri)
     loaded = load_detector(checkpoint.path, config.variant or None)
     checkpoint.check(loaded.digest)
     print(loaded.coverage, flush=True)

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 
+from jobs.devices import check_gpus
 from jobs.ray_session import ray_session
 from jobs.training import folder
 from jobs.training.batch_size import find_on_cluster
@@ -49,6 +50,7 @@ def main(config: TrainConfig) -> None:
         print(f"{out.location(folder.DETECTOR)} is already trained; nothing to do")
         register(training, record, result)
         return
+    check_gpus(config.device, config.num_workers[0])
     initial = load_initial(training) if record is None else None
     num_cpus = max(config.num_workers[0] * config.cpus_per_worker, os.cpu_count() or 1)
     with StopSignals("train") as signals, lease.held(out) as held, ray_session(num_cpus=num_cpus):

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from jobs.ingestion.verification import verify_batch
 from jobs.ray_session import ray_session
 from pipeline import tables
-from pipeline.config import Names, run
-from pipeline.progress import Progress
+from pipeline.config import run
+from pipeline.fields import Location, Names
+from pipeline.progress import Progress, counted
 from pipeline.storage import Folder
 
 
@@ -28,7 +29,7 @@ from pipeline.storage import Folder
 class VerifyConfig:
     """Which store to check."""
 
-    store: str
+    store: Location
     """Folder or s3:// URI of a store that `bonafide ingest` has filled."""
     snapshot: str = "latest"
     """Name of the snapshot."""
@@ -40,8 +41,6 @@ class VerifyConfig:
 
 def main(config: VerifyConfig) -> None:
     """Check every shard, one Ray task each."""
-    import ray
-
     from pipeline.data.store.layout import index_name
     from pipeline.data.store.snapshot import choose_corpora, load_snapshot
 
@@ -57,8 +56,10 @@ def main(config: VerifyConfig) -> None:
         for corpus in snapshot.corpora.values()
         for shard in corpus.shards
     ]
+    import ray
+
     num_faults = 0
-    progress = Progress("verifying", len(shards), "shards")
+    progress = Progress("verifying", len(shards), "shard")
     with ray_session():
         verified = ray.data.from_items(shards, override_num_blocks=max(1, len(shards))).map_batches(
             functools.partial(verify_batch, store=store, decode=config.decode), batch_size=1, num_cpus=1
@@ -68,15 +69,15 @@ def main(config: VerifyConfig) -> None:
                 print(fault, flush=True)
                 num_faults += 1
             progress.add(audio_s=row["seconds"])
-    progress.print_now()
+    progress.finish()
     print_duplicates(store, snapshot.duplicates)
     if num_faults:
         print(
-            f"{num_faults} faults in snapshot {snapshot.name}; to rebuild a shard, delete its index "
+            f"{counted(num_faults, 'fault')} in snapshot {snapshot.name}; to rebuild a shard, delete its index "
             f"({store.location(index_name('CORPUS', 'SHARD'))}) and run `bonafide ingest`"
         )
         raise SystemExit(1)
-    print(f"snapshot {snapshot.name}: all {len(shards)} shards are intact")
+    print(f"snapshot {snapshot.name}: {counted(len(shards), 'shard')} checked, all intact")
 
 
 def print_duplicates(store: Folder, name: str | None) -> None:

@@ -9,72 +9,28 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import json
 import os
+import re
 import select
 import sys
 import textwrap
 import tomllib
 import typing
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tomli_w
 
 from pipeline.errors import InputError, did_you_mean
+from pipeline.fields import READERS, LocalPath, Pairs, Range, Reader, marks_of, types_of
 
 Config = TypeVar("Config")
-
-
-class Names(tuple[str, ...]):
-    """Names: separated by commas on the command line, a list in TOML."""
-
-    __slots__ = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Names:
-        """Read names separated by commas, or a JSON list."""
-        items = json.loads(text) if text.startswith("[") else text.split(",")
-        return cls(name for name in (str(item).strip() for item in items) if name)
-
-
-class Pairs(tuple[tuple[str, str], ...]):
-    """`name=value` pairs: separated by commas on the command line, a list of strings in TOML."""
-
-    __slots__ = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Pairs:
-        """Read pairs separated by commas, or a JSON list of them; raises ValueError for anything else."""
-        pairs = [item.partition("=") for item in Names.parse(text)]
-        if not all(name and value for name, _, value in pairs):
-            raise ValueError
-        return cls((name, value) for name, _, value in pairs)
-
-    @property
-    def names(self) -> list[str]:
-        """The names, in order."""
-        return [name for name, _ in self]
-
-    def get(self, name: str) -> str | None:
-        """The value of a name, or None; the last of several counts."""
-        return dict(self).get(name)
-
-
-class Bounds(tuple[int, int]):
-    """Minimum and maximum: one integer for both, or two as `4,16` on the command line and `[4, 16]` in TOML."""
-
-    __slots__ = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Bounds:
-        """Read one or two integers; raises ValueError for anything else."""
-        numbers = [int(item) for item in Names.parse(text)]
-        minimum, maximum = numbers * 2 if len(numbers) == 1 else numbers
-        return cls((minimum, maximum))
 
 
 def run(main: Callable[[Config], int | None], argv: Sequence[str] | None = None) -> int:
@@ -127,7 +83,8 @@ def parse(config: type[Config], argv: Sequence[str], *, command: str, descriptio
     """Read flags, and TOML files given with `--config`, into a config.
 
     Flags override files, and later files override earlier ones. A first argument without dashes is the first field, a
-    boolean flag may stand alone, and `--num_workers` is the same as `--num-workers`.
+    boolean flag may stand alone, and `--num_workers` is the same as `--num-workers`. A relative path in a file starts
+    from the current folder, as it does in a flag.
 
     Args:
         config: a frozen dataclass; fields may be dataclasses themselves.
@@ -136,7 +93,8 @@ def parse(config: type[Config], argv: Sequence[str], *, command: str, descriptio
         description: the text above the flags in `--help`.
 
     Raises:
-        InputError: a flag or key is unknown, a value is wrong, a required field is missing, or a file is not TOML.
+        InputError: a flag or key is unknown or repeated, a value is wrong, a required field is missing, or a file is
+            not TOML.
     """
     fields = {_flag(field.name): field for field in _fields(config)}
     parser = _parser(fields, command, description)
@@ -170,7 +128,7 @@ class _Field:
 
 def _fields(config: Any, prefix: str = "", instance: object = None) -> Iterator[_Field]:
     """Every field of a config, depth first; the defaults of a nested config are those of `instance`."""
-    hints, help_texts = typing.get_type_hints(config), _attribute_docstrings(config)
+    hints, help_texts = types_of(config), _attribute_docstrings(config)
     section = (inspect.getdoc(config) or "").partition("\n")[0] if prefix else ""
     for field in dataclasses.fields(config):
         name, hint, default = prefix + field.name, hints[field.name], field.default
@@ -184,6 +142,7 @@ def _fields(config: Any, prefix: str = "", instance: object = None) -> Iterator[
             yield _Field(name, hint, default, help_texts.get(field.name, ""), section)
 
 
+@functools.cache
 def _attribute_docstrings(config: type) -> dict[str, str]:
     """The string that follows each field in the source of a class."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
@@ -203,11 +162,16 @@ class _Parser(argparse.ArgumentParser):
 
     def read(self, arguments: Iterable[str]) -> dict[str, Any]:
         """The values that the arguments give, by field name."""
-        given, extra = self.parse_known_args([_with_dashes(argument) for argument in arguments])
+        words = [_with_dashes(argument) for argument in arguments]
+        given, extra = self.parse_known_args(words)
         if extra:
             flag = extra[0].partition("=")[0]
             flags = [known for known in self._option_string_actions if known.startswith("--")]
             self.error(f"unknown argument {flag}{did_you_mean(flag, flags)}")
+        counts = Counter(word.partition("=")[0] for word in words if word.startswith("--"))
+        for flag, count in counts.items():
+            if count > 1 and flag != "--config":
+                self.error(f"{flag} is given twice; give it once, a list with commas between its items")
         return vars(given)
 
     def error(self, message: str) -> NoReturn:
@@ -225,7 +189,7 @@ def _parser(fields: Mapping[str, _Field], command: str, description: str) -> _Pa
         allow_abbrev=False,
     )
     help_text = "TOML file with values for the flags below; may be given several times, later files win"
-    parser.add_argument("--config", metavar="FILE", action="append", help=help_text)
+    parser.add_argument("--config", metavar="FILE", action="append", type=_reader(LocalPath), help=help_text)
     groups: dict[str, argparse._ArgumentGroup] = {}
     for flag, field in fields.items():
         section, _, name = field.name.rpartition(".")
@@ -237,17 +201,20 @@ def _parser(fields: Mapping[str, _Field], command: str, description: str) -> _Pa
             options = {"type": _reader(field.hint), "metavar": name.upper()}
         if field.hint is bool:
             options |= {"nargs": "?", "const": True, "metavar": "true|false"}
-        help_text = f"{' '.join(field.help.split())} {_default_note(field.default)}".strip()
+        help_text = f"{' '.join(field.help.split())} {_note(field)}".strip()
         groups[section].add_argument(flag, dest=field.name, help=help_text.replace("%", "%%"), **options)
     return parser
 
 
-def _default_note(default: Any) -> str:
+def _note(field: _Field) -> str:
+    """The default of a field and the numbers that it accepts, as far as the help text does not say them."""
+    default = field.default
+    notes = [str(mark) for mark in marks_of(field.hint) if isinstance(mark, Range)]
     if default is dataclasses.MISSING:
-        return "(required)"
-    if default in ("", (), {}):
-        return ""  # the help text says what an empty value means
-    return f"(default: {','.join(map(str, default)) if isinstance(default, tuple) else default})"
+        notes.insert(0, "required")
+    elif default not in ("", (), {}):
+        notes.insert(0, f"default: {','.join(map(str, default)) if isinstance(default, tuple) else default}")
+    return f"({'; '.join(notes)})" if notes else ""
 
 
 def _flag(name: str) -> str:
@@ -259,43 +226,38 @@ def _with_dashes(argument: str) -> str:
     return f"{flag.replace('_', '-')}{separator}{value}" if flag.startswith("--") else argument
 
 
-def _as_arguments(table: Mapping[str, Any], flags: Container[str], prefix: str = "") -> Iterator[str]:
-    """The items of a TOML table as flags with values; lists, and tables that are one value, become JSON."""
+def _as_arguments(table: Mapping[str, Any], fields: Mapping[str, _Field], prefix: str = "") -> Iterator[str]:
+    """The items of a TOML table as flags with values; lists, and tables that are one value, become JSON.
+
+    An empty value is left out where the default is empty, too: `to_toml` writes every field.
+    """
     for key, value in table.items():
         flag = _flag(prefix + key)
-        if isinstance(value, dict) and flag not in flags:
-            yield from _as_arguments(value, flags, f"{prefix}{key}.")
-        else:
+        if isinstance(value, dict) and flag not in fields:
+            yield from _as_arguments(value, fields, f"{prefix}{key}.")
+        elif value not in ("", [], {}) or flag not in fields or fields[flag].default not in ("", (), {}):
             yield f"{flag}={value if isinstance(value, str) else json.dumps(value, default=str)}"
-
-
-def _numbers(text: str) -> dict[str, float]:
-    items = json.loads(text) if text.startswith("{") else dict(Pairs.parse(text))
-    return {name: float(number) for name, number in items.items()}
-
-
-_READERS: dict[Any, tuple[Callable[[str], object], str]] = {
-    str: (str, "text"),
-    bool: (lambda text: bool(("false", "true").index(text)), "true or false"),
-    int: (int, "an integer"),
-    float: (lambda text: float(text.replace(".inf", "inf")), "a number"),
-    Names: (Names.parse, "names separated by commas"),
-    Pairs: (Pairs.parse, "name=value pairs separated by commas"),
-    Bounds: (Bounds.parse, "an integer, or two separated by a comma"),
-    dict[str, float]: (_numbers, "name=number pairs separated by commas"),
-}
-"""How to read a value of each type, and what to call one in a message."""
 
 
 def _reader(hint: Any) -> Callable[[str], object]:
     """A function that reads a value of this type."""
-    convert, expected = _READERS[hint]
+    marks = marks_of(hint)
+    base = typing.get_args(hint)[0] if marks else hint
+    reader = next((mark for mark in marks if isinstance(mark, Reader)), None) or READERS[base]
+    ranges = [mark for mark in marks if isinstance(mark, Range)]
+    expected = " ".join([reader.expected, *map(str, ranges)])
 
     def read(text: str) -> object:
         try:
-            return convert(text)
+            text.encode()  # a value becomes part of files and names
+            value = reader.read(text)
+            if all(each.accepts(value) for each in ranges):
+                return value
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
         except (ValueError, TypeError):  # the latter for a list or a table in a table of numbers
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}") from None
+            pass
+        raise argparse.ArgumentTypeError(f"expected {expected.rstrip(',')}, got {text!r}")
 
     return read
 
@@ -303,10 +265,13 @@ def _reader(hint: Any) -> Callable[[str], object]:
 def _build(config: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
     """A config from the values of all its fields."""
     arguments = {}
-    for name, hint in typing.get_type_hints(config).items():
+    for name, hint in types_of(config).items():
         is_nested = dataclasses.is_dataclass(hint)
         arguments[name] = _build(hint, values, f"{prefix}{name}.") if is_nested else values[prefix + name]
-    return config(**arguments)
+    try:
+        return config(**arguments)
+    except InputError as error:  # a nested config does not know its own name
+        raise InputError(re.sub(r"(?<!\S)--(?=[a-z])", _flag(prefix), str(error))) from error
 
 
 def load_toml(path: str | Path) -> dict[str, Any]:

@@ -8,37 +8,48 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
 from jobs.__main__ import commands
-from pipeline.config import Bounds, Names, Pairs, config_class, load_toml, parse, run, to_toml
+from pipeline.config import config_class, load_toml, parse, run, to_toml
 from pipeline.errors import InputError
+from pipeline.fields import Bounds, Location, NamedLocations, Names, Pairs, Range, Share
 
 
 @dataclass(frozen=True)
 class Inner:
     """How batches are made."""
 
-    max_seconds: float = 100.0
+    max_seconds: Annotated[float, Range(0, 1e9, above=True, also=math.inf)] = 100.0
     """Padded seconds per batch."""
     shuffle: bool = True
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: Annotated[dict[str, float], Range(0, 255)] = field(default_factory=dict)
+    share: Share = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_seconds < self.share:
+            raise InputError(f"--max-seconds {self.max_seconds} is less than --share {self.share}")
 
 
 @dataclass(frozen=True)
 class Outer:
-    store: str
+    store: Location
     """Folder of the store; it is 100 %
     local."""
     corpora: Names = Names()
-    roots: Pairs = Pairs()
+    roots: NamedLocations = Pairs()
     inner: Inner = field(default_factory=Inner)
     limit: int = 0
     delete: bool = False
-    num_workers: Bounds = Bounds((1, 1))
+    num_workers: Annotated[Bounds, Range(1, 8)] = Bounds((1, 1))
     precision: Literal["fp32", "bf16"] = "fp32"
+    experiment: str = "bonafide"
+
+    def __post_init__(self) -> None:
+        if self.limit == 9:
+            raise InputError("--limit 9 is too many")
 
 
 def outer(*argv: str) -> Outer:
@@ -47,19 +58,41 @@ def outer(*argv: str) -> Outer:
 
 def test_flags_fill_the_config():
     config = outer(
-        *("--store", "x", "--corpora", "a,b", "--roots", "a=/x,b=s3://y/z"),
+        *("--store", "/x", "--corpora", "a,b", "--roots", "a=/x,b=s3://y/z"),
         *("--inner.max-seconds", "5", "--precision", "bf16", "--inner.weights", "spoof=2,mlaad/spoof=0.5"),
     )
     assert config == Outer(
-        *("x", Names(("a", "b")), Pairs([("a", "/x"), ("b", "s3://y/z")])),
+        *("/x", Names(("a", "b")), Pairs([("a", "/x"), ("b", "s3://y/z")])),
         Inner(5.0, weights={"spoof": 2.0, "mlaad/spoof": 0.5}),
         precision="bf16",
     )
 
 
+def test_a_relative_location_starts_from_the_current_folder_in_flags_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "settings").mkdir()
+    path = tmp_path / "settings" / "c.toml"
+    path.write_text("store = '../store'\nroots = ['mls=mls', 'b=s3://c']\n")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    expected = Outer(f"{tmp_path}/store", roots=Pairs([("mls", f"{tmp_path}/work/mls"), ("b", "s3://c")]))
+    assert outer("--config", "../settings/c.toml") == expected
+    assert outer("../store", "--roots", "mls=mls,b=s3://c") == expected
+
+
+def test_an_empty_value_in_a_file_is_the_default_as_in_the_file_that_a_command_writes(tmp_path: Path):
+    path = tmp_path / "c.toml"
+    path.write_text("corpora = []\nroots = []\n[inner.weights]\n")
+    assert outer("/x", "--config", str(path)) == Outer("/x")
+    path.write_text("store = ''")
+    with pytest.raises(InputError, match="--store: expected a path"):
+        outer("--config", str(path))
+
+
 def test_defaults_have_the_type_of_their_field():
-    assert outer("x").roots.get("a") is None
-    assert isinstance(outer("x").corpora, Names)
+    assert outer("/x").roots.get("a") is None
+    assert isinstance(outer("/x").corpora, Names)
 
 
 def test_a_nested_config_keeps_the_defaults_of_the_field_that_holds_it():
@@ -72,20 +105,20 @@ def test_a_nested_config_keeps_the_defaults_of_the_field_that_holds_it():
 
 def test_bounds_are_one_integer_or_two(tmp_path: Path):
     path = tmp_path / "c.toml"
-    path.write_text("store = 'x'\nnum_workers = 3\n")
+    path.write_text("store = '/x'\nnum_workers = 3\n")
     assert outer("--config", str(path)).num_workers == (3, 3)
     for argv in (["--num-workers", "2,5"], ["--num_workers=2, 5"]):
-        config = outer("x", *argv)
+        config = outer("/x", *argv)
         assert config.num_workers == (2, 5)
         path.write_text(to_toml(config))
         assert outer("--config", str(path)) == config
     for wrong in ("two", "1,2,3", "1.5", ""):
         with pytest.raises(InputError, match="--num-workers"):
-            outer("x", "--num-workers", wrong)
+            outer("/x", "--num-workers", wrong)
 
 
 def test_a_first_argument_without_dashes_is_the_first_field():
-    assert outer("x", "--limit=3") == Outer("x", limit=3)
+    assert outer("/x", "--limit=3") == Outer("/x", limit=3)
 
 
 def test_a_boolean_flag_may_stand_alone():
@@ -95,12 +128,12 @@ def test_a_boolean_flag_may_stand_alone():
 
 @pytest.mark.parametrize("text", [".inf", "inf"])
 def test_infinity_is_a_number(text: str):
-    assert outer("x", "--inner.max-seconds", text).inner.max_seconds == math.inf
+    assert outer("/x", "--inner.max-seconds", text).inner.max_seconds == math.inf
 
 
 def test_toml_reads_back_what_was_written_and_flags_win(tmp_path: Path):
     config = Outer(
-        *("x", Names(("a,b", "c")), Pairs([("a", "b")]), Inner(math.inf, False, {"a/b": 0.5})),
+        *("/x", Names(("a,b", "c")), Pairs([("a", "/b")]), Inner(math.inf, False, {"a/b": 0.5})),
         *(7, True, Bounds((2, 3)), "bf16"),
     )
     path = tmp_path / "c.toml"
@@ -114,7 +147,7 @@ def test_later_files_win(tmp_path: Path):
     for name, limit in (("a", 1), ("b", 2)):
         (tmp_path / f"{name}.toml").write_text(f"limit = {limit}\n[inner]\nshuffle = false\n")
     argv = [word for name in "ab" for word in ("--config", f"{tmp_path}/{name}.toml")]
-    assert outer("x", *argv) == Outer("x", inner=Inner(shuffle=False), limit=2)
+    assert outer("/x", *argv) == Outer("/x", inner=Inner(shuffle=False), limit=2)
 
 
 @pytest.mark.parametrize(
@@ -124,13 +157,25 @@ def test_later_files_win(tmp_path: Path):
         (["--store", "x", "extra"], "unknown argument extra; known: .*--store"),
         (["--store", "x", "--inner", "3"], "unknown argument --inner; "),
         ([], "missing --store"),
+        (["x", "--store", "y"], "--store is given twice; give it once"),
+        (["x", "--limit", "1", "--limit=2"], "--limit is given twice"),
+        (["x", "--inner.share", "1.5"], "--inner.share: expected a number from 0 to 1, got '1.5'"),
+        (["x", "--num-workers", "0"], "--num-workers: expected an integer, or two .* from 1 to 8, got '0'"),
+        (["x", "--inner.weights", "spoof=nan"], "--inner.weights: expected name=number pairs"),
+        (["x", "--corpora", "a,a"], "--corpora: expected names .* got 'a,a'"),
+        (["x", "--corpora="], "--corpora: expected names .* got ''"),
+        (["x", "--experiment="], "--experiment: expected text, got ''"),
+        (["x", "--experiment", "\udcff"], "--experiment: expected text, got '.udcff'"),
+        (["--store", "gs://b/x"], "--store: expected a path or an s3:// URI, got 'gs://b/x'"),
+        (["x", "--limit", "9"], "--limit 9 is too many"),
+        (["x", "--inner.max-seconds", "0.5"], "--inner.max-seconds 0.5 is less than --inner.share 1.0"),
         (["--store"], "--store: expected one argument"),
         (["--store", "x", "--limit", "many"], "--limit: expected an integer, got 'many'"),
         (["--store", "x", "--limit", "1.5"], "--limit: expected an integer"),
         (["--store", "x", "--inner.max-seconds", "long"], "--inner.max-seconds: expected a number"),
         (["--store", "x", "--delete", "maybe"], "--delete: expected true or false"),
         (["--store", "x", "--precision", "fp8"], "--precision: invalid choice: 'fp8'"),
-        (["--store", "x", "--roots", "nonsense"], "--roots: expected name=value pairs"),
+        (["--store", "x", "--roots", "nonsense"], "--roots: expected NAME=PATH pairs"),
         (["--store", "x", "--inner.weights", "spoof=a"], "--inner.weights: expected name=number pairs"),
         (["--config", "/nowhere.toml"], r"/nowhere\.toml: cannot be read"),
     ],
@@ -151,6 +196,7 @@ def test_a_wrong_argument_is_named_in_one_line(argv: list[str], message: str):
         ),
         ("limit = 'many'", "--limit: expected an integer, got 'many'"),
         ("delete = 2", "--delete: expected true or false"),
+        ("limit = ''", "--limit: expected an integer, got ''"),
         ("[inner.weights]\nspoof = [2]", "--inner.weights: expected name=number pairs"),
         ("inner = 3", "unknown argument --inner; "),
         ("config = 'other.toml'", "a file cannot name another one"),
@@ -161,7 +207,7 @@ def test_a_wrong_key_or_value_is_named_with_its_file(tmp_path: Path, text: str, 
     path = tmp_path / "c.toml"
     path.write_text(text)
     with pytest.raises(InputError, match=rf"c\.toml: {message}") as caught:
-        outer("x", "--config", str(path))
+        outer("/x", "--config", str(path))
     assert "\n" not in str(caught.value)
 
 
@@ -174,7 +220,9 @@ def test_help_shows_the_docstrings_of_module_sections_and_fields(capsys: pytest.
     assert "\n    bonafide test STORE\n" in shown
     assert "Folder of the store; it is 100 % local. (required)" in " ".join(shown.split())
     assert "inner:\n  How batches are made.\n" in shown
-    assert "Padded seconds per batch. (default: 100.0)" in " ".join(shown.split())
+    assert "Padded seconds per batch. (default: 100.0; above 0 up to 1,000,000,000, or inf)" in " ".join(
+        shown.split()
+    )
     assert "--precision {fp32,bf16}" in shown
 
 
@@ -189,8 +237,8 @@ def crash(config: Outer) -> None:
 
 
 def test_a_user_error_prints_one_line_and_exits_with_status_2(capsys: pytest.CaptureFixture[str]):
-    assert run(reject, ["--store", "x"]) == 2
-    assert capsys.readouterr().err == "bonafide test_config: x: not found\n"
+    assert run(reject, ["--store", "/x"]) == 2
+    assert capsys.readouterr().err == "bonafide test_config: /x: not found\n"
 
 
 def test_a_bug_keeps_its_traceback():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from string import Template
 
 import pytest
 
@@ -82,7 +83,9 @@ def test_every_path_in_a_document_exists(document: str):
 def test_every_shell_example_parses(example: str, monkeypatch: pytest.MonkeyPatch):
     subprocess.run(["bash", "-n"], input=example, text=True, check=True, timeout=120)  # noqa: S607
     monkeypatch.chdir(ROOT)
-    for name, arguments in command_lines(example):
+    variables = dict(re.findall(r"^([A-Z]+)=(\S+)$", "\n".join(map(read, DOCUMENTS)), re.MULTILINE))
+    for name, words in command_lines(example):
+        arguments = [Template(word).safe_substitute(variables) for word in words]
         if name == "benchmarks.detector":
             detector_benchmark.parse(arguments)
         else:

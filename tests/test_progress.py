@@ -4,11 +4,11 @@ import io
 
 import pytest
 
-from pipeline.progress import Progress, clock
+from pipeline.progress import Progress, clock, counted
 
 
 def test_a_line_shows_progress_speed_and_time_left():
-    progress = Progress("building", 10, "shards", interval_s=1e9)
+    progress = Progress("building", 10, "shard", interval_s=1e9)
     progress.add(4, audio_s=7200.0, num_rejected=3)
     assert progress.line(60.0) == (
         "building 4/10 shards · 2.00 h of audio · 120× real time · 3 rejected · 1:00 elapsed · 1:30 left"
@@ -17,14 +17,33 @@ def test_a_line_shows_progress_speed_and_time_left():
 
 def test_lines_are_printed_no_faster_than_the_interval():
     stream = io.StringIO()
-    progress = Progress("scoring", 3, "parts", interval_s=1e9, stream=stream)
+    progress = Progress("scoring", 3, "part", interval_s=1e9, stream=stream)
     progress.add()
     progress.add()
     assert stream.getvalue() == ""
-    eager = Progress("scoring", 3, "parts", interval_s=0.0, stream=stream)
+    eager = Progress("scoring", 3, "part", interval_s=0.0, stream=stream)
     eager.add()
     eager.add()
     assert stream.getvalue().count("\n") == 2
+
+
+def test_a_total_that_is_not_known_yet_is_left_out():
+    progress = Progress("cataloging", None, "row", interval_s=1e9)
+    progress.add(2000)
+    assert progress.line(5.0) == "cataloging 2000 rows · 0:05 elapsed"
+
+
+def test_the_last_line_is_printed_once():
+    for interval_s in (0.0, 1e9):
+        stream = io.StringIO()
+        progress = Progress("building", 1, "shard", interval_s=interval_s, stream=stream)
+        progress.add()
+        progress.finish()
+        assert stream.getvalue().splitlines() == ["building 1/1 shard · 0:00 elapsed"]
+
+
+def test_one_thing_is_singular():
+    assert [counted(number, "part") for number in (0, 1, 2)] == ["0 parts", "1 part", "2 parts"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])

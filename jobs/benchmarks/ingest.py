@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from jobs.benchmarks.planning import measure_planning
 from jobs.benchmarks.table import Measured, peak_mib, print_now, timed
 from jobs.ray_session import ray_session
 from pipeline.data.audio import dr_flac
 from pipeline.data.audio.waveform import SAMPLE_RATE, Waveform
+from pipeline.fields import Count, Range
 
 Decode = Callable[[bytes], tuple[Waveform, int]]
 """Decodes the bytes of a file to a waveform and its sample rate."""
@@ -39,20 +40,20 @@ WATCH_S = 0.2
 class IngestBenchmark:
     """How much to ingest, and how often."""
 
-    num_files: int = 12_000
+    num_files: Count = 12_000
     """Number of source files: 48 kHz mono FLAC."""
-    num_distinct: int = 1000
+    num_distinct: Count = 1000
     """Number of distinct files; the others are hard links to them, or copies on file systems without links."""
-    file_s: float = 6.0
+    file_s: Annotated[float, Range(0.1, 3600)] = 6.0
     """Length of a file, seconds."""
-    rounds: int = 2
+    rounds: Count = 2
     """Number of rounds; the median counts."""
-    shard_mib: float = 64.0
+    shard_mib: Annotated[float, Range(0.01, 65_536)] = 64.0
     """Size of a shard, MiB; the default makes twenty shards. Smaller shards cost more, because Ray leaves a worker
     idle for 0.15 s between two shards."""
-    plan_rows: int = 10_000_000
+    plan_rows: Count = 10_000_000
     """Number of utterances to plan."""
-    peak_shard_mib: float = 256.0
+    peak_shard_mib: Annotated[float, Range(0.01, 65_536, also=0)] = 256.0
     """Size of the shard whose peak memory is measured, MiB; 0 skips that."""
 
 

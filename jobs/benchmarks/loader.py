@@ -25,6 +25,7 @@ from jobs.benchmarks.peers import Batches
 from jobs.benchmarks.table import Measured, print_now, timed
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.errors import InputError
+from pipeline.fields import Count, Positive
 
 if TYPE_CHECKING:
     from pipeline.data.loading.batches import TrainingBatches
@@ -39,14 +40,14 @@ WARMUP_BATCHES = 8
 class LoaderBenchmark:
     """Amount of data and number of repetitions."""
 
-    num_utterances: int = 2000
+    num_utterances: Count = 2000
     """Utterances to generate: noise of 1 to 20 s, log-normal, 5 s on average."""
-    rounds: int = 3
+    rounds: Count = 3
     """Number of runs of each loader; the best one counts."""
-    audio_per_s: float = 2750.0
+    audio_per_s: Positive = 2750.0
     """Audio seconds per second that a simulated training consumes; the default is an estimate for xlsr_300m on an
     H200."""
-    plan_rows: int = 10_000_000
+    plan_rows: Count = 10_000_000
     """Utterances of the largest epoch to plan; 70000000 is all training audio of AntiDeepfake and needs 2.2 GB of
     disk."""
 

@@ -8,32 +8,33 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 from jobs.benchmarks.table import Measured, print_now
-from pipeline.config import Names
+from pipeline.detector.config import Precision
+from pipeline.detector.variants import VARIANTS, VariantName
 from pipeline.errors import InputError
+from pipeline.fields import Count, Names, Range, each_of, one_of
 
 
 @dataclass(frozen=True)
 class TrainBenchmark:
     """Settings of `bonafide benchmark train`; training is on noise."""
 
-    device: str = "cpu"
-    """cpu or cuda."""
-    variant: str = "xlsr_300m"
+    device: Literal["cpu", "cuda"] = "cpu"
+    variant: VariantName = "xlsr_300m"
     """Variant that is compared with transformers."""
-    precisions: Names = Names(["fp32", "bf16"])
+    precisions: Annotated[Names, each_of("precision", get_args(Precision))] = Names(["fp32", "bf16"])
     """Precisions to measure: fp32, tf32, bf16, fp16."""
-    num_utterances: int = 2
+    num_utterances: Annotated[int, Range(1, 10_000)] = 2
     """Utterances in a batch."""
-    seconds: float = 2.0
+    seconds: Annotated[float, Range(0.025, 3600)] = 2.0
     """Length of the longest utterance."""
-    num_steps: int = 12
+    num_steps: Count = 12
     """Measured steps of bonafide and of transformers, which take turns; the fastest step of each counts."""
-    num_threads: int = 1
+    num_threads: Annotated[int, Range(1, 1000)] = 1
     """CPU threads of each process."""
-    ranks_variant: str = "w2v_small"
+    ranks_variant: Annotated[str, one_of("variant", ("", *VARIANTS))] = "w2v_small"
     """Variant that one and two workers train; empty: skip this measurement."""
 
 

@@ -22,7 +22,7 @@ from pipeline.data.store.catalog import CATALOG
 from pipeline.data.store.plan import ShardPlan, missing_shards, plan_shards
 from pipeline.data.store.shard_tables import ShardSummary, read_summary
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
-from pipeline.progress import Progress
+from pipeline.progress import Progress, counted
 from pipeline.storage import Folder
 
 DISTINCT_COLUMNS = (
@@ -133,13 +133,16 @@ def build_shards(
         ]
     num_planned = sum(len(plan.shards) for plan in plans.values())
     num_built = num_planned - len(tasks)
-    print(f"{num_planned} shards planned, {num_built} already built, {len(tasks)} to build", flush=True)
+    print(
+        f"{counted(num_planned, 'shard')} planned, {num_built} already built, {len(tasks)} to build",
+        flush=True,
+    )
     if not tasks:
         return summaries
     start_ray()
     import ray
 
-    progress = Progress("building", len(tasks), "shards")
+    progress = Progress("building", len(tasks), "shard")
     built = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         functools.partial(build_batch, sources=sources, store=store, resampler=config.resampler),
         batch_size=1,
@@ -149,7 +152,7 @@ def build_shards(
         summary = ShardSummary(**json.loads(row["summary"]))
         summaries[summary.name] = summary
         progress.add(audio_s=sum(summary.seconds.values()), num_rejected=sum(summary.rejected.values()))
-    progress.print_now()
+    progress.finish()
     return summaries
 
 

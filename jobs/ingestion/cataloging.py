@@ -209,14 +209,14 @@ def _catalog_on_ray(cataloger: Cataloger) -> Iterator[pa.Table | Listing]:
         batch_size=PART_ROWS,
         num_cpus=1,
     )
-    progress = Progress("cataloging", 0, "rows")
+    progress = Progress("cataloging", None, "row")  # parts are probed while others are listed
     batch: pa.Table
     for batch in probed.iter_batches(batch_format="pyarrow", batch_size=None):
         rows, listings_of_batch = _split(batch.cast(LISTED))
-        progress.total += len(rows)
         progress.add(len(rows))
         yield rows
         yield from map(_listing, listings_of_batch["listing"].to_pylist())
+    progress.finish()
 
 
 def list_batch(batch: dict[str, Sequence[str]], cataloger: Cataloger) -> Iterator[pa.Table]:

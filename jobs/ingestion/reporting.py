@@ -14,6 +14,7 @@ from pipeline.config import to_toml
 from pipeline.data.corpora.recipe import EXCLUDED, load_recipe
 from pipeline.data.store.losses import MAX_LOSS, UNKNOWN, loss_warning, lost_share, severe_losses, sum_labels
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
+from pipeline.progress import counted
 from pipeline.storage import Folder
 
 MAX_LOSS_METRICS = 50
@@ -51,7 +52,8 @@ def print_corpus(corpus: CorpusSnapshot, *, is_ingested: bool = True) -> None:
     hours = ", ".join(f"{hours:.2f} h {label}" for label, hours in corpus.hours.items()) or "no audio"
     mark = "" if is_ingested else "  (unchanged)"
     print(
-        f"  {corpus.name}: {corpus.found} found, {corpus.written} written in {len(corpus.shards)} shards, {hours}{mark}"
+        f"  {corpus.name}: {corpus.found} found, {corpus.written} written in "
+        f"{counted(len(corpus.shards), 'shard')}, {hours}{mark}"
     )
     for reason, count in corpus.rejected.items():
         print(f"    {count} rejected: {reason}")

@@ -66,9 +66,19 @@ def find_sources(config: IngestConfig) -> dict[str, Source]:
     """The corpora to ingest, by name.
 
     Raises:
-        InputError: an unknown corpus or recipe, a missing folder, or a malformed protocol.
+        InputError: an unknown corpus or recipe, a missing folder, a malformed protocol, or a flag without effect.
     """
     recipe = load_recipe(config.recipe) if config.recipe else Recipe()
+    sources = _find_sources(config, recipe)
+    names = ", ".join(sources)
+    if config.chunk_s and not any(source.manifest.chunks for source in sources.values()):
+        raise InputError(f"--chunk-s {config.chunk_s:g}: none of {names} is cut into chunks; leave it out")
+    if config.recipe and not any(recipe.covers(name, each.manifest.role) for name, each in sources.items()):
+        raise InputError(f"--recipe {recipe.name} has no {names}; leave it out, or name its corpora")
+    return sources
+
+
+def _find_sources(config: IngestConfig, recipe: Recipe) -> dict[str, Source]:
     root = Folder(config.root)
     if config.protocol:
         source = protocol_source(config, root, recipe)

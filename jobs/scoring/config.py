@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pipeline.config import Names
+from pipeline import tracking
+from pipeline.detector.variants import VariantName
 from pipeline.errors import InputError
+from pipeline.fields import Checkpoint, Location, Names, Range, Reader
+
+
+def _window(text: str) -> str:
+    if not text:
+        raise ValueError
+    if text != "whole":
+        from pipeline.detector.scoring import WindowPolicy  # torch takes seconds to import
+
+        WindowPolicy.parse(text)
+    return text
 
 
 @dataclass(frozen=True)
 class ScoreConfig:
     """What to score, with which detector, and how."""
 
-    checkpoint: str
+    checkpoint: Checkpoint
     """Detector file or folder, local or s3://, in any layout that `bonafide train --init` accepts; or a registered
     detector: models:/NAME/VERSION or models:/NAME@best."""
-    out: str
+    out: Location
     """Folder or s3:// URI for the scores."""
-    store: str = ""
+    store: Location = ""
     """Folder or s3:// URI that `bonafide ingest` wrote."""
-    audio: str = ""
+    audio: Location = ""
     """Instead of a store: folder or s3:// URI of audio files in any common format."""
     corpora: Names = Names()
     """Corpora of the store to score; default: all evaluation corpora of the snapshot."""
@@ -28,28 +40,28 @@ class ScoreConfig:
     """Name of the store's snapshot."""
     system: str = ""
     """Name of this detector in tables; default: the name and step of the checkpoint."""
-    variant: str = ""
+    variant: VariantName = ""
     """Name of the front end, for a checkpoint that does not state it: xlsr_300m …"""
-    window: str = "whole"
+    window: Annotated[str, Reader(_window, "a window policy")] = "whole"
     """`whole` to score entire utterances, or `window:SECONDS:first|mean|max`. Scores depend on it, so --out holds
     scores of one window only."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Arithmetic precision. Published EERs use fp32 or tf32. Scores depend on it, so --out holds scores of one
     precision only."""
-    batch_seconds: float = 200.0
+    batch_seconds: Annotated[float, Range(0, 1e6, above=True)] = 200.0
     """Audio per batch, including padding, in seconds."""
-    part_seconds: float = 1800.0
+    part_seconds: Annotated[float, Range(1, 1e6)] = 1800.0
     """Audio per part, in seconds. Utterances are batched by length within a part, and a run that was killed scores
     its unfinished parts again. With --audio, durations are estimated from file sizes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if the cluster has any."""
-    num_workers: int = 0
+    num_workers: Annotated[int, Range(0, 10_000)] = 0
     """Scoring processes; 0: as many as fit on the GPUs of the cluster, or one per two cores without GPUs."""
-    gpus_per_worker: float = 1.0
+    gpus_per_worker: Annotated[float, Range(0.01, 100)] = 1.0
     """GPUs per process. With 0.5, two processes share a GPU, which keeps it busy when the detector is small."""
-    tracking_uri: str = ""
+    tracking_uri: tracking.TrackingUri = ""
     """MLflow tracking server or database; default: no tracking."""
-    experiment: str = "bonafide"
+    experiment: str = tracking.EXPERIMENT
     """MLflow experiment."""
 
     def __post_init__(self) -> None:
@@ -61,14 +73,12 @@ class ScoreConfig:
             raise InputError(
                 "--corpora and --snapshot select from a store; remove them, or replace --audio by --store"
             )
-        if self.gpus_per_worker <= 0 or (self.gpus_per_worker > 1 and self.gpus_per_worker % 1):
+        if self.out in (self.store, self.audio):
+            raise InputError(f"--out {self.out} is the input as well; give the scores a folder of their own")
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
             raise InputError(
-                f"gpus_per_worker is {self.gpus_per_worker}; give a fraction below 1, or a whole number"
+                f"--gpus-per-worker {self.gpus_per_worker}: give a fraction below 1, or a whole number"
             )
-        if self.num_workers < 0:
-            raise InputError(
-                f"num_workers is {self.num_workers}; give 0 for the default, or a positive number"
-            )
-        for name in ("batch_seconds", "part_seconds"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.device == "cpu" and self.gpus_per_worker != ScoreConfig.gpus_per_worker:
+            raise InputError("--gpus-per-worker needs GPUs; leave out --device cpu")
+        tracking.check_flags(self.tracking_uri, self.experiment)

@@ -11,6 +11,7 @@ from jobs.scoring.config import ScoreConfig
 from jobs.scoring.inputs import Row, ScoringPlan
 from pipeline import tracking
 from pipeline.config import to_dict
+from pipeline.progress import counted
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def count_by_reason(rejects: Sequence[Row]) -> dict[str, int]:
 
 def print_summary(out: Folder, description: Mapping[str, Any], run_url: str | None) -> None:
     """Print the numbers of scores and rejects, and where to find them."""
-    print(f"{description['num_utterances']} scores in {out.uri}")
+    print(f"{counted(description['num_utterances'], 'score')} in {out.uri}")
     for reason, count in description["rejected"].items():
         print(f"  {count} rejected: {reason}")
     if run_url:

@@ -21,7 +21,7 @@ from pipeline import tables
 from pipeline.data.audio.waveform import SAMPLE_RATE, Waveform
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
-from pipeline.progress import Progress
+from pipeline.progress import Progress, counted
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
@@ -96,10 +96,13 @@ def score_parts(
 
     parts = missing_parts(out, len(part_sizes))
     num_done = len(part_sizes) - len(parts)
-    print(f"{len(part_sizes)} parts planned, {num_done} already scored, {len(parts)} to score", flush=True)
+    print(
+        f"{counted(len(part_sizes), 'part')} planned, {num_done} already scored, {len(parts)} to score",
+        flush=True,
+    )
     if not parts:
         return 0.0
-    progress = Progress("scoring", sum(part_sizes[part] for part in parts), "utterances")
+    progress = Progress("scoring", sum(part_sizes[part] for part in parts), "utterance")
     results = (
         ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
         # Ray Data fuses stages that reserve equal resources, so num_cpus must differ from that of the scorers.
@@ -122,7 +125,7 @@ def score_parts(
         progress.add(
             row["num_scored"] + row["num_rejected"], audio_s=row["seconds"], num_rejected=row["num_rejected"]
         )
-    progress.print_now()
+    progress.finish()
     return progress.audio_s
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from jobs.training.resolve import ResolvedTraining, fixed_settings
 from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.corpora.recipe import EXCLUDED, Recipe, Use, find_leakage, load_recipe
 from pipeline.data.corpora.utterance import LABELS
-from pipeline.data.loading.buckets import weight_table
+from pipeline.data.loading.buckets import BatchConfig, weight_table
 from pipeline.data.store.snapshot import Snapshot, load_utterances
 from pipeline.errors import InputError
 
@@ -53,7 +54,7 @@ def check_resume(training: ResolvedTraining, record: TrainingRecord) -> None:
         )
     if changes:
         raise InputError(
-            f"{training.config.out} holds a training with other settings: {'; '.join(changes)}; "
+            f"{training.out.uri} holds a training with other settings: {'; '.join(changes)}; "
             "choose another --out"
         )
 
@@ -77,10 +78,10 @@ def check_data(training: ResolvedTraining) -> None:
 
     Raises:
         InputError: the training or the validation data lack a class, an excluded split is needed, chunks are shorter
-            than the crop, or a weight names no corpus.
+            than the crop, a weight names no corpus, or the weights leave nothing of a class.
     """
     config, recipe, snapshot = training.config, training.recipe, training.snapshot
-    weight_table(list(snapshot.corpora), config.batch)  # raises for a weight of an unknown corpus
+    weight_table(list(snapshot.corpora), config.batch)  # before the utterances are read: checks the names
     check_exclusions(recipe, snapshot)
     table = load_utterances(training.store, snapshot, ["corpus", "label", "artifact", "split", "seconds"])
     check_chunks(config, table)
@@ -93,9 +94,36 @@ def check_data(training: ResolvedTraining) -> None:
                 f"snapshot {snapshot.name} has no {missing} utterances to {purpose} in "
                 f"{', '.join(snapshot.corpora)}; ingest or name more corpora"
             )
+        if use == "train":
+            check_weights(config.batch, list(snapshot.corpora), chosen)
     if config.recipe:
         for line in describe_recipe(config, recipe, table):
             print(line, flush=True)
+
+
+def check_weights(batch: BatchConfig, corpora: Sequence[str], table: pa.Table) -> None:
+    """Refuse weights with which an epoch draws less than one utterance of a label.
+
+    Args:
+        batch: has the weights of the recipe, too.
+        corpora: all corpora of the training.
+        table: the utterances to train on, with the columns corpus and label.
+
+    Raises:
+        InputError: a label is hardly ever drawn, or a weight names no corpus.
+    """
+    weights = weight_table(corpora, batch)
+    counts = table.group_by(["corpus", "label"]).aggregate([([], "count_all")]).to_pylist()
+    drawn: Counter[str] = Counter()  # adds floats as well as counts
+    for group in counts:
+        weight = weights[corpora.index(group["corpus"]), LABELS.index(group["label"])]
+        drawn[group["label"]] += group["count_all"] * weight
+    for label in LABELS:
+        if drawn[label] < 1:
+            raise InputError(
+                f"the weights leave {drawn[label]:.2g} {label} utterances per epoch; "
+                f"raise those in --batch.weights or in the recipe that match {label}"
+            )
 
 
 def check_exclusions(recipe: Recipe, snapshot: Snapshot) -> None:

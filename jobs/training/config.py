@@ -3,53 +3,77 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from pipeline import tracking
-from pipeline.config import Bounds, Names
+from pipeline.data.audio.waveform import ChunkSeconds
+from pipeline.data.corpora.recipe import RecipeName
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.detector.config import TrainingConfig
-from pipeline.detector.variants import VARIANTS, DetectorConfig, HeadConfig
-from pipeline.errors import InputError, did_you_mean
+from pipeline.detector.variants import VARIANTS, DetectorConfig, HeadConfig, VariantName
+from pipeline.errors import InputError
+from pipeline.fields import (
+    READERS,
+    Bounds,
+    Checkpoint,
+    Count,
+    CountOrZero,
+    Location,
+    Names,
+    Range,
+    Reader,
+    Text,
+)
+
+
+def _augmentations(text: str) -> Names:
+    from pipeline.data.loading.augment import augmentation  # scipy takes a moment to import
+
+    names = Names.parse(text)
+    augmentation(names)
+    return names
+
+
+AugmentationNames = Annotated[Names, Reader(_augmentations, READERS[Names].expected)]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """What to train, on which data, and where to write it."""
 
-    store: str
+    store: Location
     """Folder or s3:// URI of the shards and snapshots that `bonafide ingest` wrote."""
-    out: str
+    out: Location
     """Folder or s3:// URI for checkpoints and the trained detector."""
     snapshot: str = "latest"
     """Name of the snapshot; a resumed training keeps the snapshot it started with."""
-    recipe: str = ""
+    recipe: RecipeName = ""
     """Name or TOML file of a recipe: which utterances train, which validate, how often each is drawn, and which
     artifacts count as spoof. By default everything but the validation splits trains, and every artifact is spoof."""
     corpora: Names = Names()
     """Corpora to train on and to validate with; by default those of the recipe, or all training corpora."""
-    variant: str = "xlsr_300m"
+    variant: VariantName = "xlsr_300m"
     """Name of the front end: w2v_small, xlsr_300m, xlsr_1b, mms_1b, hubert_xl …"""
     head: HeadConfig = field(default_factory=HeadConfig)
-    init: str = ""
+    init: Checkpoint = ""
     """Checkpoint to start from, a self-supervised model or a detector: file or folder, local or s3://, or a registered
     detector, models:/NAME/VERSION or models:/NAME@best. Random weights by default."""
-    num_workers: Bounds = Bounds((1, 1))
+    num_workers: Annotated[Bounds, Range(1, 10_000)] = Bounds((1, 1))
     """Workers (ranks), each with one GPU if the cluster has any. Two numbers (4,16) are a minimum and a maximum:
     the training grows and shrinks with the cluster."""
-    cpus_per_worker: int = 1
-    loader_workers: int = 0
+    cpus_per_worker: Annotated[int, Range(1, 1000)] = 1
+    loader_workers: Annotated[int, Range(0, 1000)] = 0
     """Processes that read and decode for each worker; 0 decodes in the worker itself."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if the cluster has any."""
-    max_failures: int = 3
+    max_failures: CountOrZero = 3
     """How many failed attempts in a row, without a new checkpoint in between, are retried; the next one ends the
     training."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Count = 2
     """How many of the newest checkpoints to keep; the best weights are kept separately."""
-    augment: Names = Names()
+    augment: AugmentationNames = Names()
     """Augmentations of training utterances, applied in this order: rawboost1 … rawboost8, noise, reverberation …"""
-    chunk_s: float = 0.0
+    chunk_s: ChunkSeconds = 0.0
     """Crop longer training utterances to a random window of exactly this many seconds, instead of
     batch.crop_min_s to batch.crop_max_s. AntiDeepfake fine-tunes on Deepfake-Eval-2024 with 4, 10, 13, 30 and 50 s; an
     ingest with the same --chunk-s cuts its validation and test files. 0: use the crop range of batch."""
@@ -57,38 +81,27 @@ class TrainConfig:
     """Find the largest batch.max_seconds that fits into the memory of a GPU, once, when the training starts."""
     batch: BatchConfig = field(default_factory=BatchConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    tracking_uri: str = ""
+    tracking_uri: tracking.TrackingUri = ""
     """MLflow tracking server or database; without it nothing is tracked."""
-    experiment: str = "bonafide"
+    experiment: str = tracking.EXPERIMENT
     """MLflow experiment."""
-    register: str = "bonafide-{variant}"
+    register: Text = "bonafide-{variant}"
     """Name under which the detector is registered in MLflow, for `bonafide score --checkpoint models:/NAME@best`.
     Empty: do not register it."""
 
     def __post_init__(self) -> None:
         if self.register:
             tracking.check_name(self.registered_name)
-        if self.variant not in VARIANTS:
-            raise InputError(f"unknown variant {self.variant!r}{did_you_mean(self.variant, VARIANTS)}")
-        if self.augment:
-            from pipeline.data.loading.augment import augmentation  # scipy takes a moment to import
-
-            augmentation(self.augment)
-        if self.chunk_s < 0:
+        tracking.check_flags(self.tracking_uri, self.experiment)
+        if self.store == self.out:
+            raise InputError(f"--store and --out are both {self.out}; give the training a folder of its own")
+        if self.chunk_s > self.batch.max_seconds:
             raise InputError(
-                f"chunk_s is {self.chunk_s}; it must be positive, or 0 for the crop range of batch"
+                f"--chunk-s {self.chunk_s:g} is longer than a batch of --batch.max-seconds "
+                f"{self.batch.max_seconds:g}; raise that, or shorten the chunks"
             )
-        for name in ("cpus_per_worker", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("loader_workers", "max_failures"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-        smallest, largest = self.num_workers
-        if not 1 <= smallest <= largest:
-            raise InputError(
-                f"num_workers is {smallest},{largest}; the minimum must be at least 1 and not above the maximum"
-            )
+        if self.find_batch_seconds and self.device == "cpu":
+            raise InputError("--find-batch-seconds measures the memory of a GPU; leave out --device cpu")
 
     @property
     def detector(self) -> DetectorConfig:

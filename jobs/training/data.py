@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from jobs.training.resolve import ResolvedTraining
+from pipeline.progress import counted
 
 if TYPE_CHECKING:
     from pipeline.data.loading.batches import Batch
@@ -59,8 +60,8 @@ class WorkerData:
         epoch = self._training.plan(0).summary(self._world)
         return (
             f"{epoch.used} training utterances, {epoch.audio_s / 3600:.1f} h, in {epoch.num_steps} batches for each "
-            f"of {self._world} workers, {epoch.padding:.1%} padding; left out: {epoch.leftover} that fill no batch, "
-            f"{epoch.too_short} too short, {epoch.too_long} too long; "
+            f"of {counted(self._world, 'worker')}, {epoch.padding:.1%} padding; "
+            f"left out: {epoch.leftover} that fill no batch, {epoch.too_short} too short, {epoch.too_long} too long; "
             f"{len(self._validation.label)} validation utterances"
         )
 

@@ -158,7 +158,7 @@ def build_trainer(arguments: WorkerArguments, actor: Any, use_gpu: bool) -> Any:
         ),
         run_config=RunConfig(  # type: ignore[call-arg]
             name=CHECKPOINTS,
-            storage_path=config.out,
+            storage_path=arguments.training.out.uri,
             failure_config=FailureConfig(max_failures=0),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),

@@ -8,7 +8,6 @@ from typing import Any
 
 from jobs.training.config import TrainConfig
 from jobs.training.record import TrainingRecord
-from pipeline import tracking
 from pipeline.config import to_dict
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.loading.buckets import BatchConfig
@@ -38,7 +37,7 @@ class ResolvedTraining:
     """A training with every setting decided; it is sent to every worker."""
 
     config: TrainConfig
-    """Locations are absolute; `batch` contains the weights of the recipe, the chunk length and the batch size."""
+    """`batch` contains the weights of the recipe, the chunk length and the batch size."""
     recipe: Recipe
     snapshot: Snapshot
     """Only the corpora that the training uses."""
@@ -59,7 +58,7 @@ class ResolvedTraining:
 def resolve(
     config: TrainConfig, record: TrainingRecord | None, recipe: Recipe, snapshot: Snapshot
 ) -> ResolvedTraining:
-    """Decide every setting of a command. Pure, except that relative locations start from the current folder.
+    """Decide every setting of a command. Pure.
 
     Args:
         config: settings as the user gave them.
@@ -71,13 +70,7 @@ def resolve(
         InputError: the snapshot lacks the corpora.
     """
     chosen = _choose_corpora(snapshot, config, recipe)
-    config = replace(
-        config,
-        store=Folder(config.store).uri,
-        out=Folder(config.out).uri,
-        tracking_uri=tracking.absolute_uri(config.tracking_uri),
-        batch=resolve_batch(config, record, recipe, chosen.corpora),
-    )
+    config = replace(config, batch=resolve_batch(config, record, recipe, chosen.corpora))
     return ResolvedTraining(config, recipe, chosen, snapshot.digest)
 
 

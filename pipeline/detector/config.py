@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from pipeline.errors import InputError
+from pipeline.fields import Count, CountOrZero, Positive, PositiveOrZero, Range, Seed, check_ranges
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 LossName = Literal["cross_entropy", "oc_softmax", "supervised_contrastive"]
@@ -17,30 +19,41 @@ Implementation = Literal["auto", "fused", "foreach", "loop"]
 class OptimiserConfig:
     """AdamW and its learning rate schedule; the defaults are those of AntiDeepfake (arXiv 2506.21090)."""
 
-    learning_rate: float = 1e-7
+    learning_rate: Annotated[float, Range(0, 1, above=True)] = 1e-7
     """Peak learning rate, reached at the end of the warm-up."""
-    weight_decay: float = 0.01
-    epsilon: float = 1e-6
-    clip_norm: float = 100.0
-    """Maximum L2 norm of the gradient; a larger gradient is scaled down to it."""
-    num_warmup_steps: int = 80_000
+    weight_decay: PositiveOrZero = 0.01
+    epsilon: Annotated[float, Range(0, 1, above=True)] = 1e-6
+    clip_norm: Annotated[float, Range(0, 1e9, above=True, also=math.inf)] = 100.0
+    """Maximum L2 norm of the gradient; a larger gradient is scaled down to it. inf: never."""
+    num_warmup_steps: CountOrZero = 80_000
     """Steps over which the learning rate rises linearly from zero."""
-    num_steps: int = 800_000
+    num_steps: Count = 800_000
     """Total number of optimiser steps."""
-    final_fraction: float = 0.01
+    final_fraction: Annotated[float, Range(0, 1, above=True)] = 0.01
     """Learning rate at the last step, after exponential decay, as a fraction of the peak."""
     implementation: Implementation = "auto"
     """Implementation of AdamW. fused: one kernel for the whole update; foreach: one kernel per operation for all
     weights; loop: one kernel per operation and weight; auto: fused."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.num_warmup_steps <= self.num_steps:
+        check_ranges(self)
+        if self.num_warmup_steps > self.num_steps:
             raise InputError(
-                f"num_warmup_steps is {self.num_warmup_steps}; it must be from 0 to num_steps ({self.num_steps})"
+                f"--num-warmup-steps {self.num_warmup_steps} is more than --num-steps {self.num_steps}; "
+                "give fewer, or 0 for none"
             )
-        for name in ("learning_rate", "epsilon", "clip_norm", "final_fraction", "num_steps"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+
+Cosine = Annotated[float, Range(-1, 1)]
+
+LOSS_OF: dict[str, LossName] = {
+    "bonafide_margin": "oc_softmax",
+    "spoof_margin": "oc_softmax",
+    "scale": "oc_softmax",
+    "temperature": "supervised_contrastive",
+    "contrastive_weight": "supervised_contrastive",
+}
+"""The settings that only one loss has."""
 
 
 @dataclass(frozen=True)
@@ -51,25 +64,27 @@ class LossConfig:
     """cross_entropy: cross-entropy of the two logits; oc_softmax: one-class softmax for the front end and cross-entropy
     for the head (Zhang et al., 2021); supervised_contrastive: cross-entropy plus a contrastive loss over the batch of
     each rank (Khosla et al., 2020)."""
-    bonafide_margin: float = 0.9
+    bonafide_margin: Cosine = 0.9
     """oc_softmax: cosine to the centre that bona fide speech should exceed."""
-    spoof_margin: float = 0.2
+    spoof_margin: Cosine = 0.2
     """oc_softmax: cosine to the centre that spoofed speech should stay below."""
-    scale: float = 20.0
+    scale: Positive = 20.0
     """oc_softmax: factor on the distance to a margin; larger values make the margins sharper."""
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """supervised_contrastive: divisor of the cosines; a lower value gives near neighbours more weight."""
-    contrastive_weight: float = 1.0
+    contrastive_weight: Positive = 1.0
     """supervised_contrastive: weight of the contrastive loss relative to cross-entropy."""
 
     def __post_init__(self) -> None:
-        for name in ("scale", "temperature", "contrastive_weight"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not -1 <= self.spoof_margin <= self.bonafide_margin <= 1:
+        check_ranges(self)
+        for setting, loss in LOSS_OF.items():
+            if loss != self.name and getattr(self, setting) != getattr(LossConfig, setting):
+                flag = f"--{setting.replace('_', '-')}"
+                raise InputError(f"{flag} has no effect on {self.name}; leave it out, or add --name {loss}")
+        if self.spoof_margin > self.bonafide_margin:
             raise InputError(
-                f"spoof_margin is {self.spoof_margin} and bonafide_margin {self.bonafide_margin}; "
-                "both must be cosines from -1 to 1, and bonafide_margin must not be below spoof_margin"
+                f"--spoof-margin {self.spoof_margin} is above --bonafide-margin {self.bonafide_margin}; "
+                "bona fide speech should exceed what spoofed speech stays below"
             )
 
 
@@ -92,36 +107,31 @@ class TrainingConfig:
     computation, the same gradients."""
     compile: bool = False
     """Compile each transformer layer with torch.compile, once for all lengths."""
-    num_accumulated: int = 1
+    num_accumulated: Count = 1
     """Number of batches whose gradients are averaged in one step."""
-    spoof_weight: float = 1.0
+    spoof_weight: Positive = 1.0
     """Weight of spoof utterances in cross_entropy and oc_softmax."""
-    bonafide_weight: float = 1.0
+    bonafide_weight: Positive = 1.0
     """Weight of bona fide utterances in cross_entropy and oc_softmax."""
-    validate_every: int = 100_000
+    validate_every: Count = 100_000
     """Steps between validations; the weights with the best EER are published."""
-    patience: int = 0
+    patience: CountOrZero = 0
     """Number of consecutive validations without a better EER that ends the training; 0: never end early."""
-    checkpoint_every: int = 2_000
+    checkpoint_every: Count = 2_000
     """Steps between checkpoints; every validation also writes one."""
-    checkpoint_minutes: float = 0.0
+    checkpoint_minutes: PositiveOrZero = 0.0
     """Minutes between checkpoints, in addition to `checkpoint_every`; 0: by steps only."""
-    log_every: int = 50
+    log_every: Count = 50
     """Steps between points of the training curves."""
-    peak_tflops: float = 0.0
+    peak_tflops: PositiveOrZero = 0.0
     """Peak of a device in this precision, TFLOP/s, for the model FLOPs utilisation (MFU). 0: look the device up by
     name; an unknown device has no MFU."""
-    max_skipped_steps: int = 20
+    max_skipped_steps: CountOrZero = 20
     """Maximum number of steps that may be skipped because their loss or gradient is not finite."""
-    seed: int = 1234
+    seed: Seed = 1234
 
     def __post_init__(self) -> None:
-        for name in ("num_accumulated", "validate_every", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("patience", "checkpoint_minutes", "peak_tflops"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        check_ranges(self)
 
 
 def learning_rate(step: int, config: OptimiserConfig) -> float:

@@ -211,4 +211,4 @@ def clip(weights: Sequence[Tensor], norm: Tensor, max_norm: float) -> None:
 
 def _seed(seed: int, step: int, rank: int) -> None:
     """Give each rank its own stream of dropout masks."""
-    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + rank)
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**64)

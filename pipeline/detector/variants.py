@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+from pipeline.fields import one_of
 
 HeadName = Literal["mean_linear"]
 """Every head, see `heads.HEADS`."""
@@ -107,3 +109,6 @@ VARIANTS: dict[str, EncoderConfig] = {
     "tiny_group": replace(_TINY, conv_norm="group", conv_bias=False, pre_norm=False),
 }
 """Published front ends, and two small ones for tests and the demo."""
+
+VariantName = Annotated[str, one_of("variant", VARIANTS)]
+"""Type of a flag: the name of a front end."""

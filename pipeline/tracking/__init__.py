@@ -8,13 +8,15 @@ The only package that imports MLflow, and only inside functions that talk to a s
 
 from pipeline.tracking.registry import Version, check_name, download, find_model, find_version, register
 from pipeline.tracking.runs import Run, find_run, run
-from pipeline.tracking.server import absolute_uri
+from pipeline.tracking.server import EXPERIMENT, TrackingUri, check_flags
 from pipeline.tracking.texts import without_credentials
 
 __all__ = [
+    "EXPERIMENT",
     "Run",
+    "TrackingUri",
     "Version",
-    "absolute_uri",
+    "check_flags",
     "check_name",
     "download",
     "find_model",

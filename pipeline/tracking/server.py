@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pipeline.errors import InputError
+from pipeline.fields import Reader, absolute_path
 from pipeline.tracking.texts import without_credentials
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ HTTP_DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+EXPERIMENT = "bonafide"
+"""The experiment of a command that names none."""
+
 TRANSFER_TIMEOUT_S = 3600
 """Timeout of uploads and downloads: a server responds to an upload only after it has stored all of it."""
 
@@ -55,11 +60,37 @@ def connect(tracking_uri: str) -> MlflowClient:
 
 
 def absolute_uri(tracking_uri: str) -> str:
-    """Make the path of an SQLite URI absolute, for processes with another working directory."""
-    if not tracking_uri.startswith("sqlite:///"):
+    """Make the path of an SQLite URI absolute, for processes with another working directory.
+
+    Raises:
+        InputError: MLflow supports no such URI.
+    """
+    if not re.match(
+        r"(https?|databricks|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://.|databricks$", tracking_uri
+    ):
+        raise InputError(
+            f"{without_credentials(tracking_uri)!r} is no database or server of MLflow; "
+            "write sqlite:///FILE or http://HOST:PORT"
+        )
+    start, separator, path = tracking_uri.partition(":///")
+    if not start.startswith("sqlite"):
         return tracking_uri
-    path, separator, options = tracking_uri.removeprefix("sqlite:///").partition("?")
-    return f"sqlite:///{Path(path).expanduser().absolute()}{separator}{options}"
+    path, question_mark, options = path.partition("?")
+    return f"{start}{separator}{absolute_path(path)}{question_mark}{options}"
+
+
+TrackingUri = Annotated[str, Reader(absolute_uri, "a database or server of MLflow")]
+"""Type of a flag: an MLflow server or database."""
+
+
+def check_flags(tracking_uri: str, experiment: str) -> None:
+    """Refuse an experiment that has no server, because nothing would be tracked.
+
+    Raises:
+        InputError: an experiment is named without a tracking URI.
+    """
+    if experiment != EXPERIMENT and not tracking_uri:
+        raise InputError(f"--experiment {experiment} is in MLflow: give --tracking-uri URI")
 
 
 def database_folder(tracking_uri: str) -> Path:

@@ -102,9 +102,9 @@ def test_checkpoints_are_also_written_by_time() -> None:
 
 
 def test_impossible_intervals_are_rejected() -> None:
-    with pytest.raises(InputError, match="patience is -1"):
+    with pytest.raises(InputError, match="--patience -1"):
         toy_config(patience=-1)
-    with pytest.raises(InputError, match="checkpoint_minutes is -1"):
+    with pytest.raises(InputError, match="--checkpoint-minutes -1"):
         toy_config(checkpoint_minutes=-1.0)
 
 

@@ -63,7 +63,7 @@ def test_one_class_softmax_ignores_the_norm_of_an_embedding() -> None:
 
 def test_class_weights_apply_to_both_parts_of_one_class_softmax() -> None:
     head, embedding = toy_detector().head, embeddings()
-    only_bonafide = OneClassSoftmax(settings("oc_softmax", spoof_weight=0.0), head)
+    only_bonafide = OneClassSoftmax(settings("oc_softmax", spoof_weight=1e-9), head)
     alone = OneClassSoftmax(settings("oc_softmax"), head)
     is_bonafide = LABEL == 1
     torch.testing.assert_close(
@@ -157,7 +157,12 @@ def test_a_checkpoint_of_a_different_loss_is_rejected() -> None:
 
 
 def test_impossible_margins_are_rejected() -> None:
-    with pytest.raises(InputError, match=r"spoof_margin is 0\.95"):
-        LossConfig(spoof_margin=0.95)
-    with pytest.raises(InputError, match="temperature is 0"):
-        LossConfig(temperature=0.0)
+    with pytest.raises(InputError, match=r"--spoof-margin 0\.95 is above --bonafide-margin 0\.9"):
+        LossConfig("oc_softmax", spoof_margin=0.95)
+    with pytest.raises(InputError, match=r"--temperature 0\.0: expected numbers above 0"):
+        LossConfig("supervised_contrastive", temperature=0.0)
+
+
+def test_a_setting_of_another_loss_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--scale has no effect on cross_entropy; .* --name oc_softmax"):
+        LossConfig(scale=30.0)

@@ -61,9 +61,9 @@ def test_without_warm_up_the_first_rate_is_close_to_the_peak() -> None:
 
 
 def test_impossible_schedules_are_rejected() -> None:
-    with pytest.raises(InputError, match="num_warmup_steps is 11"):
+    with pytest.raises(InputError, match="--num-warmup-steps 11 is more than --num-steps 10"):
         OptimiserConfig(num_warmup_steps=11, num_steps=10)
-    with pytest.raises(InputError, match="log_every"):
+    with pytest.raises(InputError, match="--log-every 0: expected numbers from 1"):
         TrainingConfig(log_every=0)
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from jobs.evaluate import EvaluateConfig, main
 from pipeline import tracking
-from pipeline.config import Names, parse, run
+from pipeline.config import parse, run
 from pipeline.errors import InputError
+from pipeline.fields import Names
 from pipeline.storage import Folder
 
 

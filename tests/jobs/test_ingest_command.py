@@ -16,9 +16,9 @@ from jobs.ingestion import cataloging
 from jobs.ingestion.cataloging import Cataloger, catalog_corpora
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
-from pipeline.config import Names, Pairs
 from pipeline.data.store.snapshot import load_snapshot
 from pipeline.errors import InputError
+from pipeline.fields import Names, Pairs
 from pipeline.storage import Folder
 from tests.corpora import write_in_the_wild
 from tests.s3 import Gate, gated_s3
@@ -126,7 +126,7 @@ def test_a_second_run_opens_no_file_and_needs_no_ray(data: Path, cluster: None, 
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    assert "1 shards planned, 1 already built, 0 to build" in done.stdout
+    assert "1 shard planned, 1 already built, 0 to build" in done.stdout
     assert load_snapshot(Folder(str(store))) == first
 
 
@@ -168,9 +168,6 @@ def labels(config: IngestConfig) -> list[str]:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"shard_mib": 0.0}, "--shard-mib 0.0: give a positive size"),
-        ({"chunk_s": -1.0}, "--chunk-s -1.0: give a positive length"),
-        ({"artifact": "magic"}, "--artifact 'magic': choose one of tts, vc"),
         ({"protocol": "a.csv", "corpora": Names(["mls"])}, "leave out --corpora and --roots"),
         ({"protocol": "a.csv", "roots": Pairs([("mls", "/data")])}, "leave out --corpora and --roots"),
         ({"name": "toy"}, "give --protocol FILE"),

@@ -15,12 +15,12 @@ from jobs import evaluate, ingest, score, train
 from jobs.ingestion.config import IngestConfig
 from jobs.scoring.config import ScoreConfig
 from jobs.training.config import TrainConfig
-from pipeline.config import Names
 from pipeline.data.audio.flac import decode_flac
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.data.store.snapshot import load_snapshot, load_utterances
 from pipeline.detector.config import OptimiserConfig, TrainingConfig
 from pipeline.errors import InputError
+from pipeline.fields import Names
 from pipeline.metrics import equal_error_rate
 from pipeline.storage import Folder
 from pipeline.synthetic.corpora import write_demo_corpora

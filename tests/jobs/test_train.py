@@ -12,18 +12,20 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from jobs import train
+from jobs.__main__ import run_command
 from jobs.training import folder, record
 from jobs.training.checkpoints import saved_checkpoints
-from jobs.training.checks import check_chunks, check_data, check_resume, choose_recipe
+from jobs.training.checks import check_chunks, check_data, check_resume, check_weights, choose_recipe
 from jobs.training.config import TrainConfig
 from jobs.training.record import TrainingRecord
 from jobs.training.resolve import RESUMABLE_CHANGES, ResolvedTraining, fixed_settings, resolve
 from pipeline import lease
-from pipeline.config import Names
+from pipeline.config import load_toml
 from pipeline.data.corpora.recipe import Recipe, load_recipe
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_snapshot
 from pipeline.errors import InputError
+from pipeline.fields import Names
 from pipeline.storage import Folder
 from tests.jobs.training.trainings import (
     NUM_STEPS,
@@ -97,6 +99,22 @@ def test_training_again_does_nothing(place: Path, whole: str, capsys: pytest.Cap
 
 
 @uses_ray
+def test_a_training_with_relative_paths_writes_where_the_user_is(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)  # the workers of Ray are in another folder
+    flags = "--store store --out ./typed --tracking-uri sqlite:///typed.db --variant tiny --device cpu"
+    flags += " --batch.max-seconds 3 --batch.crop-min-s 0.3 --batch.crop-max-s 0.5 --batch.num-buckets 1"
+    flags += (
+        " --training.precision fp32 --training.optimiser.num-steps 2 --training.optimiser.num-warmup-steps 0"
+    )
+    assert run_command("train", flags.split()) == 0, capsys.readouterr().err
+    assert result_of(place, "typed").num_steps == 2
+    assert (place / "typed.db").is_file()
+    assert load_toml(place / "typed" / folder.CONFIG)["store"] == f"{place}/store"
+
+
+@uses_ray
 def test_other_settings_need_another_folder(place: Path, whole: str) -> None:
     other = replace(config(place, whole), variant="tiny_group")
     with pytest.raises(InputError, match="variant was tiny and is tiny_group"):
@@ -126,17 +144,6 @@ def test_a_weight_of_an_unknown_corpus_is_refused_before_the_training_starts(pla
     asked = replace(config(place, "x"), batch=BatchConfig(weights={"libritts_z": 2.0}))
     with pytest.raises(InputError, match="'libritts_z' is not a corpus"):
         check_data(resolve(asked, None, Recipe(), snapshot))
-
-
-def test_an_unknown_augmentation_is_refused_with_the_config() -> None:
-    with pytest.raises(InputError, match=r"unknown augmentation 'rawbost5'; did you mean rawboost5\?"):
-        replace(BASIC, augment=Names(["rawbost5"]))
-
-
-@pytest.mark.parametrize("name", ["loader_workers", "max_failures"])
-def test_a_negative_number_is_refused_with_the_config(name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} is -1; it must be 0 or more"):
-        replace(BASIC, **{name: -1})  # type: ignore[arg-type]
 
 
 @uses_ray
@@ -261,21 +268,32 @@ def test_a_resumed_training_keeps_the_batch_size_that_was_found() -> None:
     assert resolve(asked, recorded(started), Recipe(), SNAPSHOT).config.batch.max_seconds == 77.0
 
 
-def test_locations_are_absolute_for_workers_with_another_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    training = resolved(replace(BASIC, tracking_uri="sqlite:///mlflow.db")).config
-    assert (training.store, training.out) == (str(tmp_path / "store"), str(tmp_path / "out"))
-    assert training.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
-
-
 def test_a_crop_longer_than_the_stored_chunks_is_refused() -> None:
     table = pa.table({"corpus": ["ljspeech", *["deepfake_eval_2024"] * 2], "seconds": [9.0, 12.999, 3.0]})
     asked = replace(BASIC, chunk_s=13.0)
     check_chunks(asked, table)
     with pytest.raises(InputError, match=r"deepfake_eval_2024 is stored in chunks of 13 s; .* --chunk-s 50"):
         check_chunks(replace(asked, chunk_s=50.0), table)
+
+
+def test_weights_that_draw_less_than_one_utterance_of_a_label_are_refused() -> None:
+    labels = {"a": ["spoof"] * 10 + ["bonafide"] * 10, "b": ["spoof"] * 5}
+    table = pa.table(
+        {
+            "corpus": [corpus for corpus, each in labels.items() for _ in each],
+            "label": [label for each in labels.values() for label in each],
+        }
+    )
+    for weights in ({"spoof": 0.1}, {"b": 0.0}, {"a/spoof": 0.0}, {"a/spoof": 0.0, "b": 0.2}):
+        check_weights(BatchConfig(weights=weights), ["a", "b"], table)
+    for weights, number in (
+        ({"spoof": 0.0}, "0 spoof"),
+        ({"a": 0.0}, "0 bonafide"),
+        ({"a/spoof": 0.0, "b": 0.1}, "0.5 spoof"),
+        ({"a/spoof": 0.0, "b/spoof": 1e-9}, "5e-09 spoof"),
+    ):
+        with pytest.raises(InputError, match=f"the weights leave {number} utterances per epoch; raise those"):
+            check_weights(BatchConfig(weights=weights), ["a", "b"], table)
 
 
 def test_a_corpus_that_the_recipe_lacks_is_named() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.fields import Range
 
 SAMPLE_RATE = 16_000
 """Hz."""
@@ -13,6 +17,9 @@ MIN_SAMPLES = 400
 
 MAX_SECONDS = 4 * 3600.0
 """Longer audio is refused, because a whole utterance is held in memory."""
+
+ChunkSeconds = Annotated[float, Range(MIN_SAMPLES / SAMPLE_RATE, MAX_SECONDS, also=0)]
+"""Type of a flag: the length of a chunk in seconds; 0 has a meaning of its own."""
 
 PCM16_SCALE = 32_768
 """PCM16 samples per unit of a float waveform."""

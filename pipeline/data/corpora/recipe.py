@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from pipeline.data.corpora.manifest import MANIFESTS, Manifest
 from pipeline.data.corpora.toml import TomlTable, load_table
 from pipeline.data.corpora.utterance import ARTIFACTS, LABELS, SPLITS
 from pipeline.errors import InputError, did_you_mean
+from pipeline.fields import Reader, absolute_path
 
 RECIPES = MANIFESTS / "recipes"
 
@@ -132,6 +133,17 @@ def load_recipe(name: str) -> Recipe:
     table.finish()
     _check(recipe, table)
     return recipe
+
+
+def _recipe_name(text: str) -> str:
+    """Read the name of a recipe, or the path of its file, which becomes absolute; the recipe must be well-formed."""
+    name = absolute_path(text) if text.endswith(".toml") else text
+    load_recipe(name)
+    return name
+
+
+RecipeName = Annotated[str, Reader(_recipe_name, "a name or a TOML file")]
+"""Type of a flag: a recipe that can be loaded."""
 
 
 def recipe_names() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.loading.hash_random import hash_uniform
 from pipeline.data.store.index import Index
 from pipeline.errors import InputError
+from pipeline.fields import Range, Seed, check_ranges
 
 FRAME_SAMPLES = 320
 """Hop of the encoder, 20 ms; padded lengths are multiples of it."""
@@ -24,6 +26,9 @@ ROWS_PER_PASS = 4_000_000
 GRID_POINTS = 512
 """Candidate lengths for the upper edges of the buckets."""
 
+MIN_CROP_S = MIN_SAMPLES / SAMPLE_RATE
+MAX_BATCH_S = 1e6
+
 # Purposes of hashes: part of the key, so that different decisions are independent. Never reuse a number.
 _REPEATS, _CROP_LENGTH = 1, 2
 
@@ -32,38 +37,34 @@ _REPEATS, _CROP_LENGTH = 1, 2
 class BatchConfig:
     """How utterances become training batches."""
 
-    max_seconds: float = 100.0
+    max_seconds: Annotated[float, Range(0, MAX_BATCH_S, above=True)] = 100.0
     """Seconds of audio in the batch of one rank, including padding."""
-    num_buckets: int = 20
+    num_buckets: Annotated[int, Range(1, GRID_POINTS)] = 20
     """Number of length buckets; all batches of a bucket have the same shape."""
-    crop_min_s: float = 10.0
-    crop_max_s: float = 13.0
+    crop_min_s: Annotated[float, Range(MIN_CROP_S, MAX_BATCH_S)] = 10.0
+    crop_max_s: Annotated[float, Range(MIN_CROP_S, MAX_BATCH_S, also=math.inf)] = 13.0
     """Longer utterances are cropped to a random window of crop_min_s to crop_max_s; inf disables cropping."""
-    window_shards: int = 32
+    window_shards: Annotated[int, Range(1, 1_000_000)] = 32
     """Number of shards whose utterances are shuffled together."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: Annotated[dict[str, float], Range(0, 255)] = field(default_factory=dict)
     """Draws per epoch of each utterance of a `corpus`, `label` or `corpus/label`; matching weights multiply; default 1.
 
     2 draws every utterance twice per epoch; 0.25 draws a different quarter of the utterances in each epoch.
     """
-    seed: int = 1234
+    seed: Seed = 1234
 
     def __post_init__(self) -> None:
-        if self.num_buckets < 1 or self.window_shards < 1:
-            raise InputError("num_buckets and window_shards must be at least 1")
-        if not 0 < self.crop_min_s <= self.crop_max_s:
+        check_ranges(self)
+        if self.crop_min_s > self.crop_max_s:
             raise InputError(
-                f"crop_min_s ({self.crop_min_s}) must be positive and at most crop_max_s ({self.crop_max_s})"
+                f"--crop-min-s {self.crop_min_s:g} is longer than --crop-max-s {self.crop_max_s:g}; "
+                "give a shorter minimum or a longer maximum"
             )
-        if not 0 < self.max_seconds < math.inf:
-            raise InputError(f"max_seconds must be positive and finite, not {self.max_seconds}")
         if self.max_seconds < self.crop_max_s < math.inf:
             raise InputError(
-                f"max_seconds ({self.max_seconds}) must be at least crop_max_s ({self.crop_max_s})"
+                f"--max-seconds {self.max_seconds:g} is less than --crop-max-s {self.crop_max_s:g}; "
+                "a batch has to hold the longest crop"
             )
-        for name, weight in self.weights.items():
-            if not 0 <= weight < 256:
-                raise InputError(f"the weight of {name} must be at least 0 and below 256, not {weight}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,9 @@ def weight_table(corpora: Sequence[str], config: BatchConfig) -> NDArray[np.floa
         corpus, label = ("", name) if name in LABELS else (name.partition("/")[0], name.partition("/")[2])
         if corpus not in rows or label not in columns:
             known = ", ".join((*corpora, *LABELS))
-            raise InputError(f"weights: {name!r} is not a corpus, label or corpus/label; known: {known}")
+            raise InputError(
+                f"--batch.weights: {name!r} is not a corpus, label or corpus/label; known: {known}"
+            )
         table[np.ix_(rows[corpus], columns[label])] *= weight
     return table
 

@@ -19,7 +19,6 @@ from jobs.ingestion.cataloging import CatalogedCorpus, Cataloger, Listing
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
 from jobs.training.checks import check_exclusions
-from pipeline.config import Names
 from pipeline.data.corpora.csv_rows import COLUMNS
 from pipeline.data.corpora.recipe import Recipe, load_recipe
 from pipeline.data.store.export import write_protocol
@@ -32,6 +31,7 @@ from pipeline.data.store.snapshot import (
     load_utterances,
 )
 from pipeline.errors import InputError
+from pipeline.fields import Names
 from pipeline.storage import Folder
 
 

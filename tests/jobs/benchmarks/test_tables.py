@@ -12,11 +12,11 @@ from jobs.benchmarks import train
 from jobs.benchmarks.loader import LoaderBenchmark, measure
 from jobs.benchmarks.noise_store import make_store
 from jobs.benchmarks.peers import planned_batches
-from pipeline.config import Names
 from pipeline.data.loading.augment import AUGMENTATIONS
 from pipeline.data.loading.batches import TrainingBatches
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.errors import InputError
+from pipeline.fields import Names
 
 
 def test_the_dataloader_rival_reads_the_same_batches_as_our_loader(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import soundfile
 from jobs import ingest
 from jobs.ingestion.config import IngestConfig
 from pipeline import tables
-from pipeline.config import Names
 from pipeline.data.audio.waveform import MAX_SECONDS
 from pipeline.data.store.layout import rejects_name
 from pipeline.data.store.snapshot import load_snapshot, load_utterances
+from pipeline.fields import Names
 from pipeline.storage import Folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]

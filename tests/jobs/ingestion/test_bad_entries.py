@@ -11,7 +11,7 @@ from jobs.ingestion.cataloging import Cataloger, Listing
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
 from pipeline import tables
-from pipeline.config import Names
+from pipeline.fields import Names
 from pipeline.lease import held
 from pipeline.storage import Folder
 from tests.corpora import write_in_the_wild

@@ -15,11 +15,11 @@ from jobs.ingestion import cataloging
 from jobs.ingestion.cataloging import CatalogedCorpus, Cataloger, Listing, catalog_corpora
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
-from pipeline.config import Names
 from pipeline.data.store import probing
 from pipeline.data.store.catalog import HeaderColumns
 from pipeline.data.store.probing import ReadHeader, ToRead
 from pipeline.errors import InputError
+from pipeline.fields import Names
 from pipeline.storage import Folder
 from tests.corpora import write_asvspoof2019_la, write_in_the_wild
 

@@ -21,12 +21,12 @@ from jobs.ingestion.cataloging import CatalogedCorpus, Cataloger, Listing, catal
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import find_sources
 from jobs.ingestion.verification import verify_batch
-from pipeline.config import Names
 from pipeline.data.audio.flac import decode_pcm
 from pipeline.data.store import layout
 from pipeline.data.store.plan import missing_shards
 from pipeline.data.store.shard_tables import read_index, read_summary
 from pipeline.data.store.snapshot import Snapshot, all_snapshots, commit_snapshot, latest_snapshot
+from pipeline.fields import Names
 from pipeline.storage import Folder
 from tests.corpora import write_in_the_wild
 

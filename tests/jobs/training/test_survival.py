@@ -211,7 +211,7 @@ def test_a_step_that_fails_three_times_ends_the_training_with_its_utterances(
 def test_losses_that_are_not_finite_end_the_training_at_once(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wild = OptimiserConfig(learning_rate=1e30, num_warmup_steps=0, num_steps=NUM_STEPS)
+    wild = OptimiserConfig(learning_rate=1.0, weight_decay=1e9, num_warmup_steps=0, num_steps=NUM_STEPS)
     diverging = replace(TRAINING, optimiser=wild, max_skipped_steps=1)
     with pytest.raises(
         InputError, match="2 steps had a loss or gradient that is not finite; their utterances"

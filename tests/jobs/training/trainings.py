@@ -14,9 +14,9 @@ from jobs.ingestion.config import IngestConfig
 from jobs.training import folder as run_folder
 from jobs.training.config import TrainConfig
 from jobs.training.record import TrainingResult, load_result
-from pipeline.config import Bounds, Names
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.detector.config import OptimiserConfig, TrainingConfig
+from pipeline.fields import Bounds, Names
 from pipeline.storage import Folder
 
 NUM_STEPS = 120
