@@ -19,6 +19,7 @@ from jobs.scoring.inputs import plan_scoring
 from jobs.scoring.mlflow_run import log_to_mlflow, start_run
 from jobs.scoring.parts import choose_pool, plan_parts, score_parts
 from jobs.scoring.weights import fetch_checkpoint, put_detector
+from pipeline import tracking
 from pipeline.config import run
 from pipeline.storage import Folder
 
@@ -28,6 +29,7 @@ def main(config: ScoreConfig) -> None:
     from pipeline.detector.checkpoint import load_detector
     from pipeline.detector.scoring import WindowPolicy
 
+    tracking.check(config.tracking_uri, config.experiment)
     out = Folder(config.out)
     policy = WindowPolicy.parse(config.window)
     plan = plan_scoring(config, out)

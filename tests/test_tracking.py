@@ -18,6 +18,10 @@ from pipeline.tracking import sender
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning:mlflow")
 
 
+TRAINING = {"bonafide.training": "0123"}
+"""Identity of a run that is resumed."""
+
+
 @pytest.fixture(scope="module")
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/deep/mlflow.db"
@@ -28,9 +32,8 @@ def test_runs_on_the_same_data_share_its_digest_and_can_be_nested(tracking_uri: 
     tags = {"bonafide.snapshot": digest}
     with tracking.run(tracking_uri, "lineage", job="ingest", name="snapshot 1", tags=tags) as ingest:
         ingest.log_dataset("snapshot 000001", digest, "s3://key:secret@bucket/store", "ingest")
-    parent = tracking.find_run(tracking_uri, "lineage", tags)
-    assert parent == ingest.run_id
-    with tracking.run(tracking_uri, "lineage", job="train", name="t", parent_run_id=parent) as train:
+    assert tracking.find_run(tracking_uri, "lineage", tags) == ingest.run_id
+    with tracking.run(tracking_uri, "lineage", job="train", name="t", parent=tags) as train:
         train.log_dataset("snapshot 000001", digest, "/store", "training")
 
     client = MlflowClient(tracking_uri)
@@ -50,11 +53,9 @@ def test_a_run_records_its_config_and_code_but_no_credentials(tracking_uri: str,
         "long": "x" * 9000,
     }
     config |= {f"extra_{number}": number for number in range(150)}
-    note = tmp_path / "note.txt"
-    note.write_text("kept")
     with tracking.run(tracking_uri, "params", job="train", name="t", config=config) as run:
         run.log_text("uri = 'postgresql://me:hunter2@host/db'", "config.toml")
-        run.log_artifact(note, "notes")
+        run.log_file(b"kept", "note.bin")
         run.set_tags({"bonafide.best_step": 7, "bonafide.nothing": None})
     client = MlflowClient(tracking_uri)
     stored = client.get_run(str(run.run_id))
@@ -69,16 +70,19 @@ def test_a_run_records_its_config_and_code_but_no_credentials(tracking_uri: str,
     assert stored.data.tags["mlflow.user"]
     text = Path(client.download_artifacts(str(run.run_id), "config.toml", str(tmp_path))).read_text()
     assert text == "uri = 'postgresql://host/db'"
-    assert [artifact.path for artifact in client.list_artifacts(str(run.run_id), "notes")] == [
-        "notes/note.txt"
-    ]
+    assert {artifact.path for artifact in client.list_artifacts(str(run.run_id))} == {
+        "config.toml",
+        "note.bin",
+    }
 
 
 def test_a_resumed_run_is_the_same_run_and_keeps_its_first_params(tracking_uri: str) -> None:
-    before = {"steps": 5, "rank": 0}
+    before, identity = {"steps": 5, "rank": 0}, {"bonafide.training": "1"}
     with (
         pytest.raises(RuntimeError, match="lost"),
-        tracking.run(tracking_uri, "resume", job="train", name="t", config=before) as first,
+        tracking.run(
+            tracking_uri, "resume", job="train", name="t", identity=identity, config=before
+        ) as first,
     ):
         first.log_metrics({"loss": 0.5}, step=1)
         raise RuntimeError("lost")
@@ -89,7 +93,7 @@ def test_a_resumed_run_is_the_same_run_and_keeps_its_first_params(tracking_uri: 
         "resume",
         job="train",
         name="t",
-        run_id=first.run_id,
+        identity=identity,
         config={"steps": 9, "rank": 0, "new": 1},
     ) as second:
         second.log_metrics({"loss": 0.25}, step=2)
@@ -108,14 +112,16 @@ def test_steps_that_a_resumed_run_repeats_have_one_value_each(tracking_uri: str,
     file = tmp_path / "metrics.jsonl"
     with (
         pytest.raises(RuntimeError, match="lost"),
-        tracking.run(tracking_uri, "again", job="train", name="t", metrics_file=file) as first,
+        tracking.run(
+            tracking_uri, "again", job="train", name="t", identity=TRAINING, metrics_file=file
+        ) as first,
     ):
         for step in range(1, 6):
             first.log_metrics({"train/loss": 1 / step}, step=step)
         first.log_metrics({"validation/eer": 0.4}, step=3)
         raise RuntimeError("lost")
     with tracking.run(
-        tracking_uri, "again", job="train", name="t", run_id=first.run_id, metrics_file=file
+        tracking_uri, "again", job="train", name="t", identity=TRAINING, metrics_file=file
     ) as second:
         for step in range(4, 8):
             second.log_metrics({"train/loss": 10 / step}, step=step)
@@ -136,14 +142,16 @@ def test_metrics_that_a_crash_kept_from_the_server_are_sent_when_the_run_resumes
     tracking_uri: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "metrics.jsonl"
-    with tracking.run(tracking_uri, "missing", job="train", name="t", metrics_file=file) as first:
+    with tracking.run(
+        tracking_uri, "missing", job="train", name="t", identity=TRAINING, metrics_file=file
+    ) as first:
         first.log_metrics({"train/loss": 0.5, "validation/eer": 0.4}, step=1)
         first.write_metrics({"validation/eer": 0.9}, step=2)  # repeated below, so it does not count
         first.write_metrics({"train/loss": 0.25, "validation/eer": 0.3}, step=2)
         first.send_metrics({"train/loss": 0.25}, step=2)
         first.write_metrics({"train/loss": 0.1, "validation/eer": 0.2}, step=3)  # after the newest checkpoint
     with tracking.run(
-        tracking_uri, "missing", job="train", name="t", run_id=first.run_id, metrics_file=file
+        tracking_uri, "missing", job="train", name="t", identity=TRAINING, metrics_file=file
     ) as second:
         second.send_missing(2)
         second.log_metrics({"train/loss": 0.125, "validation/eer": 0.25}, step=3)
@@ -172,23 +180,14 @@ def test_an_interrupt_ends_the_run_killed(tracking_uri: str) -> None:
     assert MlflowClient(tracking_uri).get_run(str(run.run_id)).info.status == "KILLED"
 
 
-def test_a_run_id_that_the_server_does_not_have_becomes_a_new_run(tracking_uri: str) -> None:
-    with tracking.run(tracking_uri, "lost", job="train", name="t", run_id="f" * 32) as run:
-        pass
-    assert run.run_id not in (None, "f" * 32)
-
-
-def test_a_git_that_fails_costs_nothing_but_its_tags(
-    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "git").write_bytes(b"\0")
-    (tmp_path / "git").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with tracking.run(tracking_uri, "git", job="train", name="t") as run:
-        pass
-    tags = MlflowClient(tracking_uri).get_run(str(run.run_id)).data.tags
-    assert "bonafide.versions" in tags
-    assert "mlflow.source.git.commit" not in tags
+def test_a_deleted_run_is_replaced_by_a_new_one(tracking_uri: str) -> None:
+    runs = []
+    for _ in range(2):
+        with tracking.run(tracking_uri, "lost", job="train", name="t", identity=TRAINING) as run:
+            runs.append(run.run_id)
+        MlflowClient(tracking_uri).delete_run(str(run.run_id))
+    assert None not in runs
+    assert runs[0] != runs[1]
 
 
 def test_an_unreachable_server_costs_one_warning_and_no_metric(
@@ -205,8 +204,11 @@ def test_an_unreachable_server_costs_one_warning_and_no_metric(
         for record in caplog.records
         if record.levelno >= logging.WARNING and record.name.startswith("pipeline.tracking")
     ]
-    assert len(warnings) == 1
-    assert "hunter2" not in warnings[0].getMessage()
+    assert [record.getMessage().partition(";")[0] for record in warnings] == [
+        "MLflow does not respond",
+        "MLflow did not respond",
+    ]
+    assert "hunter2" not in caplog.text
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(100))
 
@@ -239,7 +241,7 @@ def test_without_a_uri_only_the_local_file_is_written(tmp_path: Path) -> None:
         run.log_metrics({"eer": 0.5}, step=3)
         run.log_text("x", "x.txt")
         run.log_dataset("d", "1", "/store", "training")
-        run.log_artifact(file)
+        run.log_file(b"x", "x.bin")
     assert run.run_id is None
     assert json.loads(file.read_text())["eer"] == 0.5
     assert tracking.find_run("", "none", {}) is None

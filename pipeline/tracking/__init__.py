@@ -6,20 +6,25 @@
 The only package that imports MLflow, and only inside functions that talk to a server, so importing it is cheap.
 """
 
-from pipeline.tracking.registry import Version, check_name, download, find_model, find_version, register
+from pipeline.tracking.metrics_file import Report
+from pipeline.tracking.metrics_file import read as read_metrics
+from pipeline.tracking.registry import Version, check_name, download, find_version, register
 from pipeline.tracking.runs import Run, find_run, run
-from pipeline.tracking.server import absolute_uri
+from pipeline.tracking.server import check
 from pipeline.tracking.texts import without_credentials
+from pipeline.tracking.uris import absolute_uri
 
 __all__ = [
+    "Report",
     "Run",
     "Version",
     "absolute_uri",
+    "check",
     "check_name",
     "download",
-    "find_model",
     "find_run",
     "find_version",
+    "read_metrics",
     "register",
     "run",
     "without_credentials",

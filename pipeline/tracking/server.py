@@ -1,16 +1,19 @@
-"""The connection to a tracking server or database, and its failures."""
+"""The connection to a tracking server or database."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UnavailableError
+from pipeline.tracking.database import check_database, create_sqlite
+from pipeline.tracking.failures import as_input_errors
 from pipeline.tracking.texts import without_credentials
+from pipeline.tracking.uris import absolute_uri, is_database, is_http, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -30,59 +33,74 @@ TRANSFER_TIMEOUT_S = 3600
 """Timeout of uploads and downloads: a server responds to an upload only after it has stored all of it."""
 
 
+def check(tracking_uri: str, experiment: str) -> bool:
+    """Check what the user can mend before a command starts to work; a server that is away costs a warning.
+
+    Writes nothing: a new SQLite file is created only when something is tracked.
+
+    Returns:
+        Whether the server or database responds; False without a URI.
+
+    Raises:
+        InputError: the URI, the database, the user or the experiment is refused.
+    """
+    if not tracking_uri:
+        return False
+    if not experiment:
+        raise InputError("--experiment is empty; give the name of an MLflow experiment")
+    tracking_uri = absolute_uri(tracking_uri)
+    try:
+        if not is_database(tracking_uri) or check_database(tracking_uri):
+            _check_experiment(tracking_uri, experiment)
+    except UnavailableError as error:
+        logger.warning("%s; tracking starts when it does", error)
+        return False
+    return True
+
+
 def connect(tracking_uri: str) -> MlflowClient:
-    """Return a client of a server or a database; creates the folder of an SQLite file.
+    """Return a client of a server or a database; creates an SQLite file that does not exist.
 
     Raises:
         InputError: MLflow cannot use the URI.
+        UnavailableError: the server of a database does not respond.
     """
+    tracking_uri = absolute_uri(tracking_uri)
+    return _client(tracking_uri.rstrip("/") if is_http(tracking_uri) else tracking_uri)
+
+
+@functools.cache
+def _client(tracking_uri: str) -> MlflowClient:
     for key, value in HTTP_DEFAULTS.items():
         os.environ.setdefault(key, value)
-    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
     for logger_name in ("mlflow", "alembic"):
-        logging.getLogger(logger_name).setLevel(logging.ERROR)
-    if tracking_uri.startswith("sqlite:///"):
-        database_folder(tracking_uri).mkdir(parents=True, exist_ok=True)
-    try:
-        return MlflowClient(tracking_uri, tracking_uri)
-    except MlflowException as error:
+        # Exceptions tell what goes wrong.
+        logging.getLogger(logger_name).setLevel(logging.CRITICAL)
+    file = sqlite_file(tracking_uri)
+    with as_input_errors(tracking_uri):
+        if is_database(tracking_uri) and not check_database(tracking_uri) and file is not None:
+            create_sqlite(file)
+        try:
+            return MlflowClient(tracking_uri, tracking_uri)
+        except UnsupportedModelRegistryStoreURIException as error:
+            raise InputError(
+                f"{without_credentials(tracking_uri)}: MLflow does not support this tracking URI; "
+                "write sqlite:////path/mlflow.db or http://host:port"
+            ) from error
+
+
+def _check_experiment(tracking_uri: str, experiment: str) -> None:
+    client = connect(tracking_uri)
+    with as_input_errors(tracking_uri):
+        stored = client.get_experiment_by_name(experiment)
+    if stored is not None and stored.lifecycle_stage != "active":
         raise InputError(
-            f"{without_credentials(tracking_uri)}: MLflow does not support this tracking URI; "
-            "write sqlite:////path/mlflow.db or http://host:port"
-        ) from error
-
-
-def absolute_uri(tracking_uri: str) -> str:
-    """Make the path of an SQLite URI absolute, for processes with another working directory."""
-    if not tracking_uri.startswith("sqlite:///"):
-        return tracking_uri
-    path, separator, options = tracking_uri.removeprefix("sqlite:///").partition("?")
-    return f"sqlite:///{Path(path).expanduser().absolute()}{separator}{options}"
-
-
-def database_folder(tracking_uri: str) -> Path:
-    """The folder of the file that an SQLite URI names."""
-    return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0]).absolute().parent
-
-
-def failures() -> tuple[type[Exception], ...]:
-    """Exceptions that a failing server causes; those of `requests` are OSErrors."""
-    from mlflow.exceptions import MlflowException
-
-    return MlflowException, OSError
-
-
-def warn(message: str, failure: Exception) -> None:
-    """Log one line about a failure of the server."""
-    logger.warning("%s: %s", without_credentials(message), reason(failure))
-
-
-def reason(failure: Exception) -> str:
-    """The first line of an exception, without credentials."""
-    lines = str(failure).strip().splitlines() or [type(failure).__name__]
-    return without_credentials(lines[0])[:300]
+            f"experiment {experiment!r} is deleted; name another with --experiment, or restore it: "
+            f"mlflow experiments restore --experiment-id {stored.experiment_id}"
+        )
 
 
 @contextlib.contextmanager
