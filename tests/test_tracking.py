@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import shutil
 import sqlite3
+import threading
 import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
+from werkzeug.serving import make_server
 
 from pipeline import tracking
 from pipeline.errors import InputError
-from pipeline.tracking import sender
+from pipeline.tracking import database, sender
+from tests.test_registry import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning:mlflow")
 
@@ -25,6 +36,13 @@ TRAINING = {"bonafide.training": "0123"}
 @pytest.fixture(scope="module")
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/deep/mlflow.db"
+
+
+def wait_until(is_reached: Callable[[], bool]) -> None:
+    until = time.monotonic() + 120
+    while not is_reached():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def test_runs_on_the_same_data_share_its_digest_and_can_be_nested(tracking_uri: str) -> None:
@@ -225,14 +243,218 @@ def test_metrics_logged_during_an_outage_arrive_after_it(
             connection.execute("ALTER TABLE metrics RENAME TO away")
         for step in range(2500):  # ends during the outage, so logging does not wait for the server
             run.log_metrics({"loss": float(step)}, step=step)
-        until = time.monotonic() + 120
-        while not any("does not respond" in record.getMessage() for record in caplog.records):
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        wait_until(lambda: "does not respond" in caplog.text)
         with sqlite3.connect(database, timeout=120) as connection:
             connection.execute("ALTER TABLE away RENAME TO metrics")
     history = MlflowClient(uri).get_metric_history(str(run.run_id), "loss")
     assert sorted(point.step for point in history) == list(range(2500))
+
+
+@contextmanager
+def mlflow_server(database_uri: str, folder: Path, port: int) -> Iterator[str]:
+    """Serve a database from this process, which takes less time than a server of its own; yields the URL."""
+    settings = {
+        "_MLFLOW_SERVER_FILE_STORE": database_uri,
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of MLflow about itself
+            from mlflow.server import app, fastapi_app  # noqa: F401  (the first imports the second later)
+
+        server = make_server("127.0.0.1", port, app, threaded=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+def test_a_run_whose_server_is_away_at_first_is_whole_once_it_responds(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sender, "RETRY_S", 0.05)
+    file, uri = tmp_path / "metrics.jsonl", f"http://me:hunter2@127.0.0.1:{(port := free_port())}/"
+    assert not tracking.check(uri, "away")
+    arguments: dict[str, Any] = {"job": "train", "name": "t", "identity": TRAINING}
+    with (
+        tracking.run(uri, "away", config={"steps": 3}, **arguments) as owner,
+        tracking.run(uri, "away", is_owner=False, metrics_file=file, **arguments) as worker,
+    ):
+        assert (owner.run_id, worker.run_id, owner.url) == (None, None, None)
+        worker.write_metrics({"train/loss": 0.75}, step=1)  # by an earlier attempt
+        worker.send_missing(1)
+        worker.log_metrics({"train/loss": 0.5}, step=2)
+        worker.log_text("first", "page.html")
+        worker.log_text("second", "page.html")
+        owner.set_tags({"a": "b"})
+        with mlflow_server(tracking_uri, tmp_path, port) as server:
+            wait_until(lambda: owner.run_id is not None and worker.run_id is not None)
+            worker.log_metrics({"train/loss": 0.25}, step=3)
+            worker.close("FINISHED")
+            owner.close("FINISHED")
+            client = MlflowClient(server)
+            experiment = client.get_experiment_by_name("away")
+            assert experiment is not None
+            (stored,) = client.search_runs([experiment.experiment_id])
+            history = client.get_metric_history(stored.info.run_id, "train/loss")
+            page = Path(client.download_artifacts(stored.info.run_id, "page.html", str(tmp_path)))
+            assert tracking.check(f"{server}/", "away")
+    assert owner.run_id == worker.run_id == stored.info.run_id
+    assert owner.url == f"{server}/#/experiments/{experiment.experiment_id}/runs/{owner.run_id}" + (
+        "?workflowType=machine_learning"
+    )
+    assert [(point.step, point.value) for point in history] == [(1, 0.75), (2, 0.5), (3, 0.25)]
+    assert page.read_text() == "second"
+    assert (stored.info.status, stored.data.tags["a"], stored.data.params) == (
+        "FINISHED",
+        "b",
+        {"steps": "3"},
+    )
+    assert "hunter2" not in caplog.text
+
+
+def test_a_metric_that_the_server_refuses_is_dropped_and_the_others_arrive(
+    tracking_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tracking.run(tracking_uri, "refused", job="train", name="t") as run:
+        for step in (1, 2):
+            run.log_metrics({"train/loss": 0.5, "eer/a*b": 0.25, "speed": 3.0}, step=step)
+    stored = MlflowClient(tracking_uri).get_run(str(run.run_id))
+    assert stored.info.status == "FINISHED"
+    assert stored.data.metrics == {"train/loss": 0.5, "speed": 3.0}
+    assert caplog.text.count("MLflow refuses the metric eer/a*b") == 1
+
+
+def test_a_deleted_run_costs_one_warning(tracking_uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    with tracking.run(tracking_uri, "deleted", job="train", name="t") as run:
+        MlflowClient(tracking_uri).delete_run(str(run.run_id))
+        for step in range(3):
+            run.log_metrics({"a": 1.0, "b": 2.0, "c": 3.0}, step=step)
+    assert caplog.text.count("MLflow refuses every metric") == 1
+
+
+def create_run(uri: str) -> None:
+    """What a job does with a database that does not exist; runs in a process of its own."""
+    with tracking.run(uri, "new", job="score", name="t") as run:
+        run.log_metrics({"a": 1.0}, step=1)
+    assert run.run_id is not None
+
+
+def test_jobs_may_create_one_database_at_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    processes = [get_context("fork").Process(target=create_run, args=(uri,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("new")
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id], "metrics.a = 1")) == 2
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mlflow.db"]
+
+
+def test_a_database_is_complete_or_missing_and_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_links(*_: object) -> None:
+        raise PermissionError  # as of a file system that has none
+
+    for link in (os.link, without_links):
+        monkeypatch.setattr(os, "link", link)
+        made, file = tmp_path / ".mlflow.db.tmp", tmp_path / link.__name__
+        for content in ("first", "second"):
+            made.unlink(missing_ok=True)
+            made.write_text(content)
+            database._publish(made, file)
+            assert file.read_text() == "first"
+
+
+def test_a_check_creates_no_database(tmp_path: Path) -> None:
+    assert tracking.check(f"sqlite:///{tmp_path}/new/mlflow.db", "bonafide")
+    assert not tracking.check("", "bonafide")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_of_metrics_that_are_not_whole_are_skipped() -> None:
+    whole = b'{"time": 1.5, "step": 1, "train/loss": 0.5}\n'
+    later = b'{"time": 2.5, "step": 2, "train/loss": NaN}\n'
+    damaged = (
+        b'{"time": 1.5, "st\n',
+        b'{"time": 1.5, "st{"time": 1.6, "step": 2}\n',
+        b"\0" * 4096 + b"\n",
+        b"\xff\xfe\n",
+        b"\n",
+        b"7\n",
+        b'{"time": 1.5, "train/loss": 0.5}\n',
+        b'{"time": 1.5, "step": 2, "train/loss": "low"}\n',
+    )
+    for damage in damaged:
+        reports = list(tracking.read_metrics(whole + damage + b"\0" * 512 + later + b'{"time": 3.5, "st'))
+        assert [(report.step, report.time_s) for report in reports] == [(1, 1.5), (2, 2.5)], damage
+    assert list(tracking.read_metrics(b"")) == []
+
+
+def test_a_file_of_metrics_with_damage_is_sent_and_continued(tracking_uri: str, tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"time": 1, "step": 1, "a": 0.5}\n\0\0\0\n{"time": 2, "st\n{"time": 3, "step": 2, "a')
+    with tracking.run(tracking_uri, "damage", job="train", name="t", metrics_file=file) as run:
+        run.send_missing(10)
+        run.log_metrics({"a": 0.25}, step=2)
+    history = MlflowClient(tracking_uri).get_metric_history(str(run.run_id), "a")
+    assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.25)]
+
+
+def test_the_paths_of_uris_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    absolute = {
+        "sqlite:///m.db": f"sqlite:///{tmp_path}/m.db",
+        "sqlite:///../m.db": f"sqlite:///{tmp_path}/../m.db",
+        "sqlite:///~/a b/m.db": "sqlite:////home/me/a b/m.db",
+        "sqlite+pysqlite:///m.db?timeout=5": f"sqlite+pysqlite:///{tmp_path}/m.db?timeout=5",
+        "sqlite:////p/m.db?timeout=5": "sqlite:////p/m.db?timeout=5",
+        "sqlite:///file:m.db?uri=true": f"sqlite:///file:{tmp_path}/m.db?uri=true",
+        "file:mlruns": f"file:{tmp_path}/mlruns",
+        "file:~/mlruns": "file:/home/me/mlruns",
+        "file:///p/mlruns": "file:///p/mlruns",
+    }
+    for uri, expected in absolute.items():
+        assert tracking.absolute_uri(uri) == expected
+        assert tracking.absolute_uri(expected) == expected
+    for uri in (
+        "",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "http://me:pw@host:5000/",
+        "postgresql://host/db",
+        "file://host/p",
+    ):
+        assert tracking.absolute_uri(uri) == uri
+
+
+def test_a_database_below_the_home_folder_is_made_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking_uri: str
+) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    shutil.copy(tracking_uri.removeprefix("sqlite:///"), home / "m.db")
+    with tracking.run("sqlite:///~/m.db", "home", job="train", name="t") as run:
+        pass
+    assert MlflowClient(f"sqlite:///{home}/m.db").get_run(str(run.run_id)).info.status == "FINISHED"
+    assert list(here.iterdir()) == []
 
 
 def test_without_a_uri_only_the_local_file_is_written(tmp_path: Path) -> None:
@@ -253,6 +475,17 @@ def test_an_unsupported_tracking_uri_is_a_user_error() -> None:
         tracking.run("gopher://nowhere", "x", job="train", name="t"),
     ):
         pass
+
+
+def test_passwords_with_odd_characters_are_removed() -> None:
+    for uri in (
+        "postgresql+psycopg2://me:p@ss/w:rd@host/db",
+        "http://me:p@ss@host/db",
+        "mysql://me:x@host/db?pwd=x",
+    ):
+        shown = tracking.without_credentials(uri)
+        assert not re.search("me|ss|rd|=x", shown), shown
+        assert "host/db" in shown
 
 
 def test_credentials_are_removed_from_every_uri_of_a_text() -> None:

@@ -14,7 +14,7 @@ from pipeline.tracking.texts import MAX_TAG_LENGTH, clean_tags, flatten
 from pipeline.tracking.uris import sqlite_file
 
 if TYPE_CHECKING:
-    from mlflow.entities import Param
+    from mlflow.entities import Param, Run
     from mlflow.tracking import MlflowClient
 
 MAX_PARAMS_PER_CALL = 100
@@ -78,15 +78,16 @@ class Opener:
                 experiment_id = _create_experiment(client, self.tracking_uri, spec.experiment)
             if run_id is None:
                 run_id = self._created = self._create(client, experiment_id)
-            client.update_run(run_id, status="RUNNING")
             stored = client.get_run(run_id)
+            if stored.info.status != "RUNNING":
+                client.update_run(run_id, status="RUNNING")
             _log_params(client, run_id, flatten(spec.config), stored.data.params)
             return ServerRun(
                 client,
                 run_id,
                 str(stored.info.experiment_id),
                 find_logged_model(client, experiment_id, spec.weights),
-                last_steps(client, run_id),
+                last_steps(stored),
             )
 
     def _create(self, client: MlflowClient, experiment_id: str) -> str:
@@ -135,9 +136,9 @@ def find_experiment(client: MlflowClient, name: str) -> str | None:
     return str(stored.experiment_id) if stored is not None else None
 
 
-def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
+def last_steps(run: Run) -> dict[str, int]:
     """The last step that the server has of each metric of a run."""
-    return {metric.key: metric.step for metric in client.get_run(run_id).data.to_proto().metrics}
+    return {metric.key: metric.step for metric in run.data.to_proto().metrics}
 
 
 def _create_experiment(client: MlflowClient, tracking_uri: str, name: str) -> str:

@@ -97,7 +97,7 @@ class Sender:
 
     def send_missing(self, run: ServerRun, points: Sequence[Point]) -> None:
         """Send those of many points that the server lacks now; to be used in a call."""
-        run.last_steps.update(last_steps(run.client, run.run_id))
+        run.last_steps.update(last_steps(run.client.get_run(run.run_id)))
         for start in range(0, len(points), MAX_METRICS_PER_CALL):
             self._log(run, points[start : start + MAX_METRICS_PER_CALL])
 
