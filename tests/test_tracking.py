@@ -208,7 +208,7 @@ def test_a_deleted_run_is_replaced_by_a_new_one(tracking_uri: str) -> None:
     assert runs[0] != runs[1]
 
 
-def test_an_unreachable_server_costs_one_warning_and_no_metric(
+def test_an_unreachable_server_costs_two_lines_and_no_metric(
     tmp_path: Path, unreachable: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, uri = tmp_path / "metrics.jsonl", f"http://user:hunter2@{unreachable}"
@@ -250,31 +250,50 @@ def test_metrics_logged_during_an_outage_arrive_after_it(
     assert sorted(point.step for point in history) == list(range(2500))
 
 
+class Gate:
+    """A WSGI application in front of another, as a proxy is; answers with a status if it has one."""
+
+    def __init__(self, application: Callable[..., Any]) -> None:
+        self.status = ""
+        self._application = application
+
+    def __call__(self, environment: dict[str, Any], start: Callable[..., Any]) -> Any:
+        if not self.status:
+            return self._application(environment, start)
+        start(self.status, [("Content-Length", "0")])
+        return [b""]
+
+
 @contextmanager
-def mlflow_server(database_uri: str, folder: Path, port: int) -> Iterator[str]:
-    """Serve a database from this process, which takes less time than a server of its own; yields the URL."""
+def serving(application: Callable[..., Any], port: int = 0) -> Iterator[str]:
+    """Serve a WSGI application from this process; yields its URL."""
+    server = make_server("127.0.0.1", port, application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def mlflow_application(database_uri: str, folder: Path) -> Iterator[Gate]:
+    """The application of `mlflow server`, which this process serves in less time than a server of its own."""
     settings = {
         "_MLFLOW_SERVER_FILE_STORE": database_uri,
         "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
         "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
         "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
     }
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         for name, value in settings.items():
             patch.setenv(name, value)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those of MLflow about itself
-            from mlflow.server import app, fastapi_app  # noqa: F401  (the first imports the second later)
+        warnings.simplefilter("ignore")  # those of MLflow about itself
+        from mlflow.server import app, fastapi_app  # noqa: F401  (the first imports the second later)
 
-        server = make_server("127.0.0.1", port, app, threaded=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
+        yield Gate(app)
 
 
 def test_a_run_whose_server_is_away_at_first_is_whole_once_it_responds(
@@ -295,7 +314,7 @@ def test_a_run_whose_server_is_away_at_first_is_whole_once_it_responds(
         worker.log_text("first", "page.html")
         worker.log_text("second", "page.html")
         owner.set_tags({"a": "b"})
-        with mlflow_server(tracking_uri, tmp_path, port) as server:
+        with mlflow_application(tracking_uri, tmp_path) as mlflow, serving(mlflow, port) as server:
             wait_until(lambda: owner.run_id is not None and worker.run_id is not None)
             worker.log_metrics({"train/loss": 0.25}, step=3)
             worker.close("FINISHED")
@@ -319,6 +338,38 @@ def test_a_run_whose_server_is_away_at_first_is_whole_once_it_responds(
         {"steps": "3"},
     )
     assert "hunter2" not in caplog.text
+
+
+def test_a_server_that_refuses_for_a_while_has_everything_in_the_end(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sender, "RETRY_S", 0.05)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    statuses = ["401 Unauthorized", "403 Forbidden", "404 Not Found", "503 Service Unavailable"]
+    with mlflow_application(tracking_uri, tmp_path) as mlflow, serving(mlflow) as server:
+        with tracking.run(server, "while", job="train", name="t") as run:
+            for step, mlflow.status in enumerate([*statuses, ""], start=1):
+                caplog.clear()
+                run.set_tags({f"tag {step}": "x"})
+                run.log_metrics({"a": float(step)}, step=step)
+                if mlflow.status and step == 1:
+                    wait_until(lambda: "what is tracked waits" in caplog.text)
+        client = MlflowClient(server)
+        stored = client.get_run(str(run.run_id))
+        assert stored.info.status == "FINISHED"
+        assert {f"tag {step}" for step in range(1, 6)} <= stored.data.tags.keys()
+        assert [point.step for point in client.get_metric_history(str(run.run_id), "a")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("status", ["429 Slow Down", "500 Error", "502 Bad", "503 Away", "504 Late"])
+def test_a_server_that_is_too_busy_is_away(
+    status: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with serving(gate := Gate(lambda *_: [])) as server:
+        gate.status = status
+        assert not tracking.check(server, "bonafide")
+    assert f"{server} does not respond: too many {status[:3]} error responses" in caplog.text
 
 
 def test_a_metric_that_the_server_refuses_is_dropped_and_the_others_arrive(

@@ -16,7 +16,7 @@ AWAY_STATUS = (408, 429, 500, 502, 503, 504)
 """Statuses of a server, or of a proxy before it, that is away or too busy."""
 AWAY_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 DENIED_CODES = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND")
-"""Codes of a server that does not know this user, or not yet this address."""
+"""Codes of a server that does not know this user, or has nothing at this address."""
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -53,7 +53,7 @@ def is_away(failure: BaseException) -> bool:
 
 
 def is_temporary(failure: BaseException) -> bool:
-    """Whether a call may succeed later, which includes a server that stopped to accept this user."""
+    """Whether a call may succeed later, which includes a server that no longer accepts this user."""
     return is_away(failure) or getattr(failure, "error_code", None) in DENIED_CODES
 
 

@@ -141,13 +141,12 @@ class Run:
         if self._sender is None or self._sender.is_refused:
             return
         num_lost = self._sender.close(status)
-        if self._sender.server_run is None and not self._sender.is_refused:
-            logger.warning("MLflow did not respond; run the same command again to track this run")
-        elif num_lost:
-            kept = (
-                f"they are in {self.metrics_file}" if self.metrics_file else "there is no local metrics file"
-            )
-            logger.warning("%d metrics did not reach MLflow; %s", num_lost, kept)
+        if self._sender.is_refused or (self._sender.is_complete and not num_lost):
+            return
+        what = f"run {self.run_id} is not complete there" if self.run_id else "this run is not tracked"
+        if num_lost:
+            what += f" ({num_lost} metrics are missing)"
+        logger.warning("MLflow did not respond; %s; run the same command again to send what is missing", what)
 
     def _call(self, name: str, call: Call) -> None:
         if self._sender is not None:

@@ -43,6 +43,8 @@ class Sender:
         self.server_run: ServerRun | None = None
         self.is_refused = False
         """Whether the server refused to open the run, so that nothing is sent."""
+        self.is_complete = False
+        """Whether the server has everything, the end of the run included."""
         self._opener = opener
         self._is_reachable = True
         self._calls: dict[str, Call] = {}
@@ -143,7 +145,9 @@ class Sender:
         if run is None or not self._make_calls(run) or not self._send_queued(run):
             return False
         self._is_reachable = True
-        return last_call is None or self._try("the end", last_call, run)
+        if last_call is not None:
+            self.is_complete = self._try("the end", last_call, run)
+        return True
 
     def _make_calls(self, run: ServerRun) -> bool:
         while self._calls:
