@@ -16,7 +16,12 @@ def register(
 ) -> tracking.Version | None:
     """Register the detector, once, as a result of an MLflow run; print its URI."""
     config = training.config
-    if not (config.registered_name and run_id):
+    if not (config.tracking_uri and config.registered_name):
+        return None
+    if run_id is None:
+        print(
+            "not registered, because MLflow did not respond; run the same command again to register the detector"
+        )
         return None
     location = training.out.location(DETECTOR)
     version = tracking.register(

@@ -53,7 +53,7 @@ def check(tracking_uri: str, experiment: str) -> bool:
         if not is_database(tracking_uri) or check_database(tracking_uri):
             _check_experiment(tracking_uri, experiment)
     except UnavailableError as error:
-        logger.warning("%s; tracking starts when it does", error)
+        logger.warning("%s; the command continues, and is tracked later", error)
         return False
     return True
 
