@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,9 @@ TRAINING = {"bonafide.training": "0123"}
 
 @pytest.fixture(scope="module")
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/deep/mlflow.db"
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/deep/mlflow.db"
+    with tracking.run(uri, "new", job="ingest", name="t"):
+        return uri
 
 
 def wait_until(is_reached: Callable[[], bool]) -> None:
@@ -428,6 +430,37 @@ def test_a_database_is_complete_or_missing_and_never_replaced(
             made.write_text(content)
             database._publish(made, file)
             assert file.read_text() == "first"
+
+
+def test_a_locked_database_is_waited_for(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.0)
+    file = shutil.copy(tracking_uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        assert not tracking.check(f"sqlite:///{file}", "bonafide")
+        connection.rollback()
+    assert "database is locked; the command continues" in caplog.text
+    assert tracking.check(f"sqlite:///{file}", "bonafide")
+
+
+def test_a_database_that_a_killed_process_was_writing_can_be_used(tracking_uri: str, tmp_path: Path) -> None:
+    file = shutil.copy(tracking_uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("CREATE TABLE unfinished (text)")
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO unfinished VALUES (?)", [("x" * 4000,)] * 100)
+        (tmp_path / "killed").mkdir()
+        for path in (file, tmp_path / "mlflow.db-journal"):
+            shutil.copy(path, tmp_path / "killed")
+        connection.rollback()
+    uri = f"sqlite:///{tmp_path}/killed/mlflow.db"
+    assert tracking.check(uri, "bonafide")
+    with tracking.run(uri, "bonafide", job="train", name="t") as run:
+        pass
+    assert run.run_id is not None
 
 
 def test_a_check_creates_no_database(tmp_path: Path) -> None:

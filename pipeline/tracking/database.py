@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 CONNECT_TIMEOUT_S = 10.0
+LOCK_TIMEOUT_S = 5.0
 
 
 def check_database(tracking_uri: str) -> bool:
@@ -90,9 +91,10 @@ def _check_file(tracking_uri: str, file: Path) -> None:
 
 def _check_format(tracking_uri: str, file: Path) -> None:
     try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as connection:
+        # Not for reading only, which cannot undo what a killed process left in the journal.
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", LOCK_TIMEOUT_S, uri=True)) as connection:
             connection.execute("PRAGMA schema_version").fetchone()
-    except sqlite3.OperationalError as error:  # such as locked
+    except sqlite3.OperationalError as error:  # locked
         raise UnavailableError(f"{tracking_uri}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise InputError(f"{tracking_uri}: {error}; name another file, and MLflow creates it") from error
@@ -102,7 +104,7 @@ def _check_format(tracking_uri: str, file: Path) -> None:
 def _engine(tracking_uri: str) -> Iterator[Engine]:
     """An engine of a database whose server responds."""
     import sqlalchemy
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
     shown = without_credentials(tracking_uri)
     try:
@@ -121,6 +123,10 @@ def _engine(tracking_uri: str) -> Iterator[Engine]:
         with engine.connect():
             pass
         yield engine
+    except OperationalError as error:
+        # A server that listens refuses, such as the password; a file is locked.
+        kind = InputError if engine.url.host else UnavailableError
+        raise kind(f"{shown}: {reason(error)}") from error
     except SQLAlchemyError as error:
         raise InputError(f"{shown}: {reason(error)}") from error
     finally:
