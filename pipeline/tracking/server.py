@@ -29,6 +29,8 @@ HTTP_DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+SILENCED_LOGGERS = ("mlflow", "alembic", "urllib3.connectionpool")
+"""Their lines repeat what exceptions tell; the last one's, at every attempt of an outage of days."""
 TRANSFER_TIMEOUT_S = 3600
 """Timeout of uploads and downloads: a server responds to an upload only after it has stored all of it."""
 
@@ -76,8 +78,7 @@ def _client(tracking_uri: str) -> MlflowClient:
     from mlflow.tracking import MlflowClient
     from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
-    for logger_name in ("mlflow", "alembic"):
-        # Exceptions tell what goes wrong.
+    for logger_name in SILENCED_LOGGERS:
         logging.getLogger(logger_name).setLevel(logging.CRITICAL)
     file = sqlite_file(tracking_uri)
     with as_input_errors(tracking_uri):
