@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import sqlite3
 import threading
 import time
@@ -372,6 +373,17 @@ def test_a_server_that_is_too_busy_is_away(
         gate.status = status
         assert not tracking.check(server, "bonafide")
     assert f"{server} does not respond: too many {status[:3]} error responses" in caplog.text
+
+
+def test_a_server_that_does_not_answer_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert not tracking.check(uri, "bonafide")
+    assert f"{uri} does not respond: no answer in time" in caplog.text
 
 
 def test_a_metric_that_the_server_refuses_is_dropped_and_the_others_arrive(

@@ -100,10 +100,11 @@ def warn(message: str, failure: BaseException) -> None:
 def reason(failure: BaseException) -> str:
     """Why something failed, in one line without credentials."""
     import requests
+    import urllib3
 
     text = str(failure)
     for error in _chain(failure):
-        if isinstance(error, requests.exceptions.Timeout):
+        if isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)):
             text = "no answer in time"
         elif isinstance(error, requests.exceptions.RetryError):
             text = str(error.args[0].reason if error.args else error)
