@@ -55,6 +55,7 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     """Read the scores, measure error rates, and write the report."""
+    tracking.check(config.tracking_uri, config.experiment)
     out = Folder(config.out)
     recipe = load_recipe(config.recipe) if config.recipe else Recipe()
     score_sets = with_unique_names([load_scores(Folder(location)) for location in config.scores])

@@ -31,6 +31,7 @@ from pipeline.storage import Folder
 
 def main(config: IngestConfig) -> int:
     """Catalog the corpora, plan their shards, build the missing ones, commit a snapshot; returns the exit status."""
+    tracking.check(config.tracking_uri, config.experiment)
     store = Folder(config.store)
     sources = find_sources(config)
     with (

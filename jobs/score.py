@@ -21,12 +21,14 @@ from jobs.scoring.inputs import plan_scoring
 from jobs.scoring.mlflow_run import log_to_mlflow, start_run
 from jobs.scoring.parts import choose_pool, plan_parts, score_parts
 from jobs.scoring.weights import put_detector
+from pipeline import tracking
 from pipeline.config import run
 from pipeline.storage import Folder
 
 
 def main(config: ScoreConfig) -> None:
     """Plan the parts, score the missing ones, and describe the result."""
+    tracking.check(config.tracking_uri, config.experiment)
     out = Folder(config.out)
     plan = plan_scoring(config, out)
     checkpoint = fetch_checkpoint(config.checkpoint, config.tracking_uri)

@@ -20,9 +20,8 @@ from jobs.training.checks import check_data, check_resume, choose_recipe
 from jobs.training.config import TrainConfig
 from jobs.training.driver import run_until_complete
 from jobs.training.lifecycle import check_stored_weights, load_initial, publish, start_or_resume
-from jobs.training.mlflow_run import log_result, track_training
+from jobs.training.mlflow_run import log_complete, log_result, track_training
 from jobs.training.record import load_record, load_result
-from jobs.training.registration import register
 from jobs.training.resolve import resolve
 from jobs.training.signals import StopSignals
 from jobs.training.worker import WorkerArguments
@@ -35,6 +34,7 @@ from pipeline.storage import Folder
 def main(config: TrainConfig) -> None:
     """Start or resume, train on the cluster, publish the weights with the best validation EER."""
     started = time.monotonic()
+    can_track = tracking.check(config.tracking_uri, config.experiment)
     out = Folder(config.out)
     record = load_record(out)
     snapshot = load_snapshot(Folder(config.store), record.snapshot if record else config.snapshot)
@@ -48,7 +48,8 @@ def main(config: TrainConfig) -> None:
         check_stored_weights(out, record, result)
     if record is not None and result is not None:
         print(f"{out.location(folder.DETECTOR)} is already trained; nothing to do")
-        register(training, record, result)
+        if can_track:
+            log_complete(training, record, result)
         return
     check_gpus(config.device, config.num_workers[0])
     initial = load_initial(training) if record is None else None
@@ -64,7 +65,7 @@ def main(config: TrainConfig) -> None:
         del initial  # gigabytes, and the workers load their own
         out.commit(folder.CONFIG, tracking.without_credentials(to_toml(training.config)).encode())
         with track_training(training, record) as tracked:
-            run_until_complete(WorkerArguments(training, record, tracked.run_id, held.fence), signals)
+            run_until_complete(WorkerArguments(training, record, held.fence), signals)
             held.fence.check()
             result = publish(out, record, tracked.run_id)
             log_result(training, record, result, tracked)

@@ -7,7 +7,6 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.fields import Bounds, Names, Pairs, Range, absolute_path, each_of, location, one_of
-from pipeline.tracking.server import absolute_uri
 
 
 @pytest.mark.parametrize(
@@ -45,40 +44,6 @@ def test_what_is_no_location_is_refused(text: str):
 def test_a_local_path_is_not_on_s3():
     with pytest.raises(ValueError):
         absolute_path("s3://bucket/a")
-
-
-@pytest.mark.parametrize(
-    ("text", "uri"),
-    [
-        ("sqlite:///mlflow.db", "sqlite:///HERE/mlflow.db"),
-        ("sqlite:///~/m.db?timeout=5", "sqlite:////home/me/m.db?timeout=5"),
-        ("sqlite:////a/../m.db", "sqlite:////m.db"),
-        ("http://host:5000", "http://host:5000"),
-        ("postgresql+psycopg2://u:p@host/db", "postgresql+psycopg2://u:p@host/db"),
-        ("databricks", "databricks"),
-    ],
-)
-def test_the_file_of_a_tracking_uri_is_absolute(
-    text: str, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/me")
-    assert absolute_uri(text) == uri.replace("HERE", str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "text", ["mlruns", "/data/mlflow.db", "gopher://x", "sqlite:///", "http://", "file:///mlruns"]
-)
-def test_what_mlflow_cannot_use_is_no_tracking_uri(text: str):
-    with pytest.raises(ValueError):
-        absolute_uri(text)
-
-
-def test_a_refused_tracking_uri_shows_no_password():
-    with pytest.raises(
-        InputError, match=r"^'postgres://host/db' is no database or server of MLflow; write sqlite"
-    ):
-        absolute_uri("postgres://me:secret@host/db")
 
 
 def test_nan_is_in_no_range_and_an_end_only_if_the_range_includes_it():

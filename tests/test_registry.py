@@ -204,13 +204,14 @@ def test_a_server_over_postgresql_behaves_the_same(tmp_path: Path) -> None:
     with postgres(Path(str(POSTGRES)).parent) as database, serving(database, tmp_path) as uri:
         file = tmp_path / "detector.safetensors"
         file.write_bytes(b"weights")
-        with tracking.run(uri, "registry", job="train", name="t", config={"a": 1}) as run:
+        identity = {"bonafide.training": "1"}
+        with tracking.run(uri, "registry", job="train", name="t", identity=identity, config={"a": 1}) as run:
             run.log_metrics({"train/loss": 0.5}, step=1)
         register_again(uri, "on-postgres", str(file), str(run.run_id), "d", 0.1)
         file.unlink()
         version = tracking.find_version(uri, "models:/on-postgres@best")
         assert tracking.download(uri, version, tmp_path / "fetched").read_bytes() == b"weights"
-        with tracking.run(uri, "registry", job="train", name="t", run_id=run.run_id) as again:
+        with tracking.run(uri, "registry", job="train", name="t", identity=identity) as again:
             again.log_metrics({"train/loss": 0.4}, step=1)
         from mlflow.tracking import MlflowClient
 

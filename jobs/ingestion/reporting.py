@@ -100,7 +100,7 @@ def log_to_mlflow(run: tracking.Run, store: Folder, snapshot: Snapshot, config: 
             "mlflow.runName": f"{run_name(store)} {snapshot.name}",
         }
     )
-    if run.run_id is not None:
+    if run.is_tracked:
         recipe = load_recipe(config.recipe) if config.recipe else None
         run.log_text(corpus_card(store, snapshot, recipe, config.max_loss).to_html(), "corpus_card.html")
     run.log_text(to_toml(config), "config.toml")

@@ -29,28 +29,24 @@ def start_run(
     """Start the MLflow run, or reopen the one that an earlier attempt started for the same folder and identity."""
     identity = {**identity, "checkpoint": checkpoint.uri}
     key = json.dumps([Folder(config.out).uri, identity], sort_keys=True)
-    tags = {"bonafide.job": "score", "bonafide.scoring": hashlib.sha256(key.encode()).hexdigest()[:16]}
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return tracking.run(
         config.tracking_uri,
         config.experiment,
         job="score",
         name=f"score {system}",
-        parent_run_id=_find_training_run(config, loaded),
-        run_id=tracking.find_run(config.tracking_uri, config.experiment, tags),
+        identity={"bonafide.job": "score", "bonafide.scoring": digest},
+        parent=_training_tags(loaded),
         config=to_dict(config),
-        tags=tags
-        | {"bonafide.system": system, "bonafide.weights": identity["weights_digest"]}
+        tags={"bonafide.system": system, "bonafide.weights": identity["weights_digest"]}
         | {f"bonafide.{name}": identity.get(name) for name in TAGS},
     )
 
 
-def _find_training_run(config: ScoreConfig, loaded: Loaded) -> str | None:
-    """Return the id of the run that trained the detector; None if the weights or the server do not know it."""
+def _training_tags(loaded: Loaded) -> dict[str, str] | None:
+    """The tags of the run that trained the detector; None if the weights do not name it."""
     training = loaded.metadata.get("training")
-    if training is None:
-        return None
-    tags = {"bonafide.training": training, "bonafide.job": "train"}
-    return tracking.find_run(config.tracking_uri, config.experiment, tags)
+    return None if training is None else {"bonafide.training": training, "bonafide.job": "train"}
 
 
 def log_to_mlflow(

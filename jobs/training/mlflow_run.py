@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jobs.training.folder import CONFIG, DETECTOR, VALIDATION_PAGE
+from jobs.training.folder import CONFIG, DETECTOR, METRICS, VALIDATION_PAGE
 from jobs.training.record import TrainingRecord, TrainingResult
 from jobs.training.registration import register
 from jobs.training.resolve import ResolvedTraining
@@ -17,21 +17,15 @@ from pipeline.config import to_dict, to_toml
 def track_training(training: ResolvedTraining, record: TrainingRecord) -> Iterator[tracking.Run]:
     """Open the one MLflow run of a training, below the run of the ingest that made its snapshot."""
     config, snapshot = training.config, training.snapshot
-    training_tag = {"bonafide.training": record.id}
     snapshot_tag = {"bonafide.snapshot": training.snapshot_digest}
-    parent = snapshot.run_id or tracking.find_run(
-        config.tracking_uri, config.experiment, snapshot_tag | {"bonafide.job": "ingest"}
-    )
     with tracking.run(
         config.tracking_uri,
         config.experiment,
         job="train",
         name=f"train {training.out.uri.rpartition('/')[2]} ({config.variant})",
-        parent_run_id=parent,
-        run_id=tracking.find_run(config.tracking_uri, config.experiment, training_tag),
-        tags=training_tag
-        | snapshot_tag
-        | {"bonafide.out": config.out, "bonafide.initial_weights": record.initial_weights},
+        identity=record.run_tags,
+        parent=snapshot.run_id or snapshot_tag | {"bonafide.job": "ingest"},
+        tags=snapshot_tag | {"bonafide.out": config.out, "bonafide.initial_weights": record.initial_weights},
         config=to_dict(config) | {"snapshot": record.snapshot, "recipe": to_dict(training.recipe)},
     ) as tracked:
         tracked.describe(run_note(training))
@@ -63,8 +57,20 @@ def run_note(training: ResolvedTraining) -> str:
 def log_result(
     training: ResolvedTraining, record: TrainingRecord, result: TrainingResult, tracked: tracking.Run
 ) -> None:
-    """Add the result to the run as tags and in its note, and register the detector."""
-    location = training.out.location(DETECTOR)
+    """Add the result to the run as tags and in its note, and register the detector.
+
+    Metrics and the page of validations that an outage kept from the server are sent from the files of RUN.
+    """
+    location, out = training.out.location(DETECTOR), training.out
+    if tracked.is_tracked and out.exists(METRICS):
+        tracked.send_missing(result.num_steps, out.read(METRICS))
+    if tracked.is_tracked and out.exists(VALIDATION_PAGE):
+        tracked.log_file(out.read(VALIDATION_PAGE), VALIDATION_PAGE)
+    version = register(training, record, result, tracked.run_id)
+    note = f"**Validation EER {result.best_eer:.2%}** at step {result.best_step:,}: `{location}`"
+    if version is not None:
+        note += f", registered as `{version.uri}`{' and `@best`' if version.is_best else ''}"
+    tracked.describe(f"{note}\n\n{run_note(training)}")
     tracked.set_tags(
         {
             "bonafide.weights": result.weights,
@@ -73,8 +79,15 @@ def log_result(
             "bonafide.detector": location,
         }
     )
-    version = register(training, record, result)
-    note = f"**Validation EER {result.best_eer:.2%}** at step {result.best_step:,}: `{location}`"
-    if version is not None:
-        note += f", registered as `{version.uri}`{' and `@best`' if version.is_best else ''}"
-    tracked.describe(f"{note}\n\n{run_note(training)}")
+
+
+def log_complete(training: ResolvedTraining, record: TrainingRecord, result: TrainingResult) -> None:
+    """Track and register a complete training, as far as its server was away before, from the files of RUN."""
+    config = training.config
+    result_tags = record.run_tags | {"bonafide.weights": result.weights}
+    run_id = tracking.find_run(config.tracking_uri, config.experiment, result_tags, "FINISHED")
+    if run_id is not None:
+        register(training, record, result, run_id)
+        return
+    with track_training(training, record) as tracked:
+        log_result(training, record, result, tracked)

@@ -22,6 +22,11 @@ class TrainingRecord:
     initial_weights: str
     """Digest of the weights in `initial.safetensors`."""
 
+    @property
+    def run_tags(self) -> dict[str, str]:
+        """The tags by which the MLflow run of the training is found."""
+        return {"bonafide.training": self.id, "bonafide.job": "train"}
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -37,7 +42,7 @@ class TrainingResult:
     best_eer: float
     num_steps: int
     run_id: str | None
-    """MLflow run of the training."""
+    """MLflow run of the training; None if it was not tracked, or the server was away."""
 
 
 def load_record(out: Folder) -> TrainingRecord | None:

@@ -12,18 +12,23 @@ from pipeline import tracking
 
 
 def register(
-    training: ResolvedTraining, record: TrainingRecord, result: TrainingResult
+    training: ResolvedTraining, record: TrainingRecord, result: TrainingResult, run_id: str | None
 ) -> tracking.Version | None:
-    """Register the detector, once; print its URI."""
+    """Register the detector, once, as a result of an MLflow run; print its URI."""
     config = training.config
-    if not (config.tracking_uri and config.registered_name and result.run_id):
+    if not (config.tracking_uri and config.registered_name):
+        return None
+    if run_id is None:
+        print(
+            "not registered, because MLflow did not respond; run the same command again to register the detector"
+        )
         return None
     location = training.out.location(DETECTOR)
     version = tracking.register(
         config.tracking_uri,
         config.registered_name,
         location,
-        run_id=result.run_id,
+        run_id=run_id,
         tags={
             "eer": result.best_eer,
             "step": result.best_step,

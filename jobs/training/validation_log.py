@@ -40,9 +40,8 @@ class ValidationLog:
         shown = [self._load(each) for each in sorted({first, best_step, step})]
         self._cache = {validation.step: validation for validation in shown}
         file = self._tracked.metrics_file
-        text = file.read_text(encoding="utf-8") if file is not None and file.exists() else ""
-        lines = text.split("\n")[:-1]  # a line without its end is still being written
-        history = {at: rates for at, rates in eer_history(lines).items() if at <= step}
+        reports = tracking.read_metrics(file.read_bytes() if file is not None and file.exists() else b"")
+        history = {at: rates for at, rates in eer_history(reports).items() if at <= step}
         for validation in shown:
             rates = {corpus: validation.eer(corpus) for corpus in (ALL, *validation.by_corpus)}
             history[validation.step] = {corpus: eer for corpus, eer in rates.items() if eer is not None}

@@ -33,8 +33,6 @@ class WorkerArguments:
 
     training: ResolvedTraining
     record: TrainingRecord
-    run_id: str | None
-    """MLflow run of the training."""
     fence: Fence
     """Tells whether the driver still holds the lease of the folder."""
 
@@ -129,7 +127,7 @@ def _silence_loggers() -> None:
 
 @contextlib.contextmanager
 def _tracked_run(arguments: WorkerArguments, out: Folder, rank: int) -> Iterator[tracking.Run]:
-    """On rank 0 open the training's MLflow run, which also writes RUN/metrics.jsonl; elsewhere track nothing."""
+    """On rank 0 open the driver's MLflow run, which also writes RUN/metrics.jsonl; elsewhere track nothing."""
     config = arguments.training.config
     with contextlib.ExitStack() as stack:
         file = None
@@ -137,12 +135,13 @@ def _tracked_run(arguments: WorkerArguments, out: Folder, rank: int) -> Iterator
             file = Path(out.location(METRICS)) if out.is_local else _download_metrics(out, stack)
         yield stack.enter_context(
             tracking.run(
-                config.tracking_uri if rank == 0 and arguments.run_id else "",
+                config.tracking_uri if rank == 0 else "",
                 config.experiment,
                 job="train",
                 name=f"train {config.variant}",
-                run_id=arguments.run_id,
+                identity=arguments.record.run_tags,
                 metrics_file=file,
+                is_owner=False,
             )
         )
 

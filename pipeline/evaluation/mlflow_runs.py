@@ -1,9 +1,7 @@
 """The MLflow runs of an evaluation: one per system, so that the table of runs compares systems."""
 
 import re
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pipeline import tracking
@@ -41,25 +39,20 @@ def log_to_mlflow(
             "bonafide.weights": weights_digest,
             "bonafide.compared_with": ", ".join(other_systems) or None,
         }
-        with (
-            tracking.run(
-                uri,
-                experiment,
-                job="evaluate",
-                name=f"evaluate {scores.system}",
-                parent_run_id=scores.run_id,
-                tags=tags,
-                config=settings,
-                model_id=tracking.find_model(uri, experiment, str(weights_digest)),
-            ) as tracked,
-            tempfile.TemporaryDirectory() as folder,
-        ):
+        with tracking.run(
+            uri,
+            experiment,
+            job="evaluate",
+            name=f"evaluate {scores.system}",
+            parent=scores.run_id,
+            tags=tags,
+            config=settings,
+            weights=weights_digest or "",
+        ) as tracked:
             tracked.describe(run_note(results, scores))
             tracked.log_metrics(corpus_metrics(results, scores.system))
             for name, data in files.items():
-                path = Path(folder, name)
-                path.write_bytes(data)
-                tracked.log_artifact(path)
+                tracked.log_file(data, name)
         if tracked.url:
             urls.append(tracked.url)
     return urls

@@ -1,6 +1,5 @@
 """The validations of a training: their scores, and one HTML page that grows with each validation."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from pipeline.evaluation.figures import Curve, det_plot, percent
 from pipeline.metrics import ClassScores, equal_error_rate
 from pipeline.report import Block, Cell, Facts, Figure, Page, Section, Table, Text, Value
 from pipeline.report.charts import Line, histogram, line_chart, linear_axis
+from pipeline.tracking import Report
 
 EER = "validation/eer"
 """Name of the EER over all utterances; `validation/eer/CORPUS` is the EER of one corpus."""
@@ -76,25 +76,24 @@ def from_table(step: int, table: pa.Table) -> ValidationScores:
     return ValidationScores(step, by_corpus)
 
 
-def eer_history(lines: Iterable[str]) -> dict[int, dict[str, float]]:
-    """Read the EERs from a file of metrics.
+def eer_history(reports: Iterable[Report]) -> dict[int, dict[str, float]]:
+    """Select the EERs from a file of metrics.
 
     Args:
-        lines: one JSON object per step. A resumed training repeats some steps; the later line counts.
+        reports: what `read_metrics` reads. A resumed training repeats some steps; the later report counts.
 
     Returns:
         Step → corpus → EER, in the order of steps.
     """
     history: dict[int, dict[str, float]] = {}
-    for line in lines:
-        point = json.loads(line)
+    for report in reports:
         eers = {
-            name.removeprefix(EER).removeprefix("/") or ALL: float(value)
-            for name, value in point.items()
+            name.removeprefix(EER).removeprefix("/") or ALL: value
+            for name, value in report.metrics.items()
             if name == EER or name.startswith(f"{EER}/")
         }
-        if eers:
-            history[int(point["step"])] = eers
+        if eers and report.step is not None:
+            history[report.step] = eers
     return dict(sorted(history.items()))
 
 

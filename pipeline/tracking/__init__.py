@@ -6,22 +6,27 @@
 The only package that imports MLflow, and only inside functions that talk to a server, so importing it is cheap.
 """
 
-from pipeline.tracking.registry import Version, check_name, download, find_model, find_version, register
+from pipeline.tracking.metrics_file import Report
+from pipeline.tracking.metrics_file import read as read_metrics
+from pipeline.tracking.registry import Version, check_name, download, find_version, register
 from pipeline.tracking.runs import Run, find_run, run
-from pipeline.tracking.server import EXPERIMENT, TrackingUri, check_flags
+from pipeline.tracking.server import EXPERIMENT, check, check_flags
 from pipeline.tracking.texts import without_credentials
+from pipeline.tracking.uris import TrackingUri
 
 __all__ = [
     "EXPERIMENT",
+    "Report",
     "Run",
     "TrackingUri",
     "Version",
+    "check",
     "check_flags",
     "check_name",
     "download",
-    "find_model",
     "find_run",
     "find_version",
+    "read_metrics",
     "register",
     "run",
     "without_credentials",

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
-from pipeline.tracking.server import connect, failures, long_timeout, reason, warn
+from pipeline.tracking.failures import as_input_errors, failures, reason, warn
+from pipeline.tracking.server import connect, long_timeout
 from pipeline.tracking.texts import clean_tags, without_credentials
+from pipeline.tracking.uris import is_http
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -96,52 +98,29 @@ def register(
         description: shown by MLflow; Markdown.
 
     Returns:
-        The version, or None after a warning if the server does not respond.
+        The version, or None after a warning if the server is away or refuses.
     """
-    client = connect(tracking_uri)
     cleaned = clean_tags(tags)
     try:
-        version = _find_registered(client, name, run_id, cleaned[WEIGHTS])
-        if version is None:
-            _create_name(client, name)
-            model = _log_model(client, name, run_id, cleaned)
-            source = _source(client, tracking_uri, weights, model)
-            client.finalize_logged_model(model.model_id, "READY")
-            version = client.create_model_version(
-                name, source, run_id, cleaned, description=description, model_id=model.model_id
-            )
-        best = _by_alias(client, name, BEST)
-        is_best = best is None or best.version == version.version or _is_better(cleaned, best.tags)
-        if is_best:
-            client.set_registered_model_alias(name, BEST, version.version)
-    except failures() as failure:
+        client = connect(tracking_uri)
+        with as_input_errors(tracking_uri):
+            version = _find_registered(client, name, run_id, cleaned[WEIGHTS])
+            if version is None:
+                _create_name(client, name)
+                model = _log_model(client, name, run_id, cleaned)
+                source = _source(client, tracking_uri, weights, model)
+                client.finalize_logged_model(model.model_id, "READY")
+                version = client.create_model_version(
+                    name, source, run_id, cleaned, description=description, model_id=model.model_id
+                )
+            best = _by_alias(client, name, BEST)
+            is_best = best is None or best.version == version.version or _is_better(cleaned, best.tags)
+            if is_best:
+                client.set_registered_model_alias(name, BEST, version.version)
+    except InputError as failure:
         warn(f"MLflow could not register {name}; run the same command again to register it", failure)
         return None
     return _version(version, is_best=is_best)
-
-
-def find_model(tracking_uri: str, experiment: str, weights: str) -> str | None:
-    """Return the MLflow id of the newest logged model of an experiment with these weights, or None.
-
-    Args:
-        tracking_uri: tracking server or database; none is searched if empty.
-        experiment: MLflow experiment.
-        weights: digest of the weights.
-    """
-    if not tracking_uri:
-        return None
-    client = connect(tracking_uri)
-    try:
-        stored = client.get_experiment_by_name(experiment)
-        if stored is None:
-            return None
-        models = client.search_logged_models(
-            [stored.experiment_id], f"tags.`{WEIGHTS}` = '{weights}'", max_results=1
-        )
-    except failures() as failure:
-        warn(f"MLflow at {tracking_uri} does not respond; the model was not looked up", failure)
-        return None
-    return str(models[0].model_id) if models else None
 
 
 def find_version(tracking_uri: str, uri: str) -> Version:
@@ -157,13 +136,9 @@ def find_version(tracking_uri: str, uri: str) -> Version:
         raise InputError(f"{uri}: write models:/NAME/VERSION, models:/NAME@ALIAS or models:/NAME/latest")
     client = connect(tracking_uri)
     name = parts["name"]
-    try:
+    with as_input_errors(tracking_uri):
         versions = client.search_model_versions(f"name = '{name}'")
         named = _by_alias(client, name, parts["alias"] or BEST) if versions else None
-    except failures() as failure:
-        raise InputError(
-            f"MLflow at {without_credentials(tracking_uri)} does not respond: {reason(failure)}"
-        ) from failure
     if not versions:
         raise InputError(f"{uri}: {without_credentials(tracking_uri)} has no registered model {name!r}")
     if parts["alias"]:
@@ -227,7 +202,7 @@ def _log_model(client: MlflowClient, name: str, run_id: str, tags: Mapping[str, 
 
 def _source(client: MlflowClient, tracking_uri: str, weights: str, model: LoggedModel) -> str:
     """Where the registry finds the weights; uploads local ones if the server cannot read this machine's disk."""
-    if weights.startswith("s3://") or not tracking_uri.startswith(("http://", "https://")):
+    if weights.startswith("s3://") or not is_http(tracking_uri):
         return weights
     with long_timeout():
         client.log_model_artifact(model.model_id, weights)

@@ -4,76 +4,58 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.tracking.sender import MetricSender, Point
-from pipeline.tracking.server import connect, database_folder, failures, warn
-from pipeline.tracking.texts import (
-    MAX_DIGEST_LENGTH,
-    MAX_TAG_LENGTH,
-    clean_tags,
-    environment,
-    flatten,
-    without_credentials,
-)
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
+from pipeline.errors import InputError, UnavailableError
+from pipeline.tracking import metrics_file as jsonl
+from pipeline.tracking.failures import as_input_errors, failures, warn
+from pipeline.tracking.opening import Opener, RunSpec, ServerRun, find_experiment, find_in_experiment
+from pipeline.tracking.sender import Call, Point, Sender
+from pipeline.tracking.server import connect
+from pipeline.tracking.texts import MAX_DIGEST_LENGTH, clean_tags, without_credentials
+from pipeline.tracking.uris import is_http
 
 logger = logging.getLogger(__name__)
 
-MAX_PARAMS_PER_CALL = 100
-"""MLflow rejects more."""
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class _ServerRun:
-    """An open run on the server, with the last step that it already has of each metric."""
-
-    run_id: str
-    experiment_id: str
-    last_steps: Mapping[str, int] = field(default_factory=dict)
-
-
 class Run:
-    """One MLflow run; without a server (run_id None) it only writes the local metrics file.
+    """One MLflow run; without a sender it only writes the local metrics file.
 
     A run that resumes after a crash repeats some steps. The server keeps the first value of a metric at each step; the
     local file has both, one after the other.
     """
 
-    def __init__(
-        self,
-        client: MlflowClient | None,
-        server_run: _ServerRun | None,
-        metrics_file: Path | None,
-        model_id: str | None = None,
-    ) -> None:
-        self.run_id = server_run.run_id if server_run is not None else None
-        self._experiment_id = server_run.experiment_id if server_run is not None else None
+    def __init__(self, sender: Sender | None, metrics_file: Path | None) -> None:
         self.metrics_file = metrics_file
-        self._client = client if server_run is not None else None
-        self._last_steps = dict(server_run.last_steps) if server_run is not None else {}
-        self._sender = None
-        if client is not None and server_run is not None:
-            self._sender = MetricSender(client, server_run.run_id, model_id)
+        self._sender = sender
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether the run is on the server, or will be once that responds."""
+        return self._sender is not None and not self._sender.is_refused
+
+    @property
+    def run_id(self) -> str | None:
+        """Its id on the server; None without a server, or while that is away."""
+        return self._sender.server_run.run_id if self._sender and self._sender.server_run else None
 
     @property
     def url(self) -> str | None:
-        """The web page of the run; None without an HTTP server."""
-        if self._client is None or not self._client.tracking_uri.startswith(("http://", "https://")):
+        """The web page of the run; None without an HTTP server, or while that is away."""
+        run = self._sender.server_run if self._sender else None
+        if run is None or not is_http(run.client.tracking_uri):
             return None
-        path = f"experiments/{self._experiment_id}/runs/{self.run_id}"
+        path = f"experiments/{run.experiment_id}/runs/{run.run_id}"
         # Without the query, MLflow opens its pages for language models.
-        return without_credentials(f"{self._client.tracking_uri}/#/{path}?workflowType=machine_learning")
+        return without_credentials(f"{run.client.tracking_uri}/#/{path}?workflowType=machine_learning")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write the metrics to the local file now and to the server in the background."""
@@ -83,48 +65,43 @@ class Run:
     def write_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write the metrics to the local file only."""
         if self.metrics_file is not None:
-            line = json.dumps({"time": time.time(), "step": step, **metrics})
-            with self.metrics_file.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            jsonl.append(self.metrics_file, metrics, step)
 
     def send_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Send the metrics to the server only, in the background."""
         if self._sender is not None:
             now_ms = time.time_ns() // 1_000_000
-            self._sender.send(
-                [
-                    (key, float(value), now_ms, step or 0)
-                    for key, value in metrics.items()
-                    if step is None or step > self._last_steps.get(key, -1)
-                ]
-            )
+            self._sender.send([Point(name, float(value), now_ms, step) for name, value in metrics.items()])
 
-    def send_missing(self, last_step: int) -> None:
-        """Send metrics up to a step that only the local file has, as after a crash or an outage."""
-        if self._sender is None or self.metrics_file is None or not self.metrics_file.exists():
+    def send_missing(self, last_step: int, data: bytes | None = None) -> None:
+        """Send metrics up to a step that only a metrics file has, as after a crash or an outage; in the background.
+
+        Args:
+            last_step: the last step to send.
+            data: content of a metrics file; by default that of the run.
+        """
+        if self._sender is None:
             return
+        if data is None:
+            data = self.metrics_file.read_bytes() if self.metrics_file and self.metrics_file.exists() else b""
         # The later point of a repeated step replaces the earlier one.
-        missing: dict[tuple[int, str], Point] = {}
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
-            metrics = json.loads(line)
-            time_ms, step = int(1000 * metrics.pop("time")), metrics.pop("step")
-            if step is not None and step <= last_step:
-                for key, value in metrics.items():
-                    if step > self._last_steps.get(key, -1):
-                        missing[step, key] = (key, float(value), time_ms, step)
-        self._sender.send([missing[key] for key in sorted(missing)])
-        self._last_steps |= {key: step for step, key in sorted(missing)}
+        points = {
+            (report.step, name): Point(name, value, int(1000 * report.time_s), report.step)
+            for report in jsonl.read(data)
+            if report.step is not None and report.step <= last_step
+            for name, value in report.metrics.items()
+        }
+        missing, sender = [points[key] for key in sorted(points)], self._sender
+        if missing:
+            sender.call_later("earlier metrics", lambda run: sender.send_missing(run, missing))
 
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Upload a file or a folder."""
-        if self._client is not None:
-            upload = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-            self._attempt(upload, self.run_id, str(path), folder)
+    def log_file(self, data: bytes, name: str) -> None:
+        """Upload a file as an artifact."""
+        self._call(f"artifact {name}", lambda run: _upload(run, data, name))
 
     def log_text(self, text: str, name: str) -> None:
         """Upload a text as an artifact, without the credentials of URIs in it."""
-        if self._client is not None:
-            self._attempt(self._client.log_text, self.run_id, without_credentials(text), name)
+        self.log_file(without_credentials(text).encode(), name)
 
     def describe(self, markdown: str) -> None:
         """Set the description at the top of the run's page."""
@@ -133,8 +110,7 @@ class Run:
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags; those with a value of None are left out."""
         for key, value in clean_tags(tags).items():
-            if self._client is not None:
-                self._attempt(self._client.set_tag, self.run_id, key, value)
+            self._call(f"tag {key}", _set_tag(key, value))
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Record that the run wrote or read a data set; runs with the same name and digest share their lineage.
@@ -146,7 +122,7 @@ class Run:
             context: the purpose: ingest, training or evaluation.
         """
         assert 0 < len(digest) <= MAX_DIGEST_LENGTH, f"a digest must have 1 to 36 characters: {digest!r}"
-        if self._client is None:
+        if self._sender is None:
             return
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -158,29 +134,23 @@ class Run:
             source=json.dumps({"uri": source}),
         )
         dataset_input = DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
-        self._attempt(self._client.log_inputs, self.run_id, [dataset_input])
+        self._call(f"dataset {name}", lambda run: run.client.log_inputs(run.run_id, [dataset_input]))
 
     def close(self, status: str) -> None:
-        """Send the queued metrics and end the run as FINISHED, FAILED or KILLED."""
-        if self._sender is None or self._client is None:
+        """Send what waits and end the run as FINISHED, FAILED or KILLED."""
+        if self._sender is None or self._sender.is_refused:
             return
-        num_lost = self._sender.close()
+        num_lost = self._sender.close(status)
+        if self._sender.is_refused or (self._sender.is_complete and not num_lost):
+            return
+        what = f"run {self.run_id} is not complete there" if self.run_id else "this run is not tracked"
         if num_lost:
-            kept = (
-                f"they are in {self.metrics_file}" if self.metrics_file else "there is no local metrics file"
-            )
-            logger.warning("%d metrics did not reach MLflow; %s", num_lost, kept)
-        self._attempt(self._client.set_terminated, self.run_id, status)
+            what += f" ({num_lost} metrics are missing)"
+        logger.warning("MLflow did not respond; %s; run the same command again to send what is missing", what)
 
-    def _attempt(self, call: Callable[..., object], *arguments: object) -> None:
-        if self._sender is not None and not self._sender.is_reachable:
-            # Waiting here for an unreachable server would stall the work.
-            logger.warning("MLflow does not respond; skipped %s of run %s", call.__name__, self.run_id)
-            return
-        try:
-            call(*arguments)
-        except failures() as failure:
-            warn(f"MLflow rejected {call.__name__} of run {self.run_id}", failure)
+    def _call(self, name: str, call: Call) -> None:
+        if self._sender is not None:
+            self._sender.call(name, call)
 
 
 @contextmanager
@@ -190,48 +160,49 @@ def run(
     *,
     job: str,
     name: str,
-    parent_run_id: str | None = None,
-    run_id: str | None = None,
+    identity: Mapping[str, str] = EMPTY,
+    parent: str | Mapping[str, str] | None = None,
     tags: Mapping[str, object] = EMPTY,
     config: Mapping[str, object] = EMPTY,
+    weights: str = "",
     metrics_file: Path | None = None,
-    model_id: str | None = None,
+    is_owner: bool = True,
 ) -> Iterator[Run]:
-    """Open a run, or resume `run_id`, and end it as FINISHED, FAILED (exception) or KILLED (interrupt).
+    """Open a run, or resume it, and end it as FINISHED, FAILED (exception) or KILLED (interrupt).
 
-    A server that cannot be reached costs a warning, never the work.
+    A server that is away costs a warning, never the work: the run is opened once it responds.
 
     Args:
         tracking_uri: tracking server or database; with an empty one only `metrics_file` is written.
         experiment: MLflow experiment; created if it does not exist.
         job: the command, as a tag: train.
         name: name of a new run.
-        parent_run_id: run that this one is nested under; may belong to another process.
-        run_id: run to resume; one that the server does not have is replaced by a new run.
+        identity: tags that no other run has; the newest run with all of them is resumed. Without any, the run is new.
+        parent: run that this one is nested under, which may belong to another process: its id, or its tags.
         tags: further tags; those with a value of None are left out.
         config: settings, logged as params without credentials.
+        weights: digest of the weights of a registered detector, to whose model all metrics of the run belong.
         metrics_file: JSON lines file that receives every metric, whether or not the server does.
-        model_id: the model that all metrics of the run belong to, from `find_model`.
+        is_owner: whether the run is created if it does not exist, and a refusal is an error. Otherwise another process
+            creates it, and a refusal costs a warning.
 
     Raises:
-        InputError: MLflow cannot use the tracking URI.
+        InputError: MLflow cannot use the tracking URI, or refuses to open the run.
     """
     if metrics_file is not None:
         metrics_file.parent.mkdir(parents=True, exist_ok=True)
-        _drop_cut_line(metrics_file)
-    client = connect(tracking_uri) if tracking_uri else None
-    server_run = None
-    if client is not None:
-        tags = {"bonafide.job": job, "mlflow.source.name": f"jobs.{job}", **tags, **environment()}
-        if parent_run_id:
-            tags["mlflow.parentRunId"] = parent_run_id
+        jsonl.drop_cut_line(metrics_file)
+    sender = None
+    if tracking_uri:
+        spec = RunSpec(experiment, job, name, identity, parent, tags, config, weights, is_owner)
+        sender = Sender(Opener(tracking_uri, spec))
         try:
-            server_run = _open_run(
-                client, tracking_uri, experiment, name, run_id, clean_tags(tags), flatten(config)
-            )
-        except failures() as failure:
-            warn(f"MLflow at {tracking_uri} does not respond; this run is not tracked", failure)
-    tracked = Run(client, server_run, metrics_file, model_id)
+            sender.start()
+        except InputError as error:
+            if is_owner:
+                raise
+            warn("this run is not tracked", error)
+    tracked = Run(sender, metrics_file)
     status = "KILLED"
     try:
         yield tracked
@@ -243,87 +214,43 @@ def run(
         tracked.close(status)
 
 
-def find_run(tracking_uri: str, experiment: str, tags: Mapping[str, str]) -> str | None:
-    """Return the id of the newest run of an experiment with all these tags, or None."""
+def find_run(tracking_uri: str, experiment: str, tags: Mapping[str, str], status: str = "") -> str | None:
+    """Return the id of the newest run of an experiment with all these tags, or None; None if the server is away.
+
+    Args:
+        tracking_uri: tracking server or database; none is searched if empty.
+        experiment: MLflow experiment.
+        tags: tags of the run.
+        status: status of the run, such as FINISHED; any by default.
+
+    Raises:
+        InputError: the server refuses.
+    """
     if not tracking_uri:
         return None
-    client = connect(tracking_uri)
     try:
-        stored = client.get_experiment_by_name(experiment)
-        if stored is None:
-            return None
-        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        runs = client.search_runs([stored.experiment_id], query, max_results=1, order_by=["start_time DESC"])
-    except failures() as failure:
-        warn(f"MLflow at {tracking_uri} does not respond; the run was not looked up", failure)
+        client = connect(tracking_uri)
+        with as_input_errors(tracking_uri):
+            return find_in_experiment(client, find_experiment(client, experiment), tags, status)
+    except UnavailableError as error:
+        warn("the run was not looked up", error)
         return None
-    return str(runs[0].info.run_id) if runs else None
 
 
-def _open_run(
-    client: MlflowClient,
-    tracking_uri: str,
-    experiment: str,
-    name: str,
-    run_id: str | None,
-    tags: Mapping[str, str],
-    params: Mapping[str, str],
-) -> _ServerRun:
-    from mlflow.entities import Param
-
-    stored_params: Mapping[str, str] = {}
-    last_steps: Mapping[str, int] = {}
-    if run_id is None or not _is_usable(client, run_id):
-        info = client.create_run(
-            _experiment_id(client, tracking_uri, experiment), None, dict(tags), name
-        ).info
-        run_id = str(info.run_id)
-    else:
-        client.update_run(run_id, status="RUNNING")
-        stored = client.get_run(run_id)
-        info, stored_params = stored.info, stored.data.params
-        last_steps = {metric.key: metric.step for metric in stored.data.to_proto().metrics}
-        changed = {key: value for key, value in params.items() if stored_params.get(key, value) != value}
-        if changed:  # MLflow does not overwrite params, so the new values go into a tag
-            client.set_tag(run_id, "bonafide.resumed_with", json.dumps(changed)[:MAX_TAG_LENGTH])
-    new = [Param(key, value) for key, value in params.items() if key not in stored_params]
-    for start in range(0, len(new), MAX_PARAMS_PER_CALL):
-        client.log_batch(run_id, params=new[start : start + MAX_PARAMS_PER_CALL])
-    return _ServerRun(run_id, str(info.experiment_id), last_steps)
+def _set_tag(key: str, value: str) -> Call:
+    return lambda run: run.client.set_tag(run.run_id, key, value)
 
 
-def _is_usable(client: MlflowClient, run_id: str) -> bool:
+def _upload(run: ServerRun, data: bytes, name: str) -> None:
     from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
-    try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        raise
-
-
-def _experiment_id(client: MlflowClient, tracking_uri: str, experiment: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    stored = client.get_experiment_by_name(experiment)
-    if stored is not None:
-        return str(stored.experiment_id)
-    artifacts = None
-    if tracking_uri.startswith("sqlite:///"):  # MLflow would choose ./mlruns in the working directory
-        artifacts = (database_folder(tracking_uri) / "artifacts" / experiment).as_uri()
-    try:
-        return str(client.create_experiment(experiment, artifact_location=artifacts))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        path.write_bytes(data)
+        try:
+            run.client.log_artifact(run.run_id, str(path))
+        except failures():
             raise
-    stored = client.get_experiment_by_name(experiment)
-    assert stored is not None, f"MLflow reports that experiment {experiment!r} exists, but does not return it"
-    return str(stored.experiment_id)
-
-
-def _drop_cut_line(file: Path) -> None:
-    """Remove a last line without its end, which a process leaves that is killed while it writes."""
-    data = file.read_bytes() if file.exists() else b""
-    if data and not data.endswith(b"\n"):
-        os.truncate(file, data.rfind(b"\n") + 1)
+        except Exception as error:  # of the library of an artifact store, such as boto3
+            raise MlflowException(str(error), BAD_REQUEST) from error

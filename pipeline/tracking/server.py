@@ -1,18 +1,19 @@
-"""The connection to a tracking server or database, and its failures."""
+"""The connection to a tracking server or database."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError
-from pipeline.fields import Reader, absolute_path
+from pipeline.errors import InputError, UnavailableError
+from pipeline.tracking.database import check_database, create_sqlite
+from pipeline.tracking.failures import as_input_errors
 from pipeline.tracking.texts import without_credentials
+from pipeline.tracking.uris import absolute_uri, is_database, is_http, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -31,56 +32,33 @@ HTTP_DEFAULTS = {
 EXPERIMENT = "bonafide"
 """The experiment of a command that names none."""
 
+SILENCED_LOGGERS = ("mlflow", "alembic", "urllib3.connectionpool")
+"""Their lines repeat what exceptions tell; the last one's, at every attempt of an outage of days."""
 TRANSFER_TIMEOUT_S = 3600
 """Timeout of uploads and downloads: a server responds to an upload only after it has stored all of it."""
 
 
-def connect(tracking_uri: str) -> MlflowClient:
-    """Return a client of a server or a database; creates the folder of an SQLite file.
+def check(tracking_uri: str, experiment: str) -> bool:
+    """Check what the user can mend before a command starts to work; a server that is away costs a warning.
+
+    Writes nothing: a new SQLite file is created only when something is tracked.
+
+    Returns:
+        Whether the server or database responds; False without a URI.
 
     Raises:
-        InputError: MLflow cannot use the URI.
+        InputError: the URI, the database, the user or the experiment is refused.
     """
-    for key, value in HTTP_DEFAULTS.items():
-        os.environ.setdefault(key, value)
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
-
-    for logger_name in ("mlflow", "alembic"):
-        logging.getLogger(logger_name).setLevel(logging.ERROR)
-    if tracking_uri.startswith("sqlite:///"):
-        database_folder(tracking_uri).mkdir(parents=True, exist_ok=True)
+    if not tracking_uri:
+        return False
+    tracking_uri = absolute_uri(tracking_uri)
     try:
-        return MlflowClient(tracking_uri, tracking_uri)
-    except MlflowException as error:
-        raise InputError(
-            f"{without_credentials(tracking_uri)}: MLflow does not support this tracking URI; "
-            "write sqlite:////path/mlflow.db or http://host:port"
-        ) from error
-
-
-def absolute_uri(tracking_uri: str) -> str:
-    """Make the path of an SQLite URI absolute, for processes with another working directory.
-
-    Raises:
-        InputError: MLflow supports no such URI.
-    """
-    if not re.match(
-        r"(https?|databricks|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://.|databricks$", tracking_uri
-    ):
-        raise InputError(
-            f"{without_credentials(tracking_uri)!r} is no database or server of MLflow; "
-            "write sqlite:///FILE or http://HOST:PORT"
-        )
-    start, separator, path = tracking_uri.partition(":///")
-    if not start.startswith("sqlite"):
-        return tracking_uri
-    path, question_mark, options = path.partition("?")
-    return f"{start}{separator}{absolute_path(path)}{question_mark}{options}"
-
-
-TrackingUri = Annotated[str, Reader(absolute_uri, "a database or server of MLflow")]
-"""Type of a flag: an MLflow server or database."""
+        if not is_database(tracking_uri) or check_database(tracking_uri):
+            _check_experiment(tracking_uri, experiment)
+    except UnavailableError as error:
+        logger.warning("%s; the command continues, and is tracked later", error)
+        return False
+    return True
 
 
 def check_flags(tracking_uri: str, experiment: str) -> None:
@@ -93,27 +71,48 @@ def check_flags(tracking_uri: str, experiment: str) -> None:
         raise InputError(f"--experiment {experiment} is in MLflow: give --tracking-uri URI")
 
 
-def database_folder(tracking_uri: str) -> Path:
-    """The folder of the file that an SQLite URI names."""
-    return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0]).absolute().parent
+def connect(tracking_uri: str) -> MlflowClient:
+    """Return a client of a server or a database; creates an SQLite file that does not exist.
+
+    Raises:
+        InputError: MLflow cannot use the URI.
+        UnavailableError: the server of a database does not respond.
+    """
+    tracking_uri = absolute_uri(tracking_uri)
+    return _client(tracking_uri.rstrip("/") if is_http(tracking_uri) else tracking_uri)
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """Exceptions that a failing server causes; those of `requests` are OSErrors."""
-    from mlflow.exceptions import MlflowException
+@functools.cache
+def _client(tracking_uri: str) -> MlflowClient:
+    for key, value in HTTP_DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    from mlflow.tracking import MlflowClient
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
-    return MlflowException, OSError
+    for logger_name in SILENCED_LOGGERS:
+        logging.getLogger(logger_name).setLevel(logging.CRITICAL)
+    file = sqlite_file(tracking_uri)
+    with as_input_errors(tracking_uri):
+        if is_database(tracking_uri) and not check_database(tracking_uri) and file is not None:
+            create_sqlite(file)
+        try:
+            return MlflowClient(tracking_uri, tracking_uri)
+        except UnsupportedModelRegistryStoreURIException as error:
+            raise InputError(
+                f"{without_credentials(tracking_uri)}: MLflow does not support this tracking URI; "
+                "write sqlite:////path/mlflow.db or http://host:port"
+            ) from error
 
 
-def warn(message: str, failure: Exception) -> None:
-    """Log one line about a failure of the server."""
-    logger.warning("%s: %s", without_credentials(message), reason(failure))
-
-
-def reason(failure: Exception) -> str:
-    """The first line of an exception, without credentials."""
-    lines = str(failure).strip().splitlines() or [type(failure).__name__]
-    return without_credentials(lines[0])[:300]
+def _check_experiment(tracking_uri: str, experiment: str) -> None:
+    client = connect(tracking_uri)
+    with as_input_errors(tracking_uri):
+        stored = client.get_experiment_by_name(experiment)
+    if stored is not None and stored.lifecycle_stage != "active":
+        raise InputError(
+            f"experiment {experiment!r} is deleted; name another with --experiment, or restore it: "
+            f"mlflow experiments restore --experiment-id {stored.experiment_id}"
+        )
 
 
 @contextlib.contextmanager

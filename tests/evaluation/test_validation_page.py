@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from pipeline import tracking
 from pipeline.evaluation.validation_page import (
     ALL,
     ValidationScores,
@@ -56,7 +57,8 @@ def test_the_later_line_of_a_repeated_step_counts_in_the_history() -> None:
         {"step": 150, "train/loss": 0.9},
         {"step": 200, "validation/eer": 0.3, "validation/eer/mlaad": 0.2, "train/loss": 0.5},
     ]
-    assert eer_history(map(json.dumps, points)) == {
+    data = "".join(json.dumps(point) + "\n" for point in points).encode()
+    assert eer_history(tracking.read_metrics(data)) == {
         100: {ALL: 0.4, "mlaad": 0.5},
         200: {ALL: 0.3, "mlaad": 0.2},
     }

@@ -121,11 +121,6 @@ SITUATIONS = [
     ),
     # MLflow
     Situation(
-        what="a folder as MLflow's database",
-        command=f"{TRAIN} --tracking-uri mlruns",
-        line="--tracking-uri: 'mlruns' is no database or server of MLflow; write sqlite:///FILE or http://… (…)",
-    ),
-    Situation(
         what="an experiment without MLflow",
         command=f"{INGEST} --experiment first",
         line="--experiment first is in MLflow: give --tracking-uri URI",

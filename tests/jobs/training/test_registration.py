@@ -53,6 +53,36 @@ def test_the_best_detector_is_registered_once(
     assert len(MlflowClient(tracking_uri(place)).search_model_versions("name = 'bonafide-tiny'")) == 1
 
 
+def test_a_complete_training_without_a_run_is_tracked_and_registered_from_its_folder(
+    place: Path, whole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri, result = f"sqlite:///{tmp_path}/mlflow.db", result_of(place, whole)
+    again = replace(config(place, whole), tracking_uri=uri)
+    for _ in range(2):
+        train.main(again)
+        output = capsys.readouterr().out
+        assert "already trained; nothing to do" in output
+        assert "registered as models:/bonafide-tiny/1\n" in output
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("bonafide")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["bonafide.weights"] == result.weights
+    assert "registered as `models:/bonafide-tiny/1`" in run.data.tags["mlflow.note.content"]
+    logged = {
+        name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
+        for name in ("train/loss", "validation/eer")
+    }
+    assert logged == {
+        name: [(point["step"], point[name]) for point in metrics(place, whole) if name in point]
+        for name in logged
+    }
+    artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert artifacts == {"config.toml", "validation.html"}
+    assert tracking.find_version(uri, "models:/bonafide-tiny@best").tags["training"] == result.id
+
+
 def test_a_registered_detector_scores_a_bare_folder(place: Path, whole: str, tmp_path: Path) -> None:
     audio = tmp_path / "audio"
     audio.mkdir()
