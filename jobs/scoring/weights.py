@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import tracking
 from pipeline.errors import InputError
-from pipeline.storage import FileInfo, Folder
+from pipeline.storage import FileInfo, Folder, user_folder
 
 if TYPE_CHECKING:
     from pipeline.detector.network import Detector, DetectorConfig
@@ -81,11 +79,11 @@ def _download_from_s3(uri: str) -> Path:
 
 
 def _files_of(remote: Folder, name: str, uri: str) -> list[FileInfo]:
-    """The files of a checkpoint: those in its folder, or the one file that it is."""
+    """The files of a checkpoint: the one file that it is, beside which S3 may have a folder, or those in its folder."""
     with contextlib.suppress(FileNotFoundError):
-        return list(remote.find(name))
-    try:
         return [remote.info(name)]
+    try:
+        return list(remote.find(name))
     except FileNotFoundError as error:
         raise InputError(f"{uri}: no such checkpoint; correct --checkpoint") from error
 
@@ -96,7 +94,7 @@ def _version_key(info: FileInfo) -> str:
 
 def _cache_folder(*keys: str) -> Path:
     digest = hashlib.sha256("\0".join(keys).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"bonafide-{os.getuid()}" / "checkpoints" / digest
+    return user_folder("checkpoints") / digest
 
 
 @dataclass(frozen=True)

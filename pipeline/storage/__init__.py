@@ -10,9 +10,16 @@ chain: environment, profile, instance role.
 
 from pipeline.storage.file_info import FileInfo, FileProblem
 from pipeline.storage.folder import Folder
+from pipeline.storage.local_paths import absolute_path
 from pipeline.storage.local_writing import STAGED_SUFFIX
 from pipeline.storage.s3 import PART_BYTES
-from pipeline.storage.temporary import temporary_root, user_folder
+from pipeline.storage.temporary import (
+    TemporaryFile,
+    temporary_errors,
+    temporary_folder,
+    temporary_root,
+    user_folder,
+)
 
 __all__ = [
     "PART_BYTES",
@@ -20,6 +27,10 @@ __all__ = [
     "FileInfo",
     "FileProblem",
     "Folder",
+    "TemporaryFile",
+    "absolute_path",
+    "temporary_errors",
+    "temporary_folder",
     "temporary_root",
     "user_folder",
 ]

@@ -6,12 +6,13 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import io
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.errors import InputError
 from pipeline.storage.user_errors import local_errors
@@ -31,23 +32,52 @@ def staged(location: str, *, is_new: bool = False) -> Iterator[BinaryIO]:
         location: path of the file.
         is_new: raise FileExistsError if the path is taken when the block ends, instead of replacing the file.
     """
-    parent, _, base = location.rpartition("/")
-    # Part of the name is enough for people; the whole one could make a name of more than 255 bytes.
-    temporary = Path(f"{parent}/.{base[:40]}.{uuid.uuid4().hex}{STAGED_SUFFIX}")
+    temporary = Path(staged_name(location))
     with local_errors(location):
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("xb")
+    unbuffered = WritableFile(temporary, location)
     try:
-        with file:
+        with unbuffered:
+            file = io.BufferedWriter(unbuffered)
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        if is_new:
-            _rename_new(temporary, location)
-        else:
-            temporary.replace(location)
+            unbuffered.sync()
+        with local_errors(location):
+            if is_new:
+                _rename_new(temporary, location)
+            else:
+                temporary.replace(location)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def staged_name(location: str) -> str:
+    """A new path or URI in the folder of a file, for what is written before the file appears under its name."""
+    parent, _, base = location.rpartition("/")
+    # Part of the name is enough for people; the whole one could make a name of more than 255 bytes.
+    return f"{parent}/.{base[:40]}.{uuid.uuid4().hex}{STAGED_SUFFIX}"
+
+
+class WritableFile(io.FileIO):
+    """A new local file without a buffer, whose errors name another path: the one that the file will have."""
+
+    def __init__(self, path: Path, location: str) -> None:
+        self._location = location
+        with local_errors(location):
+            super().__init__(path, "xb")
+
+    def write(self, data: Any) -> int:
+        with local_errors(self._location):
+            return super().write(data)
+
+    def sync(self) -> None:
+        """Wait until every byte is on the disk. Some file systems, such as NFS, find only now that it is full."""
+        with local_errors(self._location):
+            os.fsync(self.fileno())
+
+    def close(self) -> None:
+        with local_errors(self._location):
+            super().close()
 
 
 def _rename_new(source: Path, target: str) -> None:
