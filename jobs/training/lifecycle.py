@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from jobs.training import checkpoints, folder
 from jobs.training.checks import check_resume
 from jobs.training.record import TrainingRecord, TrainingResult, load_record, write_record, write_result
 from jobs.training.resolve import ResolvedTraining, fixed_settings
-from pipeline.storage import Folder
+from pipeline.storage import Folder, temporary_folder
 
 
 def start_or_resume(training: ResolvedTraining) -> TrainingRecord:
@@ -45,8 +44,8 @@ def start(training: ResolvedTraining) -> TrainingRecord:
     if config.init:
         print(load_weights(detector, Path(config.init), accept_front_end=True), flush=True)
     training_id = uuid.uuid4().hex[:12]
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / folder.INITIAL
+    with temporary_folder() as temporary:
+        path = temporary / folder.INITIAL
         metadata = {
             "variant": config.variant,
             "training": training_id,
@@ -98,7 +97,7 @@ def local_copy(out: Folder, name: str) -> Iterator[Path]:
     if out.is_local:
         yield Path(out.location(name))
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / Path(name).name
+    with temporary_folder() as temporary:
+        path = temporary / Path(name).name
         path.write_bytes(out.read(name))
         yield path

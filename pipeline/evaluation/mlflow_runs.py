@@ -1,15 +1,14 @@
 """The MLflow runs of an evaluation: one per system, so that the table of runs compares systems."""
 
 import re
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pipeline import tracking
 from pipeline.evaluation import layout
 from pipeline.evaluation.measure import INTERVAL_METRICS, METRICS, Results
 from pipeline.evaluation.scores import ScoreSet
+from pipeline.storage import temporary_folder
 
 TAGS = ("checkpoint", "snapshot", "policy", "precision", "variant")
 """Entries of a description that become tags of the run."""
@@ -52,12 +51,12 @@ def log_to_mlflow(
                 config=settings,
                 model_id=tracking.find_model(uri, experiment, str(weights_digest)),
             ) as tracked,
-            tempfile.TemporaryDirectory() as folder,
+            temporary_folder() as folder,
         ):
             tracked.describe(run_note(results, scores))
             tracked.log_metrics(corpus_metrics(results, scores.system))
             for name, data in files.items():
-                path = Path(folder, name)
+                path = folder / name
                 path.write_bytes(data)
                 tracked.log_artifact(path)
         if tracked.url:

@@ -11,7 +11,7 @@ chain: environment, profile, instance role.
 from pipeline.storage.file_info import FileInfo, FileProblem
 from pipeline.storage.folder import Folder
 from pipeline.storage.local_paths import absolute_path
-from pipeline.storage.local_writing import STAGED_SUFFIX
+from pipeline.storage.local_writing import STAGED_SUFFIX, is_staged
 from pipeline.storage.s3 import PART_BYTES
 from pipeline.storage.temporary import (
     TemporaryFile,
@@ -20,6 +20,7 @@ from pipeline.storage.temporary import (
     temporary_root,
     user_folder,
 )
+from pipeline.storage.user_errors import local_errors
 
 __all__ = [
     "PART_BYTES",
@@ -29,6 +30,8 @@ __all__ = [
     "Folder",
     "TemporaryFile",
     "absolute_path",
+    "is_staged",
+    "local_errors",
     "temporary_errors",
     "temporary_folder",
     "temporary_root",

@@ -23,6 +23,9 @@ STAGED_SUFFIX = ".staged"
 Its name also starts with a dot, so that other tools that read whole folders, such as PyArrow, ignore it as well.
 """
 
+_LOCK = f".lock{STAGED_SUFFIX}"
+"""Name of the file that processes lock where they cannot exclude each other otherwise."""
+
 
 @contextlib.contextmanager
 def staged(location: str, *, is_new: bool = False) -> Iterator[BinaryIO]:
@@ -56,6 +59,11 @@ def staged_name(location: str) -> str:
     parent, _, base = location.rpartition("/")
     # Part of the name is enough for people; the whole one could make a name of more than 255 bytes.
     return f"{parent}/.{base[:40]}.{uuid.uuid4().hex}{STAGED_SUFFIX}"
+
+
+def is_staged(name: str) -> bool:
+    """Whether a file has not got its name yet; an old one was left by a killed writer."""
+    return name.endswith(STAGED_SUFFIX) and name.rpartition("/")[2] != _LOCK
 
 
 class WritableFile(io.FileIO):
@@ -127,7 +135,7 @@ def _rename_under_lock(source: Path, target: str) -> None:
     The kernel releases the lock of a process that dies. The empty lock file stays: whoever deletes one may delete the
     one that another process has just locked.
     """
-    lock = source.parent / f".lock{STAGED_SUFFIX}"
+    lock = source.parent / _LOCK
     with lock.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
