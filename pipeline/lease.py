@@ -109,10 +109,17 @@ class Lease:
         self._claim = claim
 
     def release(self) -> None:
-        """Free the folder, unless another process has taken it over."""
+        """Free the folder, unless another process has taken it over.
+
+        A claim that cannot be written, as on a full disk, expires by itself; the error before it matters more.
+        """
         self._stop_heartbeats()
-        if _newest(self.fence.folder) == self.fence.number:
-            self._write(replace(self._claim, is_released=True))
+        folder = self.fence.folder
+        try:
+            if _newest(folder) == self.fence.number:
+                self._write(replace(self._claim, is_released=True))
+        except InputError as error:
+            logger.warning("could not release the lease in %s: %s", folder.location(LEASE), error)
 
     def withdraw(self) -> None:
         """Free the folder and delete the claim. Only for a folder that is not fenced against earlier owners."""
