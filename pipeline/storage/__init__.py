@@ -20,11 +20,12 @@ from pipeline.storage.temporary import (
     temporary_root,
     user_folder,
 )
-from pipeline.storage.user_errors import local_errors
+from pipeline.storage.user_errors import WRITE_REMEDIES, local_errors
 
 __all__ = [
     "PART_BYTES",
     "STAGED_SUFFIX",
+    "WRITE_REMEDIES",
     "FileInfo",
     "FileProblem",
     "Folder",

@@ -100,7 +100,7 @@ def refuse_checksums(gate: Gate) -> None:
 
 
 def freeze(gate: Gate) -> None:
-    Folder("s3://situation-cold").commit("train.csv", b"x")
+    Folder("s3://my-cold").commit("train.csv", b"x")
     gate.refuse_always("403 Forbidden", "InvalidObjectState", "GET")
 
 
@@ -127,17 +127,17 @@ SITUATIONS = [
     ),
     Situation(
         what="the disk for temporary files, through which files go to S3, is full",
-        command="evaluate --scores scores --out s3://situation-staging/report --num-bootstrap 1",
+        command="evaluate --scores scores --out s3://my-staging/report --num-bootstrap 1",
         line="{here}/disk on …: No space left on device; make room there, or set TMPDIR to a folder with more space, "
         "then run the same command again",
-        prepare=partial(with_full_temporary_folder, "situation-staging"),
+        prepare=partial(with_full_temporary_folder, "my-staging"),
     ),
     Situation(
         what="the folder for the temporary files of this user belongs to another one",
-        command="score --audio data --checkpoint s3://situation-user/detector.safetensors --out scores",
+        command="score --audio data --checkpoint s3://my-user/detector.safetensors --out scores",
         line=f"{{here}}/tmp/bonafide-…: another user owns this folder (user id {OTHER_USER}); set TMPDIR "
         "to a folder of your own",
-        prepare=partial(with_folder_of_another_user, "situation-user"),
+        prepare=partial(with_folder_of_another_user, "my-user"),
     ),
     Situation(
         what="a garbage collection during an ingest",
@@ -148,31 +148,31 @@ SITUATIONS = [
     ),
     Situation(
         what="an S3 server that ignores `If-None-Match`",
-        command="ingest --root data --store s3://situation-condition/store",
-        line="s3://situation-condition/store/running/…: this server does not support conditional writes "
+        command="ingest --root data --store s3://my-condition/store",
+        line="s3://my-condition/store/running/…: this server does not support conditional writes "
         "(If-None-Match), without which two processes could work in one folder; use another server, or a local folder",
-        prepare=partial(with_bucket, "situation-condition", ignore_conditions),
+        prepare=partial(with_bucket, "my-condition", ignore_conditions),
     ),
     Situation(
         what="an S3 server that does not take the checksums of AWS",
-        command="ingest --root data --store s3://situation-checksum/store",
-        line="s3://situation-checksum/store/running/…: InvalidArgument: Unsupported header "
+        command="ingest --root data --store s3://my-checksum/store",
+        line="s3://my-checksum/store/running/…: InvalidArgument: Unsupported header "
         "'x-amz-sdk-checksum-algorithm' received for this API call; if this server does not support the checksums of "
         "AWS, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required and AWS_RESPONSE_CHECKSUM_VALIDATION=when_required",
-        prepare=partial(with_bucket, "situation-checksum", refuse_checksums),
+        prepare=partial(with_bucket, "my-checksum", refuse_checksums),
     ),
     Situation(
         what="an object in cold storage",
-        command="ingest --root data --store store --protocol s3://situation-cold/train.csv",
-        line="s3://situation-cold/train.csv: InvalidObjectState: this object is in cold storage; restore it before it "
+        command="ingest --root data --store store --protocol s3://my-cold/train.csv",
+        line="s3://my-cold/train.csv: InvalidObjectState: this object is in cold storage; restore it before it "
         "is read…",
-        prepare=partial(with_bucket, "situation-cold", freeze),
+        prepare=partial(with_bucket, "my-cold", freeze),
     ),
     Situation(
         what="a doubled slash in an S3 URI",
-        command="score --audio s3://situation-slash//calls/today --checkpoint detector.safetensors --out scores",
-        line="s3://situation-slash//calls/today: nothing has this name, and S3 tells // from /; did you mean "
-        "s3://situation-slash/calls/today?",
-        prepare=partial(with_doubled_slash, "situation-slash"),
+        command="score --audio s3://my-slash//calls/today --checkpoint detector.safetensors --out scores",
+        line="s3://my-slash//calls/today: nothing has this name, and S3 tells // from /; did you mean "
+        "s3://my-slash/calls/today?",
+        prepare=partial(with_doubled_slash, "my-slash"),
     ),
 ]
