@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import tracking
 from pipeline.errors import InputError
-from pipeline.storage import FileInfo, Folder, user_folder
+from pipeline.storage import FileInfo, Folder, local_errors, user_folder
 
 if TYPE_CHECKING:
     from pipeline.detector.network import Detector, DetectorConfig
@@ -50,7 +50,9 @@ def fetch_checkpoint(uri: str, tracking_uri: str = "") -> Checkpoint:
         elif version.source.startswith("/"):
             path = _local_path(version.source)
         else:
-            path = tracking.download(tracking_uri, version, _cache_folder(version.source))
+            cache = _cache_folder(version.source)
+            with local_errors(str(cache)):
+                path = tracking.download(tracking_uri, version, cache)
         return Checkpoint(path, version.uri, name)
     path = _download_from_s3(uri) if uri.startswith("s3://") else _local_path(uri)
     return Checkpoint(path, uri, path.stem)

@@ -393,6 +393,16 @@ def test_a_checkpoint_on_s3_is_a_file_or_a_folder(bucket: str) -> None:
         fetch_checkpoint(f"{bucket}/models/none")
 
 
+def test_a_checkpoint_on_s3_is_found_beside_the_marker_of_a_folder_of_its_name(bucket: str) -> None:
+    import s3fs
+
+    Folder(bucket).commit("one.safetensors", b"one")
+    s3fs.S3FileSystem().call_s3(
+        "put_object", Bucket=bucket.removeprefix("s3://"), Key="one.safetensors/", Body=b""
+    )
+    assert fetch_checkpoint(f"{bucket}/one.safetensors").path.read_bytes() == b"one"
+
+
 def num_bytes_read() -> int:
     """Bytes that this process has read from files."""
     lines = Path("/proc/self/io").read_text().splitlines()
