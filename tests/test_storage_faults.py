@@ -313,10 +313,11 @@ def test_credentials_are_not_the_fault_of_an_object(code: str, bucket: str, gate
         assert not isinstance(raised.value, UnreadableError)
 
 
-def test_a_listing_that_is_denied_is_not_the_fault_of_an_object(bucket: str, gate: Gate):
+@pytest.mark.parametrize("prefix", ["", "lease"])
+def test_a_listing_that_is_denied_is_not_the_fault_of_an_object(prefix: str, bucket: str, gate: Gate):
     gate.refuse_always("403 Forbidden", "AccessDenied", "LIST")
     with pytest.raises(InputError, match="check the AWS credentials") as raised:
-        list(Folder(f"{bucket}/root").find())
+        list(Folder(f"{bucket}/root").find(prefix))
     assert not isinstance(raised.value, UnreadableError)
 
 

@@ -51,7 +51,7 @@ def find(root: str, prefix: str) -> Iterator[FileInfo]:
         prefix: a folder below it; empty for the root itself.
     """
     location = f"{root}/{prefix}" if prefix else root
-    with s3_errors(location, of_one_file=bool(prefix)):
+    with s3_errors(location):  # a listing that is refused is not the fault of one object
         filesystem = _filesystem()
         bucket, key, _ = filesystem.split_path(location)
         base, is_empty = f"{key}/" if key else "", bool(key)
