@@ -24,6 +24,7 @@ from jobs.ray_session import ray_session
 from pipeline import tracking
 from pipeline.config import run, to_dict, to_toml
 from pipeline.data.store import layout
+from pipeline.data.store.running import ingesting
 from pipeline.data.store.snapshot import commit_snapshot, latest_snapshot, with_losses
 from pipeline.errors import InputError
 from pipeline.storage import Folder
@@ -35,6 +36,7 @@ def main(config: IngestConfig) -> int:
     store = Folder(config.store)
     sources = find_sources(config)
     with (
+        ingesting(store) as fence,
         tracking.run(
             config.tracking_uri, config.experiment, job="ingest", name=run_name(store), config=to_dict(config)
         ) as mlflow_run,
@@ -65,6 +67,7 @@ def main(config: IngestConfig) -> int:
         lost = lost_corpora(corpora, before)
         print_failures(lost, before)
         corpora = [corpus for corpus in corpora if corpus.name not in lost]
+        fence.check()  # a garbage collection that took this ingest for dead has deleted its shards
         snapshot = commit_snapshot(store, corpora, mlflow_run.run_id)
         store.commit(layout.config_name(snapshot.name), to_toml(config).encode())
         print_summary(snapshot, [corpus.name for corpus in corpora], config.max_loss)

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pipeline.errors import InputError, did_you_mean
+from pipeline.storage import absolute_path
 
 
 @dataclass(frozen=True)
@@ -208,26 +207,22 @@ def each_of(kind: str, known: Collection[str]) -> Reader:
     return Reader(lambda text: Names(map(read, Names.parse(text))), READERS[Names].expected)
 
 
-def absolute_path(text: str) -> str:
-    """The absolute form of a path: `~` is expanded, and `.` and `..` are resolved by name, without following links.
+def local_path(text: str) -> str:
+    """The absolute form of a local path, as `pipeline.storage.absolute_path` gives it.
 
     Raises:
-        ValueError: the text is empty, names an unknown user's home, or has a scheme such as `s3:`.
+        ValueError: the text is empty, has a scheme such as `s3:`, or names the home of an unknown user.
     """
     if not text or "\0" in text or re.match(r"\w[\w+.-]*:/", text):
         raise ValueError
-    try:
-        path = Path(text).expanduser() if text.startswith("~") else Path(text)
-    except RuntimeError as error:  # no such user
-        raise ValueError from error
-    return "/" + os.path.normpath(path.absolute()).lstrip("/")
+    return absolute_path(text)
 
 
 def location(text: str) -> str:
     """The absolute form of a path or `file://` URI; an `s3://` URI as it is. Raises ValueError for anything else."""
     if re.match("s3://[^/]", text):
         return text
-    return absolute_path(text.removeprefix("file://"))
+    return local_path(text.removeprefix("file://"))
 
 
 def _checkpoint(text: str) -> str:
@@ -253,7 +248,7 @@ _PATH = "a path or an s3:// URI"
 Text = Annotated[str, Reader(str, "text")]
 """Text that may be empty on the command line, because that has a meaning of its own."""
 
-LocalPath = Annotated[str, Reader(absolute_path, "a local path")]
+LocalPath = Annotated[str, Reader(local_path, "a local path")]
 
 Location = Annotated[str, Reader(location, _PATH)]
 """A file or folder. Its value is absolute, so that it means the same in every process."""

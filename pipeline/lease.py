@@ -109,16 +109,34 @@ class Lease:
         self._claim = claim
 
     def release(self) -> None:
-        """Free the folder, unless another process has taken it over."""
+        """Free the folder, unless another process has taken it over.
+
+        A claim that cannot be written, as on a full disk, expires by itself; the error before it matters more.
+        """
+        self._stop_heartbeats()
+        folder = self.fence.folder
+        try:
+            if _newest(folder) == self.fence.number:
+                self._write(replace(self._claim, is_released=True))
+        except InputError as error:
+            logger.warning("could not release the lease in %s: %s", folder.location(LEASE), error)
+
+    def withdraw(self) -> None:
+        """Free the folder and delete the claim. Only for a folder that is not fenced against earlier owners."""
+        self._stop_heartbeats()
+        self.fence.folder.delete(_name(self.fence.number))
+
+    def _stop_heartbeats(self) -> None:
         self._stop.set()
         self._thread.join()
-        if _newest(self.fence.folder) == self.fence.number:
-            self._write(replace(self._claim, is_released=True))
 
 
 @contextlib.contextmanager
 def held(
-    folder: Folder, lifetime_s: float = LIFETIME_S, log: Callable[[str], None] = print
+    folder: Folder,
+    lifetime_s: float = LIFETIME_S,
+    log: Callable[[str], None] = print,
+    remedy: str = "stop that process or choose another folder",
 ) -> Iterator[Lease]:
     """Hold the lease on a folder until the block ends; if this process dies, the lease expires after its lifetime.
 
@@ -126,23 +144,35 @@ def held(
         folder: the folder to work in.
         lifetime_s: how long a claim lasts without a heartbeat.
         log: receives a line when this process waits for the claim of another one to expire.
+        remedy: what the user can do if another process works in the folder.
 
     Raises:
         InputError: another process works in the folder; the message names it.
     """
-    lease = Lease(folder, *_acquire(folder, lifetime_s, log))
+    lease = Lease(folder, *_acquire(folder, lifetime_s, log, remedy))
     try:
         yield lease
     finally:
         lease.release()
 
 
-def _acquire(folder: Folder, lifetime_s: float, log: Callable[[str], None]) -> tuple[int, Claim]:
+def check_free(folder: Folder, remedy: str, log: Callable[[str], None] = print) -> None:
+    """Check that no other process holds the lease on a folder; see `held`.
+
+    Raises:
+        InputError: another process does; the message names it.
+    """
+    expired: dict[int, Claim] = {}
+    for number in _numbers(folder):
+        _wait_until_inactive(folder, number, expired, log, remedy)
+
+
+def _acquire(folder: Folder, lifetime_s: float, log: Callable[[str], None], remedy: str) -> tuple[int, Claim]:
     expired: dict[int, Claim] = {}  # claims that did not change while they were watched for their lifetime
     while True:
         numbers = _numbers(folder)
         for number in numbers:
-            _wait_until_inactive(folder, number, expired, log)
+            _wait_until_inactive(folder, number, expired, log, remedy)
         number = max(numbers, default=0) + 1
         claim = Claim(
             socket.gethostname(), os.getpid(), _machine_id(), _start_time(os.getpid()), _now(), 0, lifetime_s
@@ -176,7 +206,7 @@ def _is_active(claim: Claim | None, expired: Claim | None) -> bool:
 
 
 def _wait_until_inactive(
-    folder: Folder, number: int, expired: dict[int, Claim], log: Callable[[str], None]
+    folder: Folder, number: int, expired: dict[int, Claim], log: Callable[[str], None], remedy: str
 ) -> None:
     """Wait until the claim of that number is released or expires; a claim that expires is added to `expired`.
 
@@ -187,7 +217,7 @@ def _wait_until_inactive(
     if first is None or not _is_active(first, expired.get(number)):
         return
     if first.is_running():
-        raise _in_use(folder, first)
+        raise _in_use(folder, first, remedy)
     log(f"{folder.uri} was used by {first}; waiting up to {first.lifetime_s:.0f} s for its next heartbeat")
     started = time.monotonic()
     while time.monotonic() - started < first.lifetime_s:
@@ -196,14 +226,13 @@ def _wait_until_inactive(
         if now is None or now.is_released:
             return
         if now != first:
-            raise _in_use(folder, now)
+            raise _in_use(folder, now, remedy)
     expired[number] = first
 
 
-def _in_use(folder: Folder, claim: Claim) -> InputError:
+def _in_use(folder: Folder, claim: Claim, remedy: str) -> InputError:
     return InputError(
-        f"{claim} is using {folder.uri} (its lease lasts until {claim.expires} and is renewed while it runs); "
-        "stop that process or choose another folder"
+        f"{claim} is using {folder.uri} (its lease lasts until {claim.expires} and is renewed while it runs); {remedy}"
     )
 
 

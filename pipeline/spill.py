@@ -6,23 +6,18 @@ name, so a process that is killed leaves nothing behind. TMPDIR decides where it
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import tempfile
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.storage import TemporaryFile
 
 MAX_BUFFERED_BYTES = 128 * 2**20
 """Memory that rows may take before they are written to the file."""
-
-_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Spill:
@@ -38,7 +33,7 @@ class Spill:
         self._in_file: dict[int, list[int]] = {}
         """For each bucket, the numbers of its record batches in the file."""
         self._num_batches = 0
-        self._file: Any = None  # a BufferedRandom; typeshed has no public name for it
+        self._file: TemporaryFile | None = None
         self._writer: Any = None
         self._reader: Any = None
 
@@ -75,16 +70,15 @@ class Spill:
         Raises:
             InputError: the disk of the temporary file is full.
         """
-        with explain_full_disk():
-            if self._writer is None:
-                self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-                options = pa.ipc.IpcWriteOptions(compression="lz4")
-                self._writer = pa.ipc.new_file(self._file, self.schema, options=options)
-            for bucket, rows in self._take_buffer():
-                for batch in rows.to_batches():
-                    self._writer.write_batch(batch)
-                    self._in_file.setdefault(bucket, []).append(self._num_batches)
-                    self._num_batches += 1
+        if self._writer is None:
+            self._file = TemporaryFile()
+            options = pa.ipc.IpcWriteOptions(compression="lz4")
+            self._writer = pa.ipc.new_file(self._file, self.schema, options=options)
+        for bucket, rows in self._take_buffer():
+            for batch in rows.to_batches():
+                self._writer.write_batch(batch)
+                self._in_file.setdefault(bucket, []).append(self._num_batches)
+                self._num_batches += 1
 
     def buckets(self) -> list[int]:
         """The numbers of the buckets that have rows, ascending."""
@@ -104,7 +98,7 @@ class Spill:
         self._buffer, self._in_memory, self._in_file = [], {}, {}
         self._reader = self._writer = None
         if self._file is not None:
-            discard(self._file)
+            self._file.close()
             self._file = None
 
     def _finish(self) -> None:
@@ -115,9 +109,9 @@ class Spill:
             self._in_memory = dict(self._take_buffer())
             return
         self.flush()
-        with explain_full_disk():
-            self._writer.close()
-            self._file.flush()
+        assert self._file is not None
+        self._writer.close()
+        self._file.flush()
         self._reader = pa.ipc.open_file(self._file)
 
     def _take_buffer(self) -> Iterator[tuple[int, pa.Table]]:
@@ -133,22 +127,3 @@ class Spill:
         first = np.flatnonzero(np.diff(buckets, prepend=buckets[0] - 1))
         for begin, end in zip(first.tolist(), [*first[1:].tolist(), len(buckets)], strict=True):
             yield int(buckets[begin]), rows.slice(begin, end - begin)
-
-
-def discard(file: BinaryIO) -> None:
-    """Close a temporary file that is no longer needed, not even if the last bytes do not fit on the disk."""
-    with contextlib.suppress(OSError):
-        file.close()
-
-
-@contextlib.contextmanager
-def explain_full_disk() -> Iterator[None]:
-    """Turn the error of a full disk, while a temporary file is written, into an `InputError` with the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL_DISK:
-            raise
-        raise InputError(
-            f"{tempfile.gettempdir()}: no space left for temporary files; set TMPDIR to a folder with more space"
-        ) from error

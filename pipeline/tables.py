@@ -6,15 +6,13 @@ import contextlib
 import hashlib
 import io
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.spill import discard, explain_full_disk
-from pipeline.storage import PART_BYTES, Folder
+from pipeline.storage import PART_BYTES, Folder, TemporaryFile
 
 BATCH_ROWS = 256
 """Rows that are dicts at a time, where a table passes through Python row by row."""
@@ -62,8 +60,7 @@ def commit_groups(
     Returns:
         The path of the file in the folder.
     """
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `discard`
-    try:
+    with TemporaryFile() as file:
         writer = pq.ParquetWriter(
             file,
             schema,
@@ -71,11 +68,10 @@ def commit_groups(
             use_dictionary=[name for name in schema.names if name not in distinct_columns],
             write_statistics=list(statistics_of),
         )
-        with explain_full_disk():
-            with writer:
-                for group in groups:
-                    writer.write_table(group, row_group_size=len(group))
-            file.flush()
+        with writer:
+            for group in groups:
+                writer.write_table(group, row_group_size=len(group))
+        file.flush()
         file.seek(0)
         name = name_of(hashlib.file_digest(file, "sha256").hexdigest()[:16])
         if not folder.exists(name):
@@ -83,8 +79,6 @@ def commit_groups(
             with folder.staged(name) as staged:
                 shutil.copyfileobj(file, staged, PART_BYTES)
         return name
-    finally:
-        discard(file)
 
 
 def read_table(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -107,14 +101,10 @@ def open_groups(folder: Folder, name: str) -> Iterator[pq.ParquetFile]:
         if folder.is_local:
             yield pq.ParquetFile(file)
             return
-        copy = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `discard`
-        try:
-            with explain_full_disk():
-                shutil.copyfileobj(file, copy, PART_BYTES)
-                copy.flush()
+        with TemporaryFile() as copy:
+            shutil.copyfileobj(file, copy, PART_BYTES)
+            copy.flush()
             yield pq.ParquetFile(copy)
-        finally:
-            discard(copy)
 
 
 def iter_rows(table: pa.Table) -> Iterator[Any]:

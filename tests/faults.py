@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
+import shutil
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 from unittest import mock
+
+import pytest
 
 from pipeline.storage import Folder, local_writing
 
@@ -34,6 +39,32 @@ def ordinary_permissions() -> Iterator[None]:
     finally:
         capabilities[0] = before
         assert libc.capset(header, capabilities) == 0, os.strerror(ctypes.get_errno())
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, num_kib: int) -> Iterator[Callable[..., None]]:
+    """Mount an empty file system of a limited size; yields a function that mounts it again with other options."""
+
+    def mount(*options: str) -> None:
+        command = ["/bin/mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"this machine cannot mount a small disk: {done.stderr.strip()}")
+
+    path.mkdir()
+    mount(f"size={num_kib}k")
+    try:
+        yield functools.partial(mount, "remount")
+    finally:
+        subprocess.run(["/bin/umount", "--lazy", str(path)], check=True)
+
+
+def fill(folder: Path, num_bytes_left: int = 0) -> None:
+    """Fill the file system of a folder."""
+    with (folder / "filling").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        num_blocks, block = shutil.disk_usage(folder).free - num_bytes_left, 4096
+        for _ in range(num_blocks // block):
+            file.write(bytes(block))
 
 
 Lacking = Literal["links", "links and renames"]

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -14,7 +15,13 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 Refuse = Callable[[str, str], tuple[str, str] | None]
-"""From the kind and path of a request to the status and error code of the refusal; None to forward it."""
+"""From the kind and path of a request to the status and error code of the refusal; None to forward it.
+
+The code may be followed by a message: `InvalidArgument: Unsupported header`.
+"""
+
+Environ = dict[str, Any]
+"""A request, as WSGI describes it."""
 
 
 class Gate:
@@ -22,23 +29,44 @@ class Gate:
 
     def __init__(self) -> None:
         self.refuse: Refuse = lambda _kind, _path: None
+        self.ignored_headers: set[str] = set()
+        """Headers that the server does not know, as WSGI spells them."""
+        self.refused_headers: dict[str, tuple[str, str]] = {}
+        """Headers that the server refuses, with status and error code as in `Refuse`."""
+        self.added_headers: dict[str, str] = {}
+        """Headers that every answer has."""
         self.seen: Counter[tuple[str, str]] = Counter()
         """Number of requests by kind and path, including refused ones."""
         self._lock = threading.Lock()
         self._server = DomainDispatcherApplication(create_backend_app)
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        for header in self.ignored_headers:
+            environ.pop(header, None)
+        refused = [answer for header, answer in self.refused_headers.items() if header in environ]
         kind, path = kind_of(environ), environ["PATH_INFO"]
         with self._lock:
-            answer = self.refuse(kind, path)
+            answer = refused[0] if refused else self.refuse(kind, path)
             self.seen[kind, path] += 1
         if answer is None:
-            return self._server(environ, start_response)
+            return self._server(environ, partial(self._start, start_response))
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        status, code = answer
-        body = f"<Error><Code>{code}</Code><Message>This is {code}.</Message></Error>".encode()
+        status, (code, _, message) = answer[0], answer[1].partition(": ")
+        text = message or f"This is {code}."
+        body = f"<Error><Code>{code}</Code><Message>{text}</Message></Error>".encode()
         start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
         return [] if kind == "HEAD" else [body]
+
+    def _start(
+        self,
+        start_response: Callable[..., Any],
+        status: str,
+        headers: list[tuple[str, str]],
+        error: Any = None,
+    ) -> Any:
+        """Begin an answer of the server."""
+        kept = [(name, value) for name, value in headers if name.lower() not in self.added_headers]
+        return start_response(status, [*kept, *self.added_headers.items()], error)
 
     def refuse_first(self, count: int) -> None:
         """Answer 503 to the first `count` requests of each kind for each path."""
@@ -52,7 +80,7 @@ class Gate:
         self.refuse = lambda kind, _path: (status, code) if not kinds or kind in kinds else None
 
 
-def kind_of(environ: dict[str, Any]) -> str:
+def kind_of(environ: Environ) -> str:
     """The HTTP method of a request, or its role in a listing or a multipart upload."""
     query = parse_qs(environ["QUERY_STRING"], keep_blank_values=True)
     names = {"list-type": "LIST", "uploads": "BEGIN", "partNumber": "PART"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.fields import Bounds, Names, Pairs, Range, absolute_path, each_of, location, one_of
+from pipeline.fields import Bounds, Names, Pairs, Range, each_of, local_path, location, one_of
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_what_is_no_location_is_refused(text: str):
 
 def test_a_local_path_is_not_on_s3():
     with pytest.raises(ValueError):
-        absolute_path("s3://bucket/a")
+        local_path("s3://bucket/a")
 
 
 def test_nan_is_in_no_range_and_an_end_only_if_the_range_includes_it():

@@ -115,10 +115,48 @@ def test_reading_a_missing_file_raises_file_not_found(folder: Folder):
         folder.read("b.bin")
 
 
-@pytest.mark.parametrize("name", ["../secret", "a/../../secret", "/etc/passwd", "a/..", "a\0b"])
+@pytest.mark.parametrize("name", ["../secret", "a/../../secret", "/../etc/passwd", "a/..", "a\0b"])
 def test_names_cannot_point_outside_the_folder(folder: Folder, name: str):
     with pytest.raises(InputError, match="points outside"):
         folder.read(name)
+
+
+def test_an_absolute_path_is_not_the_name_of_a_file(tmp_path: Path):
+    with pytest.raises(InputError, match=r"'/etc/passwd' points outside"):
+        Folder(str(tmp_path)).read("/etc/passwd")
+
+
+def test_a_path_is_absolute_and_without_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Folder("ci/demo").uri == str(tmp_path / "ci/demo")
+    assert Folder("./elsewhere/../ci//demo/.").uri == str(tmp_path / "ci/demo")
+    assert Folder("~/runs/").uri == str(tmp_path / "home/runs")
+    assert Folder("file:///a/../b").uri == "/b"
+    assert Folder("/..").uri == "/"
+
+
+def test_dots_after_a_link_lead_where_the_system_leads(tmp_path: Path):
+    (tmp_path / "disk/store").mkdir(parents=True)
+    (tmp_path / "disk/beside.txt").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "disk/store")
+    folder = Folder(f"{tmp_path}/link/..")
+    assert folder.uri == str(tmp_path / "disk")
+    assert folder.read("beside.txt") == Path(f"{tmp_path}/link/../beside.txt").read_bytes()
+    assert Folder(f"{tmp_path}/link").uri == f"{tmp_path}/link", "a link keeps its name"
+
+
+def test_a_home_that_is_not_known_is_a_user_error():
+    with pytest.raises(InputError, match=r"^~nobody-of-this-name/x: the home folder is not known"):
+        Folder("~nobody-of-this-name/x")
+
+
+def test_a_working_folder_that_was_deleted_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match=r"^store: the working folder has been deleted"):
+        Folder("store")
 
 
 def test_a_folder_can_be_pickled(folder: Folder):

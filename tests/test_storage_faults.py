@@ -313,10 +313,11 @@ def test_credentials_are_not_the_fault_of_an_object(code: str, bucket: str, gate
         assert not isinstance(raised.value, UnreadableError)
 
 
-def test_a_listing_that_is_denied_is_not_the_fault_of_an_object(bucket: str, gate: Gate):
+@pytest.mark.parametrize("prefix", ["", "lease"])
+def test_a_listing_that_is_denied_is_not_the_fault_of_an_object(prefix: str, bucket: str, gate: Gate):
     gate.refuse_always("403 Forbidden", "AccessDenied", "LIST")
     with pytest.raises(InputError, match="check the AWS credentials") as raised:
-        list(Folder(f"{bucket}/root").find())
+        list(Folder(f"{bucket}/root").find(prefix))
     assert not isinstance(raised.value, UnreadableError)
 
 
@@ -343,7 +344,7 @@ ODD_KEYS = {
     "a//b.wav": "",
     "a/./c.wav": "",
     "a/../d.wav": "unreadable",  # no file of a folder may lead out of it
-    "/e.wav": "unreadable",
+    "/e.wav": "",
     "f\x01\x7f.wav": "",
     "folder.wav/": "",
     "q?versionId=1.wav": "unreadable",  # s3fs would read q
@@ -364,6 +365,49 @@ def test_a_key_that_is_no_path_is_read_right_or_listed_with_a_problem(bucket: st
         if not problem:
             assert folder.read(name) == name.encode()
             assert folder.open(name).read() == name.encode()
+
+
+def test_doubled_slashes_are_part_of_a_key(bucket: str):
+    folder = Folder(bucket)
+    for name in ("a/x.wav", "a//x.wav", "a//b//y.wav"):
+        folder.commit(name, name.encode())
+    assert [info.name for info in Folder(f"{bucket}/a").find()] == ["/b//y.wav", "/x.wav", "x.wav"]
+    assert Folder(f"{bucket}/a").read("/x.wav") == b"a//x.wav"
+    assert [info.name for info in Folder(f"{bucket}/a//b").find()] == ["/y.wav"]
+    assert folder.folder("a").exists("/b")
+
+
+def test_a_doubled_slash_that_is_a_mistake_is_named(bucket: str):
+    Folder(bucket).commit("a/b/x.wav", b"x")
+    for wrong in (f"{bucket}//a/b", f"{bucket}/a//b"):
+        for work in (lambda: list(Folder(wrong).find()), lambda: Folder(wrong).exists()):  # noqa: B023
+            with pytest.raises(InputError, match=rf"^{wrong}: .*; did you mean {bucket}/a/b\?$"):
+                work()
+    assert not Folder(f"{bucket}//new").exists()
+
+
+def test_an_object_beside_a_folder_of_its_name_is_read(bucket: str):
+    import s3fs
+
+    folder = Folder(bucket)
+    folder.commit("run/weights.bin", b"x")
+    folder.commit("run/weights.bin/more", b"y")
+    s3fs.S3FileSystem().call_s3(
+        "put_object", Bucket=bucket.removeprefix("s3://"), Key="run/weights.bin/", Body=b""
+    )
+    assert folder.exists("run/weights.bin")
+    assert folder.read("run/weights.bin") == b"x"
+    assert folder.info("run/weights.bin").size == 1
+    assert [info.name for info in folder.find("run/weights.bin")] == ["run/weights.bin/more"]
+
+
+def test_an_object_in_cold_storage_is_named_with_the_remedy(bucket: str, gate: Gate):
+    folder = Folder(bucket)
+    folder.commit("a.wav", b"x")
+    gate.refuse_always("403 Forbidden", "InvalidObjectState", "GET")
+    for work in (lambda: folder.read("a.wav"), lambda: folder.open("a.wav").read()):
+        with pytest.raises(UnreadableError, match=rf"^{bucket}/a\.wav: .* in cold storage; restore it"):
+            work()
 
 
 def test_a_listing_of_more_than_one_page_is_complete(bucket: str):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import s3fs
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UnreadableError
 from pipeline.storage import PART_BYTES, Folder
 from tests.s3 import Gate, gated_s3
 
@@ -135,3 +135,74 @@ def test_a_missing_bucket_is_named(gate: Gate):
     ):
         with pytest.raises(InputError, match=r"^s3://no-such-bucket/store.*: no such bucket"):
             work()
+
+
+@pytest.mark.parametrize("way", ["ignored", "not implemented", "not a header"])
+def test_a_server_without_conditional_writes_is_refused(way: str, bucket: str, gate: Gate):
+    if way == "ignored":
+        gate.ignored_headers.add("HTTP_IF_NONE_MATCH")
+    elif way == "not implemented":
+        gate.refused_headers["HTTP_IF_NONE_MATCH"] = "501 Not Implemented", "NotImplemented"
+    else:
+        refusal = "InvalidArgument: Unsupported header 'if-none-match' received for this API call."
+        gate.refused_headers["HTTP_IF_NONE_MATCH"] = "400 Bad Request", refusal
+    folder = Folder(f"{bucket}/run")
+    folder.commit("lease/1.json", b"of another process")
+    with pytest.raises(
+        InputError, match=r"lease/1\.json: this server does not support conditional writes \(If-None-Match\)"
+    ):
+        folder.create("lease/1.json", b"of this process")
+    assert folder.read("lease/1.json") == b"of another process"
+    assert objects_and_open_uploads(bucket) == (["run/lease/1.json"], 0)
+
+
+def test_conditional_writes_are_probed_once(bucket: str, gate: Gate):
+    folder = Folder(bucket)
+    for number in range(3):
+        assert folder.create(f"{number}.json", b"x")
+    assert sum(count for (kind, _), count in gate.seen.items() if kind == "PUT") == 2 + 3
+
+
+CHECKSUM_REFUSALS = [
+    ("400 Bad Request", "XAmzContentSHA256Mismatch"),
+    ("411 Length Required", "MissingContentLength: You must provide the Content-Length HTTP header."),
+    ("400 Bad Request", "InvalidArgument: Unsupported header 'x-amz-sdk-checksum-algorithm' received."),
+    ("400 Bad Request", "InvalidArgument: aws-chunked encoding is not supported."),
+    ("501 Not Implemented", "NotImplemented: A header you provided implies functionality that we lack."),
+]
+"""How servers that do not know the checksums of AWS refuse an upload."""
+
+
+@pytest.mark.parametrize(("status", "code"), CHECKSUM_REFUSALS)
+def test_a_server_that_does_not_take_checksums_is_named_with_the_remedy(
+    status: str, code: str, bucket: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
+):
+    gate.refused_headers["HTTP_X_AMZ_SDK_CHECKSUM_ALGORITHM"] = status, code
+    monkeypatch.setattr("asyncio.sleep", no_sleep)
+    folder = Folder(bucket)
+    for write in (lambda: folder.commit("a.bin", b"x"), lambda: folder.create("b.bin", b"x")):
+        with pytest.raises(InputError, match=r"set AWS_REQUEST_CHECKSUM_CALCULATION=when_required and"):
+            write()
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    s3fs.S3FileSystem.clear_instance_cache()
+    folder.commit("a.bin", b"x")
+    assert folder.create("b.bin", b"x")
+
+
+async def no_sleep(_seconds: float) -> None:
+    """Do not wait."""
+
+
+def test_a_download_with_another_checksum_is_named_with_the_remedy(
+    bucket: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
+):
+    folder = Folder(bucket)
+    folder.commit("a.bin", b"x")
+    gate.added_headers["x-amz-checksum-crc32"] = "AAAAAA=="
+    with pytest.raises(
+        UnreadableError, match=r"a\.bin: .*set AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
+    ):
+        folder.read("a.bin")
+    monkeypatch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert folder.read("a.bin") == b"x"

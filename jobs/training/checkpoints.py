@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from jobs.training.folder import COMMITTED, STATE, WEIGHTS, checkpoint_of, weights_name
-from pipeline.storage import Folder
+from pipeline.storage import Folder, temporary_errors
 
 if TYPE_CHECKING:
     from pipeline.detector.state import TrainingProgress, TrainingState
@@ -34,10 +34,21 @@ class SavedCheckpoint:
 
 
 def save_state(state: TrainingState, path: Path) -> None:
-    """Write a state to a local folder, from which it is committed."""
+    """Write a state to a local folder for temporary files, from which it is committed.
+
+    Raises:
+        InputError: the disk of that folder is full.
+    """
     import torch
 
-    torch.save(state, path / STATE)
+    with temporary_errors(), (path / STATE).open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch completes its archive even if the file cannot be written, and raises the error of that.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def commit_state(folder: Folder, name: str, path: Path, progress: TrainingProgress) -> None:

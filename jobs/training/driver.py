@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from jobs.training.monitor import MonitorState, Position
 from jobs.training.signals import StopSignals
 from jobs.training.worker import AttemptResult, WorkerArguments
 from pipeline.errors import InputError, UnavailableError
+from pipeline.storage import WRITE_REMEDIES, local_errors
 
 MAX_FAILURES_PER_POSITION = 3
 """Give up after this many failures at the same step; retrying would fail there again."""
@@ -135,6 +136,8 @@ def run_attempt(arguments: WorkerArguments, use_gpu: bool, signals: StopSignals)
         except TrainingFailedError as error:
             errors = getattr(error, "worker_failures", {})
             raise_user_error(errors)
+            # Ray Train keeps a list of checkpoints of its own beside ours.
+            raise_disk_error([*errors.values(), getattr(error, "controller_failure", error)], folder.uri)
             return find_cause(error, errors, monitor.read_state(actor))
         except ray.exceptions.RayActorError as error:
             return Failure("Ray Train's controller died", None, error, str(error))
@@ -189,6 +192,19 @@ def raise_user_error(errors: Mapping[int, BaseException]) -> None:
     for error in errors.values():
         if isinstance(error, (InputError, NonFiniteError)) and not isinstance(error, UnavailableError):
             raise InputError(str(error)) from error
+
+
+def raise_disk_error(errors: Iterable[BaseException], place: str) -> None:
+    """Raise an InputError for a disk that is full or cannot be written to, as it would be in the next attempt.
+
+    Args:
+        errors: of the ranks and of Ray Train.
+        place: where those write that name no file.
+    """
+    for error in errors:
+        if isinstance(error, OSError) and error.errno in WRITE_REMEDIES:
+            with local_errors(str(error.filename or place)):
+                raise error
 
 
 def find_cause(error: Exception, errors: Mapping[int, BaseException], state: MonitorState) -> Failure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from jobs.training.record import TrainingRecord, TrainingResult, load_record, wr
 from jobs.training.resolve import ResolvedTraining, fixed_settings
 from pipeline.detector.header import read_header
 from pipeline.errors import InputError
-from pipeline.storage import Folder
+from pipeline.storage import Folder, temporary_folder
 
 if TYPE_CHECKING:
     from pipeline.detector.network import Detector
@@ -110,8 +109,8 @@ def start(training: ResolvedTraining, initial: Detector | None) -> TrainingRecor
     config, out = training.config, training.out
     detector = initial or load_initial(training) or _random_detector(training)
     training_id = uuid.uuid4().hex[:12]
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / folder.INITIAL
+    with temporary_folder() as temporary:
+        path = temporary / folder.INITIAL
         metadata = {
             "variant": config.variant,
             "training": training_id,
@@ -173,7 +172,7 @@ def local_copy(out: Folder, name: str) -> Iterator[Path]:
     if out.is_local:
         yield Path(out.location(name))
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / Path(name).name
+    with temporary_folder() as temporary:
+        path = temporary / Path(name).name
         path.write_bytes(out.read(name))
         yield path

@@ -15,7 +15,7 @@ from jobs.training.folder import CHECKPOINTS, METRICS, new_checkpoint_name, weig
 from jobs.training.validation_log import ValidationLog
 from pipeline import tracking
 from pipeline.lease import Fence
-from pipeline.storage import Folder
+from pipeline.storage import Folder, local_errors, temporary_errors, temporary_folder, temporary_root
 
 if TYPE_CHECKING:
     from ray.train import Checkpoint
@@ -84,7 +84,8 @@ class Reporter:
         """Log the metrics, and start the upload of a checkpoint while the training continues."""
         if self._rank == 0 and self._out.is_local:  # elsewhere metrics are written with a checkpoint
             self._fence.check()
-        self._tracked.write_metrics(metrics, progress.step)
+        with local_errors(str(self._tracked.metrics_file)):
+            self._tracked.write_metrics(metrics, progress.step)
         validation_metrics = {
             name: value for name, value in metrics.items() if name.startswith(VALIDATION_PREFIX)
         }
@@ -110,7 +111,8 @@ class Reporter:
         if self._rank == 0:
             if progress.best_step == progress.step:
                 self._save_weights(progress, state)
-            folder = Path(tempfile.mkdtemp(prefix="bonafide-checkpoint-"))
+            with temporary_errors():
+                folder = Path(tempfile.mkdtemp(prefix="bonafide-checkpoint-", dir=temporary_root()))
             checkpoints.save_state(state, folder)
             self._is_uploaded.clear()
             checkpoint = Checkpoint.from_directory(str(folder))
@@ -171,7 +173,7 @@ class Reporter:
         detector.pretraining_tensors = self._pretraining_tensors
         metadata = {**self._metadata, "step": str(progress.step), "eer": str(progress.best_eer)}
         self._fence.check()
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / "weights.safetensors"
+        with temporary_folder() as folder:
+            path = folder / "weights.safetensors"
             save_detector(detector, path, metadata)
             self._out.commit(weights_name(progress.step), path.read_bytes())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,14 @@ from jobs.training.reporter import Reporter
 from jobs.training.resolve import ResolvedTraining
 from pipeline import tracking
 from pipeline.lease import Fence
-from pipeline.storage import Folder
+from pipeline.storage import Folder, temporary_folder
 
 if TYPE_CHECKING:
     from pipeline.detector.network import Detector
     from pipeline.detector.state import TrainingState
+
+RAY_LOGGERS = ("ray/train/v2/_internal/execution/context.py", "ray.train.v2._internal.util")
+"""Ends of the names of loggers of Ray Train."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,12 @@ def _load_initial(out: Folder) -> Detector:
 
 
 def _silence_loggers() -> None:
-    """Silence two loggers: Ray's, named after its file, of every report of a rank, and botocore's, of every retry."""
+    """Silence botocore, which logs every retry, and Ray Train, which logs every report, and errors that it raises."""
     for name in logging.root.manager.loggerDict:
-        if name.endswith("ray/train/v2/_internal/execution/context.py") or "botocore" in name:
+        if "botocore" in name:
             logging.getLogger(name).setLevel(logging.WARNING)
+        elif name.endswith(RAY_LOGGERS):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager
@@ -148,7 +152,7 @@ def _tracked_run(arguments: WorkerArguments, out: Folder, rank: int) -> Iterator
 
 def _download_metrics(out: Folder, stack: contextlib.ExitStack) -> Path:
     """Copy the metrics of earlier attempts to a local file, to which new ones are appended."""
-    file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / METRICS
+    file = stack.enter_context(temporary_folder()) / METRICS
     if out.exists(METRICS):
         file.write_bytes(out.read(METRICS))
     return file

@@ -10,16 +10,31 @@ chain: environment, profile, instance role.
 
 from pipeline.storage.file_info import FileInfo, FileProblem
 from pipeline.storage.folder import Folder
-from pipeline.storage.local_writing import STAGED_SUFFIX
+from pipeline.storage.local_paths import absolute_path
+from pipeline.storage.local_writing import STAGED_SUFFIX, is_staged
 from pipeline.storage.s3 import PART_BYTES
-from pipeline.storage.temporary import temporary_root, user_folder
+from pipeline.storage.temporary import (
+    TemporaryFile,
+    temporary_errors,
+    temporary_folder,
+    temporary_root,
+    user_folder,
+)
+from pipeline.storage.user_errors import WRITE_REMEDIES, local_errors
 
 __all__ = [
     "PART_BYTES",
     "STAGED_SUFFIX",
+    "WRITE_REMEDIES",
     "FileInfo",
     "FileProblem",
     "Folder",
+    "TemporaryFile",
+    "absolute_path",
+    "is_staged",
+    "local_errors",
+    "temporary_errors",
+    "temporary_folder",
     "temporary_root",
     "user_folder",
 ]

@@ -14,6 +14,7 @@ from fsspec.core import split_protocol
 from pipeline.errors import InputError
 from pipeline.storage import local_listing, local_reading, local_writing, s3
 from pipeline.storage.file_info import FileInfo, is_below
+from pipeline.storage.local_paths import absolute_path
 from pipeline.storage.user_errors import local_errors
 
 PROBE_BLOCK_BYTES = 64 * 1024
@@ -35,7 +36,7 @@ class Folder:
             raise InputError(f"{self.uri}: only local paths and s3:// URIs are supported")
         if not path:
             raise InputError("empty location; give a folder or an s3:// URI")
-        uri = f"s3://{path.rstrip('/')}" if protocol == "s3" else str(Path(path).expanduser().absolute())
+        uri = f"s3://{path.strip('/')}" if protocol == "s3" else absolute_path(path)
         object.__setattr__(self, "uri", uri)
 
     @property
@@ -55,7 +56,8 @@ class Folder:
         """
         if not name:
             return self.uri
-        if not is_below(name):
+        # A name on S3 may begin with a slash, which follows another one then; elsewhere it would be an absolute path.
+        if not is_below(name if self.is_local else name.lstrip("/")):
             raise InputError(f"{name!r} points outside {self.uri}")
         return f"{self.uri}/{name}"
 

@@ -6,12 +6,13 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import io
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.errors import InputError
 from pipeline.storage.user_errors import local_errors
@@ -22,6 +23,9 @@ STAGED_SUFFIX = ".staged"
 Its name also starts with a dot, so that other tools that read whole folders, such as PyArrow, ignore it as well.
 """
 
+_LOCK = f".lock{STAGED_SUFFIX}"
+"""Name of the file that processes lock where they cannot exclude each other otherwise."""
+
 
 @contextlib.contextmanager
 def staged(location: str, *, is_new: bool = False) -> Iterator[BinaryIO]:
@@ -31,23 +35,57 @@ def staged(location: str, *, is_new: bool = False) -> Iterator[BinaryIO]:
         location: path of the file.
         is_new: raise FileExistsError if the path is taken when the block ends, instead of replacing the file.
     """
-    parent, _, base = location.rpartition("/")
-    # Part of the name is enough for people; the whole one could make a name of more than 255 bytes.
-    temporary = Path(f"{parent}/.{base[:40]}.{uuid.uuid4().hex}{STAGED_SUFFIX}")
+    temporary = Path(staged_name(location))
     with local_errors(location):
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("xb")
+    unbuffered = WritableFile(temporary, location)
     try:
-        with file:
+        with unbuffered:
+            file = io.BufferedWriter(unbuffered)
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        if is_new:
-            _rename_new(temporary, location)
-        else:
-            temporary.replace(location)
+            unbuffered.sync()
+        with local_errors(location):
+            if is_new:
+                _rename_new(temporary, location)
+            else:
+                temporary.replace(location)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def staged_name(location: str) -> str:
+    """A new path or URI in the folder of a file, for what is written before the file appears under its name."""
+    parent, _, base = location.rpartition("/")
+    # Part of the name is enough for people; the whole one could make a name of more than 255 bytes.
+    return f"{parent}/.{base[:40]}.{uuid.uuid4().hex}{STAGED_SUFFIX}"
+
+
+def is_staged(name: str) -> bool:
+    """Whether a file has not got its name yet; an old one was left by a killed writer."""
+    return name.endswith(STAGED_SUFFIX) and name.rpartition("/")[2] != _LOCK
+
+
+class WritableFile(io.FileIO):
+    """A new local file without a buffer, whose errors name another path: the one that the file will have."""
+
+    def __init__(self, path: Path, location: str) -> None:
+        self._location = location
+        with local_errors(location):
+            super().__init__(path, "xb")
+
+    def write(self, data: Any) -> int:
+        with local_errors(self._location):
+            return super().write(data)
+
+    def sync(self) -> None:
+        """Wait until every byte is on the disk. Some file systems, such as NFS, find only now that it is full."""
+        with local_errors(self._location):
+            os.fsync(self.fileno())
+
+    def close(self) -> None:
+        with local_errors(self._location):
+            super().close()
 
 
 def _rename_new(source: Path, target: str) -> None:
@@ -97,7 +135,7 @@ def _rename_under_lock(source: Path, target: str) -> None:
     The kernel releases the lock of a process that dies. The empty lock file stays: whoever deletes one may delete the
     one that another process has just locked.
     """
-    lock = source.parent / f".lock{STAGED_SUFFIX}"
+    lock = source.parent / _LOCK
     with lock.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-import tempfile
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 import fsspec
 
+from pipeline.errors import InputError
 from pipeline.storage.file_info import FileInfo, is_below
-from pipeline.storage.user_errors import s3_errors, s3_response
+from pipeline.storage.local_writing import staged_name
+from pipeline.storage.s3_errors import is_refused, s3_errors, s3_response
+from pipeline.storage.temporary import temporary_folder
 
 PART_BYTES = 32 * 2**20
 """Bytes in a part of a multipart upload; a file of less than two parts is uploaded with one PUT."""
@@ -48,7 +51,7 @@ def find(root: str, prefix: str) -> Iterator[FileInfo]:
         prefix: a folder below it; empty for the root itself.
     """
     location = f"{root}/{prefix}" if prefix else root
-    with s3_errors(location, of_one_file=bool(prefix)):
+    with s3_errors(location):  # a listing that is refused is not the fault of one object
         filesystem = _filesystem()
         bucket, key, _ = filesystem.split_path(location)
         base, is_empty = f"{key}/" if key else "", bool(key)
@@ -62,7 +65,7 @@ def find(root: str, prefix: str) -> Iterator[FileInfo]:
                 if not name or (name.endswith("/") and not size):
                     continue  # the marker object of a folder
                 name = f"{prefix}/{name}" if prefix else name
-                if is_below(name) and _VERSION_MARK not in name:
+                if is_below(name.lstrip("/")) and _VERSION_MARK not in name:
                     yield _object(name, size, found)
                 else:
                     yield FileInfo(name, size, "", 0.0, "unreadable")
@@ -70,6 +73,7 @@ def find(root: str, prefix: str) -> Iterator[FileInfo]:
                 break
             token = {"ContinuationToken": page["NextContinuationToken"]}
         if is_empty:
+            _refuse_doubled_slashes(location)
             raise FileNotFoundError(location)
 
 
@@ -106,8 +110,23 @@ def exists(location: str) -> bool:
         except FileNotFoundError as error:
             if s3_response(error)[1] == "NoSuchBucket":
                 raise
+            _refuse_doubled_slashes(location)
             return False
         return True
+
+
+def _refuse_doubled_slashes(location: str) -> None:
+    """Refuse a URI under which nothing exists if the same URI with single slashes has something.
+
+    S3 takes each slash literally, and so do we: `a//b` is a valid name, and not another spelling of `a/b`.
+
+    Raises:
+        InputError: the URI has doubled slashes that seem to be a mistake.
+    """
+    bucket, _, key = location.removeprefix("s3://").partition("/")
+    single = f"s3://{bucket}/{re.sub('/+', '/', key.lstrip('/'))}"
+    if single != location and "/" in key and exists(single):
+        raise InputError(f"{location}: nothing has this name, and S3 tells // from /; did you mean {single}?")
 
 
 def read(location: str, start: int, end: int | None) -> bytes:
@@ -126,22 +145,71 @@ def read(location: str, start: int, end: int | None) -> bytes:
             raise
 
 
-@contextmanager
+@contextlib.contextmanager
 def staged(location: str) -> Iterator[BinaryIO]:
     """Open a temporary file on this machine that is uploaded if the block ends without an exception."""
-    with tempfile.NamedTemporaryFile() as file:
-        yield cast("BinaryIO", file)
-        file.flush()
+    with temporary_folder() as folder:
+        path = folder / "staged"
+        with path.open("xb") as file:
+            yield file
         with s3_errors(location):  # one PUT, or a multipart upload that s3fs aborts if a part fails
             _filesystem().put_file(
-                file.name, location, chunksize=PART_BYTES, max_concurrency=NUM_CONCURRENT_PARTS
+                str(path), location, chunksize=PART_BYTES, max_concurrency=NUM_CONCURRENT_PARTS
             )
 
 
 def create(location: str, data: bytes) -> None:
-    """Write an object; raises FileExistsError if it exists."""
+    """Write an object; raises FileExistsError if it exists.
+
+    Raises:
+        InputError: the server cannot write on the condition that an object does not exist, or ignores the condition.
+    """
+    _check_creates(location)
+    _create(location, data)
+
+
+def _create(location: str, data: bytes) -> None:
     with s3_errors(location):
         _filesystem().pipe_file(location, data, mode="create")
+
+
+_checked_buckets: set[str] = set()
+"""Buckets that have refused to create an object twice."""
+
+
+def _check_creates(location: str) -> None:
+    """Check once per process that a bucket refuses to create an object twice; two requests and a deletion.
+
+    Leases rest on this. Not every server that speaks the protocol of S3 knows the condition, and some ignore it.
+    """
+    bucket = location.removeprefix("s3://").partition("/")[0]
+    if bucket in _checked_buckets:
+        return
+    probe = staged_name(location)
+    try:
+        if not _creates_once(probe):
+            raise InputError(
+                f"{location}: this server does not support conditional writes (If-None-Match), without which two "
+                "processes could work in one folder; use another server, or a local folder"
+            )
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            delete(probe)
+    _checked_buckets.add(bucket)
+
+
+def _creates_once(probe: str) -> bool:
+    try:
+        _create(probe, b"")
+        _create(probe, b"")
+    except FileExistsError:
+        return True
+    except InputError as error:
+        if not is_refused(error):
+            raise
+        with s3_errors(probe):
+            _filesystem().pipe_file(probe, b"")  # raises if the server refuses every write
+    return False
 
 
 def delete(location: str) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import socket
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.storage.user_errors import local_errors
+from pipeline.storage.user_errors import WRITE_REMEDIES, converted, error_number, local_errors
 
 _REMEDY = "set TMPDIR to a folder of your own"
 
@@ -53,3 +58,51 @@ def user_folder(name: str) -> Path:
         below = folder / name
         below.mkdir(mode=0o700, exist_ok=True)
         return below
+
+
+class TemporaryFile(io.BufferedRandom):
+    """A file on this machine that has no name, so that a process that is killed leaves nothing behind.
+
+    Closing it gives up what is not yet written, so that it never fails.
+
+    Raises:
+        InputError: the disk is full; writing and flushing raise it, too.
+    """
+
+    def __init__(self) -> None:
+        with temporary_errors():
+            descriptor, name = tempfile.mkstemp(prefix="bonafide-", dir=temporary_root())
+            Path(name).unlink()
+        super().__init__(_Unbuffered(descriptor, "r+b"))
+
+    def close(self) -> None:
+        self.raw.close()
+
+
+class _Unbuffered(io.FileIO):
+    def write(self, data: Any) -> int:
+        with temporary_errors():
+            return super().write(data)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A new folder on this machine, deleted after the block; an error that the disk is full names it."""
+    with temporary_errors(), tempfile.TemporaryDirectory(prefix="bonafide-", dir=temporary_root()) as folder:
+        yield Path(folder)
+
+
+def temporary_errors() -> contextlib.AbstractContextManager[None]:
+    """Turn the error of a full disk, while temporary files are written, into an `InputError` with the remedy."""
+    return converted(_temporary_error, "", False)
+
+
+def _temporary_error(error: Exception, _location: str, _of_one_file: bool) -> InputError | None:
+    number = error_number(error)
+    if number not in WRITE_REMEDIES:
+        return None
+    # The machine is named because it may be any of a cluster, each with a folder of this name.
+    return InputError(
+        f"{tempfile.gettempdir()} on {socket.gethostname()}: {os.strerror(number)}; make room there, or set TMPDIR to "
+        "a folder with more space, then run the same command again"
+    )

@@ -84,7 +84,8 @@ def test_wrong_credentials_for_the_store_are_reported_in_one_line(
 ):
     gate.refuse_always("403 Forbidden", code)
     line = refusal(command(data, f"{bucket}/store"))
-    assert line.startswith(f"bonafide ingest: {bucket}/store/snapshots: permission denied")
+    assert line.startswith(f"bonafide ingest: {bucket}/store/running/")
+    assert "/lease: permission denied" in line
     assert "check the AWS credentials" in line
 
 

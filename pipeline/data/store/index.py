@@ -25,7 +25,7 @@ from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.store import layout
 from pipeline.data.store.shard_tables import map_indexes
 from pipeline.data.store.snapshot import Snapshot, snapshot_shards
-from pipeline.storage import Folder, user_folder
+from pipeline.storage import Folder, local_errors, user_folder
 
 FORMAT = 1
 """Version of the arrays; processes share an index only with those of the same version."""
@@ -168,22 +168,26 @@ def shared_index(folder: Path, write: Callable[[Path], None]) -> Index:
     Args:
         folder: the folder of this index.
         write: writes the index into the folder; see `write_index`.
+
+    Raises:
+        InputError: the disk is full.
     """
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it if the process dies
-        for other in folder.parent.iterdir():
-            is_unused = other.is_dir() and time.time() - other.stat().st_mtime > UNUSED_LIFETIME_S
-            # A name that begins with a dot was left by a killed writer: nobody else writes while we hold the lock.
-            if other != folder and (is_unused or other.name.startswith(".")):
-                shutil.rmtree(other)
-        try:
-            index = map_index(folder)
-        except FileNotFoundError:  # not written yet, or a cleaner of TMPDIR has deleted some of its files
-            write(folder)
-            index = map_index(folder)
-        os.utime(folder)
-        return index
+    with local_errors(str(folder.parent)):
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (folder.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it if the process dies
+            for other in folder.parent.iterdir():
+                is_unused = other.is_dir() and time.time() - other.stat().st_mtime > UNUSED_LIFETIME_S
+                # A name that begins with a dot was left by a killed writer: nobody else writes while we hold the lock.
+                if other != folder and (is_unused or other.name.startswith(".")):
+                    shutil.rmtree(other)
+            try:
+                index = map_index(folder)
+            except FileNotFoundError:  # not written yet, or a cleaner of TMPDIR has deleted some of its files
+                write(folder)
+                index = map_index(folder)
+            os.utime(folder)
+            return index
 
 
 def _check_range(name: str, column: NDArray[np.integer], limit: int) -> None:

@@ -9,6 +9,7 @@
       duplicates/DIGEST.parquet         utterances of a snapshot that have identical audio; only if there are any
       configs/ingest-000001.toml        the config of the ingest that committed snapshot 000001
       attempts/CORPUS/WORK              how many workers have started a piece of work; deleted when it ends
+      running/PROCESS/lease/            an ingest or a garbage collection that is running; deleted when it ends
 
 SHARD is CORPUS-DIGEST; every DIGEST is 16 hex digits that depend on content alone.
 """
@@ -25,9 +26,16 @@ _REJECTS = "rejects"
 _DUPLICATES = "duplicates"
 _CONFIGS = "configs"
 _ATTEMPTS = "attempts"
+_RUNNING = "running"
+
+RUNNING_COLLECTION = f"{_RUNNING}/gc"
+"""Folder of the lease of a garbage collection."""
 
 SWEPT_FOLDERS = (_SHARDS, _INDEXES, _REJECTS, _CATALOGS, _DUPLICATES, _ATTEMPTS)
 """Folders in which garbage collection may delete files that no snapshot references."""
+
+KEPT_FOLDERS = (_SNAPSHOTS, _CONFIGS, _RUNNING)
+"""Folders in which it may delete only what a killed writer has left."""
 
 
 def snapshot_name(snapshot: str) -> str:
@@ -68,6 +76,19 @@ def config_name(snapshot: str) -> str:
 def attempt_name(corpus: str, work: str) -> str:
     """Path, in the store, of the marker that counts the workers which started a piece of work."""
     return f"{_ATTEMPTS}/{corpus}/{work}"
+
+
+def running_ingest_name(ingest: str) -> str:
+    """Folder, in the store, of the lease of a running ingest."""
+    return f"{_RUNNING}/ingest-{ingest}"
+
+
+def running_ingests(store: Folder) -> list[str]:
+    """Folders, in the store, of the leases of ingests that are running or were killed."""
+    if not store.exists(_RUNNING):
+        return []
+    folders = {"/".join(info.name.split("/")[:2]) for info in store.find(_RUNNING)}
+    return sorted(folders - {RUNNING_COLLECTION})
 
 
 def snapshots(store: Folder) -> list[str]:

@@ -30,7 +30,9 @@ from pipeline.data.store.index import (
 )
 from pipeline.data.store.shards import ShardMember, write_shard
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, choose_corpora, commit_snapshot
+from pipeline.errors import InputError
 from pipeline.storage import Folder
+from tests.faults import small_disk
 
 SPLITS = ("train", "validation", None)
 
@@ -207,6 +209,15 @@ def test_a_shared_index_that_a_cleaner_of_temporary_files_has_damaged_is_written
     (folder / name).unlink()
     assert_equal(shared_index(folder, partial(write_and_log, log)), make_index())
     assert log.read_text() == "written\n" * 2
+
+
+def test_a_shared_index_on_a_full_disk_is_named_and_written_once_there_is_room(tmp_path: Path) -> None:
+    folder, log = tmp_path / "disk" / "indexes" / "index", tmp_path / "log"
+    with small_disk(tmp_path / "disk", 8) as mount_again:
+        with pytest.raises(InputError, match=rf"^{folder.parent}: No space left on device; make room there"):
+            share(folder, log)
+        mount_again("size=1m")
+        assert share(folder, log) == sum(range(60))
 
 
 def test_a_saved_index_is_mapped_and_pickled_as_its_path(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ NAMES = {
     layout.duplicates_name("d3"),
     layout.config_name("000001"),
     layout.attempt_name("toy", "toy-d2"),
+    f"{layout.running_ingest_name('0123')}/lease/00000001.json",
 }
 
 
@@ -39,9 +40,10 @@ def test_the_annotated_tree_has_every_name():
     assert [path.count("/") for path in sorted(tree)] == [name.count("/") for name in sorted(NAMES)]
 
 
-def test_gc_may_delete_everything_but_snapshots_and_configs(store: Folder):
+def test_gc_may_delete_everything_but_snapshots_configs_and_leases(store: Folder):
     kept = {info.name for info in store.find() if info.name.partition("/")[0] not in layout.SWEPT_FOLDERS}
-    assert kept & NAMES == {layout.snapshot_name("000001"), layout.config_name("000001")}
+    folders = {name.partition("/")[0] for name in kept & NAMES}
+    assert folders == set(layout.KEPT_FOLDERS) == {"snapshots", "configs", "running"}
 
 
 def test_listings_skip_unfinished_files(store: Folder):

@@ -77,7 +77,7 @@ SITUATIONS = [
     Situation(
         what="the home folder of an unknown user",
         command="verify ~nobody-of-this-name/store",
-        line="--store: expected a path or an s3:// URI, got '~nobody-of-this-name/store' (…)",
+        line="--store: ~nobody-of-this-name/store: the home folder is not known; write the path without ~ (…)",
     ),
     Situation(
         what="a demo on S3",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,14 +22,21 @@ from jobs.training.checkpoints import (
 )
 from jobs.training.folder import (
     COMMITTED,
+    METRICS,
     RAY_CHECKPOINT_LIST,
     STATE,
     WEIGHTS,
     new_checkpoint_name,
     weights_name,
 )
+from jobs.training.reporter import Reporter
+from pipeline import tracking
+from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.state import TrainingProgress
+from pipeline.errors import InputError
+from pipeline.lease import held
 from pipeline.storage import Folder
+from tests.faults import fill, small_disk
 
 PROGRESS = TrainingProgress(step=5, best_step=3, best_eer=0.25, epoch=1)
 
@@ -115,3 +123,33 @@ def test_checkpoints_can_be_stored_on_s3(bucket: str, tmp_path: Path) -> None:
     names = [write(folder, step, tmp_path) for step in (1, 2)]
     assert prune(folder, 1) == [names[0]]
     assert load_state(folder, saved_checkpoints(folder)[-1])["weights"].tolist() == [2.0] * 4
+
+
+def test_a_full_disk_for_temporary_files_is_named_where_a_state_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "disk"))
+    with small_disk(tmp_path / "disk", 64):
+        refused = pytest.raises(InputError, match=rf"^{tmp_path}/disk on \S+: No space left .* set TMPDIR")
+        with refused:
+            save_state({"weights": torch.zeros(100_000)}, tmp_path / "disk")
+        with refused:
+            save_state({"weights": torch.zeros(16_200)}, tmp_path / "disk")  # only the end does not fit
+
+
+def test_a_full_disk_is_named_where_metrics_are_written(tmp_path: Path) -> None:
+    out = Folder(str(tmp_path / "disk"))
+    with (
+        small_disk(tmp_path / "disk", 64),
+        held(out) as lease,
+        tracking.run(
+            "", "bonafide", job="train", name="train", metrics_file=tmp_path / "disk" / METRICS
+        ) as run,
+    ):
+        detector = Detector(DetectorConfig(VARIANTS["tiny"]))
+        report = Reporter(out, lease.fence, detector, {"variant": "tiny", "training": "1"}, run, 0, 1)
+        fill(tmp_path / "disk")
+        with pytest.raises(
+            InputError, match=rf"^{tmp_path}/disk/{METRICS}: No space left .*; make room there"
+        ):
+            report(PROGRESS, {"train/loss": 1.0}, None, None)

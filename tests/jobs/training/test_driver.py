@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
-from jobs.training.driver import Failure, RetryPolicy, check_resources, find_cause, raise_user_error
+from jobs.training.driver import (
+    Failure,
+    RetryPolicy,
+    check_resources,
+    find_cause,
+    raise_disk_error,
+    raise_user_error,
+)
 from jobs.training.monitor import MonitorState, Position
 from pipeline.detector.state import NonFiniteError
 from pipeline.errors import InputError, UnavailableError
@@ -47,6 +57,17 @@ def test_an_unavailable_storage_is_retried_with_growing_delays_and_then_named():
 def test_an_error_that_the_user_has_to_fix_is_not_retried(error: Exception):
     with pytest.raises(InputError, match=r"^fix it$"):
         raise_user_error({0: RuntimeError("Connection closed by peer"), 1: error})
+
+
+def test_a_disk_that_is_full_is_named_and_not_retried():
+    def full(place: str) -> OSError:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place)
+
+    with pytest.raises(InputError, match=r"^/node/file: No space left on device; make room there"):
+        raise_disk_error([RuntimeError("Connection closed by peer"), full("/node/file")], "/run")
+    with pytest.raises(InputError, match=r"^/run: No space left on device; make room there"):
+        raise_disk_error([OSError(errno.ENOSPC, "Error writing bytes to file")], "/run")
+    raise_disk_error([RuntimeError("lost"), OSError(errno.EIO, "Input/output error")], "/run")
 
 
 def test_an_error_that_may_pass_is_retried():

@@ -1,0 +1,81 @@
+"""A disk that becomes full in a worker of Ray ends the job with one line; with more room, the job continues."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs import ingest, score, train
+from jobs.ingestion.config import IngestConfig
+from jobs.scoring.config import ScoreConfig
+from pipeline.detector.checkpoint import save_detector
+from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
+from pipeline.errors import InputError
+from pipeline.storage import Folder
+from tests.corpora import write_in_the_wild
+from tests.faults import small_disk
+from tests.jobs.training.trainings import TRAINING, config
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
+
+ROOM = "size=64m"
+
+
+def full(path: Path) -> pytest.RaisesExc[InputError]:
+    return pytest.raises(
+        InputError,
+        match=rf"^{path}\S+: No space left on device; make room there, then run the same command again$",
+    )
+
+
+def test_an_ingest_continues_once_its_store_has_room(cluster: None, tmp_path: Path):
+    write_in_the_wild(tmp_path / "data", count=4)
+    with small_disk(tmp_path / "disk", 40) as mount_again:
+        settings = IngestConfig(str(tmp_path / "data"), str(tmp_path / "disk/store"))
+        with full(tmp_path / "disk/store/shards"):
+            ingest.main(settings)
+        assert not Folder(settings.store).exists("snapshots")
+        mount_again(ROOM)
+        assert ingest.main(settings) == 0
+        assert Folder(settings.store).exists("snapshots/000001.json")
+
+
+def test_scores_continue_once_their_folder_has_room(cluster: None, tmp_path: Path):
+    write_in_the_wild(tmp_path / "data", count=4)
+    torch.manual_seed(1)
+    save_detector(
+        Detector(DetectorConfig(VARIANTS["tiny"])),
+        tmp_path / "detector.safetensors",
+        {"training": "feed", "step": "7"},
+    )
+    with small_disk(tmp_path / "disk", 8) as mount_again:
+        out = str(tmp_path / "disk/scores")
+        settings = ScoreConfig(str(tmp_path / "detector.safetensors"), out, audio=str(tmp_path / "data"))
+        with full(tmp_path / "disk/scores"):
+            score.main(settings)
+        mount_again(ROOM)
+        score.main(settings)
+        assert Folder(out).exists("scores.json")
+
+
+def test_a_training_continues_once_its_folder_has_room(place: Path, tmp_path: Path):
+    steps = replace(TRAINING.optimiser, num_steps=20)
+    schedule = replace(TRAINING, optimiser=steps, checkpoint_every=10, validate_every=20)
+    with ExitStack() as stack:
+        mount_again = stack.enter_context(small_disk(tmp_path / "disk", 600))
+        settings = replace(
+            config(place, "", (1, 1)), out=str(tmp_path / "disk/run"), training=schedule, tracking_uri=""
+        )
+        with full(tmp_path / "disk/run/checkpoints"):
+            train.main(settings)
+        mount_again(ROOM)
+        train.main(settings)
+        assert Folder(settings.out).exists("result.json")
