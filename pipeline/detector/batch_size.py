@@ -8,11 +8,9 @@ import torch
 
 from pipeline.detector.config import TrainingConfig
 from pipeline.detector.dry_run import make_noise, prepare_dry_run
+from pipeline.detector.memory import SAFETY
 from pipeline.detector.network import Detector
 from pipeline.errors import InputError
-
-SAFETY = 0.9
-"""Fraction of the largest fitting batch that is used; the rest allows for fragmentation and communication buffers."""
 
 
 def largest(fits: Callable[[int], bool], at_most: int) -> int:
