@@ -36,15 +36,19 @@ class ScoreConfig:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Arithmetic precision. Published EERs use fp32 or tf32. Scores depend on it, so --out holds scores of one
     precision only."""
-    batch_seconds: float = 200.0
-    """Audio per batch, including padding, in seconds."""
+    batch_seconds: float = 0.0
+    """Audio per batch, including padding, in seconds; 0: 30 on a CPU, 200 on a GPU."""
+    memory_gib: float = 0.0
+    """Memory that each scoring process may use for a batch, in GiB; 0: its share of what is free. An utterance that
+    needs more is not scored in one piece: it is rejected, unless --window cuts it."""
     part_seconds: float = 1800.0
     """Audio per part, in seconds. Utterances are batched by length within a part, and a run that was killed scores
     its unfinished parts again. With --audio, durations are estimated from file sizes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if the cluster has any."""
     num_workers: int = 0
-    """Scoring processes; 0: as many as fit on the GPUs of the cluster, or one per two cores without GPUs."""
+    """Scoring processes; 0: as many as fit on the GPUs of the cluster, or one per four cores without GPUs. They share
+    the cores and the memory."""
     gpus_per_worker: float = 1.0
     """GPUs per process. With 0.5, two processes share a GPU, which keeps it busy when the detector is small."""
     tracking_uri: str = ""
@@ -69,6 +73,10 @@ class ScoreConfig:
             raise InputError(
                 f"num_workers is {self.num_workers}; give 0 for the default, or a positive number"
             )
-        for name in ("batch_seconds", "part_seconds"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not self.part_seconds > 0:
+            raise InputError(f"part_seconds is {self.part_seconds}; it must be positive")
+        for name in ("batch_seconds", "memory_gib"):
+            if not getattr(self, name) >= 0:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}; give 0 for the default, or a positive number"
+                )

@@ -26,12 +26,12 @@ SHALLOW = {
 """Convolutions, frames and heads as published, with one layer: layers run one after the other."""
 
 BATCHES: list[tuple[str, Precision, list[float]]] = [
-    ("layer", "fp32", [6.0]),
-    ("layer", "fp32", [6.0, 5.0]),
-    ("layer", "bf16", [11.0]),
-    ("group", "fp32", [6.0]),
-    ("group", "fp32", [6.0, 5.0]),
-    ("group", "bf16", [6.0, 5.0]),
+    ("layer", "fp32", [9.0]),
+    ("layer", "fp32", [9.0, 8.0]),
+    ("layer", "bf16", [15.0]),
+    ("group", "fp32", [9.0]),
+    ("group", "fp32", [9.0, 8.0]),
+    ("group", "bf16", [9.0, 8.0]),
 ]
 """Norm, precision, and the lengths of a batch in seconds."""
 
