@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 
+MIN_SECONDS = 0.1
+"""A scorer that cannot score even so much audio is not started."""
+
 LIMIT_REMEDY = "use --window window:SECONDS:mean, fewer --num-workers, or a machine with more memory"
 
 
@@ -85,7 +88,7 @@ class PartScorer:
             settings: device, precision, batches and memory.
 
         Raises:
-            InputError: beside the detector, there is no memory for one second of audio.
+            InputError: beside the detector, there is no memory for any audio.
         """
         import torch
 
@@ -107,11 +110,11 @@ class PartScorer:
             policy=WindowPolicy.parse(settings.window),
             memory_bytes=self.memory_bytes,
         )
-        if self.scorer.needed_bytes(SAMPLE_RATE) > self.memory_bytes:
+        if self.scorer.needed_bytes(round(MIN_SECONDS * SAMPLE_RATE)) > self.memory_bytes:
             raise InputError(
-                f"{free / GIB:.1f} GiB of memory are free, of which {settings.memory_share:.0%} do not hold the "
-                f"detector ({num_weight_bytes / GIB:.1f} GiB) and one second of audio; "
-                "use fewer --num-workers, more --memory-gib, or a machine with more memory"
+                f"a scorer has {max(0.0, self.memory_bytes) / GIB:.2f} GiB beside its detector of "
+                f"{num_weight_bytes / GIB:.2f} GiB, too little for {MIN_SECONDS} s of audio; "
+                f"{free / GIB:.2f} GiB are free; use fewer --num-workers, or a machine with more memory"
             )
 
     def memory_limit(self) -> float:

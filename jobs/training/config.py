@@ -53,6 +53,9 @@ class TrainConfig:
     """Crop longer training utterances to a random window of exactly this many seconds, instead of
     batch.crop_min_s to batch.crop_max_s. AntiDeepfake fine-tunes on Deepfake-Eval-2024 with 4, 10, 13, 30 and 50 s; an
     ingest with the same --chunk-s cuts its validation and test files. 0: use the crop range of batch."""
+    validation_crop_s: float = 0.0
+    """Validate with only the first so many seconds of each utterance; 0: with whole utterances. Needed if the longest
+    does not fit into memory, which is checked before the first step."""
     find_batch_seconds: bool = False
     """Find the largest batch.max_seconds that fits into the memory of a GPU, once, when the training starts."""
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -74,6 +77,10 @@ class TrainConfig:
             from pipeline.data.loading.augment import augmentation  # scipy takes a moment to import
 
             augmentation(self.augment)
+        if not self.validation_crop_s >= 0:
+            raise InputError(
+                f"validation_crop_s is {self.validation_crop_s}; give 0 for whole utterances, or a positive number"
+            )
         if self.chunk_s < 0:
             raise InputError(
                 f"chunk_s is {self.chunk_s}; it must be positive, or 0 for the crop range of batch"

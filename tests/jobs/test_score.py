@@ -562,7 +562,9 @@ def test_an_utterance_that_does_not_fit_into_memory_is_rejected_and_its_neighbou
 
 
 def test_a_scorer_without_memory_for_its_detector_is_refused_at_once(detector: Path) -> None:
-    with pytest.raises(InputError, match=r"do not hold the detector .* and one second of audio"):
+    with pytest.raises(
+        InputError, match=r"a scorer has 0\.00 GiB beside its detector .* use fewer --num-workers"
+    ):
         PartScorer(lambda: load_detector(detector).detector, settings(0.0, share=1e-6))
 
 
@@ -647,3 +649,31 @@ def test_scorers_that_die_whatever_they_score_end_the_command(
     monkeypatch.setattr(pool, "PartScorer", StillbornScorer)
     with pytest.raises(InputError, match="3 scorers in a row died while they loaded the detector"):
         score.main(config(five, detector, tmp_path / "stillborn"))
+
+
+@pytest.mark.ray
+def test_utterances_of_a_store_that_do_not_fit_into_memory_are_listed(
+    place: Path, detector: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scores"
+    asked = ScoreConfig(
+        store=str(place / "store"),
+        corpora=Names(["asvspoof2019_la"]),
+        checkpoint=str(detector),
+        out=str(out),
+        memory_gib=0.0005,
+    )
+    for _ in range(2):  # the second command finds every part complete, and ends alike
+        assert score.main(asked) == 1
+    rows = pq.read_table(out / "scores").to_pylist()
+    rejects = pq.read_table(out / "rejects.parquet").to_pylist()
+    assert len(rows) + len(rejects) == 60
+    assert max(row["seconds"] for row in rows) < min(reject["seconds"] for reject in rejects)
+    assert {(reject["corpus"], reject["reason"]) for reject in rejects} == {
+        ("asvspoof2019_la", "too_long_for_memory")
+    }
+    assert {reject["id"] for reject in rejects}.isdisjoint({row["id"] for row in rows})
+    record = json.loads((out / "scores.json").read_text())
+    assert (record["num_utterances"], record["num_rejected"]) == (len(rows), len(rejects))
+    line = f"bonafide score: {len(rejects)} of 60 have no score: {len(rejects)} too_long_for_memory; "
+    assert capfd.readouterr().err.count(line) == 2
