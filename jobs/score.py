@@ -45,7 +45,8 @@ def main(config: ScoreConfig) -> int:
 
     system = system_name(config, checkpoint, loaded)
     with start_run(config, system, checkpoint, loaded, identity) as tracked, ray_session():
-        audio_s = score_parts(plan, part_sizes, out, put_detector(loaded.detector), choose_pool(config))
+        pool = choose_pool(config, len(part_sizes))
+        audio_s = score_parts(plan, part_sizes, out, put_detector(loaded.detector), pool)
         rejects = [*plan.rejects, *read_rejects(out, len(part_sizes))]
         num_scored = count_scores(out, len(part_sizes))
         assert num_scored + len(rejects) == plan.num_found, (num_scored, len(rejects), plan.num_found)

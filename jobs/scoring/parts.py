@@ -26,6 +26,9 @@ GIB = 2**30
 MIN_SECONDS = 0.1
 """A scorer that cannot score even so much audio is not started."""
 
+OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc")
+"""What torch and oneDNN say on a CPU, in a RuntimeError; for GPUs, torch has an exception of its own."""
+
 LIMIT_REMEDY = "use --window window:SECONDS:mean, fewer --num-workers, or a machine with more memory"
 
 
@@ -150,9 +153,9 @@ class PartScorer:
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     import torch
 
-    # Torch has an exception of its own for GPUs only.
-    is_on_host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-    return is_on_host or isinstance(error, torch.OutOfMemoryError)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def _to_waveform(samples: Samples) -> Waveform:

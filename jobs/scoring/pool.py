@@ -88,8 +88,8 @@ class ScorerPool:
     settings: ScorerSettings
 
 
-def choose_pool(config: ScoreConfig) -> ScorerPool:
-    """Choose as many processes as fit on the connected cluster, unless the user gave a number.
+def choose_pool(config: ScoreConfig, num_parts: int) -> ScorerPool:
+    """Choose as many processes as fit on the connected cluster, unless the user gave a number; at most one a part.
 
     Raises:
         InputError: the user requires GPUs, and this machine has none.
@@ -103,6 +103,7 @@ def choose_pool(config: ScoreConfig) -> ScorerPool:
         num_workers = config.num_workers or max(1, int(num_gpus / config.gpus_per_worker))
     else:
         num_workers = config.num_workers or max(1, num_cpus // THREADS_PER_SCORER)
+    num_workers = min(num_workers, num_parts)
     num_threads = max(1, num_cpus // num_workers)
     settings = ScorerSettings(
         device=device,
@@ -250,7 +251,7 @@ class _Loop:
         self._progress = Progress("scoring", sum(len(self._rows_of[part]) for part in parts), "utterances")
         self._to_decode.extend(parts)
         try:
-            for _ in range(min(self._pool.num_workers, len(parts))):
+            for _ in range(min(self._pool.num_workers, len(parts))):  # some may be complete
                 self._slots.append(_Slot(None, self._pool.settings))
                 self._start(self._slots[-1])
             while self._to_decode or self._decoding_bytes or self._open:

@@ -135,8 +135,9 @@ def check_validation_memory(training: ResolvedTraining, validation: Index, free:
         [uid] = validation.uid[longest : longest + 1].tolist()
         raise InputError(
             f"validating with {name_utterances(training, [f'{uid:016x}'])} needs {needed / GIB:.2f} GiB for "
-            f"{seconds:.1f} s, and a worker has {max(0.0, free) / GIB:.2f} GiB beside its training; validate with the first seconds "
-            "of each utterance (--validation-crop-s 30), use fewer --num-workers per machine, or more memory"
+            f"{seconds:.1f} s, and a worker has {max(0.0, free) / GIB:.2f} GiB beside its training; validate with the "
+            "first seconds of each utterance (--validation-crop-s 30), use fewer --num-workers per machine, or more "
+            "memory"
         )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -568,20 +571,41 @@ def test_a_scorer_without_memory_for_its_detector_is_refused_at_once(detector: P
         PartScorer(lambda: load_detector(detector).detector, settings(0.0, share=1e-6))
 
 
-def test_running_out_of_memory_is_no_death_of_the_scorer(
+@contextlib.contextmanager
+def address_space_left(num_bytes: int) -> Iterator[None]:
+    """Let this process allocate only so much more, as `ulimit -v` does."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    num_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (num_pages * resource.getpagesize() + num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def test_a_limit_of_the_process_is_known_and_running_into_it_is_no_death(detector: Path) -> None:
+    load = load_detector(detector)
+    rng = np.random.default_rng(0)
+    audio = [rng.standard_normal(length).astype(np.float32) for length in (16_000, 16_000 * 600)]
+    with address_space_left(400 * 2**20):
+        careful = PartScorer(lambda: load.detector, settings(0.0)).score(audio, 0, 2)
+        heedless = PartScorer(lambda: load.detector, settings(2**40))
+        assert heedless.score(audio, 0, 2) is None
+        alone = heedless.score(audio, 0, 1)
+    assert careful is not None and alone is not None
+    assert {position: reject.reason for position, reject in careful.rejects.items()} == {
+        1: "too_long_for_memory"
+    }
+    np.testing.assert_allclose(careful.logits[0], alone.logits[0], atol=1e-5)
+
+
+def test_an_error_that_is_not_about_memory_ends_the_command(
     detector: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = PartScorer(lambda: load_detector(detector).detector, settings(2**30))
-    audio = [np.ones(8_000, np.float32)]
-
-    def forward(*_: object, **__: object) -> None:
-        torch.empty(2**46)  # the allocator of the system refuses
-
-    monkeypatch.setattr(scorer.scorer.detector, "forward", forward)
-    assert scorer.score(audio, 0, 1) is None
     monkeypatch.setattr(scorer.scorer.detector, "forward", lambda *_, **__: torch.ones(2) + torch.ones(3))
     with pytest.raises(RuntimeError, match="size of tensor"):
-        scorer.score(audio, 0, 1)
+        scorer.score([np.ones(8_000, np.float32)], 0, 1)
 
 
 @pytest.mark.parametrize("num_utterances", [2, 15, 16, 17, 1000])
