@@ -72,7 +72,6 @@ GPU_SHARE = 0.9
 AHEAD_BYTES = 512 * 2**20
 """Decoded audio that may wait for each scorer."""
 
-
 SAMPLE_BYTES = 4
 """Bytes of a decoded sample, or half of them for a store."""
 
@@ -83,7 +82,9 @@ class ScorerPool:
 
     num_workers: int
     num_cpus: float
-    """CPUs that Ray reserves for a scorer; decoding needs the others."""
+    """CPUs that Ray reserves for a scorer."""
+    num_cpus_decoding: float
+    """CPUs beside the scorers; a decoding task must not ask for more."""
     num_gpus: float
     settings: ScorerSettings
 
@@ -104,35 +105,69 @@ def choose_pool(config: ScoreConfig, num_parts: int) -> ScorerPool:
     else:
         num_workers = config.num_workers or max(1, num_cpus // THREADS_PER_SCORER)
     num_workers = min(num_workers, num_parts)
-    num_threads = max(1, num_cpus // num_workers)
+    cpus = share_cpus(num_workers, machine_cpus())
     settings = ScorerSettings(
         device=device,
-        num_threads=num_threads,
+        num_threads=cpus.num_threads,
         precision=config.precision,
         batch_seconds=config.batch_seconds or BATCH_SECONDS[device],
         window=config.window,
         memory_bytes=config.memory_gib * GIB,
-        memory_share=_memory_share(config, device, num_workers, num_threads),
+        memory_share=(
+            GPU_SHARE * min(1.0, config.gpus_per_worker)
+            if device == "cuda"
+            else SCORING_SHARE / cpus.num_scorers_per_machine
+        ),
     )
-    reserved_cpus = num_cpus / num_workers / 2
     return ScorerPool(
         num_workers=num_workers,
-        num_cpus=int(reserved_cpus) or reserved_cpus,  # Ray takes fractions only below 1
+        num_cpus=min(cpus.per_scorer, 0.5) if device == "cuda" else cpus.per_scorer,
+        num_cpus_decoding=cpus.for_decoding,
         num_gpus=config.gpus_per_worker if device == "cuda" else 0,
         settings=settings,
     )
 
 
-def _memory_share(config: ScoreConfig, device: str, num_workers: int, num_threads: int) -> float:
-    """The share of its machine's or GPU's free memory that each of the scorers may use."""
+@dataclass(frozen=True)
+class CpuShares:
+    """How scorers and decoding share the CPUs of machines."""
+
+    num_threads: int
+    """Of each scorer."""
+    per_scorer: float
+    """CPUs that Ray reserves for a scorer."""
+    for_decoding: float
+    """CPUs that Ray can always reserve for decoding on some machine."""
+    num_scorers_per_machine: int
+    """At most, if they are spread."""
+
+
+def machine_cpus() -> list[int]:
+    """The number of CPUs of each machine of the cluster that has any for jobs."""
     import ray
 
-    if device == "cuda":
-        return GPU_SHARE * min(1.0, config.gpus_per_worker)
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    machines = [node["Resources"].get("CPU", 0) for node in nodes if node["Alive"]]
-    most_on_one = max(1, int(max(machines, default=1) // num_threads))
-    return SCORING_SHARE / min(num_workers, most_on_one)
+    return [int(cpus) for node in nodes if node["Alive"] and (cpus := node["Resources"].get("CPU", 0)) >= 1]
+
+
+def share_cpus(num_workers: int, machines: Sequence[int]) -> CpuShares:
+    """Give scorers all cores as threads, and half of them as reservations, so that decoding can always run beside.
+
+    Args:
+        num_workers: number of scorers.
+        machines: CPUs of each machine; none if the cluster starts its machines on demand.
+    """
+    machines = machines or [1]
+    num_threads = max(1, min(sum(machines) // num_workers, *machines))
+    per_scorer = min(num_threads, sum(machines) / num_workers) / 2
+    return CpuShares(
+        num_threads=num_threads,
+        per_scorer=int(per_scorer) or per_scorer,  # Ray takes fractions only below 1
+        for_decoding=min(machines) / 2,
+        num_scorers_per_machine=min(
+            num_workers, max(-(-num_workers // len(machines)), max(machines) // num_threads)
+        ),
+    )
 
 
 def score_parts(
@@ -230,7 +265,9 @@ class _Loop:
             plan.rows.slice(int(end) - size, size) for end, size in zip(ends, part_sizes, strict=True)
         ]
         self._decode: Any = ray.remote(decode_part).options(
-            num_cpus=plan.audio_source.num_cpus, num_returns=2, max_retries=MAX_DECODING_RETRIES
+            num_cpus=min(plan.audio_source.num_cpus, pool.num_cpus_decoding),
+            num_returns=2,
+            max_retries=MAX_DECODING_RETRIES,
         )
         self._pending: dict[Any, Callable[[], None]] = {}
         """Calls that Ray is working on, and what handles their results."""

@@ -38,7 +38,7 @@ from jobs.scoring.inputs import (
     to_reject_row,
 )
 from jobs.scoring.parts import PartScorer, ScorerSettings, plan_parts
-from jobs.scoring.pool import MAX_DEATHS, NUM_PIECES, Span
+from jobs.scoring.pool import MAX_DEATHS, NUM_PIECES, Span, share_cpus
 from jobs.scoring.weights import fetch_checkpoint
 from pipeline import tables, tracking
 from pipeline.config import Names
@@ -586,8 +586,8 @@ def address_space_left(num_bytes: int) -> Iterator[None]:
 def test_a_limit_of_the_process_is_known_and_running_into_it_is_no_death(detector: Path) -> None:
     load = load_detector(detector)
     rng = np.random.default_rng(0)
-    audio = [rng.standard_normal(length).astype(np.float32) for length in (16_000, 16_000 * 600)]
-    with address_space_left(400 * 2**20):
+    audio = [rng.standard_normal(length).astype(np.float32) for length in (16_000, 16_000 * 300)]
+    with address_space_left(300 * 2**20):
         careful = PartScorer(lambda: load.detector, settings(0.0)).score(audio, 0, 2)
         heedless = PartScorer(lambda: load.detector, settings(2**40))
         assert heedless.score(audio, 0, 2) is None
@@ -606,6 +606,29 @@ def test_an_error_that_is_not_about_memory_ends_the_command(
     monkeypatch.setattr(scorer.scorer.detector, "forward", lambda *_, **__: torch.ones(2) + torch.ones(3))
     with pytest.raises(RuntimeError, match="size of tensor"):
         scorer.score([np.ones(8_000, np.float32)], 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "machines", "num_threads", "per_scorer"),
+    [
+        (1, [1], 1, 0.5),
+        (1, [2], 2, 1.0),
+        (4, [2], 1, 0.25),
+        (16, [64], 4, 2.0),
+        (1, [4, 4, 4, 4], 4, 2.0),
+        (5, [16, 4], 4, 2.0),
+        (1, [], 1, 0.5),
+    ],
+)
+def test_scorers_use_all_cores_and_leave_room_for_decoding(
+    num_workers: int, machines: list[int], num_threads: int, per_scorer: float
+) -> None:
+    shares = share_cpus(num_workers, machines)
+    assert (shares.num_threads, shares.per_scorer) == (num_threads, per_scorer)
+    smallest = min(machines, default=1)
+    assert shares.per_scorer + min(1.0, shares.for_decoding) <= smallest, "both must fit on one machine"
+    assert num_workers * shares.per_scorer <= sum(machines or [1]) / 2
+    assert 1 <= shares.num_scorers_per_machine <= num_workers
 
 
 @pytest.mark.parametrize("num_utterances", [2, 15, 16, 17, 1000])
