@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from jobs.scoring.inputs import AudioSource, DecodedPart, Reject, Samples
 from pipeline import tables
 from pipeline.data.audio.waveform import PCM16_SCALE, SAMPLE_RATE, Waveform
+from pipeline.detector.memory import GIB
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
 from pipeline.storage import Folder
@@ -20,8 +21,6 @@ from pipeline.storage import Folder
 if TYPE_CHECKING:
     from pipeline.detector.network import Detector
     from pipeline.detector.scoring import Precision
-
-GIB = 2**30
 
 MIN_SECONDS = 0.1
 """A scorer that cannot score even so much audio is not started."""

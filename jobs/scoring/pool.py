@@ -25,7 +25,6 @@ from jobs.scoring.config import ScoreConfig
 from jobs.scoring.folder import missing_parts, write_part
 from jobs.scoring.inputs import DecodedPart, Reject, Row, ScoringPlan, to_reject_row
 from jobs.scoring.parts import (
-    GIB,
     LIMIT_REMEDY,
     PartScorer,
     ScorerSettings,
@@ -35,6 +34,7 @@ from jobs.scoring.parts import (
 )
 from jobs.scoring.weights import SharedDetector, get_detector
 from pipeline.data.audio.waveform import SAMPLE_RATE
+from pipeline.detector.memory import GIB, SAFETY
 from pipeline.errors import InputError
 from pipeline.progress import Progress
 from pipeline.storage import Folder
@@ -65,9 +65,6 @@ THREADS_PER_SCORER = 4
 
 SCORING_SHARE = 0.8
 """Share of a machine's free memory for all scorers; the rest is for decoding."""
-
-GPU_SHARE = 0.9
-"""Share of a GPU's free memory; the rest allows for fragmentation."""
 
 AHEAD_BYTES = 512 * 2**20
 """Decoded audio that may wait for each scorer."""
@@ -114,7 +111,7 @@ def choose_pool(config: ScoreConfig, num_parts: int) -> ScorerPool:
         window=config.window,
         memory_bytes=config.memory_gib * GIB,
         memory_share=(
-            GPU_SHARE * min(1.0, config.gpus_per_worker)
+            SAFETY * min(1.0, config.gpus_per_worker)
             if device == "cuda"
             else SCORING_SHARE / cpus.num_scorers_per_machine
         ),
@@ -242,7 +239,6 @@ class _Slot:
 
     actor: Any
     settings: ScorerSettings
-    is_ready: bool = False
 
 
 class _Loop:
@@ -305,7 +301,6 @@ class _Loop:
     def _start(self, slot: _Slot) -> None:
         import ray
 
-        slot.is_ready = False
         slot.actor = (
             ray.remote(PartScorer)
             .options(
