@@ -13,6 +13,7 @@ from pipeline.errors import InputError
 RAY_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep GPUs visible in tasks that ask for none
     "RAY_LOGGER_LEVEL": "error",  # Ray Train logs every report of every rank
+    "RAY_task_oom_retries": "3",  # by default, a task that fills the memory is tried for ever
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
 }
 """Environment of Ray's processes."""

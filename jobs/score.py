@@ -4,7 +4,9 @@
     bonafide score --audio DIR --checkpoint FILE --out SCORES
     bonafide score --audio DIR --checkpoint models:/bonafide-xlsr_300m@best --tracking-uri URI --out SCORES
 
-Running the same command again scores only the missing parts.
+Running the same command again scores only the missing parts. The exit status is 1 if any audio has no score: a file
+that cannot be decoded, or one that does not fit into memory. Hidden files, and those that neither are audio nor have
+the name of audio, do not count.
 """
 
 from __future__ import annotations
@@ -15,19 +17,20 @@ from jobs.checkpoint_source import fetch_checkpoint
 from jobs.devices import check_gpus
 from jobs.ray_session import ray_session
 from jobs.scoring.config import ScoreConfig
-from jobs.scoring.description import describe, print_summary, scores_identity, system_name
+from jobs.scoring.description import describe, print_losses, print_summary, scores_identity, system_name
 from jobs.scoring.folder import claim_folder, count_scores, publish, read_rejects, write_plan
 from jobs.scoring.inputs import plan_scoring
 from jobs.scoring.mlflow_run import log_to_mlflow, start_run
-from jobs.scoring.parts import choose_pool, plan_parts, score_parts
+from jobs.scoring.parts import plan_parts
+from jobs.scoring.pool import choose_pool, score_parts
 from jobs.scoring.weights import put_detector
 from pipeline import tracking
 from pipeline.config import run
 from pipeline.storage import Folder
 
 
-def main(config: ScoreConfig) -> None:
-    """Plan the parts, score the missing ones, and describe the result."""
+def main(config: ScoreConfig) -> int:
+    """Plan the parts, score the missing ones, and describe the result; returns the exit status."""
     tracking.check(config.tracking_uri, config.experiment)
     out = Folder(config.out)
     plan = plan_scoring(config, out)
@@ -49,7 +52,8 @@ def main(config: ScoreConfig) -> None:
 
     system = system_name(config, checkpoint, loaded)
     with start_run(config, system, checkpoint, loaded, identity) as tracked, ray_session():
-        audio_s = score_parts(plan, part_sizes, out, put_detector(loaded.detector), choose_pool(config))
+        pool = choose_pool(config, len(part_sizes))
+        audio_s = score_parts(plan, part_sizes, out, put_detector(loaded.detector), pool)
         rejects = [*plan.rejects, *read_rejects(out, len(part_sizes))]
         num_scored = count_scores(out, len(part_sizes))
         assert num_scored + len(rejects) == plan.num_found, (num_scored, len(rejects), plan.num_found)
@@ -59,6 +63,7 @@ def main(config: ScoreConfig) -> None:
         publish(out, config, description, rejects)
         log_to_mlflow(tracked, plan, description, audio_s)
     print_summary(out, description, tracked.url)
+    return print_losses(out, rejects, plan.num_found)
 
 
 if __name__ == "__main__":

@@ -48,15 +48,19 @@ class ScoreConfig:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Arithmetic precision. Published EERs use fp32 or tf32. Scores depend on it, so --out holds scores of one
     precision only."""
-    batch_seconds: Annotated[float, Range(0, 1e6, above=True)] = 200.0
-    """Audio per batch, including padding, in seconds."""
+    batch_seconds: Annotated[float, Range(0, 1e6)] = 0.0
+    """Audio per batch, including padding, in seconds; 0: 30 on a CPU, 200 on a GPU."""
+    memory_gib: Annotated[float, Range(0, 1e6)] = 0.0
+    """Memory that each scoring process may use for a batch, in GiB; 0: its share of what is free. An utterance that
+    needs more is not scored in one piece: it is rejected, unless --window cuts it."""
     part_seconds: Annotated[float, Range(1, 1e6)] = 1800.0
     """Audio per part, in seconds. Utterances are batched by length within a part, and a run that was killed scores
     its unfinished parts again. With --audio, durations are estimated from file sizes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if the cluster has any."""
     num_workers: Annotated[int, Range(0, 10_000)] = 0
-    """Scoring processes; 0: as many as fit on the GPUs of the cluster, or one per two cores without GPUs."""
+    """Scoring processes; 0: as many as fit on the GPUs of the cluster, or one per four cores without GPUs. They share
+    the cores and the memory."""
     gpus_per_worker: Annotated[float, Range(0.01, 100)] = 1.0
     """GPUs per process. With 0.5, two processes share a GPU, which keeps it busy when the detector is small."""
     tracking_uri: tracking.TrackingUri = ""

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.checkpoint_source import Checkpoint
 from jobs.scoring.config import ScoreConfig
-from jobs.scoring.inputs import Row, ScoringPlan
+from jobs.scoring.inputs import LEFT_OUT, Row, ScoringPlan
 from pipeline import tracking
 from pipeline.config import to_dict
+from pipeline.data.audio.containers.names import is_audio_name
+from pipeline.evaluation import layout
 from pipeline.progress import counted
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
     from pipeline.detector.checkpoint import Loaded
     from pipeline.detector.scoring import WindowPolicy
+
+NOT_AUDIO = frozenset({"not_audio", "empty", "special", "link-loop"})
+"""Reasons that are no loss of a score for a file whose name has no ending of audio."""
 
 
 def scores_identity(
@@ -78,6 +84,30 @@ def _decoder(config: ScoreConfig) -> dict[str, str]:
 def count_by_reason(rejects: Sequence[Row]) -> dict[str, int]:
     """Count rejected files by reason, in alphabetical order."""
     return dict(sorted(Counter(str(reject["reason"]) for reject in rejects).items()))
+
+
+def is_loss(reject: Row) -> bool:
+    """Whether a score is missing; files that are left out by rule, or are not audio, need none.
+
+    A file that is named as audio is one that needs a score, whatever it holds.
+    """
+    if reject["reason"] in LEFT_OUT:
+        return False
+    return is_audio_name(reject["path"]) or reject["reason"] not in NOT_AUDIO
+
+
+def print_losses(out: Folder, rejects: Sequence[Row], num_found: int) -> int:
+    """Name the scores that are missing on standard error; returns the exit status."""
+    losses = [reject for reject in rejects if is_loss(reject)]
+    if not losses:
+        return 0
+    reasons = ", ".join(f"{count} {reason}" for reason, count in count_by_reason(losses).items())
+    print(
+        f"bonafide score: {len(losses)} of {num_found} have no score: {reasons}; "
+        f"{out.location(layout.REJECTS)} lists them",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def print_summary(out: Folder, description: Mapping[str, Any], run_url: str | None) -> None:

@@ -62,7 +62,7 @@ def write_part(out: Folder, part: int, scores: pa.Table, rejects: Sequence[Row])
 
 
 def read_rejects(out: Folder, num_parts: int) -> list[Row]:
-    """Read the rejects of all parts, in the order of the plan."""
+    """Read the rejects of all parts, part after part."""
     found = (
         {info.name for info in out.find(layout.PART_REJECTS)} if out.exists(layout.PART_REJECTS) else set()
     )
@@ -72,9 +72,8 @@ def read_rejects(out: Folder, num_parts: int) -> list[Row]:
 
 def publish(out: Folder, config: ScoreConfig, description: Mapping[str, Any], rejects: Sequence[Row]) -> None:
     """Complete the folder: rejects, settings, and last the description, which marks the scores as complete."""
-    if config.audio:
-        table = pa.Table.from_pylist(list(rejects), layout.REJECT_COLUMNS)
-        out.commit(layout.REJECTS, tables.to_parquet(table))
+    table = pa.Table.from_pylist(list(rejects), layout.REJECT_COLUMNS)
+    out.commit(layout.REJECTS, tables.to_parquet(table))
     out.commit(layout.CONFIG, tracking.without_credentials(to_toml(config)).encode())
     out.commit(layout.DESCRIPTION, _to_json(description))
 

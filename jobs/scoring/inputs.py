@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from jobs.scoring.config import ScoreConfig
 from pipeline.data.corpora.files import FILE_PROBLEMS, left_out
@@ -21,7 +23,7 @@ from pipeline.evaluation import layout
 from pipeline.storage import FileInfo, Folder
 
 if TYPE_CHECKING:
-    from pipeline.data.audio.waveform import Waveform
+    from pipeline.data.audio.waveform import Pcm, Waveform
 
 NUM_READERS = 16
 """Concurrent reads from storage per decoding task."""
@@ -49,32 +51,51 @@ FILE_PLAN = pa.schema(
 
 Row = dict[str, Any]
 
-SampleType = Literal["int16", "float32"]
-"""int16 samples span ±32768, float32 samples ±1."""
+Samples = NDArray[np.int16] | NDArray[np.float32]
+"""[num_samples] 16 kHz mono; int16 samples span ±32768, float32 samples ±1."""
 
 
 class Reject(NamedTuple):
-    """Why a file has no audio."""
+    """Why a file or an utterance has no score."""
 
     reason: str
     detail: str
+
+
+def to_reject_row(row: Row, reject: Reject, seconds: float | None = None) -> Row:
+    """Combine a row of the plan with the reason why it has no score, as in `layout.REJECT_COLUMNS`.
+
+    Args:
+        row: at least the path.
+        reject: the reason.
+        seconds: the duration, if it is known exactly.
+    """
+    known = {name: row.get(name) for name in ("path", "corpus", "id")}
+    return known | {"seconds": seconds} | reject._asdict()
 
 
 @dataclass
 class DecodedPart:
     """The audio of the rows of one part, and the reasons why some rows have none."""
 
-    sample_type: SampleType
     positions: list[int] = field(default_factory=list)
     """Positions of the decoded rows within the part, ascending."""
-    audio: list[bytes] = field(default_factory=list)
-    """The samples of each decoded row, 16 kHz mono."""
+    lengths: list[int] = field(default_factory=list)
+    """Number of samples of each decoded row."""
+    audio: list[Samples] = field(default_factory=list)
+    """The samples of each decoded row."""
     rejects: list[Row] = field(default_factory=list)
     """One row per undecodable file, with `layout.REJECT_COLUMNS`."""
 
+    def add(self, position: int, samples: Samples) -> None:
+        """Add the audio of a row."""
+        self.positions.append(position)
+        self.lengths.append(len(samples))
+        self.audio.append(samples)
+
     def reject(self, row: Row, reason: str, detail: str) -> None:
         """Record why a row has no audio."""
-        self.rejects.append({"path": row["path"], "reason": reason, "detail": detail})
+        self.rejects.append(to_reject_row(row, Reject(reason, detail)))
 
 
 class AudioSource(Protocol):
@@ -146,10 +167,13 @@ class StoredUtterances:
         Raises:
             InputError: a shard is missing or damaged.
         """
+        part = DecodedPart()
         with concurrent.futures.ThreadPoolExecutor(NUM_READERS) as threads:
-            return DecodedPart("int16", list(range(len(rows))), list(threads.map(self._read_pcm, rows)))
+            for position, pcm in enumerate(threads.map(self._read_pcm, rows)):
+                part.add(position, pcm)
+        return part
 
-    def _read_pcm(self, row: Row) -> bytes:
+    def _read_pcm(self, row: Row) -> Pcm:
         from pipeline.data.audio.errors import AudioError
         from pipeline.data.audio.flac import decode_pcm
         from pipeline.data.loading.reading import REBUILD_HINT
@@ -157,7 +181,7 @@ class StoredUtterances:
 
         name, start = tar_name(row["corpus"], row["shard"]), row["offset"]
         try:
-            return decode_pcm(self.store.read(name, start, start + row["num_bytes"])).tobytes()
+            return decode_pcm(self.store.read(name, start, start + row["num_bytes"]))
         except (FileNotFoundError, AudioError) as error:
             state = "missing" if isinstance(error, FileNotFoundError) else f"damaged at {row['uid']}"
             location = self.store.location(name)
@@ -201,7 +225,7 @@ class AudioFiles:
         from pipeline.data.audio.isolation import crash_safe
         from pipeline.data.store.read_ahead import read_ahead
 
-        part = DecodedPart("float32")
+        part = DecodedPart()
         sources = read_ahead(
             self._read, rows, num_threads=NUM_READERS, num_ahead=NUM_READERS, size=_bytes_ahead
         )
@@ -218,8 +242,7 @@ class AudioFiles:
                 except (FileNotFoundError, UnreadableError) as error:
                     part.reject(row, *_reject(error))
                 else:
-                    part.positions.append(position)
-                    part.audio.append(waveform.tobytes())
+                    part.add(position, waveform)
                 finally:
                     del source  # before the next file is read, because each may be large
         return part
@@ -310,7 +333,7 @@ def plan_folder(root: Folder, out: Folder) -> ScoringPlan:
             digest.update(identity.encode("utf-8", "surrogatepass"))
         if reject is not None:
             path = info.name.encode("utf-8", "backslashreplace").decode()
-            rejects.append({"path": path, **reject._asdict()})
+            rejects.append(to_reject_row({"path": path}, reject))
             continue
         is_lossless = info.name.lower().endswith(LOSSLESS_ENDINGS)
         seconds = info.size / (BYTES_PER_SECOND if is_lossless else BYTES_PER_SECOND_LOSSY)

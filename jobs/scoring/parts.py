@@ -1,66 +1,60 @@
-"""Scoring in parts: CPU tasks decode a part, a pool of actors scores it, and its scores are written as one file."""
+"""A part of a scoring: how utterances are divided into parts, and how one part is decoded and scored. No Ray."""
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.ray_session import num_devices
-from jobs.scoring.config import ScoreConfig
-from jobs.scoring.folder import missing_parts, write_part
-from jobs.scoring.inputs import AudioSource, SampleType, ScoringPlan
-from jobs.scoring.weights import SharedDetector, get_detector
+from jobs.scoring.inputs import AudioSource, DecodedPart, Reject, Samples
 from pipeline import tables
-from pipeline.data.audio.waveform import SAMPLE_RATE, Waveform
+from pipeline.data.audio.waveform import PCM16_SCALE, SAMPLE_RATE, Waveform
+from pipeline.detector.memory import GIB
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
-from pipeline.progress import Progress, counted
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
+    from pipeline.detector.network import Detector
     from pipeline.detector.scoring import Precision
+
+MIN_SECONDS = 0.1
+"""A scorer that cannot score even so much audio is not started."""
+
+OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc")
+"""What torch and oneDNN say on a CPU, in a RuntimeError; for GPUs, torch has an exception of its own."""
+
+LIMIT_REMEDY = "use --window window:SECONDS:mean, fewer --num-workers, or a machine with more memory"
 
 
 @dataclass(frozen=True)
-class ScorerPool:
-    """The number of scoring processes, and their settings."""
+class ScorerSettings:
+    """How one scoring process computes, and the memory that it may use."""
 
-    num_workers: int
     device: str
     """cpu or cuda."""
-    gpus_per_worker: float
+    num_threads: int
     precision: Precision
     batch_seconds: float
     window: str
+    memory_bytes: float
+    """For a forward pass; 0: measured when the process starts."""
+    memory_share: float
+    """Share of the free memory that the process may use if its memory is measured; the detector is part of it."""
 
 
-def choose_pool(config: ScoreConfig) -> ScorerPool:
-    """Choose as many processes as fit on the connected cluster, unless the user gave a number.
+@dataclass(frozen=True)
+class SpanScores:
+    """The scores of consecutive decoded utterances of a part."""
 
-    Raises:
-        InputError: the user requires GPUs, and this machine has none.
-    """
-    num_cpus, num_gpus = num_devices()
-    device = config.device if config.device != "auto" else ("cuda" if num_gpus else "cpu")
-    # A cluster may add GPU machines on demand, so only a local Ray proves that there are none.
-    if device == "cuda" and not num_gpus and not os.environ.get("RAY_ADDRESS"):
-        raise InputError("--device cuda needs a GPU, and Ray finds none on this machine; remove --device")
-    num_fitting = int(num_gpus / config.gpus_per_worker) if device == "cuda" else num_cpus // 2
-    return ScorerPool(
-        num_workers=config.num_workers or max(1, num_fitting),
-        device=device,
-        gpus_per_worker=config.gpus_per_worker,
-        precision=config.precision,
-        batch_seconds=config.batch_seconds,
-        window=config.window,
-    )
+    logits: NDArray[np.float32]
+    """[N, 2] of (spoof, bonafide); NaN for a reject."""
+    rejects: dict[int, Reject] = field(default_factory=dict)
+    """Position in the span → why it has no score."""
 
 
 def plan_parts(seconds: NDArray[np.floating], part_seconds: float) -> list[int]:
@@ -77,121 +71,106 @@ def plan_parts(seconds: NDArray[np.floating], part_seconds: float) -> list[int]:
     return [int(count) for count in np.bincount((starts // part_seconds).astype(np.int64)) if count]
 
 
-def score_parts(
-    plan: ScoringPlan, part_sizes: Sequence[int], out: Folder, shared: SharedDetector, pool: ScorerPool
-) -> float:
-    """Score the parts that are missing in a folder.
-
-    Args:
-        plan: what to score; `out` holds its rows, one row group per part.
-        part_sizes: number of rows of each part.
-        out: folder of the scores.
-        shared: the detector.
-        pool: processes and settings.
-
-    Returns:
-        Seconds of audio that were scored now.
-    """
-    import ray
-
-    parts = missing_parts(out, len(part_sizes))
-    num_done = len(part_sizes) - len(parts)
-    print(
-        f"{counted(len(part_sizes), 'part')} planned, {num_done} already scored, {len(parts)} to score",
-        flush=True,
-    )
-    if not parts:
-        return 0.0
-    progress = Progress("scoring", sum(part_sizes[part] for part in parts), "utterance")
-    results = (
-        ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
-        # Ray Data fuses stages that reserve equal resources, so num_cpus must differ from that of the scorers.
-        .map_batches(
-            functools.partial(decode_part, audio_source=plan.audio_source, out=out),
-            batch_size=1,
-            num_cpus=plan.audio_source.num_cpus,
-        )
-        .map_batches(
-            PartScorer,
-            fn_constructor_args=(shared, pool, plan.audio_source.schema, out),
-            batch_format="pyarrow",
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=min(pool.num_workers, len(parts))),
-            num_cpus=0.5,
-            num_gpus=pool.gpus_per_worker if pool.device == "cuda" else 0,
-        )
-    )
-    for row in results.iter_rows():
-        progress.add(
-            row["num_scored"] + row["num_rejected"], audio_s=row["seconds"], num_rejected=row["num_rejected"]
-        )
-    progress.finish()
-    return progress.audio_s
-
-
-def decode_part(batch: dict[str, Any], audio_source: AudioSource, out: Folder) -> pa.Table:
-    """Decode one part into a table of one row, so that Ray Data cannot split the part."""
-    part = int(batch["part"][0])
+def decode_part(audio_source: AudioSource, out: Folder, part: int) -> tuple[DecodedPart, list[Samples]]:
+    """Decode a part; the audio is returned separately, because only a scorer needs it."""
     rows = tables.read_group(out, layout.PLAN, part).to_pylist()
     decoded = audio_source.decode(rows, out, layout.attempts_name(part))
-    return pa.table(
-        {
-            "part": [part],
-            "positions": pa.array([decoded.positions], pa.list_(pa.int32())),
-            "audio": pa.array([decoded.audio], pa.list_(pa.large_binary())),
-            "sample_type": [decoded.sample_type],
-            "rejects": pa.array([decoded.rejects], pa.list_(pa.struct(list(layout.REJECT_COLUMNS)))),
-        }
-    )
+    audio, decoded.audio = decoded.audio, []
+    return decoded, audio
 
 
 class PartScorer:
-    """Scores decoded parts with one copy of the detector, and writes their files."""
+    """Scores decoded utterances with one copy of the detector, within a limit of memory."""
 
-    def __init__(self, shared: SharedDetector, pool: ScorerPool, schema: pa.Schema, out: Folder) -> None:
+    def __init__(self, make_detector: Callable[[], Detector], settings: ScorerSettings) -> None:
+        """Load the detector.
+
+        Args:
+            make_detector: builds the detector, on the CPU.
+            settings: device, precision, batches and memory.
+
+        Raises:
+            InputError: beside the detector, there is no memory for any audio.
+        """
         import torch
 
+        from pipeline.detector.memory_limit import free_bytes
         from pipeline.detector.scoring import Scorer, WindowPolicy
 
-        if pool.device == "cpu":
-            torch.set_num_threads(1)
-        self.out = out
-        self.schema = schema
+        device = torch.device(settings.device)
+        if settings.device == "cpu":
+            torch.set_num_threads(settings.num_threads)
+        free = free_bytes(device)
+        detector = make_detector()
+        num_weight_bytes = sum(tensor.nbytes for tensor in detector.state_dict().values())
+        self.memory_bytes = settings.memory_bytes or settings.memory_share * free - num_weight_bytes
         self.scorer = Scorer(
-            get_detector(shared),
-            device=torch.device(pool.device),
-            precision=pool.precision,
-            max_seconds=pool.batch_seconds,
-            policy=WindowPolicy.parse(pool.window),
+            detector,
+            device=device,
+            precision=settings.precision,
+            max_seconds=settings.batch_seconds,
+            policy=WindowPolicy.parse(settings.window),
+            memory_bytes=self.memory_bytes,
         )
+        if self.scorer.needed_bytes(round(MIN_SECONDS * SAMPLE_RATE)) > self.memory_bytes:
+            raise InputError(
+                f"a scorer has {max(0.0, self.memory_bytes) / GIB:.2f} GiB beside its detector of "
+                f"{num_weight_bytes / GIB:.2f} GiB, too little for {MIN_SECONDS} s of audio; "
+                f"{free / GIB:.2f} GiB are free; use fewer --num-workers, or a machine with more memory"
+            )
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Score the output of `decode_part`; return the counts of scores and rejects, and the seconds of audio."""
-        part, sample_type = batch["part"][0].as_py(), batch["sample_type"][0].as_py()
-        rejects = batch["rejects"][0].as_py()
-        waveforms = [_to_waveform(audio, sample_type) for audio in batch["audio"][0].as_py()]
-        logits_N2 = self.scorer.score(waveforms)
-        rows = tables.read_group(self.out, layout.PLAN, part).take(batch["positions"][0].values)
-        columns = {name: rows[name] for name in self.schema.names if name in rows.schema.names}
-        columns |= {
-            "logit_spoof": pa.array(logits_N2[:, 0]),
-            "logit_bonafide": pa.array(logits_N2[:, 1]),
-            "score": pa.array(logits_N2[:, 1] - logits_N2[:, 0]),
-        }
-        scores = pa.table(columns).select(self.schema.names).cast(self.schema)
-        write_part(self.out, part, scores, rejects)
-        return pa.table(
-            {
-                "part": [part],
-                "num_scored": [len(waveforms)],
-                "num_rejected": [len(rejects)],
-                "seconds": [sum(map(len, waveforms)) / SAMPLE_RATE],
-            }
-        )
+    def memory_limit(self) -> float:
+        """The bytes that a forward pass may use."""
+        return self.memory_bytes
+
+    def score(self, audio: Sequence[Samples], begin: int, end: int) -> SpanScores | None:
+        """Score the utterances from `begin` up to `end`; None if memory ran out all the same."""
+        scores = SpanScores(np.full((end - begin, 2), np.nan, np.float32))
+        fitting = []
+        for position in range(end - begin):
+            num_samples = len(audio[begin + position])
+            needed = self.scorer.needed_bytes(num_samples)
+            if needed > self.memory_bytes:
+                scores.rejects[position] = Reject(
+                    "too_long_for_memory",
+                    f"{num_samples / SAMPLE_RATE:.1f} s need {needed / GIB:.2f} GiB, and a scorer has "
+                    f"{self.memory_bytes / GIB:.2f} GiB; {LIMIT_REMEDY}",
+                )
+            else:
+                fitting.append(position)
+        try:
+            scores.logits[fitting] = self.scorer.score(
+                [_to_waveform(audio[begin + position]) for position in fitting]
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            return None
+        return scores
 
 
-def _to_waveform(audio: bytes, sample_type: SampleType) -> Waveform:
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+def _to_waveform(samples: Samples) -> Waveform:
     """Convert samples to float32 [num_samples] within ±1."""
-    if sample_type == "int16":
-        return np.frombuffer(audio, np.int16).astype(np.float32) / np.float32(32768)
-    return np.frombuffer(audio, np.float32)
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) / np.float32(PCM16_SCALE)
+    assert samples.dtype == np.float32
+    return samples.view(np.float32)
+
+
+def scores_table(rows: pa.Table, logits_N2: NDArray[np.float32], schema: pa.Schema) -> pa.Table:
+    """Combine rows of the plan with their logits into the columns of the scores."""
+    columns = {name: rows[name] for name in schema.names if name in rows.schema.names}
+    columns |= {
+        "logit_spoof": pa.array(logits_N2[:, 0]),
+        "logit_bonafide": pa.array(logits_N2[:, 1]),
+        "score": pa.array(logits_N2[:, 1] - logits_N2[:, 0]),
+    }
+    return pa.table(columns).select(schema.names).cast(schema)

@@ -20,6 +20,7 @@ from pipeline.fields import (
     CountOrZero,
     Location,
     Names,
+    PositiveOrZero,
     Range,
     Reader,
     Text,
@@ -77,6 +78,9 @@ class TrainConfig:
     """Crop longer training utterances to a random window of exactly this many seconds, instead of
     batch.crop_min_s to batch.crop_max_s. AntiDeepfake fine-tunes on Deepfake-Eval-2024 with 4, 10, 13, 30 and 50 s; an
     ingest with the same --chunk-s cuts its validation and test files. 0: use the crop range of batch."""
+    validation_crop_s: PositiveOrZero = 0.0
+    """Validate with only the first so many seconds of each utterance; 0: with whole utterances. Needed if the longest
+    does not fit into memory, which is checked before the first step."""
     find_batch_seconds: bool = False
     """Find the largest batch.max_seconds that fits into the memory of a GPU, once, when the training starts."""
     batch: BatchConfig = field(default_factory=BatchConfig)

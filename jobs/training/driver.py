@@ -7,15 +7,17 @@ that fails again and again.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from jobs.training import checkpoints, monitor, worker
+from jobs.training.data import name_utterances
 from jobs.training.folder import CHECKPOINTS, RAY_CHECKPOINT_LIST
 from jobs.training.monitor import MonitorState, Position
 from jobs.training.signals import StopSignals
@@ -51,6 +53,8 @@ class RetryPolicy:
     """Counts failures and decides about retries; a new driver starts counting from zero."""
 
     max_failures: int
+    name_utterances: Callable[[Sequence[str]], str] = ", ".join
+    """Names utterances by their uids, for a message."""
     num_in_row: int = 0
     num_at: Counter[str] = field(default_factory=Counter)
     """Failures at each position."""
@@ -70,10 +74,10 @@ class RetryPolicy:
         if failure.position is not None:
             self.num_at[failure.position.name] += 1
             if self.num_at[failure.position.name] == MAX_FAILURES_PER_POSITION:
-                uids = ", ".join(failure.position.uids) or "not read yet"
+                utterances = self.name_utterances(failure.position.uids) or "not read yet"
                 raise InputError(
                     f"{failure.position.name} failed {MAX_FAILURES_PER_POSITION} times, "
-                    f"the last time because {failure.summary}; its utterances: {uids}"
+                    f"the last time because {failure.summary}; its utterances: {utterances}"
                 ) from failure.error
         if self.num_in_row > self.max_failures:
             raise failure.error
@@ -95,7 +99,7 @@ def run_until_complete(arguments: WorkerArguments, signals: StopSignals) -> None
     use_gpu = config.device == "cuda" or (config.device == "auto" and resources.get("GPU", 0) > 0)
     check_resources(config.num_workers, config.cpus_per_worker, resources, use_gpu)
     folder = arguments.training.out.folder(CHECKPOINTS)
-    retry_policy = RetryPolicy(config.max_failures)
+    retry_policy = RetryPolicy(config.max_failures, functools.partial(name_utterances, arguments.training))
     while True:
         step_before = checkpoints.newest_step(folder)
         result = run_attempt(arguments, use_gpu, signals)

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import torch
 
+from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.detector.config import TrainingConfig
 from pipeline.detector.dry_run import make_noise, prepare_dry_run
+from pipeline.detector.memory import SAFETY, Inference
+from pipeline.detector.memory_limit import free_bytes
 from pipeline.detector.network import Detector
 from pipeline.errors import InputError
-
-SAFETY = 0.9
-"""Fraction of the largest fitting batch that is used; the rest allows for fragmentation and communication buffers."""
 
 
 def largest(fits: Callable[[int], bool], at_most: int) -> int:
@@ -64,8 +64,12 @@ def find_batch_seconds(
             "finding the largest batch needs a GPU, and there is none; set --batch.max-seconds by hand"
         )
     was_training = detector.training
+    # What does not fit at inference cannot be trained on, and need not be tried.
+    inference = Inference(detector.config.front_end, config.precision, device.type)
+    num_fitting = inference.max_utterances(round(utterance_s * SAMPLE_RATE), free_bytes(device))
+    at_most = min(int(at_most_s // utterance_s), num_fitting)
     with torch.random.fork_rng(devices=[device]):
-        num_utterances = _search(detector, config, utterance_s, int(at_most_s // utterance_s), print_line)
+        num_utterances = _search(detector, config, utterance_s, at_most, print_line)
     torch.cuda.empty_cache()
     detector.train(was_training)
     if not num_utterances:

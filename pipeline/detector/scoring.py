@@ -13,8 +13,10 @@ from torch import Tensor
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.loading.padding import plan_padded_batches
+from pipeline.detector.memory import Inference
 from pipeline.detector.network import Detector, normalise
-from pipeline.detector.precision import autocast, tf32_policy
+from pipeline.detector.precision import HALF_DTYPES, autocast, tf32_policy
+from pipeline.detector.variants import EncoderConfig
 from pipeline.errors import InputError
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -77,6 +79,10 @@ class WindowPolicy:
         starts = [*range(0, last, num_samples), last]
         return [waveform[start : start + num_samples] for start in starts]
 
+    def longest_window(self, num_samples: int) -> int:
+        """The number of samples of the longest window of an utterance."""
+        return num_samples if self.window_s is None else min(num_samples, round(self.window_s * SAMPLE_RATE))
+
     def combine(self, logits_W2: NDArray[np.float32]) -> NDArray[np.float32]:
         """Combine the logits [W, 2] of the windows of an utterance into its logits [2]."""
         if self.combination == "max":
@@ -97,6 +103,7 @@ class Scorer:
         precision: Precision = "fp32",
         max_seconds: float = 100.0,
         policy: WindowPolicy | None = None,
+        memory_bytes: float = float("inf"),
     ) -> None:
         """Move the detector to the device.
 
@@ -106,6 +113,7 @@ class Scorer:
             precision: arithmetic precision of matrix products and convolutions.
             max_seconds: audio in a batch, padding included; a single utterance may be longer.
             policy: whole utterances by default.
+            memory_bytes: memory for a forward pass; batches are planned to fit. See `needed_bytes`.
 
         Raises:
             InputError: the precision is unknown or `max_seconds` is not positive.
@@ -119,6 +127,17 @@ class Scorer:
         self.precision = precision
         self.max_samples = int(max_seconds * SAMPLE_RATE)
         self.policy = policy or WindowPolicy()
+        self.memory_bytes = memory_bytes
+        self._inference = Inference(
+            detector.config.front_end,
+            precision,
+            self.device.type,
+            has_fused_attention=has_fused_attention(detector.config.front_end, self.device, precision),
+        )
+
+    def needed_bytes(self, num_samples: int) -> int:
+        """Estimate the peak memory of a forward pass over one utterance, or over one of its windows."""
+        return self._inference.utterance_bytes(self.policy.longest_window(num_samples))
 
     def score(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Score waveforms [T] at 16 kHz, not normalised.
@@ -135,7 +154,11 @@ class Scorer:
         cut = [self.policy.cut(waveform) for waveform in waveforms]
         windows = [window for parts in cut for window in parts]
         logits_W2 = np.empty((len(windows), 2), np.float32)
-        batches = plan_padded_batches([len(window) for window in windows], self.max_samples)
+        batches = plan_padded_batches(
+            [len(window) for window in windows],
+            self.max_samples,
+            lambda num_samples: self._inference.max_utterances(num_samples, self.memory_bytes),
+        )
         # Copying to the host after all batches are queued keeps the device from waiting between batches.
         scored = [self._score_batch([windows[index] for index in batch]) for batch in batches]
         for batch, logits_B2 in zip(batches, scored, strict=True):
@@ -159,3 +182,14 @@ class Scorer:
             with autocast(self.device, self.precision):
                 logits_B2: Tensor = self.detector(waveform_BT, num_samples_B).logits
         return logits_B2.float()
+
+
+def has_fused_attention(config: EncoderConfig, device: torch.device, precision: Precision) -> bool:
+    """Whether attention runs without a matrix of all pairs of frames in memory."""
+    if device.type != "cuda":
+        return device.type == "cpu"
+    dtype = HALF_DTYPES.get(precision, torch.float32)
+    query = torch.empty(2, config.num_heads, 8, config.width // config.num_heads, dtype=dtype, device=device)
+    mask = torch.ones(2, 1, 1, 8, dtype=torch.bool, device=device)
+    parameters = torch.backends.cuda.SDPAParams(query, query, query, mask, 0.0, False, False)
+    return torch.backends.cuda.can_use_efficient_attention(parameters)

@@ -6,9 +6,9 @@ SCORES/                     written by `bonafide score`
   scores/
     part-000000.parquet     the scores of one part; a part with this file is complete
   rejects/
-    part-000000.parquet     the files of one part that could not be decoded; only with --audio, only if there are any
+    part-000000.parquet     the utterances or files of one part that have no score; only if there are any
   attempts/                 how many workers have started a part; each file is deleted when its part has been decoded
-  rejects.parquet           all files without a score; only with --audio
+  rejects.parquet           all utterances or files without a score, and why
   config.toml               settings of the latest run
   scores.json               identity, system name, and counts; written last, so a folder with it is complete
 
@@ -59,8 +59,18 @@ UTTERANCE_COLUMNS = pa.schema(
 """Columns of the scores of a store, in order."""
 FILE_COLUMNS = pa.schema([("id", pa.string()), ("path", pa.string()), *LOGITS])
 """Columns of the scores of a folder of audio files, in order."""
-REJECT_COLUMNS = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
-"""Columns of the files without a score, in order."""
+REJECT_COLUMNS = pa.schema(
+    [
+        ("path", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("corpus", pa.string()),
+        ("id", pa.string()),
+        ("seconds", pa.float32()),
+    ]
+)
+"""Columns of the utterances or files without a score, in order; `corpus` only with --store, `id` only if the file was
+opened, `seconds` only if the duration is known."""
 
 
 def attempts_name(part: int) -> str:

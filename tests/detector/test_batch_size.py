@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.detector.batch_size import SAFETY, find_batch_seconds, largest
+from pipeline.detector.batch_size import find_batch_seconds, largest
 from pipeline.detector.config import TrainingConfig
+from pipeline.detector.memory import SAFETY
 from pipeline.errors import InputError
 from tests.detector.toys import assert_same_weights, toy_detector
 

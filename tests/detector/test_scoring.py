@@ -118,3 +118,24 @@ def test_impossible_settings_are_rejected():
         Scorer(make_detector(), precision="fp8")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="max_seconds is 0"):
         Scorer(make_detector(), max_seconds=0)
+
+
+def test_batches_are_planned_within_memory():
+    scorer = Scorer(make_detector(), max_seconds=1000)
+    waveforms = [np.ones(16_000, np.float32) * np.linspace(-1, 1, 16_000, dtype=np.float32)] * 10
+    sizes: list[int] = []
+    scorer.detector.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    expected = scorer.score(waveforms)
+    assert sizes == [10]
+    sizes.clear()
+    scorer.memory_bytes = 3.5 * scorer.needed_bytes(16_000)
+    np.testing.assert_allclose(scorer.score(waveforms), expected, atol=1e-5)
+    assert sum(sizes) == 10 and max(sizes) == 3
+
+
+def test_a_window_needs_less_memory_than_the_utterance():
+    whole, windows = (
+        Scorer(make_detector(), policy=WindowPolicy.parse(policy)) for policy in ("whole", "window:1:mean")
+    )
+    assert whole.needed_bytes(160_000) > 9 * windows.needed_bytes(160_000)
+    assert whole.needed_bytes(8_000) == windows.needed_bytes(8_000)

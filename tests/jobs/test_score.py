@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -21,10 +24,21 @@ from numpy.typing import NDArray
 
 from jobs import score
 from jobs.benchmarks.noise_store import make_store
+from jobs.scoring import pool
 from jobs.scoring.config import ScoreConfig
+from jobs.scoring.description import is_loss
 from jobs.scoring.folder import missing_parts, read_rejects, write_part
-from jobs.scoring.inputs import LARGE_BYTES, LOSSLESS_ENDINGS, AudioFiles, StoredUtterances, plan_folder
-from jobs.scoring.parts import plan_parts
+from jobs.scoring.inputs import (
+    LARGE_BYTES,
+    LOSSLESS_ENDINGS,
+    AudioFiles,
+    Reject,
+    StoredUtterances,
+    plan_folder,
+    to_reject_row,
+)
+from jobs.scoring.parts import PartScorer, ScorerSettings, plan_parts
+from jobs.scoring.pool import MAX_DEATHS, NUM_PIECES, Span, share_cpus
 from pipeline import tables, tracking
 from pipeline.data.audio.containers.names import AUDIO_SUFFIXES
 from pipeline.data.audio.load import load_audio
@@ -39,6 +53,7 @@ from pipeline.fields import Names
 from pipeline.storage import STAGED_SUFFIX, Folder
 from tests.data.store.test_odd_names import NAMES, NOT_ON_THE_TEST_SERVER
 from tests.faults import ordinary_permissions
+from tests.jobs.deadly import DEADLY_SAMPLES, DeadlyScorer, ShortOfMemoryScorer, StillbornScorer
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -129,7 +144,7 @@ def config(audio: Path | str, detector: Path | str, out: Path | str) -> ScoreCon
 @pytest.fixture(scope="module")
 def scored(audio: Path, detector: Path, tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
     out = tmp_path_factory.mktemp("scored") / "scores"
-    score.main(config(audio, detector, out))
+    assert score.main(config(audio, detector, out)) == 1, "some files that are named as audio have no score"
     return out
 
 
@@ -177,6 +192,23 @@ def test_undecodable_files_are_counted_and_listed(scored: Path, audio: Path) -> 
     assert record["rejected"] == dict.fromkeys(UNDECODABLE.values(), 1)
     assert record["system"] == "detector (step 7)"
     assert "libsndfile" in record["decoder"]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "is_missed"),
+    [
+        ("a.wav", "not_audio", True),
+        ("notes.txt", "not_audio", False),
+        ("call", "truncated", True),
+        ("pipe", "special", False),
+        ("pipe.wav", "special", True),
+        (".a.wav", "hidden", False),
+        ("folder", "unreadable", True),
+        ("a.flac", "too_long_for_memory", True),
+    ],
+)
+def test_a_reject_is_a_loss_if_it_is_audio_or_named_as_audio(path: str, reason: str, is_missed: bool) -> None:
+    assert is_loss(to_reject_row({"path": path}, Reject(reason, "d"))) == is_missed
 
 
 @pytest.mark.ray
@@ -434,7 +466,7 @@ def test_a_large_file_without_a_fault_is_decoded(tmp_path: Path) -> None:
     out = Folder(str(tmp_path / "out"))
     rows = plan_folder(Folder(str(root)), out).rows.to_pylist()
     part = AudioFiles(Folder(str(root))).decode(rows, out, "attempts/part")
-    assert [len(audio) for audio in part.audio] == [2 * num_bytes]
+    assert part.lengths == [len(audio) for audio in part.audio] == [num_bytes // 2]
 
 
 def test_endings_tell_only_how_long_a_file_may_be() -> None:
@@ -476,7 +508,7 @@ def test_a_damaged_or_missing_shard_is_a_user_error(tmp_path: Path) -> None:
 
 def test_rejects_of_a_killed_worker_do_not_count(tmp_path: Path) -> None:
     out, scores = Folder(str(tmp_path)), pa.table({"id": ["a"]})
-    reject = {"path": "b", "reason": "silent", "detail": "d"}
+    reject = to_reject_row({"path": "b"}, Reject("silent", "d"))
     out.commit(part_rejects_name(0), b"of a worker that was killed before it wrote the scores")
     write_part(out, 0, scores, [])
     write_part(out, 1, scores, [reject])
@@ -488,3 +520,191 @@ def test_rejects_of_a_killed_worker_do_not_count(tmp_path: Path) -> None:
 
 def test_a_part_has_the_utterances_that_start_within_its_seconds() -> None:
     assert plan_parts(np.array([1.0, 1.0, 1.0, 5.0, 1.0]), 2.0) == [2, 2, 1]
+
+
+def settings(memory_bytes: float, window: str = "whole", share: float = 0.8) -> ScorerSettings:
+    return ScorerSettings("cpu", 1, "fp32", 30.0, window, memory_bytes, share)
+
+
+def test_an_utterance_that_does_not_fit_into_memory_is_rejected_and_its_neighbours_are_scored(
+    detector: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    audio = [rng.standard_normal(length).astype(np.float32) for length in (16_000, 160_000, 8_000)]
+    load = load_detector(detector)
+    free = PartScorer(lambda: load.detector, settings(0.0)).score(audio, 0, 3)
+    limited = PartScorer(lambda: load.detector, settings(8 * 2**20))
+    scores = limited.score(audio, 0, 3)
+    assert free is not None and scores is not None
+    assert not free.rejects and np.isfinite(free.logits).all()
+    assert {position: reject.reason for position, reject in scores.rejects.items()} == {
+        1: "too_long_for_memory"
+    }
+    assert scores.rejects[1].detail.startswith(
+        "10.0 s need 0.01 GiB, and a scorer has 0.01 GiB; use --window"
+    )
+    np.testing.assert_allclose(scores.logits[[0, 2]], free.logits[[0, 2]], atol=1e-5)
+    windows = PartScorer(lambda: load.detector, settings(8 * 2**20, "window:1:mean")).score(audio, 0, 3)
+    assert windows is not None and not windows.rejects
+
+
+def test_a_scorer_without_memory_for_its_detector_is_refused_at_once(detector: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"a scorer has 0\.00 GiB beside its detector .* use fewer --num-workers"
+    ):
+        PartScorer(lambda: load_detector(detector).detector, settings(0.0, share=1e-6))
+
+
+@contextlib.contextmanager
+def address_space_left(num_bytes: int) -> Iterator[None]:
+    """Let this process allocate only so much more, as `ulimit -v` does."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    num_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (num_pages * resource.getpagesize() + num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def test_a_limit_of_the_process_is_known_and_running_into_it_is_no_death(detector: Path) -> None:
+    load = load_detector(detector)
+    rng = np.random.default_rng(0)
+    audio = [rng.standard_normal(length).astype(np.float32) for length in (16_000, 16_000 * 300)]
+    with address_space_left(300 * 2**20):
+        careful = PartScorer(lambda: load.detector, settings(0.0)).score(audio, 0, 2)
+        heedless = PartScorer(lambda: load.detector, settings(2**40))
+        assert heedless.score(audio, 0, 2) is None
+        alone = heedless.score(audio, 0, 1)
+    assert careful is not None and alone is not None
+    assert {position: reject.reason for position, reject in careful.rejects.items()} == {
+        1: "too_long_for_memory"
+    }
+    np.testing.assert_allclose(careful.logits[0], alone.logits[0], atol=1e-5)
+
+
+def test_an_error_that_is_not_about_memory_ends_the_command(
+    detector: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = PartScorer(lambda: load_detector(detector).detector, settings(2**30))
+    monkeypatch.setattr(scorer.scorer.detector, "forward", lambda *_, **__: torch.ones(2) + torch.ones(3))
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        scorer.score([np.ones(8_000, np.float32)], 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "machines", "num_threads", "per_scorer"),
+    [
+        (1, [1], 1, 0.5),
+        (1, [2], 2, 1.0),
+        (4, [2], 1, 0.25),
+        (16, [64], 4, 2.0),
+        (1, [4, 4, 4, 4], 4, 2.0),
+        (5, [16, 4], 4, 2.0),
+        (1, [], 1, 0.5),
+    ],
+)
+def test_scorers_use_all_cores_and_leave_room_for_decoding(
+    num_workers: int, machines: list[int], num_threads: int, per_scorer: float
+) -> None:
+    shares = share_cpus(num_workers, machines)
+    assert (shares.num_threads, shares.per_scorer) == (num_threads, per_scorer)
+    smallest = min(machines, default=1)
+    assert shares.per_scorer + min(1.0, shares.for_decoding) <= smallest, "both must fit on one machine"
+    assert num_workers * shares.per_scorer <= sum(machines or [1]) / 2
+    assert 1 <= shares.num_scorers_per_machine <= num_workers
+
+
+@pytest.mark.parametrize("num_utterances", [2, 15, 16, 17, 1000])
+def test_the_pieces_of_a_span_cover_it(num_utterances: int) -> None:
+    pieces = Span(3, 5, 5 + num_utterances, MAX_DEATHS).split()
+    assert len(pieces) == min(NUM_PIECES, num_utterances)
+    covered = [position for piece in pieces for position in range(piece.begin, piece.end)]
+    assert covered == list(range(5, 5 + num_utterances))
+    assert all(piece.part == 3 and piece.num_deaths == 0 for piece in pieces)
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five files, one of which is that of a deadly scorer."""
+    root, rng = tmp_path_factory.mktemp("five") / "calls", np.random.default_rng(0)
+    root.mkdir()
+    for number in range(5):
+        num_samples = DEADLY_SAMPLES if number == 3 else 8_000 + number
+        soundfile.write(root / f"{number}.wav", 0.1 * rng.standard_normal(num_samples), 16_000)
+    return root
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("scorer", "reason", "num_deaths"),
+    [(DeadlyScorer, "kills_scorer", 2 * MAX_DEATHS), (ShortOfMemoryScorer, "out_of_memory", 0)],
+)
+def test_the_one_utterance_that_cannot_be_scored_is_found_and_its_neighbours_are_scored(
+    scorer: type[PartScorer],
+    reason: str,
+    num_deaths: int,
+    five: Path,
+    detector: Path,
+    tmp_path: Path,
+    cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(pool, "PartScorer", scorer)
+    out = tmp_path / "scores"
+    assert score.main(replace(config(five, detector, out), part_seconds=60.0)) == 1
+    rows = pq.read_table(out / "scores").to_pylist()
+    assert {row["id"]: row["score"] for row in rows} == {"0": 8_000, "1": 8_001, "2": 8_002, "4": 8_004}
+    [reject] = pq.read_table(out / "rejects.parquet").to_pylist()
+    assert (reject["path"], reject["id"], reject["reason"]) == ("3.wav", "3", reason)
+    assert reject["seconds"] == pytest.approx(DEADLY_SAMPLES / 16_000)
+    printed = capfd.readouterr().err
+    deaths = [line for line in printed.splitlines() if line.startswith("a scorer died")]
+    assert len(deaths) == num_deaths
+    names = ["5 utterances of part 0, from 0.wav", "3.wav"]
+    assert deaths == [
+        f"a scorer died while it scored {name}" for name in names for _ in range(num_deaths // 2)
+    ]
+    assert f"bonafide score: 1 of 5 have no score: 1 {reason}" in printed
+
+
+@pytest.mark.ray
+def test_scorers_that_die_whatever_they_score_end_the_command(
+    five: Path, detector: Path, tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "MAX_DEATHS_IN_ROW", 1)
+    monkeypatch.setattr(pool, "PartScorer", DeadlyScorer)
+    with pytest.raises(InputError, match=r"1 scorers died without a score, .* 5 utterances of part 0"):
+        score.main(replace(config(five, detector, tmp_path / "dying"), part_seconds=60.0))
+    monkeypatch.setattr(pool, "PartScorer", StillbornScorer)
+    with pytest.raises(InputError, match="3 scorers in a row died while they loaded the detector"):
+        score.main(config(five, detector, tmp_path / "stillborn"))
+
+
+@pytest.mark.ray
+def test_utterances_of_a_store_that_do_not_fit_into_memory_are_listed(
+    place: Path, detector: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scores"
+    asked = ScoreConfig(
+        store=str(place / "store"),
+        corpora=Names(["asvspoof2019_la"]),
+        checkpoint=str(detector),
+        out=str(out),
+        memory_gib=0.0005,
+    )
+    for _ in range(2):  # the second command finds every part complete, and ends alike
+        assert score.main(asked) == 1
+    rows = pq.read_table(out / "scores").to_pylist()
+    rejects = pq.read_table(out / "rejects.parquet").to_pylist()
+    assert len(rows) + len(rejects) == 60
+    assert max(row["seconds"] for row in rows) < min(reject["seconds"] for reject in rejects)
+    assert {(reject["corpus"], reject["reason"]) for reject in rejects} == {
+        ("asvspoof2019_la", "too_long_for_memory")
+    }
+    assert {reject["id"] for reject in rejects}.isdisjoint({row["id"] for row in rows})
+    record = json.loads((out / "scores.json").read_text())
+    assert (record["num_utterances"], record["num_rejected"]) == (len(rows), len(rejects))
+    line = f"bonafide score: {len(rejects)} of 60 have no score: {len(rejects)} too_long_for_memory; "
+    assert capfd.readouterr().err.count(line) == 2

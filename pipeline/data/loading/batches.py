@@ -95,12 +95,16 @@ def evaluation_batches(
     index: Index,
     *,
     max_seconds: float = 100.0,
+    crop_s: float = float("inf"),
     rank: int = 0,
     world: int = 1,
     num_workers: int = 0,
 ) -> Iterator[Batch]:
-    """Load a rank's share of all utterances, uncropped, longest first; shares differ by at most one batch."""
-    planned = plan_evaluation(index, max_seconds)[rank::world]
+    """Load a rank's share of all utterances, longest first; shares differ by at most one batch.
+
+    Only the first `crop_s` seconds of an utterance are loaded.
+    """
+    planned = plan_evaluation(index, max_seconds, crop_s)[rank::world]
     limits = BatchLimits(
         max((len(batch.rows) * batch.padded_samples for batch in planned), default=1),
         max((len(batch.rows) for batch in planned), default=1),
@@ -109,12 +113,12 @@ def evaluation_batches(
     return _to_tensors(fill_batches(BatchReader(folder, None), requests, num_workers, limits), num_workers)
 
 
-def plan_evaluation(index: Index, max_seconds: float) -> list[PlannedBatch]:
+def plan_evaluation(index: Index, max_seconds: float, crop_s: float = float("inf")) -> list[PlannedBatch]:
     """Group all utterances by length into batches of at most `max_seconds` with padding, longest first.
 
-    An utterance that is longer than that gets a batch of its own.
+    An utterance that is longer than that gets a batch of its own. Of each, the first `crop_s` seconds count.
     """
-    num_samples = _stored_samples(index.seconds)
+    num_samples = _stored_samples(np.minimum(index.seconds, np.float32(crop_s)))
     planned = []
     for rows in plan_padded_batches(num_samples, int(max_seconds * SAMPLE_RATE)):
         longest = max(1, int(num_samples[rows[0]]))
