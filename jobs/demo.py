@@ -19,6 +19,7 @@ from jobs.ray_session import ray_session
 from jobs.training import folder
 from pipeline.config import run, to_toml
 from pipeline.evaluation import layout
+from pipeline.streams import continue_without_output
 
 PRESET = Path(__file__).parent / "presets" / "demo.toml"
 TRAINING = "asvspoof2019_la,fleurs,mlaad"
@@ -41,6 +42,7 @@ def main(config: DemoConfig) -> None:
     """Make corpora, then run the four jobs as a user would."""
     from pipeline.storage import Folder
 
+    continue_without_output()
     started = time.monotonic()
     out = Path(config.out).absolute()
     out.mkdir(parents=True, exist_ok=True)

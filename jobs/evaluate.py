@@ -20,6 +20,7 @@ from pipeline.evaluation.page import eer_table
 from pipeline.evaluation.scores import load_scores, with_unique_names
 from pipeline.metrics import Definition
 from pipeline.storage import Folder
+from pipeline.streams import continue_without_output
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     """Read the scores, measure error rates, and write the report."""
+    continue_without_output()
     out = Folder(config.out)
     recipe = load_recipe(config.recipe) if config.recipe else Recipe()
     score_sets = with_unique_names([load_scores(Folder(location)) for location in config.scores])

@@ -21,6 +21,7 @@ from jobs.scoring.parts import choose_pool, plan_parts, score_parts
 from jobs.scoring.weights import fetch_checkpoint, put_detector
 from pipeline.config import run
 from pipeline.storage import Folder
+from pipeline.streams import continue_without_output
 
 
 def main(config: ScoreConfig) -> None:
@@ -28,6 +29,7 @@ def main(config: ScoreConfig) -> None:
     from pipeline.detector.checkpoint import load_detector
     from pipeline.detector.scoring import WindowPolicy
 
+    continue_without_output()
     out = Folder(config.out)
     policy = WindowPolicy.parse(config.window)
     plan = plan_scoring(config, out)

@@ -18,9 +18,9 @@ from typing import Any, cast
 from jobs.training import checkpoints, monitor, worker
 from jobs.training.folder import CHECKPOINTS, RAY_CHECKPOINT_LIST
 from jobs.training.monitor import MonitorState, Position
-from jobs.training.signals import StopSignals
 from jobs.training.worker import AttemptResult, WorkerArguments
 from pipeline.errors import InputError, UnavailableError
+from pipeline.signals import StopSignals
 
 MAX_FAILURES_PER_POSITION = 3
 """Give up after this many failures at the same step; retrying would fail there again."""
