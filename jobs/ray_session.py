@@ -44,8 +44,8 @@ SILENCED_LOGGERS = ("ray._private.authentication", "ray.data._internal.progress"
 CONNECT_TIMEOUT_S = 5.0
 """How long the head of a cluster may take to accept a connection."""
 
-MAX_TEMPORARY_LENGTH = 41
-"""Length of the longest folder for temporary files: Ray puts sockets below it, whose paths have at most 107 bytes."""
+MAX_TEMPORARY_LENGTH = 107 - len("/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store")
+"""Length of the longest folder for temporary files: the path of a socket, such as that of Ray, has at most 107 bytes."""
 
 SHARED_FOLDER = Path("/tmp")  # noqa: S108 - only for a folder that no other user can write to
 """For temporary files of all users of the machine."""
@@ -74,7 +74,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         with _reraise_user_errors():
             yield
         return
-    with _keep_signal_handlers():
+    with keep_signal_handlers():
         if address is None or is_local:
             start_locally(num_cpus)
         else:
@@ -146,7 +146,7 @@ def temporary_folders() -> dict[str, Any]:
         short.mkdir(mode=0o700, exist_ok=True)
         status = short.lstat()
         is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
-        reason = "" if is_ours else f"{short} belongs to another user"
+        reason = "" if is_ours else f"other users can write to {short}"
     except OSError as error:
         reason = f"{short}: {error.strerror}"
     if reason:
@@ -218,7 +218,7 @@ def _explanation(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _keep_signal_handlers() -> Iterator[None]:
+def keep_signal_handlers() -> Iterator[None]:
     """Restore the signal handlers that Ray replaces while it starts; its own would end the process without a word."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -112,6 +112,7 @@ def _safe_streams() -> Iterator[None]:
         except OSError:
             opened = os.open(os.devnull, os.O_RDWR)
             assert opened == number, "open returns the lowest free descriptor"
+            os.set_inheritable(number, True)
     before = sys.stdout, sys.stderr
     sys.stdout = _safe(sys.stdout, 1, is_optional=False)
     sys.stderr = _safe(sys.stderr, 2, is_optional=True)
