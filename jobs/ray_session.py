@@ -45,7 +45,7 @@ CONNECT_TIMEOUT_S = 5.0
 """How long the head of a cluster may take to accept a connection."""
 
 MAX_TEMPORARY_LENGTH = 107 - len("/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store")
-"""Length of the longest folder for temporary files: the path of a socket, such as that of Ray, has at most 107 bytes."""
+"""Bytes of the longest folder for temporary files: Ray puts sockets below it, and the path of one has at most 107."""
 
 SHARED_FOLDER = Path("/tmp")  # noqa: S108 - only for a folder that no other user can write to
 """For temporary files of all users of the machine."""
