@@ -99,6 +99,7 @@ def start_locally(num_cpus: int | None) -> None:
 
     Raises:
         InputError: its folder for temporary files cannot be used.
+        UnavailableError: it does not start in time.
     """
     import ray
 
@@ -118,6 +119,12 @@ def start_locally(num_cpus: int | None) -> None:
             raise
         raise InputError(
             f"{error.filename}: {error.strerror}; Ray needs a folder for temporary files: set RAY_TMPDIR to one"
+        ) from error
+    except Exception as error:  # Ray raises no narrower class
+        if "timed out during startup" not in str(error):
+            raise
+        raise UnavailableError(
+            "Ray did not start within 30 s: this machine is too busy, or another process has ended those of Ray"
         ) from error
 
 
