@@ -27,13 +27,14 @@ RAY_ENV = {
 
 LOCAL_ENV = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a local machine is not preempted
+    "RAY_USAGE_STATS_ENABLED": "0",  # no report to the makers of Ray
     # There is no dashboard. Ray Train would search for it for 40 s, and no training would end in less than 12 s.
     "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9",
 }
 """Further environment of a local Ray."""
 
 CLUSTER_ENV = {
-    "RAY_gcs_server_port_wait_time_s": "1",  # try once; Ray repeats an attempt of 40 s up to 20 times
+    "RAY_gcs_server_port_wait_time_s": "1",  # one attempt; the default of Ray is 20, of 40 s each
     "RAY_py_gcs_connect_timeout_s": "10",
 }
 """Environment for joining a cluster."""
