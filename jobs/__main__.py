@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import did_you_mean
+from pipeline.streams import run_with_safe_streams
 
 PIPELINE_ORDER = ("corpora", "ingest", "train", "score", "evaluate")
 """Commands in the order in which a user needs them; the others follow alphabetically."""
@@ -17,14 +18,18 @@ PIPELINE_ORDER = ("corpora", "ingest", "train", "score", "evaluate")
 def main() -> int:
     """Run a subcommand; returns the exit status."""
     argv = sys.argv[1:]
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
-        return 0 if argv else 2
-    name = argv[0]
-    if name not in commands():
-        print(f"bonafide: unknown command {name!r}{did_you_mean(name, commands())}", file=sys.stderr)
+    if argv and argv[0] in commands():
+        return run_command(argv[0], argv[1:])
+    return run_with_safe_streams("bonafide", lambda: print_usage(argv))
+
+
+def print_usage(argv: Sequence[str]) -> int:
+    """Print the commands, or name the unknown one; returns the exit status."""
+    if argv and argv[0] not in ("-h", "--help"):
+        print(f"bonafide: unknown command {argv[0]!r}{did_you_mean(argv[0], commands())}", file=sys.stderr)
         return 2
-    return run_command(name, argv[1:])
+    print(_usage())
+    return 0 if argv else 2
 
 
 def run_command(name: str, argv: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ from pipeline.evaluation.scores import load_scores, with_unique_names
 from pipeline.fields import Location, Locations, Range, Seed
 from pipeline.metrics import Definition
 from pipeline.storage import Folder
+from pipeline.streams import continue_without_output
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     """Read the scores, measure error rates, and write the report."""
+    continue_without_output()
     tracking.check(config.tracking_uri, config.experiment)
     out = Folder(config.out)
     recipe = load_recipe(config.recipe) if config.recipe else Recipe()

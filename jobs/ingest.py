@@ -28,10 +28,12 @@ from pipeline.data.store.running import ingesting
 from pipeline.data.store.snapshot import commit_snapshot, latest_snapshot, with_losses
 from pipeline.errors import InputError
 from pipeline.storage import Folder
+from pipeline.streams import continue_without_output
 
 
 def main(config: IngestConfig) -> int:
     """Catalog the corpora, plan their shards, build the missing ones, commit a snapshot; returns the exit status."""
+    continue_without_output()
     tracking.check(config.tracking_uri, config.experiment)
     store = Folder(config.store)
     sources = find_sources(config)

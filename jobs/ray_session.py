@@ -6,9 +6,17 @@ import contextlib
 import logging
 import os
 import re
+import secrets
+import signal
+import socket
+import stat
+import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UnavailableError
+from pipeline.signals import SIGNALS
 
 RAY_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep GPUs visible in tasks that ask for none
@@ -20,13 +28,29 @@ RAY_ENV = {
 
 LOCAL_ENV = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a local machine is not preempted
+    "RAY_USAGE_STATS_ENABLED": "0",  # no report to the makers of Ray
     # There is no dashboard. Ray Train would search for it for 40 s, and no training would end in less than 12 s.
     "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9",
 }
 """Further environment of a local Ray."""
 
+CLUSTER_ENV = {
+    "RAY_gcs_server_port_wait_time_s": "1",  # one attempt; the default of Ray is 20, of 40 s each
+    "RAY_py_gcs_connect_timeout_s": "10",
+}
+"""Environment for joining a cluster."""
+
 SILENCED_LOGGERS = ("ray._private.authentication", "ray.data._internal.progress", "ray.data")
 """Loggers about Ray's internals: tokens, progress bars, execution plans."""
+
+CONNECT_TIMEOUT_S = 5.0
+"""How long the head of a cluster may take to accept a connection."""
+
+MAX_TEMPORARY_LENGTH = 107 - len("/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store")
+"""Bytes of the longest folder for temporary files: Ray puts sockets below it, and the path of one has at most 107."""
+
+SHARED_FOLDER = Path("/tmp")  # noqa: S108 - only for a folder that no other user can write to
+"""For temporary files of all users of the machine."""
 
 
 @contextlib.contextmanager
@@ -35,9 +59,13 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
 
     Args:
         num_cpus: CPUs of a local Ray, all cores by default; ignored on a cluster.
+
+    Raises:
+        InputError: no cluster can be joined at RAY_ADDRESS, or there is no folder for the sockets of a local Ray.
     """
-    for name, value in RAY_ENV.items():
-        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS")
+    is_local = address in (None, "", "local")
+    set_defaults(RAY_ENV | (LOCAL_ENV if is_local else CLUSTER_ENV))  # before the import, which reads it
     import ray
     from ray.data import DataContext
 
@@ -48,20 +76,173 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         with _reraise_user_errors():
             yield
         return
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, logging_level=logging.WARNING)
-    else:
-        for name, value in LOCAL_ENV.items():
-            os.environ.setdefault(name, value)
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.WARNING)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False  # commands print their own progress
+    with keep_signal_handlers():
+        if address is None or is_local:
+            start_locally(num_cpus)
+        else:
+            join_cluster(address)
     try:
+        context = DataContext.get_current()
+        context.enable_progress_bars = False  # commands print their own progress
         with _reraise_user_errors():
             yield
     finally:
         ray.shutdown()
+
+
+def set_defaults(environment: dict[str, str]) -> None:
+    """Set the variables that the user has not set."""
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+
+
+def start_locally(num_cpus: int | None) -> None:
+    """Start Ray on this machine.
+
+    Raises:
+        InputError: its folder for temporary files cannot be used.
+        UnavailableError: it does not start in time.
+    """
+    import ray
+
+    if not _can_keep_token():
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex())
+    folders = temporary_folders()
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            **folders,
+        )
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise InputError(
+            f"{error.filename}: {error.strerror}; Ray needs a folder for temporary files: set RAY_TMPDIR to one"
+        ) from error
+    except Exception as error:  # Ray raises no narrower class
+        if "timed out during startup" not in str(error):
+            raise
+        raise UnavailableError(
+            "Ray did not start within 30 s: this machine is too busy, or another process has ended those of Ray"
+        ) from error
+
+
+def _can_keep_token() -> bool:
+    """Whether Ray can read or write its token in the home directory, which may not exist or be read-only."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # neither HOME nor the system knows it
+        return False
+    return os.access(home / ".ray" / "auth_token", os.R_OK) or os.access(home, os.W_OK)
+
+
+def temporary_folders() -> dict[str, Any]:
+    """Arguments of `ray.init` with a short folder for Ray's sockets and logs, if that of the system is too long.
+
+    Objects that do not fit into memory are still written to the folder of the system, which has the space.
+
+    Raises:
+        InputError: the short folder cannot be used.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or str(SHARED_FOLDER)
+    if len(os.fsencode(folder)) <= MAX_TEMPORARY_LENGTH:
+        return {}
+    short = SHARED_FOLDER / f"bonafide-{os.getuid()}"
+    try:
+        short.mkdir(mode=0o700, exist_ok=True)
+        status = short.lstat()
+        is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+        reason = "" if is_ours else f"other users can write to {short}"
+    except OSError as error:
+        reason = f"{short}: {error.strerror}"
+    if reason:
+        raise InputError(
+            f"temporary folder {folder}: too long for the sockets of Ray, and {reason}; "
+            f"set RAY_TMPDIR to a folder of your own with at most {MAX_TEMPORARY_LENGTH} characters"
+        )
+    return {"_temp_dir": str(short / "ray"), "object_spilling_directory": folder}
+
+
+def join_cluster(address: str) -> None:
+    """Join a running cluster.
+
+    Args:
+        address: `HOST:PORT` of the head, or `auto` for a cluster on this machine.
+
+    Raises:
+        InputError: the address is not that of a cluster, or the cluster refuses this process.
+        UnavailableError: nothing answers there.
+    """
+    import ray
+
+    start = f"RAY_ADDRESS={address}"
+    if address.startswith(("http://", "https://")):
+        raise InputError(
+            f"{start}: this address is for `ray job submit`; unset RAY_ADDRESS to work on this machine alone"
+        )
+    if address != "auto":
+        _check_reachable(address)
+    try:
+        ray.init(address=address, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise InputError(f"{start}: {_explanation(error)}") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raise UnavailableError if nothing listens at an address: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except ValueError as error:
+        raise InputError(f"RAY_ADDRESS={address}: expected HOST:PORT of the head of a Ray cluster") from error
+    except OSError as error:
+        raise UnavailableError(
+            f"RAY_ADDRESS={address}: no cluster answers there ({error.strerror or error}); "
+            "start it, or unset RAY_ADDRESS to work on this machine alone"
+        ) from error
+
+
+def _explanation(error: BaseException) -> str:
+    """Why Ray refused to join a cluster, in one line."""
+    import ray
+
+    text = str(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+        text = f"{error}\n{text}"
+    if isinstance(error, ray.exceptions.AuthenticationError) or "AuthenticationError" in text:
+        return (
+            "the cluster requires a token, and that of this process is missing or wrong; set RAY_AUTH_MODE=token, and "
+            "copy ~/.ray/auth_token from a machine of the cluster"
+        )
+    if versions := re.findall(r"(Ray|Python): (\S+)", text):
+        words = [" ".join(version) for version in versions]
+        half = len(words) // 2
+        theirs, ours = ", ".join(words[:half]), ", ".join(words[half:])
+        return f"the cluster has {theirs}, and this process {ours}; install the versions of the cluster"
+    return "what answers there is no Ray cluster, or does not accept this process"
+
+
+@contextlib.contextmanager
+def keep_signal_handlers() -> Iterator[None]:
+    """Restore the signal handlers that Ray replaces while it starts; its own would end the process without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    is_stopped = False
+    try:
+        yield
+    except SystemExit:  # from the handler of Ray, which only SIGTERM has
+        is_stopped = True
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if is_stopped:
+        signal.raise_signal(signal.SIGTERM)
 
 
 @contextlib.contextmanager

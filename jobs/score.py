@@ -27,10 +27,12 @@ from jobs.scoring.weights import put_detector
 from pipeline import tracking
 from pipeline.config import run
 from pipeline.storage import Folder
+from pipeline.streams import continue_without_output
 
 
 def main(config: ScoreConfig) -> int:
     """Plan the parts, score the missing ones, and describe the result; returns the exit status."""
+    continue_without_output()
     tracking.check(config.tracking_uri, config.experiment)
     out = Folder(config.out)
     plan = plan_scoring(config, out)

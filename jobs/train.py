@@ -23,16 +23,18 @@ from jobs.training.lifecycle import check_stored_weights, load_initial, publish,
 from jobs.training.mlflow_run import log_complete, log_result, track_training
 from jobs.training.record import load_record, load_result
 from jobs.training.resolve import resolve
-from jobs.training.signals import StopSignals
 from jobs.training.worker import WorkerArguments
 from pipeline import lease, tracking
 from pipeline.config import run, to_toml
 from pipeline.data.store.snapshot import load_snapshot
+from pipeline.signals import StopSignals
 from pipeline.storage import Folder
+from pipeline.streams import continue_without_output
 
 
 def main(config: TrainConfig) -> None:
     """Start or resume, train on the cluster, publish the weights with the best validation EER."""
+    continue_without_output()
     started = time.monotonic()
     can_track = tracking.check(config.tracking_uri, config.experiment)
     out = Folder(config.out)
@@ -54,8 +56,7 @@ def main(config: TrainConfig) -> None:
     check_gpus(config.device, config.num_workers[0])
     initial = load_initial(training) if record is None else None
     num_cpus = max(config.num_workers[0] * config.cpus_per_worker, os.cpu_count() or 1)
-    with StopSignals("train") as signals, lease.held(out) as held, ray_session(num_cpus=num_cpus):
-        signals.install()
+    with StopSignals("bonafide train") as signals, lease.held(out) as held, ray_session(num_cpus=num_cpus):
         record = load_record(out)  # another driver may have started it since
         if record is None and config.find_batch_seconds:
             batch = replace(training.config.batch, max_seconds=find_on_cluster(training.config))

@@ -13,9 +13,7 @@ import functools
 import inspect
 import itertools
 import json
-import os
 import re
-import select
 import sys
 import textwrap
 import tomllib
@@ -29,8 +27,16 @@ import tomli_w
 
 from pipeline.errors import InputError, did_you_mean
 from pipeline.fields import READERS, LocalPath, Pairs, Range, Reader, marks_of, types_of
+from pipeline.signals import StopSignals
+from pipeline.streams import run_with_safe_streams
 
 Config = TypeVar("Config")
+
+OUTPUTS = ("store", "out", "html")
+"""Fields that name what a command writes."""
+
+JOB_FOLDER = "/runtime_resources/working_dir_files/"
+"""Part of the path of the folder to which Ray copies `ray job submit --working-dir`, the current folder of a job."""
 
 
 def run(main: Callable[[Config], int | None], argv: Sequence[str] | None = None) -> int:
@@ -41,36 +47,45 @@ def run(main: Callable[[Config], int | None], argv: Sequence[str] | None = None)
         argv: the arguments after the command; those of the process by default.
 
     Returns:
-        The exit status: what `main` returned or 0, 2 after a user error, 130 if interrupted, 141 if standard output
-        was closed.
+        The exit status: what `main` returned or 0, 2 after a user error, 141 if the reader of standard
+        output has closed it.
+
+    Raises:
+        SystemExit: the help was printed, or a signal was received; it carries the exit status.
     """
     module = inspect.getmodule(main)
     assert module is not None and module.__file__ is not None
     command = f"bonafide {Path(module.__file__).stem}"  # __name__ would be __main__ under python -m
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        config = parse(config_class(main), argv, command=command, description=inspect.getdoc(module) or "")
-        status = main(config)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        if not _is_stdout_closed():
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discard what is still buffered
-        return 141
-    except InputError as error:
-        print(f"{command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{command}: interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
-    return status or 0
+    description = inspect.getdoc(module) or ""
+
+    def work() -> int:
+        try:
+            with StopSignals(command):
+                arguments = sys.argv[1:] if argv is None else argv
+                config = parse(config_class(main), arguments, command=command, description=description)
+                check_outputs(config)
+                return main(config) or 0
+        except InputError as error:
+            print(f"{command}: {error}", file=sys.stderr)
+            return 2
+
+    return run_with_safe_streams(command, work)
 
 
-def _is_stdout_closed() -> bool:
-    """Whether the reader of standard output has closed it, as `head` does in `bonafide corpora | head`."""
-    poll = select.poll()
-    poll.register(sys.stdout, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+def check_outputs(config: object) -> None:
+    """Refuse to write into the folder to which Ray copies `--working-dir` for a job: Ray deletes it.
+
+    Raises:
+        InputError: an output of the command is there, because its path is relative.
+    """
+    for name in OUTPUTS:
+        location = getattr(config, name, "")
+        path = str(Path(location).absolute())
+        if location and "://" not in location and JOB_FOLDER in path:
+            raise InputError(
+                f"{_flag(name)} {path}: Ray deletes this folder after the job; give an s3:// URI, or the absolute path "
+                "of a folder that all machines share"
+            )
 
 
 def config_class(main: Callable[[Config], int | None]) -> type[Config]:

@@ -108,7 +108,7 @@ class Reader:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", self.with_stand_ins(script)],  # noqa: S607
             cwd=self.checkout,
-            env=self.environment | environment,
+            env={**self.environment, **environment},
             capture_output=True,
             text=True,
             timeout=500,

@@ -20,9 +20,9 @@ from jobs.training import checkpoints, monitor, worker
 from jobs.training.data import name_utterances
 from jobs.training.folder import CHECKPOINTS, RAY_CHECKPOINT_LIST
 from jobs.training.monitor import MonitorState, Position
-from jobs.training.signals import StopSignals
 from jobs.training.worker import AttemptResult, WorkerArguments
 from pipeline.errors import InputError, UnavailableError
+from pipeline.signals import StopSignals
 from pipeline.storage import WRITE_REMEDIES, local_errors
 
 MAX_FAILURES_PER_POSITION = 3

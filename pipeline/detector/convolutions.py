@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from pipeline.detector.initial import draw_normal_
 from pipeline.detector.variants import CONVOLUTIONS, MIN_NUM_SAMPLES, NORM_EPSILON, EncoderConfig
 
 # B: utterances, T: samples at 16 kHz, F: frames (20 ms after all convolutions), C: channels.
@@ -65,7 +68,7 @@ class Convolution(nn.Module):
         self.stride = stride
         self.weight = nn.Parameter(torch.empty(num_outputs, num_inputs, kernel))
         self.bias = nn.Parameter(torch.zeros(num_outputs)) if has_bias else None
-        nn.init.kaiming_normal_(self.weight)
+        draw_normal_(self.weight, std=math.sqrt(2.0) / math.sqrt(num_inputs * kernel))  # He et al.
 
     def forward(self, frames_BFC: Tensor) -> Tensor:
         """Convolve [B, F, C] to fewer frames."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.detector.convolutions import ConvolutionStack, at_least_float32, frame_lengths, is_valid
 from pipeline.detector.heads import Head, head_class
+from pipeline.detector.initial import draw_normal_
 from pipeline.detector.transformer import Transformer
 from pipeline.detector.variants import MIN_NUM_SAMPLES, NORM_EPSILON, VARIANTS, DetectorConfig, EncoderConfig
 
@@ -213,5 +214,5 @@ def _effective_lengths(waveform_BT: Tensor, num_samples_B: Tensor | None) -> Ten
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.02)
+        draw_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

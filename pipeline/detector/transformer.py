@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.detector.convolutions import at_least_float32
+from pipeline.detector.initial import draw_normal_, fill_norms_
 from pipeline.detector.variants import NORM_EPSILON, EncoderConfig
 
 # B: utterances, F: frames of 20 ms, C: channels, H: attention heads, D: channels of one head, K: kernel width.
@@ -84,8 +85,10 @@ class PositionConvolution(nn.Module):
         self.groups = config.position_groups
         self.kernel = config.position_kernel
         weight_v = torch.empty(config.width, config.width // self.groups, self.kernel)
-        nn.init.normal_(weight_v, std=math.sqrt(4.0 / (self.kernel * config.width)))
-        self.weight_g = nn.Parameter(weight_v.norm(dim=(0, 1), keepdim=True))
+        draw_normal_(weight_v, std=math.sqrt(4.0 / (self.kernel * config.width)))
+        weight_g = torch.empty(1, 1, self.kernel)
+        fill_norms_(weight_g, weight_v)
+        self.weight_g = nn.Parameter(weight_g)
         self.weight_v = nn.Parameter(weight_v)
         self.bias = nn.Parameter(torch.zeros(config.width))
 

@@ -20,7 +20,7 @@ from pipeline.data.corpora.manifest import MANIFESTS, Manifest
 from pipeline.data.corpora.toml import TomlTable, load_table
 from pipeline.data.corpora.utterance import ARTIFACTS, LABELS, SPLITS
 from pipeline.errors import InputError, did_you_mean
-from pipeline.fields import Reader, absolute_path
+from pipeline.fields import Reader, local_path
 
 RECIPES = MANIFESTS / "recipes"
 
@@ -137,7 +137,7 @@ def load_recipe(name: str) -> Recipe:
 
 def _recipe_name(text: str) -> str:
     """Read the name of a recipe, or the path of its file, which becomes absolute; the recipe must be well-formed."""
-    name = absolute_path(text) if text.endswith(".toml") else text
+    name = local_path(text) if text.endswith(".toml") else text
     load_recipe(name)
     return name
 

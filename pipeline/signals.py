@@ -1,7 +1,8 @@
-"""SIGTERM and Ctrl-C: the first asks a training to stop at a checkpoint, the second ends the process at once."""
+"""Signals that stop a command: SIGTERM, SIGHUP of a closed terminal, and Ctrl-C."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -10,40 +11,40 @@ from concurrent.futures import Future
 from types import FrameType, TracebackType
 from typing import NoReturn, TypeVar
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 T = TypeVar("T")
 
 
 class StopSignals:
-    """A context in which a signal raises SystemExit; during `call`, the first one asks the work to stop instead.
+    """A context that a signal ends with one line and SystemExit; during `call`, the first one asks the work to stop.
 
-    The exit status is 128 plus the number of the signal, as in a shell.
+    The exit status is 128 plus the number of the signal, as in a shell. A further signal while the context ends kills
+    the process at once. A signal that is ignored, as SIGHUP under nohup, stays ignored.
     """
 
     def __init__(self, command: str) -> None:
         self._command = command
         self._received: signal.Signals | None = None
         self._is_calling = False
+        self._is_ending = False
         self._wake = threading.Event()
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignals:
-        self.install()
-        return self
-
-    def install(self) -> None:
-        """Install the handlers, also over those that Ray installs when it starts. Only a main thread can."""
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread():  # no other thread can install handlers
             for number in SIGNALS:
-                previous = signal.signal(number, self._receive)
-                self._previous.setdefault(number, previous)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._receive)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, previous in self._previous.items():
             signal.signal(number, previous)  # type: ignore[arg-type]
+        if self._received is not None and isinstance(error, KeyboardInterrupt):
+            self.exit_resumable("at once")
 
     @property
     def is_received(self) -> bool:
@@ -73,10 +74,16 @@ class StopSignals:
             self._is_calling = False
 
     def exit_resumable(self, where: str) -> NoReturn:
-        """Print how to resume, and exit with the status of the signal."""
+        """Print how to continue, and exit with the status of the signal.
+
+        Args:
+            where: what the command has reached: `at step 7`.
+        """
         assert self._received is not None
-        line = f"stopped by {self._received.name} {where}; run the same command again to resume"
-        os.write(2, f"bonafide {self._command}: {line}\n".encode())
+        cause = "Ctrl-C" if self._received == signal.SIGINT else self._received.name
+        line = f"stopped by {cause} {where}; run the same command again to continue"
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            os.write(2, f"{self._command}: {line}\n".encode())
         raise SystemExit(128 + self._received)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
@@ -84,5 +91,9 @@ class StopSignals:
         self._received = signal.Signals(number)
         if is_first and self._is_calling:
             self._wake.set()
+        elif not self._is_ending:
+            self._is_ending = True
+            raise KeyboardInterrupt  # Ray passes on this exception, where it turns others into errors of its own
         else:
-            self.exit_resumable("at once")
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
