@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -36,6 +37,19 @@ class _Pending:
     progress: TrainingProgress
     validation_metrics: Mapping[str, float]
     validation: Validation | None
+
+
+def delete_leftovers(training: str) -> None:
+    """Delete checkpoints and weights of a training that workers left on this machine when they died during an upload.
+
+    Call it only before the first step of an attempt, while none are being uploaded.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_temporary_prefix(training)}*"):
+        shutil.rmtree(folder, ignore_errors=True)  # another rank on this machine deletes them too
+
+
+def _temporary_prefix(training: str) -> str:
+    return f"bonafide-checkpoint-{training}-"
 
 
 class Reporter:
@@ -110,7 +124,7 @@ class Reporter:
         if self._rank == 0:
             if progress.best_step == progress.step:
                 self._save_weights(progress, state)
-            folder = Path(tempfile.mkdtemp(prefix="bonafide-checkpoint-"))
+            folder = Path(tempfile.mkdtemp(prefix=_temporary_prefix(self._metadata["training"])))
             checkpoints.save_state(state, folder)
             self._is_uploaded.clear()
             checkpoint = Checkpoint.from_directory(str(folder))
@@ -171,7 +185,7 @@ class Reporter:
         detector.pretraining_tensors = self._pretraining_tensors
         metadata = {**self._metadata, "step": str(progress.step), "eer": str(progress.best_eer)}
         self._fence.check()
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory(prefix=_temporary_prefix(self._metadata["training"])) as temporary:
             path = Path(temporary) / "weights.safetensors"
             save_detector(detector, path, metadata)
             self._out.commit(weights_name(progress.step), path.read_bytes())
