@@ -7,6 +7,7 @@ that fails again and again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -30,6 +31,12 @@ MAX_FAILURES_PER_POSITION = 3
 
 POLL_S = "0.5"
 """How often Ray Train checks its workers; its default of 2 s is long for short trainings."""
+
+RESIZE_INTERVAL_S = 20.0
+"""How often an elastic training looks for more machines. Ray Train itself learns of them every 20 s."""
+
+START_TIMEOUT_S = "10"
+"""How long an elastic training waits for the workers for which it has seen room, before it looks again."""
 
 PAUSE_S = 15.0
 """Wait before retrying a storage that was unavailable; doubled for each failure in a row."""
@@ -128,6 +135,10 @@ def run_attempt(arguments: WorkerArguments, use_gpu: bool, signals: StopSignals)
     # Ray overwrites this list in place and cannot start from one that was cut short. `committed.json` replaces it.
     folder.delete(RAY_CHECKPOINT_LIST)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
+    smallest, largest = arguments.training.config.num_workers
+    if smallest != largest:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_TIMEOUT_S)
+        refresh_machines()
     with monitor.start_monitor() as actor:
 
         def stop_workers() -> None:
@@ -147,20 +158,37 @@ def run_attempt(arguments: WorkerArguments, use_gpu: bool, signals: StopSignals)
             return Failure("Ray Train's controller died", None, error, str(error))
 
 
+def refresh_machines() -> None:
+    """Let Ray Train see which machines the cluster has now.
+
+    It counts them every 20 s. In between, an elastic training would wait for workers on a machine that was just lost.
+    """
+    import ray
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
+
+    # If it does not answer, the training waits for START_TIMEOUT_S at most, and then sees what is left.
+    with contextlib.suppress(ray.exceptions.RayError):
+        counter: Any = default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
+        ray.get(counter.get_reserved_resources.remote("", recompute=True), timeout=float(START_TIMEOUT_S))
+
+
 def build_trainer(arguments: WorkerArguments, actor: Any, use_gpu: bool) -> Any:
     """Set Ray Train up for one attempt. Untyped, because Ray's types do not allow a training function with a result."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from jobs.training.process_group import ClusterTorchConfig
 
     config = arguments.training.config
     smallest, largest = config.num_workers
     return TorchTrainer(
         cast("Callable[[dict[Any, Any]], None]", worker.train_worker),
         train_loop_config={"arguments": arguments, "monitor": actor},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
+        torch_config=ClusterTorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=cast("int", largest if smallest == largest else (smallest, largest)),
             use_gpu=use_gpu,
+            elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
             resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
         ),
         run_config=RunConfig(  # type: ignore[call-arg]
@@ -222,7 +250,7 @@ def find_cause(error: Exception, errors: Mapping[int, BaseException], state: Mon
     dead_ranks = [rank for rank in errors if rank not in state.failed_ranks]
     suspects = [*dead_ranks, *state.failed_ranks]
     if not suspects:
-        return Failure(str(error).splitlines()[0], None, error, str(error))
+        return Failure(f"Ray Train failed: {first_line(error)}", None, error, str(error))
     first = suspects[0]
     lines = str(errors.get(first, "")).strip().splitlines() or [""]
     if first in dead_ranks:
@@ -230,3 +258,11 @@ def find_cause(error: Exception, errors: Mapping[int, BaseException], state: Mon
         return Failure(f"rank {first} died", state.positions.get(first), error, lines[-1])
     summary = f"rank {first} raised {type(errors.get(first)).__name__}: {lines[-1]}"
     return Failure(summary, state.positions.get(first), error, str(error))
+
+
+def first_line(error: BaseException) -> str:
+    """Name an error and the first line of its message; of an error that wraps another one, the inner one."""
+    while (inner := getattr(error, "controller_failure", None) or getattr(error, "cause", None)) is not None:
+        error = inner
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, *lines[:1]])

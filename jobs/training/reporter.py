@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -36,6 +37,19 @@ class _Pending:
     progress: TrainingProgress
     validation_metrics: Mapping[str, float]
     validation: Validation | None
+
+
+def delete_leftovers(training: str) -> None:
+    """Delete checkpoints and weights of a training that workers left on this machine when they died during an upload.
+
+    Call it only before the first step of an attempt, while none are being uploaded.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_temporary_prefix(training)}*"):
+        shutil.rmtree(folder, ignore_errors=True)  # another rank on this machine deletes them too
+
+
+def _temporary_prefix(training: str) -> str:
+    return f"bonafide-checkpoint-{training}-"
 
 
 class Reporter:
@@ -112,7 +126,8 @@ class Reporter:
             if progress.best_step == progress.step:
                 self._save_weights(progress, state)
             with temporary_errors():
-                folder = Path(tempfile.mkdtemp(prefix="bonafide-checkpoint-", dir=temporary_root()))
+                prefix = _temporary_prefix(self._metadata["training"])
+                folder = Path(tempfile.mkdtemp(prefix=prefix, dir=temporary_root()))
             checkpoints.save_state(state, folder)
             self._is_uploaded.clear()
             checkpoint = Checkpoint.from_directory(str(folder))
@@ -173,7 +188,7 @@ class Reporter:
         detector.pretraining_tensors = self._pretraining_tensors
         metadata = {**self._metadata, "step": str(progress.step), "eer": str(progress.best_eer)}
         self._fence.check()
-        with temporary_folder() as folder:
+        with temporary_folder(_temporary_prefix(self._metadata["training"])) as folder:
             path = folder / "weights.safetensors"
             save_detector(detector, path, metadata)
             self._out.commit(weights_name(progress.step), path.read_bytes())

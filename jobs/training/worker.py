@@ -15,7 +15,7 @@ from jobs.training.folder import CHECKPOINTS, INITIAL, METRICS
 from jobs.training.lifecycle import local_copy
 from jobs.training.monitor import MonitorClient
 from jobs.training.record import TrainingRecord
-from jobs.training.reporter import Reporter
+from jobs.training.reporter import Reporter, delete_leftovers
 from jobs.training.resolve import ResolvedTraining
 from pipeline import tracking
 from pipeline.lease import Fence
@@ -59,6 +59,7 @@ def train_worker(setup: dict[str, Any]) -> AttemptResult:
     _silence_loggers()
     arguments: WorkerArguments = setup["arguments"]
     out, rank = arguments.training.out, dist.get_rank()
+    delete_leftovers(arguments.record.id)
     # Rank 0 loads the checkpoint and broadcasts it.
     state = load_newest_state(out.folder(CHECKPOINTS)) if rank == 0 else None
     steps = [state["progress"]["step"] if state is not None else 0]

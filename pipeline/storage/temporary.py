@@ -86,9 +86,9 @@ class _Unbuffered(io.FileIO):
 
 
 @contextlib.contextmanager
-def temporary_folder() -> Iterator[Path]:
+def temporary_folder(prefix: str = "bonafide-") -> Iterator[Path]:
     """A new folder on this machine, deleted after the block; an error that the disk is full names it."""
-    with temporary_errors(), tempfile.TemporaryDirectory(prefix="bonafide-", dir=temporary_root()) as folder:
+    with temporary_errors(), tempfile.TemporaryDirectory(prefix=prefix, dir=temporary_root()) as folder:
         yield Path(folder)
 
 

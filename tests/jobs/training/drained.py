@@ -6,6 +6,7 @@ It runs in its own process, because it starts another Ray than the one that test
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,6 +19,8 @@ from jobs.ray_session import LOCAL_ENV, RAY_ENV
 from tests.jobs.training.trainings import TRAINING, config, wait_for_step
 
 GRACE_S = 240
+PAUSE_S = 1.0
+"""Five times as long as Ray Train takes to ask for preemptions again."""
 
 
 def main(place: Path, out: str) -> None:
@@ -40,19 +43,25 @@ def main(place: Path, out: str) -> None:
 
 
 def drain(place: Path, out: str, address: str) -> None:
-    """Announce the preemption of the machine with the worker, as an autoscaler or a cloud would."""
+    """Announce the preemption of the machine with the worker, as an autoscaler or a cloud would.
+
+    The worker is paused meanwhile: on a busy computer, it would be through before the announcement reaches it.
+    """
     import ray._raylet
     from ray._private.state import actors
     from ray.core.generated import autoscaler_pb2
 
     wait_for_step(place, out, 5)
     alive = [actor for actor in actors().values() if actor["State"] == "ALIVE"]
-    node = next(actor["Address"]["NodeID"] for actor in alive if "RayTrainWorker" in actor["ActorClassName"])
+    worker = next(actor for actor in alive if "RayTrainWorker" in actor["ActorClassName"])
+    os.kill(worker["Pid"], signal.SIGSTOP)
     core: Any = ray._raylet  # its types are incomplete
     reasons: Any = autoscaler_pb2
     reason = reasons.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     deadline_ms = int((time.time() + GRACE_S) * 1000)
-    core.GcsClient(address=address).drain_node(node, reason, "preempted", deadline_ms)
+    core.GcsClient(address=address).drain_node(worker["Address"]["NodeID"], reason, "preempted", deadline_ms)
+    time.sleep(PAUSE_S)
+    os.kill(worker["Pid"], signal.SIGCONT)
 
 
 if __name__ == "__main__":

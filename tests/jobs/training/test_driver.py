@@ -6,6 +6,7 @@ import errno
 import os
 
 import pytest
+from ray.train import ControllerError
 
 from jobs.training.driver import (
     Failure,
@@ -86,6 +87,18 @@ def test_if_no_rank_died_the_first_that_failed_is_the_cause():
     errors = {0: RuntimeError("Connection closed"), 1: MemoryError("where\nno memory")}
     cause = find_cause(RuntimeError("both"), errors, state)
     assert cause.summary == "rank 1 raised MemoryError: no memory"
+
+
+@pytest.mark.parametrize("message", ["no route to host", "\n  no route to host\n  in connect.cc\n"])
+def test_a_failure_of_ray_train_itself_is_named_by_its_cause(message: str):
+    failed = ControllerError(RuntimeError(message))
+    cause = find_cause(failed, {}, MonitorState({}, []))
+    assert cause.summary == "Ray Train failed: RuntimeError: no route to host"
+
+
+def test_a_failure_without_a_message_is_named_by_its_type():
+    cause = find_cause(ControllerError(TimeoutError()), {}, MonitorState({}, []))
+    assert cause.summary == "Ray Train failed: TimeoutError"
 
 
 def test_a_machine_that_is_too_small_is_refused(monkeypatch: pytest.MonkeyPatch):

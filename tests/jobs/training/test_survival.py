@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -142,8 +143,12 @@ def kill_driver(place: Path, out: str) -> None:
 
 def test_kills_and_a_stop_change_no_bit(place: Path, whole: str, stopped: Stop) -> None:
     kill_driver(place, "disturbed")
-    assert load_result(Folder(str(place / "disturbed"))) is None
+    record = load_record(Folder(str(place / "disturbed")))
+    assert record is not None and load_result(Folder(str(place / "disturbed"))) is None
+    leftover = Path(tempfile.gettempdir()) / f"bonafide-checkpoint-{record.id}-killed"
+    leftover.mkdir()
     train.main(config(place, "disturbed"))
+    assert not leftover.exists()
     steps = trained_steps(place, "disturbed")
     returns = [after for before, after in itertools.pairwise(steps) if after <= before]
     assert returns
