@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pipeline.errors import InputError, did_you_mean
-from pipeline.storage import absolute_path
+from pipeline.paths import absolute_path
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def each_of(kind: str, known: Collection[str]) -> Reader:
 
 
 def local_path(text: str) -> str:
-    """The absolute form of a local path, as `pipeline.storage.absolute_path` gives it.
+    """The absolute form of a local path, as `pipeline.paths.absolute_path` gives it.
 
     Raises:
         ValueError: the text is empty, has a scheme such as `s3:`, or names the home of an unknown user.

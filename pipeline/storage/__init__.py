@@ -10,7 +10,6 @@ chain: environment, profile, instance role.
 
 from pipeline.storage.file_info import FileInfo, FileProblem
 from pipeline.storage.folder import Folder
-from pipeline.storage.local_paths import absolute_path
 from pipeline.storage.local_writing import STAGED_SUFFIX, is_staged
 from pipeline.storage.s3 import PART_BYTES
 from pipeline.storage.temporary import (
@@ -30,7 +29,6 @@ __all__ = [
     "FileProblem",
     "Folder",
     "TemporaryFile",
-    "absolute_path",
     "is_staged",
     "local_errors",
     "temporary_errors",

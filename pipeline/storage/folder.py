@@ -12,9 +12,9 @@ from typing import BinaryIO
 from fsspec.core import split_protocol
 
 from pipeline.errors import InputError
+from pipeline.paths import absolute_path
 from pipeline.storage import local_listing, local_reading, local_writing, s3
 from pipeline.storage.file_info import FileInfo, is_below
-from pipeline.storage.local_paths import absolute_path
 from pipeline.storage.user_errors import local_errors
 
 PROBE_BLOCK_BYTES = 64 * 1024

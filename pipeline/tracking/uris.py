@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pipeline.fields import Reader
-from pipeline.storage import absolute_path
+from pipeline.paths import absolute_path
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """The databases that MLflow can use without a server of its own."""
