@@ -9,7 +9,6 @@ import re
 import secrets
 import signal
 import socket
-import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from pipeline.errors import InputError, UnavailableError
 from pipeline.signals import SIGNALS
+from pipeline.storage import private_folder
 
 RAY_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep GPUs visible in tasks that ask for none
@@ -150,19 +150,13 @@ def temporary_folders() -> dict[str, Any]:
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or str(SHARED_FOLDER)
     if len(os.fsencode(folder)) <= MAX_TEMPORARY_LENGTH:
         return {}
-    short = SHARED_FOLDER / f"bonafide-{os.getuid()}"
+    remedy = f"set RAY_TMPDIR to a folder of your own with at most {MAX_TEMPORARY_LENGTH} characters"
     try:
-        short.mkdir(mode=0o700, exist_ok=True)
-        status = short.lstat()
-        is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
-        reason = "" if is_ours else f"other users can write to {short}"
-    except OSError as error:
-        reason = f"{short}: {error.strerror}"
-    if reason:
+        short = private_folder(SHARED_FOLDER, remedy)
+    except InputError as error:
         raise InputError(
-            f"temporary folder {folder}: too long for the sockets of Ray, and {reason}; "
-            f"set RAY_TMPDIR to a folder of your own with at most {MAX_TEMPORARY_LENGTH} characters"
-        )
+            f"temporary folder {folder}: too long for the sockets of Ray, and {error}"
+        ) from error
     return {"_temp_dir": str(short / "ray"), "object_spilling_directory": folder}
 
 

@@ -14,6 +14,7 @@ from pipeline.storage.local_writing import STAGED_SUFFIX, is_staged
 from pipeline.storage.s3 import PART_BYTES
 from pipeline.storage.temporary import (
     TemporaryFile,
+    private_folder,
     temporary_errors,
     temporary_folder,
     temporary_root,
@@ -31,6 +32,7 @@ __all__ = [
     "TemporaryFile",
     "is_staged",
     "local_errors",
+    "private_folder",
     "temporary_errors",
     "temporary_folder",
     "temporary_root",

@@ -44,20 +44,35 @@ def user_folder(name: str) -> Path:
     Raises:
         InputError: another user owns the folder or can write to it.
     """
-    folder = temporary_root() / f"bonafide-{os.getuid()}"
+    folder = private_folder(temporary_root(), _REMEDY)
+    with local_errors(str(folder)):
+        below = folder / name
+        below.mkdir(mode=0o700, exist_ok=True)
+        return below
+
+
+def private_folder(root: Path, remedy: str) -> Path:
+    """The folder of this user in one that all users share; made if it does not exist.
+
+    Args:
+        root: the shared folder.
+        remedy: what to do if the folder cannot be trusted, for the message.
+
+    Raises:
+        InputError: another user owns the folder or can write to it.
+    """
+    folder = root / f"bonafide-{os.getuid()}"
     with local_errors(str(folder)):
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()  # not that of the target of a link
         if stat.S_ISLNK(status.st_mode):
-            raise InputError(f"{folder}: this is a link, which may lead to files of another user; {_REMEDY}")
+            raise InputError(f"{folder}: this is a link, which may lead to files of another user; {remedy}")
         if status.st_uid != os.getuid():
-            raise InputError(f"{folder}: another user owns this folder (user id {status.st_uid}); {_REMEDY}")
+            raise InputError(f"{folder}: another user owns this folder (user id {status.st_uid}); {remedy}")
         if stat.S_IMODE(status.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
-            raise InputError(f"{folder}: other users can write to this folder; delete it, or {_REMEDY}")
+            raise InputError(f"{folder}: other users can write to this folder; delete it, or {remedy}")
         folder.chmod(0o700)
-        below = folder / name
-        below.mkdir(mode=0o700, exist_ok=True)
-        return below
+        return folder
 
 
 class TemporaryFile(io.BufferedRandom):

@@ -51,5 +51,11 @@ def is_sqlite_file(path: str) -> bool:
     return path not in ("", ":memory:")
 
 
-TrackingUri = Annotated[str, Reader(absolute_uri, "a database or server of MLflow")]
+def _given_uri(text: str) -> str:
+    if not text:  # such as that of an unset variable of the shell
+        raise ValueError
+    return absolute_uri(text)
+
+
+TrackingUri = Annotated[str, Reader(_given_uri, "a database or server of MLflow")]
 """Type of a flag: an MLflow server or database, with an absolute path."""

@@ -43,7 +43,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(monkeypatch: pytest.Monke
     folder.mkdir()
     folder.chmod(0o777)
     with pytest.raises(
-        InputError, match=r"other users can write to .*; set RAY_TMPDIR to a folder of your own"
+        InputError, match=r"other users can write to .*, or set RAY_TMPDIR to a folder of your own"
     ):
         temporary_folders()
 

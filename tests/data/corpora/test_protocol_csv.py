@@ -216,7 +216,7 @@ def test_the_corpus_name_is_the_file_name_in_snake_case():
 def test_a_protocol_cannot_have_the_name_of_a_manifest(tmp_path: Path):
     protocol = tmp_path / "LJSpeech.csv"
     protocol.write_text(HEADER)
-    config = IngestConfig(root=str(tmp_path), store=str(tmp_path), protocol=str(protocol))
+    config = IngestConfig(root=str(tmp_path), store=str(tmp_path / "store"), protocol=str(protocol))
     with pytest.raises(InputError, match="a manifest of 'ljspeech'"):
         find_sources(config)
 

@@ -45,11 +45,11 @@ SITUATIONS = [
     Situation(
         what="a limit of memory that is no limit",
         command="score --audio calls --checkpoint detector.safetensors --out scores --memory-gib -1",
-        line="memory_gib is -1.0; give 0 for the default, or a positive number",
+        line="--memory-gib: expected a number from 0 to 1,000,000, got '-1' (…)",
     ),
     Situation(
         what="a negative length to validate with",
         command="train --store store --out run --validation-crop-s -1",
-        line="validation_crop_s is -1.0; give 0 for whole utterances, or a positive number",
+        line="--validation-crop-s: expected a number from 0 to 1,000,000,000, got '-1' (…)",
     ),
 ]
