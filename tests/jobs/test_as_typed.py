@@ -16,9 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +46,7 @@ NOT_RUN = {
     r"bonafide benchmark|python -m jobs\.benchmarks\.": "takes minutes; the benchmarks have tests of their own",
     r"mlflow ui": "does not end",
     r"cd cluster|cat > \.env|[A-Z_]+=(\$\(openssl|10\.)|END$|docker": "needs Docker",
-    r"ray (up|down|dashboard|exec|attach|rsync-up|get-auth-token|job submit --no-wait -- mlflow)|export RAY_|"
+    r"ray (up|down|dashboard|exec|attach|rsync-up|job submit --no-wait -- mlflow)|export RAY_|"
     r"    --backend-store-uri|MLFLOW=http://10\.0\.0\.12": "needs the machines of a cloud",
     r"ray job (logs|stop)": "has a placeholder",
 }
@@ -215,7 +212,8 @@ def reader(home: Path, s3_endpoint: str) -> Iterator[Reader]:
     filesystem.put(str(home / "data"), "bucket/data", recursive=True)
     filesystem.put(str(home / "calls"), "bucket/calls", recursive=True)
     filesystem.put(str(home / "calls"), "bucket/AIShell3/train/wav/SSB0005", recursive=True)
-    environment = os.environ | {
+    # Without the settings of the Ray of other tests, which may run in this process.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
         "HOME": str(home),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
@@ -230,12 +228,13 @@ def reader(home: Path, s3_endpoint: str) -> Iterator[Reader]:
 @contextlib.contextmanager
 def ray_cluster(environment: Mapping[str, str]) -> Iterator[str]:
     """Run a Ray cluster of one machine; yields the address to which jobs are submitted."""
-    port, dashboard, client = free_port(), free_port(), free_port()
+    port, dashboard, client, agent = (free_port() for _ in range(4))
     address = f"http://127.0.0.1:{dashboard}"
     options = {
         "port": port,
         "dashboard-port": dashboard,
         "ray-client-server-port": client,
+        "dashboard-agent-listen-port": agent,  # that of the local Ray of other tests has the usual one
         "include-dashboard": True,
         "num-cpus": 2,
         "object-store-memory": 200 * 2**20,
@@ -244,14 +243,11 @@ def ray_cluster(environment: Mapping[str, str]) -> Iterator[str]:
         command = ["ray", "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}"]
         command += [f"--{name}={value}" for name, value in options.items()]
         # With this address, processes of the cluster do not search for it among those of other tests.
-        inner = {**environment, "RAY_API_SERVER_ADDRESS": address}
+        inner = {**environment, "RAY_API_SERVER_ADDRESS": address, "RAY_AUTH_MODE": "token"}
         with (Path(folder) / "log").open("w") as log:
             head = subprocess.Popen(command, env=inner, stdout=log, stderr=log, start_new_session=True)
         try:
-            until = time.monotonic() + 120
-            while not answers(address):
-                assert head.poll() is None and time.monotonic() < until, (Path(folder) / "log").read_text()
-                time.sleep(0.2)
+            wait_for_jobs(address, environment)
             yield address
         finally:
             os.killpg(head.pid, signal.SIGTERM)
@@ -262,15 +258,15 @@ def ray_cluster(environment: Mapping[str, str]) -> Iterator[str]:
             head.wait()
 
 
-def answers(url: str) -> bool:
-    """Whether a web server answers, even if only to ask for a token."""
-    try:
-        urllib.request.urlopen(url, timeout=5).close()  # noqa: S310
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
+def wait_for_jobs(address: str, environment: Mapping[str, str]) -> None:
+    """Wait until a new cluster accepts jobs, which it does some seconds after its server answers."""
+    subprocess.run(
+        ["bash", "-c", "until ray job submit -- true; do sleep 1; done"],  # noqa: S607
+        env={**environment, "RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"},
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
 
 
 def trees() -> list[object]:
@@ -358,7 +354,7 @@ def test_the_commands_of_the_readme_run_with_relative_paths(reader: Reader, clus
 def test_the_jobs_of_the_cluster_run_as_printed(reader: Reader):
     with ray_cluster(reader.environment) as address:
         for script in runnable(CLUSTER):
-            reader.run(script, RAY_ADDRESS=address)
+            reader.run(script, RAY_ADDRESS=address, RAY_AUTH_MODE="token")
 
 
 def test_every_line_that_is_not_run_is_excluded_for_a_reason_that_still_exists():
