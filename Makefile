@@ -13,7 +13,7 @@ demo: .venv/installed
 	$(BIN)/bonafide demo --out demo
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -148,7 +148,7 @@ def test_a_weight_of_an_unknown_corpus_is_refused_before_the_training_starts(pla
 
 @uses_ray
 def test_finding_the_largest_batch_needs_a_gpu(place: Path) -> None:
-    asked = replace(config(place, "filled", (1, 1)), find_batch_seconds=True, device="cpu")
+    asked = replace(config(place, "filled", (1, 1)), find_batch_seconds=True)
     with pytest.raises(InputError, match="GPU"):
         train.main(asked)
     assert record.load_record(Folder(asked.out)) is None

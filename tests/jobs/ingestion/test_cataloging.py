@@ -106,8 +106,10 @@ def test_a_corpus_without_its_protocol_does_not_end_the_cataloging_of_others(clu
 
 def test_a_user_error_in_a_worker_is_raised_as_one_line(cluster: None, tmp_path: Path):
     write_in_the_wild(tmp_path / "data", count=2)
-    (tmp_path / "file").write_bytes(b"x")
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "attempts").write_bytes(b"x")
     with pytest.raises(
-        InputError, match=r"^.*/file/store/attempts/.*: a parent of this path is a file, not a folder$"
+        InputError, match=r"^.*/store/attempts/.*: a parent of this path is a file, not a folder$"
     ):
-        ingest.main(IngestConfig(str(tmp_path / "data"), str(tmp_path / "file" / "store")))
+        ingest.main(IngestConfig(str(tmp_path / "data"), str(store)))

@@ -14,16 +14,16 @@ HERE = "/home/me"
 INTRODUCTION = """\
 # When something goes wrong
 
-A command that you can mend ends with one line on standard error and an exit status other than 0. The tables list
-these lines; `…` stands for names and numbers. A test produces every one of them and checks the line, the exit
-status, and the files that the command leaves. A traceback is a bug: please report it.
+If a command fails for a reason that you can fix, it prints one line on standard error and ends with a status other than
+0. The tables list these lines; `…` stands for names and numbers. A test causes each of the situations, and checks the
+line, the exit status and the files that the command leaves. A traceback is a bug: please report it.
 
 | exit status | meaning |
 |---|---|
 | 0 | done |
 | 1 | done, except for what the output names |
-| 2 | refused, or ended by something that you can mend |
-| 130, 143, 129 | stopped by Ctrl-C, by SIGTERM, by a closed terminal; the same command continues |
+| 2 | refused, or stopped by something that you can fix |
+| 130, 143, 129 | stopped by Ctrl-C, by SIGTERM, by a closed terminal; the same command resumes the work |
 | 141 | the reader of the output has closed it |
 """
 
