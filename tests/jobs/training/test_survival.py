@@ -207,7 +207,9 @@ def test_a_step_that_fails_three_times_ends_the_training_with_its_utterances(
             os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
 
     name = r"asvspoof2019_la/ASV19LA-\w+ \(0\.\d s\)"
-    message = f"step 2 failed 3 times, .* because rank 0 died; its utterances: {name}(, {name})*$"
+    message = (
+        f"step 2 failed 3 times, .* because rank 0 died; its utterances: {name}(, {name})*( and \\d+ more)?$"
+    )
     with meanwhile(kill_each), pytest.raises(InputError, match=message):
         train.main(alone)
     assert capsys.readouterr().out.count("rank 0 died in step 2; resuming from step 0") == 2
