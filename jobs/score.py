@@ -20,9 +20,10 @@ from jobs.scoring.config import ScoreConfig
 from jobs.scoring.description import describe, print_losses, print_summary, scores_identity, system_name
 from jobs.scoring.folder import claim_folder, count_scores, publish, read_rejects, write_plan
 from jobs.scoring.inputs import plan_scoring
+from jobs.scoring.loop import score_parts
 from jobs.scoring.mlflow_run import log_to_mlflow, start_run
 from jobs.scoring.parts import plan_parts
-from jobs.scoring.pool import choose_pool, score_parts
+from jobs.scoring.pool import choose_pool
 from jobs.scoring.weights import put_detector
 from pipeline import tracking
 from pipeline.config import run

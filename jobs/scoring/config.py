@@ -51,8 +51,8 @@ class ScoreConfig:
     batch_seconds: Annotated[float, Range(0, 1e6)] = 0.0
     """Audio per batch, including padding, in seconds; 0: 30 on a CPU, 200 on a GPU."""
     memory_gib: Annotated[float, Range(0, 1e6)] = 0.0
-    """Memory that each scoring process may use for a batch, in GiB; 0: its share of what is free. An utterance that
-    needs more is not scored in one piece: it is rejected, unless --window cuts it."""
+    """Memory that each scoring process may use for a batch, in GiB; 0: its share of the free memory. A longer
+    utterance is rejected, unless --window cuts it into windows that fit."""
     part_seconds: Annotated[float, Range(1, 1e6)] = 1800.0
     """Audio per part, in seconds. Utterances are batched by length within a part, and a run that was killed scores
     its unfinished parts again. With --audio, durations are estimated from file sizes."""

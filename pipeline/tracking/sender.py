@@ -219,7 +219,7 @@ class Sender:
         is_every_one = len(refused) == len(names) > 1
         for name, refusal in list(refused.items())[: 1 if is_every_one else None]:
             what = f"every metric of run {run.run_id}" if is_every_one else f"the metric {name}"
-            warn(f"MLflow refuses {what}; the run goes on without", refusal)
+            warn(f"MLflow refuses {what}; the run continues without it", refusal)
 
 
 def _is_new(run: ServerRun, point: Point) -> bool:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from jobs import score
 from jobs.benchmarks.noise_store import make_store
-from jobs.scoring import pool
+from jobs.scoring import loop
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.description import is_loss
 from jobs.scoring.folder import missing_parts, read_rejects, write_part
@@ -37,8 +37,9 @@ from jobs.scoring.inputs import (
     plan_folder,
     to_reject_row,
 )
+from jobs.scoring.loop import MAX_DEATHS, NUM_PIECES, Span
 from jobs.scoring.parts import PartScorer, ScorerSettings, plan_parts
-from jobs.scoring.pool import MAX_DEATHS, NUM_PIECES, Span, share_cpus
+from jobs.scoring.pool import share_cpus
 from pipeline import tables, tracking
 from pipeline.data.audio.containers.names import AUDIO_SUFFIXES
 from pipeline.data.audio.load import load_audio
@@ -651,7 +652,7 @@ def test_the_one_utterance_that_cannot_be_scored_is_found_and_its_neighbours_are
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(pool, "PartScorer", scorer)
+    monkeypatch.setattr(loop, "PartScorer", scorer)
     out = tmp_path / "scores"
     assert score.main(replace(config(five, detector, out), part_seconds=60.0)) == 1
     rows = pq.read_table(out / "scores").to_pylist()
@@ -673,11 +674,11 @@ def test_the_one_utterance_that_cannot_be_scored_is_found_and_its_neighbours_are
 def test_scorers_that_die_whatever_they_score_end_the_command(
     five: Path, detector: Path, tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "MAX_DEATHS_IN_ROW", 1)
-    monkeypatch.setattr(pool, "PartScorer", DeadlyScorer)
+    monkeypatch.setattr(loop, "MAX_DEATHS_IN_ROW", 1)
+    monkeypatch.setattr(loop, "PartScorer", DeadlyScorer)
     with pytest.raises(InputError, match=r"1 scorers died without a score, .* 5 utterances of part 0"):
         score.main(replace(config(five, detector, tmp_path / "dying"), part_seconds=60.0))
-    monkeypatch.setattr(pool, "PartScorer", StillbornScorer)
+    monkeypatch.setattr(loop, "PartScorer", StillbornScorer)
     with pytest.raises(InputError, match="3 scorers in a row died while they loaded the detector"):
         score.main(config(five, detector, tmp_path / "stillborn"))
 

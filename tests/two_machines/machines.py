@@ -122,7 +122,7 @@ class Network:
         return machine
 
     def cut(self, machine: Machine) -> None:
-        """Unplug a machine: what it sends is lost, and nobody is told."""
+        """Unplug a machine: its packets are lost, and no other machine is notified."""
         self._on_switch("link", "set", machine.port, "down")
 
     def _plug(self, port: str, peer: Sequence[str]) -> None:

@@ -1,0 +1,348 @@
+"""Scores parts on Ray: tasks decode ahead, actors score, and this loop writes each part when all of it is settled.
+
+Everything is tried a bounded number of times. When a scorer dies, the utterances that it was scoring are tried once
+more by another; then they are split into pieces, until the one that kills scorers is found and rejected. Its
+neighbours get their scores.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from jobs.scoring.folder import missing_parts, write_part
+from jobs.scoring.inputs import DecodedPart, Reject, Row, ScoringPlan, to_reject_row
+from jobs.scoring.parts import (
+    LIMIT_REMEDY,
+    PartScorer,
+    ScorerSettings,
+    SpanScores,
+    decode_part,
+    scores_table,
+)
+from jobs.scoring.pool import ScorerPool
+from jobs.scoring.weights import SharedDetector, get_detector
+from pipeline.data.audio.waveform import SAMPLE_RATE
+from pipeline.errors import InputError
+from pipeline.progress import Progress, counted
+from pipeline.storage import Folder
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+MAX_DEATHS = 2
+"""Utterances that were being scored when so many scorers died are split, or rejected if it is a single one."""
+
+NUM_PIECES = 16
+"""Utterances are split into at most so many pieces."""
+
+MAX_DEATHS_IN_ROW = 20
+"""Give up after so many deaths without a score in between; one bad utterance causes at most 6 in a part of 256."""
+
+MAX_FAILED_STARTS = 3
+"""Give up after so many scorers in a row have died while they loaded the detector."""
+
+MAX_DECODING_RETRIES = 3
+"""How often a part is decoded again after its process has died."""
+
+AHEAD_BYTES = 512 * 2**20
+"""Decoded audio that may wait for each scorer."""
+
+SAMPLE_BYTES = 4
+"""Bytes of a decoded sample, or half of them for a store."""
+
+
+def score_parts(
+    plan: ScoringPlan, part_sizes: Sequence[int], out: Folder, shared: SharedDetector, pool: ScorerPool
+) -> float:
+    """Score the parts that are missing in a folder.
+
+    Args:
+        plan: what to score; `out` holds its rows, one row group per part.
+        part_sizes: number of rows of each part.
+        out: folder of the scores.
+        shared: the detector.
+        pool: processes and settings.
+
+    Returns:
+        Seconds of audio that were scored now.
+
+    Raises:
+        InputError: scorers die whatever they score, or a part cannot be decoded.
+    """
+    parts = missing_parts(out, len(part_sizes))
+    num_done = len(part_sizes) - len(parts)
+    print(
+        f"{counted(len(part_sizes), 'part')} planned, {num_done} already scored, {len(parts)} to score",
+        flush=True,
+    )
+    if not parts:
+        return 0.0
+    return _Loop(plan, part_sizes, out, shared, pool).run(parts)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive decoded utterances of a part, which one call scores."""
+
+    part: int
+    begin: int
+    end: int
+    num_deaths: int = 0
+    """Scorers that have died with exactly these utterances."""
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+    def split(self) -> list[Span]:
+        """Divide the span into at most `NUM_PIECES` pieces of similar size."""
+        bounds = np.linspace(self.begin, self.end, min(NUM_PIECES, len(self)) + 1).astype(int).tolist()
+        return [Span(self.part, begin, end) for begin, end in itertools.pairwise(bounds)]
+
+
+@dataclass
+class _OpenPart:
+    """A part that is decoded and not written yet."""
+
+    rows: pa.Table
+    """Its decoded rows of the plan."""
+    audio: ObjectRef[Any]
+    lengths: list[int]
+    """Samples of each decoded row."""
+    rejects: list[Row]
+    logits: NDArray[np.float32]
+    """[N, 2]; NaN where there is no score."""
+    num_left: int
+    """Decoded rows that have neither a score nor a reject yet."""
+
+    def reject(self, position: int, reject: Reject) -> None:
+        """Record why a decoded row has no score."""
+        row = self.rows.slice(position, 1).to_pylist()[0]
+        self.rejects.append(to_reject_row(row, reject, self.lengths[position] / SAMPLE_RATE))
+
+
+@dataclass
+class _Slot:
+    """The place of one scorer; a scorer that dies is replaced by one with the same limit of memory."""
+
+    actor: Any
+    settings: ScorerSettings
+
+
+class _Loop:
+    """The state of `score_parts`."""
+
+    def __init__(
+        self,
+        plan: ScoringPlan,
+        part_sizes: Sequence[int],
+        out: Folder,
+        shared: SharedDetector,
+        pool: ScorerPool,
+    ) -> None:
+        import ray
+
+        self._plan, self._out, self._pool = plan, out, pool
+        self._make_detector = functools.partial(get_detector, shared)
+        ends = np.cumsum(part_sizes)
+        self._rows_of = [
+            plan.rows.slice(int(end) - size, size) for end, size in zip(ends, part_sizes, strict=True)
+        ]
+        self._decode: Any = ray.remote(decode_part).options(
+            num_cpus=min(plan.audio_source.num_cpus, pool.num_cpus_decoding),
+            num_returns=2,
+            max_retries=MAX_DECODING_RETRIES,
+        )
+        self._pending: dict[Any, Callable[[], None]] = {}
+        """Calls that Ray is working on, and what handles their results."""
+        self._to_decode: deque[int] = deque()
+        self._decoding_bytes: dict[int, int] = {}
+        """Part that is being decoded → estimated bytes of its audio."""
+        self._open: dict[int, _OpenPart] = {}
+        self._to_score: deque[Span] = deque()
+        self._idle: list[_Slot] = []
+        self._slots: list[_Slot] = []
+        self._num_deaths_in_row = 0
+        self._num_failed_starts = 0
+
+    def run(self, parts: Sequence[int]) -> float:
+        """Score the parts; returns the seconds of audio."""
+        import ray
+
+        self._progress = Progress("scoring", sum(len(self._rows_of[part]) for part in parts), "utterance")
+        self._to_decode.extend(parts)
+        try:
+            for _ in range(min(self._pool.num_workers, len(parts))):  # some may be complete
+                self._slots.append(_Slot(None, self._pool.settings))
+                self._start(self._slots[-1])
+            while self._to_decode or self._decoding_bytes or self._open:
+                self._decode_ahead()
+                self._assign()
+                [finished], _ = ray.wait(list(self._pending), num_returns=1, fetch_local=False)
+                self._pending.pop(finished)()
+        finally:
+            for slot in self._slots:
+                ray.kill(slot.actor)
+        self._progress.finish()
+        return self._progress.audio_s
+
+    def _start(self, slot: _Slot) -> None:
+        import ray
+
+        slot.actor = (
+            ray.remote(PartScorer)
+            .options(
+                num_cpus=self._pool.num_cpus,
+                num_gpus=self._pool.num_gpus,
+                max_restarts=0,
+                scheduling_strategy="SPREAD",
+            )
+            .remote(self._make_detector, slot.settings)
+        )
+        answer = slot.actor.memory_limit.remote()
+        self._pending[answer] = functools.partial(self._on_started, slot, answer)
+
+    def _on_started(self, slot: _Slot, answer: ObjectRef[float]) -> None:
+        import ray
+
+        try:
+            memory_bytes = ray.get(answer)
+        except ray.exceptions.RayActorError as error:
+            self._num_failed_starts += 1
+            if getattr(error, "actor_init_failed", False):
+                raise
+            if self._num_failed_starts == MAX_FAILED_STARTS:
+                raise InputError(
+                    f"{MAX_FAILED_STARTS} scorers in a row died while they loaded the detector; {LIMIT_REMEDY}"
+                ) from error
+            self._start(slot)
+            return
+        self._num_failed_starts = 0
+        slot.settings = replace(slot.settings, memory_bytes=memory_bytes)
+        self._idle.append(slot)
+
+    def _decode_ahead(self) -> None:
+        """Decode parts while the audio in memory is within its bound; at least one ahead of the scorers."""
+        limit = AHEAD_BYTES * len(self._slots)
+        while self._to_decode:
+            num_bytes = sum(self._decoding_bytes.values())
+            num_bytes += sum(SAMPLE_BYTES * sum(part.lengths) for part in self._open.values())
+            if len(self._decoding_bytes) + len(self._open) > len(self._slots) and num_bytes > limit:
+                return
+            if len(self._decoding_bytes) + len(self._open) > 3 * len(self._slots):
+                return
+            part = self._to_decode.popleft()
+            seconds = float(np.sum(self._rows_of[part]["seconds"].to_numpy(), dtype=np.float64))
+            self._decoding_bytes[part] = int(seconds * SAMPLE_RATE * SAMPLE_BYTES)
+            decoded, audio = self._decode.remote(self._plan.audio_source, self._out, part)
+            self._pending[decoded] = functools.partial(self._on_decoded, part, decoded, audio)
+
+    def _on_decoded(self, part: int, answer: ObjectRef[DecodedPart], audio: ObjectRef[Any]) -> None:
+        import ray
+
+        try:
+            decoded = ray.get(answer)
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+            first = self._rows_of[part]["path"][0].as_py()
+            raise InputError(
+                f"part {part}, which begins with {first}, cannot be decoded: the decoding process died "
+                f"{MAX_DECODING_RETRIES + 1} times; use a smaller --part-seconds, or a machine with more memory"
+            ) from error
+        del self._decoding_bytes[part]
+        num_decoded = len(decoded.positions)
+        self._open[part] = _OpenPart(
+            rows=self._rows_of[part].take(pa.array(decoded.positions, pa.int64())),
+            audio=audio,
+            lengths=decoded.lengths,
+            rejects=decoded.rejects,
+            logits=np.full((num_decoded, 2), np.nan, np.float32),
+            num_left=num_decoded,
+        )
+        if num_decoded:
+            self._to_score.append(Span(part, 0, num_decoded))
+        else:
+            self._write(part)
+
+    def _assign(self) -> None:
+        while self._idle and self._to_score:
+            slot, span = self._idle.pop(), self._to_score.popleft()
+            answer = slot.actor.score.remote(self._open[span.part].audio, span.begin, span.end)
+            self._pending[answer] = functools.partial(self._on_scored, slot, span, answer)
+
+    def _on_scored(self, slot: _Slot, span: Span, answer: ObjectRef[SpanScores | None]) -> None:
+        import ray
+
+        try:
+            scores = ray.get(answer)
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+            self._after_death(slot, span, error)
+            return
+        self._idle.append(slot)
+        if scores is None:
+            self._split(span, Reject("out_of_memory", f"alone, it did not fit after all; {LIMIT_REMEDY}"))
+        else:
+            self._num_deaths_in_row = 0
+            self._settle(span, scores)
+
+    def _after_death(self, slot: _Slot, span: Span, error: Exception) -> None:
+        """Replace a scorer that died, and decide what becomes of the utterances that it was scoring."""
+        import ray
+
+        ray.kill(slot.actor)  # Ray may have lost only the connection
+        print(f"a scorer died while it scored {self._name(span)}", file=sys.stderr, flush=True)
+        self._num_deaths_in_row += 1
+        if self._num_deaths_in_row == MAX_DEATHS_IN_ROW:
+            raise InputError(
+                f"{MAX_DEATHS_IN_ROW} scorers died without a score, the last of them while it scored "
+                f"{self._name(span)}; check the memory of its machine, use fewer --num-workers or less --memory-gib"
+            ) from error
+        self._start(slot)
+        span = replace(span, num_deaths=span.num_deaths + 1)
+        if span.num_deaths < MAX_DEATHS:
+            self._to_score.appendleft(span)
+            return
+        cause = str(error).strip().splitlines()[-1].strip()
+        self._split(span, Reject("kills_scorer", f"{span.num_deaths} scorers died with it alone: {cause}"))
+
+    def _split(self, span: Span, reject: Reject) -> None:
+        """Score the pieces of a span by themselves; reject a single utterance."""
+        if len(span) > 1:
+            self._to_score.extendleft(reversed(span.split()))
+        else:
+            self._settle(span, SpanScores(np.full((1, 2), np.nan, np.float32), {0: reject}))
+
+    def _settle(self, span: Span, scores: SpanScores) -> None:
+        part = self._open[span.part]
+        part.logits[span.begin : span.end] = scores.logits
+        for position, reject in scores.rejects.items():
+            part.reject(span.begin + position, reject)
+        part.num_left -= len(span)
+        if not part.num_left:
+            self._write(span.part)
+
+    def _write(self, number: int) -> None:
+        """Write a part of which every utterance has a score or a reject."""
+        part = self._open.pop(number)
+        is_scored = ~np.isnan(part.logits[:, 0])
+        scored = np.flatnonzero(is_scored)
+        schema = self._plan.audio_source.schema
+        table = scores_table(part.rows.take(pa.array(scored)), part.logits[scored], schema)
+        write_part(self._out, number, table, part.rejects)
+        num_samples = sum(part.lengths[position] for position in scored)
+        self._progress.add(
+            len(self._rows_of[number]), audio_s=num_samples / SAMPLE_RATE, num_rejected=len(part.rejects)
+        )
+
+    def _name(self, span: Span) -> str:
+        row = self._open[span.part].rows.slice(span.begin, 1).to_pylist()[0]
+        name = f"{row['corpus']}/{row['path']}" if "corpus" in row else row["path"]
+        return name if len(span) == 1 else f"{len(span)} utterances of part {span.part}, from {name}"
