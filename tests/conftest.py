@@ -9,6 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes are named by their argument: all processes must collect the same names, and bytes may hold the time."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The URL of an HTTP server that speaks the S3 protocol; the environment has its credentials."""
