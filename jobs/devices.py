@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from pipeline.errors import InputError
 
@@ -23,3 +24,19 @@ def check_gpus(device: str, num_needed: int) -> None:
             f"--device cuda needs a GPU for each worker, {num_needed} in total, and this machine has {num_gpus}; "
             "leave it out, lower --num-workers, or name a cluster in RAY_ADDRESS"
         )
+
+
+def usable_cpus(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """The number of CPUs that this process may use: those of the machine, within its affinity and its container.
+
+    Args:
+        cgroups: where control groups are mounted; in a container, its root has the limits of the container.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    for quota_and_period in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        files = [cgroups / name for name in quota_and_period]
+        if all(file.exists() for file in files):
+            quota, period = " ".join(file.read_text().strip() for file in files).split()
+            if quota not in ("max", "-1"):
+                allowed = min(allowed, max(1, int(quota) // int(period)))
+    return allowed

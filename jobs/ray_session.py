@@ -9,6 +9,7 @@ import re
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +65,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         InputError: no cluster can be joined at RAY_ADDRESS, or there is no folder for the sockets of a local Ray.
     """
     address = os.environ.get("RAY_ADDRESS")
-    is_local = address in (None, "", "local")
+    is_local = not names_cluster()
     set_defaults(RAY_ENV | (LOCAL_ENV if is_local else CLUSTER_ENV))  # before the import, which reads it
     import ray
     from ray.data import DataContext
@@ -88,6 +89,19 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def names_cluster() -> bool:
+    """Whether RAY_ADDRESS names a cluster to join."""
+    return os.environ.get("RAY_ADDRESS") not in (None, "", "local")
+
+
+def has_ray() -> bool:
+    """Whether jobs of this process work on a Ray that exists already."""
+    if names_cluster():
+        return True
+    ray = sys.modules.get("ray")  # importing it takes a second
+    return ray is not None and ray.is_initialized()
 
 
 def set_defaults(environment: dict[str, str]) -> None:

@@ -11,24 +11,43 @@ the name of audio, do not count.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.checkpoint_source import fetch_checkpoint
 from jobs.devices import check_gpus
 from jobs.ray_session import ray_session
+from jobs.scoring import alone
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.description import describe, print_losses, print_summary, scores_identity, system_name
-from jobs.scoring.folder import claim_folder, count_scores, publish, read_rejects, write_plan
-from jobs.scoring.inputs import plan_scoring
+from jobs.scoring.executor import Executor
+from jobs.scoring.folder import (
+    check_folder,
+    claim_folder,
+    count_scores,
+    missing_parts,
+    publish,
+    read_rejects,
+    write_plan,
+)
+from jobs.scoring.inputs import ScoringPlan, plan_scoring
 from jobs.scoring.loop import score_parts
 from jobs.scoring.mlflow_run import log_to_mlflow, start_run
+from jobs.scoring.on_ray import RayExecutor
 from jobs.scoring.parts import plan_parts
 from jobs.scoring.pool import choose_pool
-from jobs.scoring.weights import put_detector
+from jobs.scoring.weights import load_again
 from pipeline import tracking
 from pipeline.config import run
 from pipeline.storage import Folder
 from pipeline.streams import continue_without_output
+
+if TYPE_CHECKING:
+    from pipeline.detector.checkpoint import Loaded
 
 
 def main(config: ScoreConfig) -> int:
@@ -39,6 +58,10 @@ def main(config: ScoreConfig) -> int:
     plan = plan_scoring(config, out)
     checkpoint = fetch_checkpoint(config.checkpoint, config.tracking_uri)
     check_gpus(config.device, 1)
+    part_sizes = plan_parts(plan.rows["seconds"].to_numpy(), config.part_seconds)
+    is_alone = alone.is_enough(len(missing_parts(out, len(part_sizes))))
+    if is_alone:
+        alone.prepare_processes()
     # They import torch, which takes seconds: what is wrong in the command is known before.
     from pipeline.detector.checkpoint import load_detector
     from pipeline.detector.scoring import WindowPolicy
@@ -49,14 +72,16 @@ def main(config: ScoreConfig) -> int:
     print(loaded.coverage, flush=True)
 
     identity = scores_identity(config, plan, loaded, policy)
-    claim_folder(out, identity)
-    part_sizes = plan_parts(plan.rows["seconds"].to_numpy(), config.part_seconds)
-    write_plan(out, plan.rows, part_sizes)
-
+    check_folder(out, identity)
     system = system_name(config, checkpoint, loaded)
-    with start_run(config, system, checkpoint, loaded, identity) as tracked, ray_session():
-        pool = choose_pool(config, len(part_sizes))
-        audio_s = score_parts(plan, part_sizes, out, put_detector(loaded.detector), pool)
+    with (
+        _open_executor(config, plan, out, checkpoint.path, loaded, is_alone=is_alone) as executor,
+        start_run(config, system, checkpoint, loaded, identity) as tracked,
+    ):
+        claim_folder(out, identity)
+        write_plan(out, plan.rows, part_sizes)
+        pool = choose_pool(config, len(part_sizes), executor.machines())
+        audio_s = score_parts(plan, part_sizes, out, executor, pool)
         rejects = [*plan.rejects, *read_rejects(out, len(part_sizes))]
         num_scored = count_scores(out, len(part_sizes))
         assert num_scored + len(rejects) == plan.num_found, (num_scored, len(rejects), plan.num_found)
@@ -67,6 +92,20 @@ def main(config: ScoreConfig) -> int:
         log_to_mlflow(tracked, plan, description, audio_s)
     print_summary(out, description, tracked.url)
     return print_losses(out, rejects, plan.num_found)
+
+
+@contextlib.contextmanager
+def _open_executor(
+    config: ScoreConfig, plan: ScoringPlan, out: Folder, file: Path, loaded: Loaded, *, is_alone: bool
+) -> Iterator[Executor]:
+    """Start what runs the processes: nothing if this machine is enough, else Ray."""
+    if is_alone:
+        make_detector = functools.partial(load_again, file, config.variant or None, loaded.digest)
+        with alone.AloneExecutor(plan.audio_source, out, make_detector) as executor:
+            yield executor
+    else:
+        with ray_session():
+            yield RayExecutor(plan.audio_source, out, loaded.detector)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from pipeline.evaluation import layout
 from pipeline.storage import Folder
 
 
-def claim_folder(out: Folder, identity: Mapping[str, Any]) -> None:
-    """Reserve a folder for scores of one identity.
+def check_folder(out: Folder, identity: Mapping[str, Any]) -> None:
+    """Check that a folder holds no scores of another identity, without writing anything.
 
     Raises:
-        InputError: the folder already holds scores of another identity.
+        InputError: it does.
     """
-    if out.create(layout.IDENTITY, _to_json(identity)):
+    if not out.exists(layout.IDENTITY):
         return
     existing = json.loads(out.read(layout.IDENTITY))
     differing = [
@@ -31,6 +31,16 @@ def claim_folder(out: Folder, identity: Mapping[str, Any]) -> None:
     ]
     if differing:
         raise InputError(f"{out.uri}: holds scores with another {', '.join(differing)}; choose another --out")
+
+
+def claim_folder(out: Folder, identity: Mapping[str, Any]) -> None:
+    """Reserve a folder for scores of one identity.
+
+    Raises:
+        InputError: the folder already holds scores of another identity.
+    """
+    if not out.create(layout.IDENTITY, _to_json(identity)):
+        check_folder(out, identity)
 
 
 def write_plan(out: Folder, rows: pa.Table, part_sizes: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""Scores parts on Ray: tasks decode ahead, actors score, and this loop writes each part when all of it is settled.
+"""Scores parts: processes decode ahead, others score, and this loop writes each part when all of it is settled.
 
 Everything is tried a bounded number of times. When a scorer dies, the utterances that it was scoring are tried once
 more by another; then they are split into pieces, until the one that kills scorers is found and rejected. Its
@@ -13,31 +13,20 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from jobs.scoring.executor import Audio, Call, Executor, ProcessDiedError, ScorerHandle
 from jobs.scoring.folder import missing_parts, write_part
-from jobs.scoring.inputs import DecodedPart, Reject, Row, ScoringPlan, to_reject_row
-from jobs.scoring.parts import (
-    LIMIT_REMEDY,
-    PartScorer,
-    ScorerSettings,
-    SpanScores,
-    decode_part,
-    scores_table,
-)
+from jobs.scoring.inputs import Reject, Row, ScoringPlan, to_reject_row
+from jobs.scoring.parts import LIMIT_REMEDY, MAX_DECODING_RETRIES, ScorerSettings, SpanScores, scores_table
 from jobs.scoring.pool import ScorerPool
-from jobs.scoring.weights import SharedDetector, get_detector
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.errors import InputError
 from pipeline.progress import Progress, counted
 from pipeline.storage import Folder
-
-if TYPE_CHECKING:
-    from ray import ObjectRef
 
 MAX_DEATHS = 2
 """Utterances that were being scored when so many scorers died are split, or rejected if it is a single one."""
@@ -51,9 +40,6 @@ MAX_DEATHS_IN_ROW = 20
 MAX_FAILED_STARTS = 3
 """Give up after so many scorers in a row have died while they loaded the detector."""
 
-MAX_DECODING_RETRIES = 3
-"""How often a part is decoded again after its process has died."""
-
 AHEAD_BYTES = 512 * 2**20
 """Decoded audio that may wait for each scorer."""
 
@@ -62,7 +48,7 @@ SAMPLE_BYTES = 4
 
 
 def score_parts(
-    plan: ScoringPlan, part_sizes: Sequence[int], out: Folder, shared: SharedDetector, pool: ScorerPool
+    plan: ScoringPlan, part_sizes: Sequence[int], out: Folder, executor: Executor, pool: ScorerPool
 ) -> float:
     """Score the parts that are missing in a folder.
 
@@ -70,8 +56,8 @@ def score_parts(
         plan: what to score; `out` holds its rows, one row group per part.
         part_sizes: number of rows of each part.
         out: folder of the scores.
-        shared: the detector.
-        pool: processes and settings.
+        executor: starts the processes.
+        pool: number of processes and settings.
 
     Returns:
         Seconds of audio that were scored now.
@@ -87,7 +73,7 @@ def score_parts(
     )
     if not parts:
         return 0.0
-    return _Loop(plan, part_sizes, out, shared, pool).run(parts)
+    return _Loop(plan, part_sizes, out, executor, pool).run(parts)
 
 
 @dataclass(frozen=True)
@@ -115,7 +101,7 @@ class _OpenPart:
 
     rows: pa.Table
     """Its decoded rows of the plan."""
-    audio: ObjectRef[Any]
+    audio: Audio
     lengths: list[int]
     """Samples of each decoded row."""
     rejects: list[Row]
@@ -134,7 +120,7 @@ class _OpenPart:
 class _Slot:
     """The place of one scorer; a scorer that dies is replaced by one with the same limit of memory."""
 
-    actor: Any
+    scorer: ScorerHandle
     settings: ScorerSettings
 
 
@@ -146,24 +132,16 @@ class _Loop:
         plan: ScoringPlan,
         part_sizes: Sequence[int],
         out: Folder,
-        shared: SharedDetector,
+        executor: Executor,
         pool: ScorerPool,
     ) -> None:
-        import ray
-
-        self._plan, self._out, self._pool = plan, out, pool
-        self._make_detector = functools.partial(get_detector, shared)
+        self._plan, self._out, self._executor, self._pool = plan, out, executor, pool
         ends = np.cumsum(part_sizes)
         self._rows_of = [
             plan.rows.slice(int(end) - size, size) for end, size in zip(ends, part_sizes, strict=True)
         ]
-        self._decode: Any = ray.remote(decode_part).options(
-            num_cpus=min(plan.audio_source.num_cpus, pool.num_cpus_decoding),
-            num_returns=2,
-            max_retries=MAX_DECODING_RETRIES,
-        )
-        self._pending: dict[Any, Callable[[], None]] = {}
-        """Calls that Ray is working on, and what handles their results."""
+        self._pending: dict[Call, Callable[[], None]] = {}
+        """Calls that processes are working on, and what handles their results."""
         self._to_decode: deque[int] = deque()
         self._decoding_bytes: dict[int, int] = {}
         """Part that is being decoded → estimated bytes of its audio."""
@@ -176,10 +154,9 @@ class _Loop:
 
     def run(self, parts: Sequence[int]) -> float:
         """Score the parts; returns the seconds of audio."""
-        import ray
-
         self._progress = Progress("scoring", sum(len(self._rows_of[part]) for part in parts), "utterance")
         self._to_decode.extend(parts)
+        self._executor.prepare(self._pool)
         try:
             for _ in range(min(self._pool.num_workers, len(parts))):  # some may be complete
                 self._slots.append(_Slot(None, self._pool.settings))
@@ -187,39 +164,22 @@ class _Loop:
             while self._to_decode or self._decoding_bytes or self._open:
                 self._decode_ahead()
                 self._assign()
-                [finished], _ = ray.wait(list(self._pending), num_returns=1, fetch_local=False)
-                self._pending.pop(finished)()
+                self._pending.pop(self._executor.wait(self._pending))()
         finally:
             for slot in self._slots:
-                ray.kill(slot.actor)
+                self._executor.stop_scorer(slot.scorer)
         self._progress.finish()
         return self._progress.audio_s
 
     def _start(self, slot: _Slot) -> None:
-        import ray
+        slot.scorer, call = self._executor.start_scorer(slot.settings)
+        self._pending[call] = functools.partial(self._on_started, slot, call)
 
-        slot.actor = (
-            ray.remote(PartScorer)
-            .options(
-                num_cpus=self._pool.num_cpus,
-                num_gpus=self._pool.num_gpus,
-                max_restarts=0,
-                scheduling_strategy="SPREAD",
-            )
-            .remote(self._make_detector, slot.settings)
-        )
-        answer = slot.actor.memory_limit.remote()
-        self._pending[answer] = functools.partial(self._on_started, slot, answer)
-
-    def _on_started(self, slot: _Slot, answer: ObjectRef[float]) -> None:
-        import ray
-
+    def _on_started(self, slot: _Slot, call: Call) -> None:
         try:
-            memory_bytes = ray.get(answer)
-        except ray.exceptions.RayActorError as error:
+            memory_bytes = self._executor.memory_limit(call)
+        except ProcessDiedError as error:
             self._num_failed_starts += 1
-            if getattr(error, "actor_init_failed", False):
-                raise
             if self._num_failed_starts == MAX_FAILED_STARTS:
                 raise InputError(
                     f"{MAX_FAILED_STARTS} scorers in a row died while they loaded the detector; {LIMIT_REMEDY}"
@@ -243,15 +203,13 @@ class _Loop:
             part = self._to_decode.popleft()
             seconds = float(np.sum(self._rows_of[part]["seconds"].to_numpy(), dtype=np.float64))
             self._decoding_bytes[part] = int(seconds * SAMPLE_RATE * SAMPLE_BYTES)
-            decoded, audio = self._decode.remote(self._plan.audio_source, self._out, part)
-            self._pending[decoded] = functools.partial(self._on_decoded, part, decoded, audio)
+            call = self._executor.decode(part)
+            self._pending[call] = functools.partial(self._on_decoded, part, call)
 
-    def _on_decoded(self, part: int, answer: ObjectRef[DecodedPart], audio: ObjectRef[Any]) -> None:
-        import ray
-
+    def _on_decoded(self, part: int, call: Call) -> None:
         try:
-            decoded = ray.get(answer)
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+            decoded, audio = self._executor.decoded(call)
+        except ProcessDiedError as error:
             first = self._rows_of[part]["path"][0].as_py()
             raise InputError(
                 f"part {part}, which begins with {first}, cannot be decoded: the decoding process died "
@@ -275,15 +233,13 @@ class _Loop:
     def _assign(self) -> None:
         while self._idle and self._to_score:
             slot, span = self._idle.pop(), self._to_score.popleft()
-            answer = slot.actor.score.remote(self._open[span.part].audio, span.begin, span.end)
-            self._pending[answer] = functools.partial(self._on_scored, slot, span, answer)
+            call = self._executor.score(slot.scorer, self._open[span.part].audio, span.begin, span.end)
+            self._pending[call] = functools.partial(self._on_scored, slot, span, call)
 
-    def _on_scored(self, slot: _Slot, span: Span, answer: ObjectRef[SpanScores | None]) -> None:
-        import ray
-
+    def _on_scored(self, slot: _Slot, span: Span, call: Call) -> None:
         try:
-            scores = ray.get(answer)
-        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+            scores = self._executor.scores(call)
+        except ProcessDiedError as error:
             self._after_death(slot, span, error)
             return
         self._idle.append(slot)
@@ -293,11 +249,9 @@ class _Loop:
             self._num_deaths_in_row = 0
             self._settle(span, scores)
 
-    def _after_death(self, slot: _Slot, span: Span, error: Exception) -> None:
+    def _after_death(self, slot: _Slot, span: Span, error: ProcessDiedError) -> None:
         """Replace a scorer that died, and decide what becomes of the utterances that it was scoring."""
-        import ray
-
-        ray.kill(slot.actor)  # Ray may have lost only the connection
+        self._executor.stop_scorer(slot.scorer)
         print(f"a scorer died while it scored {self._name(span)}", file=sys.stderr, flush=True)
         self._num_deaths_in_row += 1
         if self._num_deaths_in_row == MAX_DEATHS_IN_ROW:
@@ -310,8 +264,7 @@ class _Loop:
         if span.num_deaths < MAX_DEATHS:
             self._to_score.appendleft(span)
             return
-        cause = str(error).strip().splitlines()[-1].strip()
-        self._split(span, Reject("kills_scorer", f"{span.num_deaths} scorers died with it alone: {cause}"))
+        self._split(span, Reject("kills_scorer", f"{span.num_deaths} scorers died with it alone: {error}"))
 
     def _split(self, span: Span, reject: Reject) -> None:
         """Score the pieces of a span by themselves; reject a single utterance."""

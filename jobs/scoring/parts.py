@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MIN_SECONDS = 0.1
 """A scorer that cannot score even so much audio is not started."""
 
+MAX_DECODING_RETRIES = 3
+"""How often a part is decoded again after its process has died."""
+
 OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc")
 """What torch and oneDNN say on a CPU, in a RuntimeError; for GPUs, torch has an exception of its own."""
 

@@ -5,18 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from jobs.ray_session import num_devices
 from jobs.scoring.config import ScoreConfig
-from jobs.scoring.parts import (
-    ScorerSettings,
-)
+from jobs.scoring.parts import ScorerSettings
 from pipeline.detector.memory import GIB, SAFETY
 from pipeline.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 BATCH_SECONDS = {"cpu": 30.0, "cuda": 200.0}
 """Audio per batch, in seconds. Larger batches fill a GPU, but leave the caches of a CPU."""
@@ -41,13 +34,24 @@ class ScorerPool:
     settings: ScorerSettings
 
 
-def choose_pool(config: ScoreConfig, num_parts: int) -> ScorerPool:
-    """Choose as many processes as fit on the connected cluster, unless the user gave a number; at most one a part.
+@dataclass(frozen=True)
+class Machines:
+    """The machines that there are for scoring."""
+
+    cpus: Sequence[int]
+    """CPUs of each machine that has any for jobs; none if the cluster starts its machines on demand."""
+    num_cpus: int
+    num_gpus: int
+    """Of all machines."""
+
+
+def choose_pool(config: ScoreConfig, num_parts: int, machines: Machines) -> ScorerPool:
+    """Choose as many processes as fit on the machines, unless the user gave a number; at most one a part.
 
     Raises:
         InputError: the user requires GPUs, and this machine has none.
     """
-    num_cpus, num_gpus = num_devices()
+    num_cpus, num_gpus = machines.num_cpus, machines.num_gpus
     device = config.device if config.device != "auto" else ("cuda" if num_gpus else "cpu")
     # A cluster may add GPU machines on demand, so only a local Ray proves that there are none.
     if device == "cuda" and not num_gpus and not os.environ.get("RAY_ADDRESS"):
@@ -57,7 +61,7 @@ def choose_pool(config: ScoreConfig, num_parts: int) -> ScorerPool:
     else:
         num_workers = config.num_workers or max(1, num_cpus // THREADS_PER_SCORER)
     num_workers = min(num_workers, num_parts)
-    cpus = share_cpus(num_workers, machine_cpus())
+    cpus = share_cpus(num_workers, machines.cpus)
     settings = ScorerSettings(
         device=device,
         num_threads=cpus.num_threads,
@@ -92,14 +96,6 @@ class CpuShares:
     """CPUs that Ray can always reserve for decoding on some machine."""
     num_scorers_per_machine: int
     """At most, if they are spread."""
-
-
-def machine_cpus() -> list[int]:
-    """The number of CPUs of each machine of the cluster that has any for jobs."""
-    import ray
-
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [int(cpus) for node in nodes if node["Alive"] and (cpus := node["Resources"].get("CPU", 0)) >= 1]
 
 
 def share_cpus(num_workers: int, machines: Sequence[int]) -> CpuShares:

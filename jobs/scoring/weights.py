@@ -1,10 +1,13 @@
-"""The weights of a detector, from this machine to the workers."""
+"""The weights of a detector, from the process of the command to those that score."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from pipeline.detector.network import Detector, DetectorConfig
@@ -40,3 +43,22 @@ def get_detector(shared: SharedDetector) -> Detector:
     copies = {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
     detector.load_state_dict(copies, strict=True, assign=True)
     return detector.eval()
+
+
+def load_again(file: Path, variant: str | None, digest: str) -> Detector:
+    """Load a checkpoint that another process of this machine has loaded.
+
+    Args:
+        file: as for `load_detector`.
+        variant: as for `load_detector`.
+        digest: of the weights that the other process has loaded.
+
+    Raises:
+        InputError: the file has been replaced in between.
+    """
+    from pipeline.detector.checkpoint import load_detector
+
+    loaded = load_detector(file, variant)
+    if loaded.digest != digest:
+        raise InputError(f"{file}: was replaced while it was read; run the same command again")
+    return loaded.detector

@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline.data.audio.isolation import exit_with_parent
+from pipeline.child_process import exit_with_parent
 from pipeline.errors import InputError
 from pipeline.synthetic.artifacts import EVALUATION_PROCESSES, TRAINING_PROCESSES, apply_process
 from pipeline.synthetic.plan import SHARES, Recording, plan_recordings, protocol_files

@@ -7,10 +7,12 @@ import json
 import os
 import resource
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import av
 import numpy as np
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 
 from jobs import score
 from jobs.benchmarks.noise_store import make_store
-from jobs.scoring import loop
+from jobs.scoring import alone, loop, on_ray
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.description import is_loss
 from jobs.scoring.folder import missing_parts, read_rejects, write_part
@@ -40,6 +42,7 @@ from jobs.scoring.inputs import (
 from jobs.scoring.loop import MAX_DEATHS, NUM_PIECES, Span
 from jobs.scoring.parts import PartScorer, ScorerSettings, plan_parts
 from jobs.scoring.pool import share_cpus
+from jobs.scoring.weights import load_again
 from pipeline import tables, tracking
 from pipeline.data.audio.containers.names import AUDIO_SUFFIXES
 from pipeline.data.audio.load import load_audio
@@ -54,7 +57,13 @@ from pipeline.fields import Names
 from pipeline.storage import STAGED_SUFFIX, Folder
 from tests.data.store.test_odd_names import NAMES, NOT_ON_THE_TEST_SERVER
 from tests.faults import ordinary_permissions
-from tests.jobs.deadly import DEADLY_SAMPLES, DeadlyScorer, ShortOfMemoryScorer, StillbornScorer
+from tests.jobs.deadly import (
+    DEADLY_SAMPLES,
+    DeadlyScorer,
+    ShortOfMemoryScorer,
+    StillbornScorer,
+    die_decoding,
+)
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -636,7 +645,16 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.ray
+@pytest.fixture(params=[pytest.param("on_ray", marks=pytest.mark.ray), "alone"])
+def executor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module whose processes score."""
+    is_alone = request.param == "alone"
+    if not is_alone:
+        request.getfixturevalue("cluster")
+    monkeypatch.setattr(alone, "is_enough", lambda _: is_alone)
+    return alone if is_alone else on_ray
+
+
 @pytest.mark.parametrize(
     ("scorer", "reason", "num_deaths"),
     [(DeadlyScorer, "kills_scorer", 2 * MAX_DEATHS), (ShortOfMemoryScorer, "out_of_memory", 0)],
@@ -648,11 +666,11 @@ def test_the_one_utterance_that_cannot_be_scored_is_found_and_its_neighbours_are
     five: Path,
     detector: Path,
     tmp_path: Path,
-    cluster: None,
+    executor: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(loop, "PartScorer", scorer)
+    monkeypatch.setattr(executor, "PartScorer", scorer)
     out = tmp_path / "scores"
     assert score.main(replace(config(five, detector, out), part_seconds=60.0)) == 1
     rows = pq.read_table(out / "scores").to_pylist()
@@ -670,17 +688,65 @@ def test_the_one_utterance_that_cannot_be_scored_is_found_and_its_neighbours_are
     assert f"bonafide score: 1 of 5 have no score: 1 {reason}" in printed
 
 
-@pytest.mark.ray
 def test_scorers_that_die_whatever_they_score_end_the_command(
-    five: Path, detector: Path, tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+    five: Path, detector: Path, tmp_path: Path, executor: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "MAX_DEATHS_IN_ROW", 1)
-    monkeypatch.setattr(loop, "PartScorer", DeadlyScorer)
+    monkeypatch.setattr(executor, "PartScorer", DeadlyScorer)
     with pytest.raises(InputError, match=r"1 scorers died without a score, .* 5 utterances of part 0"):
         score.main(replace(config(five, detector, tmp_path / "dying"), part_seconds=60.0))
-    monkeypatch.setattr(loop, "PartScorer", StillbornScorer)
+    monkeypatch.setattr(executor, "PartScorer", StillbornScorer)
     with pytest.raises(InputError, match="3 scorers in a row died while they loaded the detector"):
         score.main(config(five, detector, tmp_path / "stillborn"))
+
+
+def test_a_single_part_has_the_same_scores_without_ray(
+    five: Path, detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_ray() -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(alone, "has_ray", lambda: False)
+    monkeypatch.setattr(score, "ray_session", no_ray)
+    out = tmp_path / "scores"
+    assert score.main(replace(config(five, detector, out), part_seconds=60.0)) == 0
+    rows = {row["path"]: row["score"] for row in pq.read_table(out / "scores").to_pylist()}
+    expected = score_one_by_one(five, detector)
+    assert rows == pytest.approx({path: logits[1] - logits[0] for path, logits in expected.items()}, abs=1e-5)
+
+
+def test_a_decoder_that_dies_every_time_ends_the_command_without_ray(
+    five: Path, detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "is_enough", lambda _: True)
+    monkeypatch.setattr(alone, "decode_part", die_decoding)
+    with pytest.raises(
+        InputError, match=r"part 0, which begins with 0\.wav, cannot be decoded: .* died 4 times"
+    ):
+        score.main(replace(config(five, detector, tmp_path / "scores"), part_seconds=60.0))
+
+
+@pytest.mark.parametrize(
+    ("num_parts", "address", "is_enough"),
+    [(0, None, True), (1, None, True), (2, None, False), (1, "a:1", False)],
+)
+def test_ray_starts_for_several_parts_or_a_cluster_that_is_named(
+    num_parts: int, address: str | None, is_enough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert alone.is_enough(num_parts) == is_enough
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_refused(detector: Path, tmp_path: Path) -> None:
+    digest = load_detector(detector).digest
+    assert load_again(detector, None, digest).config == load_detector(detector).detector.config
+    other = tmp_path / "other.safetensors"
+    save_detector(Detector(DetectorConfig(VARIANTS["tiny"])), other, {})
+    with pytest.raises(InputError, match=r"other\.safetensors: was replaced while it was read"):
+        load_again(other, None, digest)
 
 
 @pytest.mark.ray

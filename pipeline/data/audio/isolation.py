@@ -10,19 +10,15 @@ A decode function takes a source, the file's name for messages, and any further 
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import faulthandler
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Concatenate, Generic, ParamSpec, TypeVar
 
+from pipeline.child_process import ChildProcess
 from pipeline.data.audio.errors import AudioError
 from pipeline.storage import Folder
 
@@ -123,16 +119,16 @@ class _Child(Generic[Source, Rest, Result]):
 
     def __init__(self, decode: Callable[Concatenate[Source, str, Rest], Result], hang_s: float) -> None:
         self._decode, self._hang_s = decode, hang_s
-        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        self._process: ChildProcess | None = None
 
     def __call__(self, source: Source, name: str, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
-        if self._pool is None:
-            self._pool = concurrent.futures.ProcessPoolExecutor(
-                1, multiprocessing.get_context("spawn"), initializer=exit_with_parent
-            )
-            self._pool.submit(_import, self._decode).result()  # startup does not count towards the time limit
+        if self._process is None:
+            self._process = ChildProcess()
+            self._process.submit(
+                _import, self._decode
+            ).result()  # startup does not count towards the time limit
         call: Callable[[], Result] = partial(self._decode, source, name, *args, **kwargs)
-        future = self._pool.submit(call)
+        future = self._process.submit(call)
         try:
             return future.result(timeout=self._hang_s)
         except BrokenProcessPool as error:
@@ -144,26 +140,9 @@ class _Child(Generic[Source, Rest, Result]):
 
     def close(self) -> None:
         """Kill the child process."""
-        if self._pool is None:
-            return
-        for process in list((self._pool._processes or {}).values()):
-            if process.pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pool = None
-
-
-def exit_with_parent() -> None:
-    """End this child process when its parent dies; the pool alone would leave it waiting for work forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
 
 
 def _import(_decode: Callable[..., object]) -> None:
