@@ -1,8 +1,9 @@
-"""Measure the speed of ingest, loader or training against a bare loop and other libraries.
+"""Measure the speed of ingest, loader, training or scoring against a bare loop and other libraries.
 
     bonafide benchmark ingest
     bonafide benchmark loader
     bonafide benchmark train
+    bonafide benchmark score
 
 Prints the machine, library versions, speeds and ratios to the bare loop. Ratios can be compared between machines;
 speeds cannot.
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jobs.benchmarks import ingest, loader, train
+from jobs.benchmarks import ingest, loader, score, train
 from jobs.benchmarks.table import machine, show
 from pipeline.config import run
 
@@ -25,11 +26,12 @@ from pipeline.config import run
 class BenchmarkConfig:
     """What to measure, and the settings of each benchmark."""
 
-    benchmark: Literal["ingest", "loader", "train"] = "ingest"
+    benchmark: Literal["ingest", "loader", "train", "score"] = "ingest"
     """Benchmark to run."""
     ingest: ingest.IngestBenchmark = field(default_factory=ingest.IngestBenchmark)
     loader: loader.LoaderBenchmark = field(default_factory=loader.LoaderBenchmark)
     train: train.TrainBenchmark = field(default_factory=train.TrainBenchmark)
+    score: score.ScoreBenchmark = field(default_factory=score.ScoreBenchmark)
 
 
 def main(config: BenchmarkConfig) -> None:
@@ -40,6 +42,7 @@ def main(config: BenchmarkConfig) -> None:
             "ingest": lambda: ingest.measure(config.ingest, Path(folder)),
             "loader": lambda: loader.measure(config.loader, Path(folder)),
             "train": lambda: train.measure(config.train),
+            "score": lambda: score.measure(config.score, Path(folder)),
         }
         show(benchmarks[config.benchmark]())
 

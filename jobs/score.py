@@ -29,7 +29,6 @@ from jobs.scoring.folder import (
     check_folder,
     claim_folder,
     count_scores,
-    missing_parts,
     publish,
     read_rejects,
     write_plan,
@@ -38,7 +37,7 @@ from jobs.scoring.inputs import ScoringPlan, plan_scoring
 from jobs.scoring.loop import score_parts
 from jobs.scoring.mlflow_run import log_to_mlflow, start_run
 from jobs.scoring.on_ray import RayExecutor
-from jobs.scoring.parts import plan_parts
+from jobs.scoring.parts import divide_rows
 from jobs.scoring.pool import choose_pool
 from jobs.scoring.weights import load_again
 from pipeline import tracking
@@ -58,8 +57,8 @@ def main(config: ScoreConfig) -> int:
     plan = plan_scoring(config, out)
     checkpoint = fetch_checkpoint(config.checkpoint, config.tracking_uri)
     check_gpus(config.device, 1)
-    part_sizes = plan_parts(plan.rows["seconds"].to_numpy(), config.part_seconds)
-    is_alone = alone.is_enough(len(missing_parts(out, len(part_sizes))))
+    division = divide_rows(plan.rows, config.part_seconds, out)
+    is_alone = alone.is_enough(len(division.missing))
     if is_alone:
         alone.prepare_processes()
     # They import torch, which takes seconds: what is wrong in the command is known before.
@@ -79,11 +78,14 @@ def main(config: ScoreConfig) -> int:
         start_run(config, system, checkpoint, loaded, identity) as tracked,
     ):
         claim_folder(out, identity)
-        write_plan(out, plan.rows, part_sizes)
-        pool = choose_pool(config, len(part_sizes), executor.machines())
-        audio_s = score_parts(plan, part_sizes, out, executor, pool)
-        rejects = [*plan.rejects, *read_rejects(out, len(part_sizes))]
-        num_scored = count_scores(out, len(part_sizes))
+        write_plan(out, plan.rows, division.sizes)
+        print(division, flush=True)
+        audio_s = 0.0
+        if division.missing:
+            pool = choose_pool(config, division.missing_seconds, executor.machines())
+            audio_s = score_parts(plan, division, out, executor, pool)
+        rejects = [*plan.rejects, *read_rejects(out, len(division.sizes))]
+        num_scored = count_scores(out, len(division.sizes))
         assert num_scored + len(rejects) == plan.num_found, (num_scored, len(rejects), plan.num_found)
         description = identity | describe(
             config, system, checkpoint, loaded, num_scored=num_scored, rejects=rejects, run_id=tracked.run_id

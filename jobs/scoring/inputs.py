@@ -79,7 +79,7 @@ class DecodedPart:
     """The audio of the rows of one part, and the reasons why some rows have none."""
 
     positions: list[int] = field(default_factory=list)
-    """Positions of the decoded rows within the part, ascending."""
+    """Positions of the decoded rows within the part."""
     lengths: list[int] = field(default_factory=list)
     """Number of samples of each decoded row."""
     audio: list[Samples] = field(default_factory=list)
@@ -92,6 +92,13 @@ class DecodedPart:
         self.positions.append(position)
         self.lengths.append(len(samples))
         self.audio.append(samples)
+
+    def sort_by_length(self) -> None:
+        """Put the decoded rows into the order in which they are batched: longest first."""
+        order = np.argsort(-np.array(self.lengths, np.int64), kind="stable").tolist()
+        self.positions = [self.positions[index] for index in order]
+        self.lengths = [self.lengths[index] for index in order]
+        self.audio = [self.audio[index] for index in order]
 
     def reject(self, row: Row, reason: str, detail: str) -> None:
         """Record why a row has no audio."""

@@ -11,7 +11,7 @@ import functools
 import itertools
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,13 +19,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.scoring.executor import Audio, Call, Executor, ProcessDiedError, ScorerHandle
-from jobs.scoring.folder import missing_parts, write_part
+from jobs.scoring.folder import write_part
 from jobs.scoring.inputs import Reject, Row, ScoringPlan, to_reject_row
-from jobs.scoring.parts import LIMIT_REMEDY, MAX_DECODING_RETRIES, ScorerSettings, SpanScores, scores_table
+from jobs.scoring.parts import (
+    LIMIT_REMEDY,
+    MAX_DECODING_RETRIES,
+    Division,
+    ScorerSettings,
+    SpanScores,
+    divide,
+    scores_table,
+)
 from jobs.scoring.pool import ScorerPool
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.errors import InputError
-from pipeline.progress import Progress, counted
+from pipeline.progress import Progress
 from pipeline.storage import Folder
 
 MAX_DEATHS = 2
@@ -48,13 +56,13 @@ SAMPLE_BYTES = 4
 
 
 def score_parts(
-    plan: ScoringPlan, part_sizes: Sequence[int], out: Folder, executor: Executor, pool: ScorerPool
+    plan: ScoringPlan, division: Division, out: Folder, executor: Executor, pool: ScorerPool
 ) -> float:
-    """Score the parts that are missing in a folder.
+    """Score the missing parts of a folder.
 
     Args:
         plan: what to score; `out` holds its rows, one row group per part.
-        part_sizes: number of rows of each part.
+        division: its parts.
         out: folder of the scores.
         executor: starts the processes.
         pool: number of processes and settings.
@@ -65,20 +73,12 @@ def score_parts(
     Raises:
         InputError: scorers die whatever they score, or a part cannot be decoded.
     """
-    parts = missing_parts(out, len(part_sizes))
-    num_done = len(part_sizes) - len(parts)
-    print(
-        f"{counted(len(part_sizes), 'part')} planned, {num_done} already scored, {len(parts)} to score",
-        flush=True,
-    )
-    if not parts:
-        return 0.0
-    return _Loop(plan, part_sizes, out, executor, pool).run(parts)
+    return _Loop(plan, division, out, executor, pool).run()
 
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive decoded utterances of a part, which one call scores."""
+    """Consecutive utterances of a decoded part, longest first, which one call scores."""
 
     part: int
     begin: int
@@ -100,7 +100,9 @@ class _OpenPart:
     """A part that is decoded and not written yet."""
 
     rows: pa.Table
-    """Its decoded rows of the plan."""
+    """Its decoded rows of the plan, longest first."""
+    positions: list[int]
+    """Of the decoded rows in the part."""
     audio: Audio
     lengths: list[int]
     """Samples of each decoded row."""
@@ -130,19 +132,19 @@ class _Loop:
     def __init__(
         self,
         plan: ScoringPlan,
-        part_sizes: Sequence[int],
+        division: Division,
         out: Folder,
         executor: Executor,
         pool: ScorerPool,
     ) -> None:
         self._plan, self._out, self._executor, self._pool = plan, out, executor, pool
-        ends = np.cumsum(part_sizes)
+        ends = np.cumsum(division.sizes)
         self._rows_of = [
-            plan.rows.slice(int(end) - size, size) for end, size in zip(ends, part_sizes, strict=True)
+            plan.rows.slice(int(end) - size, size) for end, size in zip(ends, division.sizes, strict=True)
         ]
+        self._to_decode = deque(division.missing)
         self._pending: dict[Call, Callable[[], None]] = {}
         """Calls that processes are working on, and what handles their results."""
-        self._to_decode: deque[int] = deque()
         self._decoding_bytes: dict[int, int] = {}
         """Part that is being decoded → estimated bytes of its audio."""
         self._open: dict[int, _OpenPart] = {}
@@ -152,13 +154,13 @@ class _Loop:
         self._num_deaths_in_row = 0
         self._num_failed_starts = 0
 
-    def run(self, parts: Sequence[int]) -> float:
-        """Score the parts; returns the seconds of audio."""
-        self._progress = Progress("scoring", sum(len(self._rows_of[part]) for part in parts), "utterance")
-        self._to_decode.extend(parts)
+    def run(self) -> float:
+        """Score the missing parts; returns the seconds of audio."""
+        num_rows = sum(len(self._rows_of[part]) for part in self._to_decode)
+        self._progress = Progress("scoring", num_rows, "utterance")
         self._executor.prepare(self._pool)
         try:
-            for _ in range(min(self._pool.num_workers, len(parts))):  # some may be complete
+            for _ in range(self._pool.num_workers):
                 self._slots.append(_Slot(None, self._pool.settings))
                 self._start(self._slots[-1])
             while self._to_decode or self._decoding_bytes or self._open:
@@ -219,15 +221,17 @@ class _Loop:
         num_decoded = len(decoded.positions)
         self._open[part] = _OpenPart(
             rows=self._rows_of[part].take(pa.array(decoded.positions, pa.int64())),
+            positions=decoded.positions,
             audio=audio,
             lengths=decoded.lengths,
             rejects=decoded.rejects,
             logits=np.full((num_decoded, 2), np.nan, np.float32),
             num_left=num_decoded,
         )
-        if num_decoded:
-            self._to_score.append(Span(part, 0, num_decoded))
-        else:
+        seconds = np.array(decoded.lengths) / SAMPLE_RATE
+        bounds = np.cumsum([0, *divide(seconds, self._pool.span_seconds)]).tolist()
+        self._to_score.extend(Span(part, begin, end) for begin, end in itertools.pairwise(bounds))
+        if not num_decoded:
             self._write(part)
 
     def _assign(self) -> None:
@@ -243,6 +247,7 @@ class _Loop:
             self._after_death(slot, span, error)
             return
         self._idle.append(slot)
+        self._assign()  # before the scores are written, which takes a while on S3
         if scores is None:
             self._split(span, Reject("out_of_memory", f"alone, it did not fit after all; {LIMIT_REMEDY}"))
         else:
@@ -285,8 +290,8 @@ class _Loop:
     def _write(self, number: int) -> None:
         """Write a part of which every utterance has a score or a reject."""
         part = self._open.pop(number)
-        is_scored = ~np.isnan(part.logits[:, 0])
-        scored = np.flatnonzero(is_scored)
+        in_order = np.argsort(np.array(part.positions, np.int64))
+        scored = in_order[~np.isnan(part.logits[in_order, 0])]
         schema = self._plan.audio_source.schema
         table = scores_table(part.rows.take(pa.array(scored)), part.logits[scored], schema)
         write_part(self._out, number, table, part.rejects)

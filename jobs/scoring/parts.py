@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from jobs.scoring.folder import missing_parts
 from jobs.scoring.inputs import AudioSource, DecodedPart, Reject, Samples
 from pipeline import tables
 from pipeline.data.audio.waveform import PCM16_SCALE, SAMPLE_RATE, Waveform
 from pipeline.detector.memory import GIB
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
+from pipeline.progress import counted
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
@@ -60,24 +62,52 @@ class SpanScores:
     """Position in the span → why it has no score."""
 
 
-def plan_parts(seconds: NDArray[np.floating], part_seconds: float) -> list[int]:
-    """Divide consecutive utterances into parts.
+@dataclass(frozen=True)
+class Division:
+    """How the rows of a plan are divided into parts, and which of these have no scores yet."""
+
+    sizes: list[int]
+    """Rows of each part."""
+    missing: list[int]
+    missing_seconds: list[float]
+    """Audio of each missing part."""
+
+    def __str__(self) -> str:
+        num_parts, num_missing = len(self.sizes), len(self.missing)
+        done = num_parts - num_missing
+        return f"{counted(num_parts, 'part')} planned, {done} already scored, {num_missing} to score"
+
+
+def divide_rows(rows: pa.Table, part_seconds: float, out: Folder) -> Division:
+    """Divide the rows of a plan into parts of about so much audio, of which `out` may hold some."""
+    seconds = rows["seconds"].to_numpy()
+    sizes = divide(seconds, part_seconds)
+    missing = missing_parts(out, len(sizes))
+    ends = np.cumsum(sizes)
+    return Division(
+        sizes, missing, [float(seconds[ends[part] - sizes[part] : ends[part]].sum()) for part in missing]
+    )
+
+
+def divide(seconds: NDArray[np.floating], group_seconds: float) -> list[int]:
+    """Divide consecutive utterances into groups of similar duration.
 
     Args:
         seconds: duration of each utterance.
-        part_seconds: a part has the utterances that start within this much audio, so its last one may overrun.
+        group_seconds: a group has the utterances that start within this much audio, so its last one may overrun.
 
     Returns:
-        The number of utterances in each part.
+        The number of utterances in each group.
     """
     starts = np.cumsum(seconds, dtype=np.float64) - seconds
-    return [int(count) for count in np.bincount((starts // part_seconds).astype(np.int64)) if count]
+    return [int(count) for count in np.bincount((starts // group_seconds).astype(np.int64)) if count]
 
 
 def decode_part(audio_source: AudioSource, out: Folder, part: int) -> tuple[DecodedPart, list[Samples]]:
-    """Decode a part; the audio is returned separately, because only a scorer needs it."""
+    """Decode a part, longest utterance first; the audio is returned separately, because only scorers need it."""
     rows = tables.read_group(out, layout.PLAN, part).to_pylist()
     decoded = audio_source.decode(rows, out, layout.attempts_name(part))
+    decoded.sort_by_length()
     audio, decoded.audio = decoded.audio, []
     return decoded, audio
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ BATCH_SECONDS = {"cpu": 30.0, "cuda": 200.0}
 THREADS_PER_SCORER = 4
 """On a CPU; more threads gain little, and more processes need more memory."""
 
+SPAN_SECONDS = {"cpu": 60.0, "cuda": 1800.0}
+"""Audio in a span, in seconds: some seconds of work, which hide a call, and are not long to wait for at the end."""
+
 SCORING_SHARE = 0.8
 """Share of a machine's free memory for all scorers; the rest is for decoding."""
 
@@ -31,6 +35,8 @@ class ScorerPool:
     num_cpus_decoding: float
     """CPUs beside the scorers; a decoding task must not ask for more."""
     num_gpus: float
+    span_seconds: float
+    """Audio that a scorer is given at a time; parts are divided into such spans, so that all scorers have work."""
     settings: ScorerSettings
 
 
@@ -45,8 +51,13 @@ class Machines:
     """Of all machines."""
 
 
-def choose_pool(config: ScoreConfig, num_parts: int, machines: Machines) -> ScorerPool:
-    """Choose as many processes as fit on the machines, unless the user gave a number; at most one a part.
+def choose_pool(config: ScoreConfig, part_seconds: Sequence[float], machines: Machines) -> ScorerPool:
+    """Choose as many processes as fit on the machines, unless the user gave a number; at most one a span.
+
+    Args:
+        config: devices, number of processes, and batches.
+        part_seconds: audio of each part to score.
+        machines: what there is.
 
     Raises:
         InputError: the user requires GPUs, and this machine has none.
@@ -60,13 +71,15 @@ def choose_pool(config: ScoreConfig, num_parts: int, machines: Machines) -> Scor
         num_workers = config.num_workers or max(1, int(num_gpus / config.gpus_per_worker))
     else:
         num_workers = config.num_workers or max(1, num_cpus // THREADS_PER_SCORER)
-    num_workers = min(num_workers, num_parts)
+    batch_seconds = config.batch_seconds or BATCH_SECONDS[device]
+    span_seconds = max(batch_seconds, SPAN_SECONDS[device])
+    num_workers = min(num_workers, sum(max(1, math.ceil(seconds / span_seconds)) for seconds in part_seconds))
     cpus = share_cpus(num_workers, machines.cpus)
     settings = ScorerSettings(
         device=device,
         num_threads=cpus.num_threads,
         precision=config.precision,
-        batch_seconds=config.batch_seconds or BATCH_SECONDS[device],
+        batch_seconds=batch_seconds,
         window=config.window,
         memory_bytes=config.memory_gib * GIB,
         memory_share=(
@@ -80,6 +93,7 @@ def choose_pool(config: ScoreConfig, num_parts: int, machines: Machines) -> Scor
         num_cpus=min(cpus.per_scorer, 0.5) if device == "cuda" else cpus.per_scorer,
         num_cpus_decoding=cpus.for_decoding,
         num_gpus=config.gpus_per_worker if device == "cuda" else 0,
+        span_seconds=span_seconds,
         settings=settings,
     )
 

@@ -40,7 +40,7 @@ from jobs.scoring.inputs import (
     to_reject_row,
 )
 from jobs.scoring.loop import MAX_DEATHS, NUM_PIECES, Span
-from jobs.scoring.parts import PartScorer, ScorerSettings, plan_parts
+from jobs.scoring.parts import PartScorer, ScorerSettings, divide
 from jobs.scoring.pool import share_cpus
 from jobs.scoring.weights import load_again
 from pipeline import tables, tracking
@@ -453,7 +453,7 @@ def test_a_monster_is_rejected_without_being_read(audio: Path, tmp_path: Path) -
         os.truncate(root / name, size)  # sparse
     out = Folder(str(tmp_path / "out"))
     plan = plan_folder(Folder(str(root)), out)
-    assert len(plan_parts(plan.rows["seconds"].to_numpy(), 1800.0)) <= len(plan.rows)
+    assert len(divide(plan.rows["seconds"].to_numpy(), 1800.0)) <= len(plan.rows)
     rows = plan.rows.to_pylist()
     before = num_bytes_read()
     part = AudioFiles(Folder(str(root))).decode(rows, out, "attempts/part")
@@ -529,7 +529,7 @@ def test_rejects_of_a_killed_worker_do_not_count(tmp_path: Path) -> None:
 
 
 def test_a_part_has_the_utterances_that_start_within_its_seconds() -> None:
-    assert plan_parts(np.array([1.0, 1.0, 1.0, 5.0, 1.0]), 2.0) == [2, 2, 1]
+    assert divide(np.array([1.0, 1.0, 1.0, 5.0, 1.0]), 2.0) == [2, 2, 1]
 
 
 def settings(memory_bytes: float, window: str = "whole", share: float = 0.8) -> ScorerSettings:
