@@ -33,6 +33,10 @@ MAX_DECODING_RETRIES = 3
 OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc")
 """What torch and oneDNN say on a CPU, in a RuntimeError; for GPUs, torch has an exception of its own."""
 
+NOT_FINITE_REMEDY = (
+    "the detector gives no number for it; use --precision fp32, or a detector that learnt at a lower rate"
+)
+
 LIMIT_REMEDY = "use --window window:SECONDS:mean, fewer --num-workers, or a machine with more memory"
 
 
@@ -172,13 +176,17 @@ class PartScorer:
             else:
                 fitting.append(position)
         try:
-            scores.logits[fitting] = self.scorer.score(
+            scores.logits[fitting] = self.scorer.logits(
                 [_to_waveform(audio[begin + position]) for position in fitting]
             )
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
             return None
+        for position in fitting:
+            if not np.isfinite(scores.logits[position]).all():
+                scores.logits[position] = np.nan
+                scores.rejects[position] = Reject("not_finite", NOT_FINITE_REMEDY)
         return scores
 
 

@@ -148,6 +148,14 @@ class Scorer:
         Raises:
             ValueError: a waveform is empty or not one-dimensional, or its logits are not finite.
         """
+        logits_N2 = self.logits(waveforms)
+        broken = np.flatnonzero(~np.isfinite(logits_N2).all(axis=1)).tolist()
+        if broken:
+            raise ValueError(f"the logits of waveforms {broken} are not finite")
+        return logits_N2
+
+    def logits(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Compute what `score` returns, without its check that all logits are finite."""
         for index, waveform in enumerate(waveforms):
             if waveform.ndim != 1 or not len(waveform):
                 raise ValueError(f"waveform {index} has shape {waveform.shape}; expected one channel [T]")
@@ -167,9 +175,6 @@ class Scorer:
         logits_N2 = np.empty((len(waveforms), 2), np.float32)
         for index, (parts, end) in enumerate(zip(cut, ends, strict=True)):
             logits_N2[index] = self.policy.combine(logits_W2[end - len(parts) : end])
-        broken = np.flatnonzero(~np.isfinite(logits_N2).all(axis=1)).tolist()
-        if broken:
-            raise ValueError(f"the logits of waveforms {broken} are not finite")
         return logits_N2
 
     def _score_batch(self, windows: Sequence[NDArray[np.float32]]) -> Tensor:

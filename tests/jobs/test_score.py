@@ -602,6 +602,18 @@ def test_an_error_that_is_not_about_memory_ends_the_command(
         scorer.score([np.ones(8_000, np.float32)], 0, 1)
 
 
+def test_an_utterance_without_a_finite_score_is_rejected_and_its_neighbours_are_scored(
+    detector: Path,
+) -> None:
+    scorer = PartScorer(lambda: load_detector(detector).detector, settings(2**30))
+    audio = [np.ones(length, np.float32) for length in (9_000, 8_000)]
+    audio[0][5] = np.nan
+    scores = scorer.score(audio, 0, 2)
+    assert scores is not None
+    assert {position: reject.reason for position, reject in scores.rejects.items()} == {0: "not_finite"}
+    assert np.isnan(scores.logits[0]).all() and np.isfinite(scores.logits[1]).all()
+
+
 @pytest.mark.parametrize(
     ("num_workers", "machines", "num_threads", "per_scorer"),
     [
@@ -681,7 +693,7 @@ def test_the_one_utterance_that_cannot_be_scored_is_found_and_its_neighbours_are
     printed = capfd.readouterr().err
     deaths = [line for line in printed.splitlines() if line.startswith("a scorer died")]
     assert len(deaths) == num_deaths
-    names = ["5 utterances of part 0, from 0.wav", "3.wav"]
+    names = ["5 utterances of part 0, from 3.wav", "3.wav"]
     assert deaths == [
         f"a scorer died while it scored {name}" for name in names for _ in range(num_deaths // 2)
     ]

@@ -20,6 +20,7 @@ from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 from pipeline.child_process import ChildProcess
 from pipeline.data.audio.errors import AudioError
+from pipeline.errors import InputError
 from pipeline.storage import Folder
 
 HANG_S = 600.0
@@ -57,7 +58,7 @@ def crash_safe(
         `decode` with the protection around it.
 
     Raises:
-        RuntimeError: `MAX_ATTEMPTS` workers died during the work.
+        InputError: `MAX_ATTEMPTS` workers died during the work.
     """
     try:
         num_deaths = int(store.read(marker))
@@ -65,8 +66,9 @@ def crash_safe(
         num_deaths = 0
     if num_deaths >= MAX_ATTEMPTS:
         store.delete(marker)  # so that the work starts afresh once the cause is fixed
-        raise RuntimeError(
-            f"{marker}: {num_deaths} workers died during this work; check their memory and their logs"
+        raise InputError(
+            f"{marker}: {num_deaths} processes died while they did this work; use fewer workers or a machine with "
+            "more memory, and run the same command again"
         )
     store.commit(marker, str(num_deaths + 1).encode())
     try:

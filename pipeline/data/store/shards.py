@@ -111,7 +111,7 @@ def build_shard(
     """Write a shard as `write_shard` does; a file that crashes or hangs the decoder becomes a reject.
 
     Raises:
-        RuntimeError: too many workers have died while building the shard.
+        InputError: too many workers have died while building the shard.
     """
     corpus, members = _corpus_of(members)
     with crash_safe(load_audio, store, attempt_name(corpus, name)) as load:

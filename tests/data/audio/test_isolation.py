@@ -17,6 +17,7 @@ from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.isolation import MAX_ATTEMPTS, crash_safe, in_subprocess
 from pipeline.data.audio.load import Loaded
 from pipeline.data.audio.reader import Header
+from pipeline.errors import InputError
 from pipeline.storage import Folder
 
 OPTIONS: dict[str, Any] = {"start": None, "end": None, "resampler": "soxr_hq"}
@@ -118,7 +119,7 @@ def test_work_that_keeps_killing_workers_fails_once_and_then_starts_afresh(tmp_p
     store = Folder(str(tmp_path))
     store.commit("attempts/work", str(MAX_ATTEMPTS).encode())
     with (
-        pytest.raises(RuntimeError, match="attempts/work: 4 workers died during this work"),
+        pytest.raises(InputError, match="attempts/work: 4 processes died while they did this work"),
         crash_safe(load, store, "attempts/work"),
     ):
         pass

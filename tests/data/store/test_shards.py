@@ -35,6 +35,7 @@ from pipeline.data.store.shards import (
     write_shard,
 )
 from pipeline.data.store.tar_writer import TarWriter
+from pipeline.errors import InputError
 from pipeline.storage import Folder
 from pipeline.tables import read_table
 
@@ -134,7 +135,7 @@ def test_a_shard_whose_worker_died_is_decoded_in_a_child_process_to_the_same_byt
 def test_a_shard_that_kills_many_workers_fails_the_job(root: Folder, tmp_path: Path):
     store = Folder(str(tmp_path / "store"))
     store.commit(attempt_name("toy", "toy-1"), str(MAX_ATTEMPTS).encode())
-    with pytest.raises(RuntimeError, match="toy/toy-1: 4 workers died"):
+    with pytest.raises(InputError, match="toy/toy-1: 4 processes died"):
         build_shard("toy-1", MEMBERS, root, store, **SETTINGS)
 
 

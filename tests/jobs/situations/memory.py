@@ -31,7 +31,6 @@ SITUATIONS = [
         remedy="The other recordings have their scores. Score all of them by windows, `--window window:10:mean`, into "
         "another folder; or use a machine with more memory",
         prepare=long_and_short_calls,
-        needs_ray=True,
     ),
     Situation(
         what="a detector that leaves no memory for audio",
@@ -40,7 +39,6 @@ SITUATIONS = [
         "use fewer --num-workers, or a machine with more memory",
         leaves=("scores/*",),
         prepare=long_and_short_calls,
-        needs_ray=True,
     ),
     Situation(
         what="a limit of memory that is no limit",
