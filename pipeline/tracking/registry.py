@@ -77,7 +77,7 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(NAME, name):
         raise InputError(
-            f"{name!r} cannot name a registered model; it must be non-empty, without / @ : or quotes"
+            f"--register {name!r} cannot name a registered model; it must be non-empty, without / @ : or quotes"
         )
 
 

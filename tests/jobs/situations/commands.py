@@ -270,7 +270,7 @@ SITUATIONS = [
     Situation(
         what="a name under which MLflow registers nothing",
         command=f"{TRAIN} --register team/detector",
-        line="'team/detector' cannot name a registered model; it must be non-empty, without / @ : or quotes",
+        line="--register 'team/detector' cannot name a registered model; it must be non-empty, without / @ : or quotes",
     ),
     # score and evaluate
     Situation(
