@@ -1,12 +1,25 @@
-"""Fixtures for several tests: an S3 endpoint over HTTP, and an address without a server."""
+"""The order of the tests, and fixtures for several: an S3 endpoint over HTTP, and an address without a server."""
 
 from __future__ import annotations
 
+import os
 import socket
 import uuid
 from collections.abc import Iterator
 
 import pytest
+
+# Two processes of tests share the cores; with more threads each, they would mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first, then the others that use Ray: short files at the end keep both processes busy."""
+    minutes, ray = (
+        {item.path for item in items if item.get_closest_marker(name) is not None}
+        for name in ("minutes", "ray")
+    )
+    items.sort(key=lambda item: (item.path not in minutes, item.path not in ray))
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

@@ -23,6 +23,9 @@ The code may be followed by a message: `InvalidArgument: Unsupported header`.
 Environ = dict[str, Any]
 """A request, as WSGI describes it."""
 
+POLL_S = 0.01
+"""How often the server looks whether it shall stop; each test waits for that, with werkzeug's default half a second."""
+
 
 class Gate:
     """A proxy in front of the S3 server of the tests; shares its buckets."""
@@ -97,7 +100,7 @@ def gated_s3(patch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
     gate = Gate()
     server = make_server("127.0.0.1", 0, gate, threaded=True, request_handler=MotoRequestHandler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(POLL_S,), daemon=True)
     thread.start()
     patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
     s3fs.S3FileSystem.clear_instance_cache()

@@ -28,7 +28,7 @@ from tests.detector.toys import (
 
 WORLD = 2
 Results = dict[str, Any]
-NUM_STEPS, MIDDLE = 8, 4
+NUM_STEPS, MIDDLE = 4, 2
 
 
 def shared_batches(epoch: int, first: int) -> Iterator[ToyBatch]:

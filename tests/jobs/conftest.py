@@ -1,4 +1,7 @@
-"""Shared by the tests of jobs: one local Ray on two cores, and one uninterrupted training."""
+"""Shared by the tests of jobs: one local Ray on two cores, and one uninterrupted training.
+
+They last as long as the tests of jobs follow each other; an idle Ray would slow the other tests down.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from jobs.ray_session import ray_session
 from tests.jobs.training.trainings import config, write_store
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(s3_endpoint: str) -> Iterator[None]:
     """A local Ray whose workers know the S3 endpoint; jobs called in this process use it."""
     with ray_session(num_cpus=2):
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def place(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
     """A folder with a store of sixty clips, for trainings beside it."""
     place = tmp_path_factory.mktemp("trainings")
@@ -27,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
     return place
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def whole(place: Path) -> str:
     """An uninterrupted training."""
     train.main(config(place, "whole"))

@@ -2,7 +2,8 @@
 
 The reader has a home folder with small corpora, and a checkout in which the presets train a tiny detector for a few
 steps. Nothing else of a printed line is changed, except what `STAND_INS` lists. The commands of the README run in a
-shell, those of its Ray cluster as jobs, and those of the other documents in this process, which takes less time.
+shell, those of its Ray cluster as jobs, and those of the other documents in this process, which takes less time. Jobs
+that follow each other with the same options are submitted as one, because each submission takes seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +27,32 @@ import soundfile
 import torch
 
 from jobs.__main__ import run_command
+from jobs.training.folder import CONFIG
+from jobs.training.record import load_result
+from pipeline.config import load_toml
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.detector.checkpoint import save_detector
 from pipeline.detector.network import PREFIX, Detector, DetectorConfig
 from pipeline.detector.variants import VARIANTS
+from pipeline.storage import Folder
 from tests.corpora import write_asvspoof2019_la, write_in_the_wild
 from tests.documents import DOCUMENTS, ROOT, command_lines, examples, read
 from tests.test_registry import free_port, serving
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
+pytestmark = [
+    pytest.mark.minutes,
+    pytest.mark.ray,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("default"),
+]
 
 FIRST = "README.md"
 """The document whose commands run first; the examples of the others use their results."""
 
 CLUSTER = "cluster/README.md"
+
+BEFORE = {"docs/scoring.md": "docs/tracking.md", "docs/evaluation.md": "docs/scoring.md"}
+"""Documents whose examples use results of another one: the detector that it registers, the scores that it writes."""
 
 NOT_RUN = {
     r"make |source |\.venv/": "sets up the checkout",
@@ -66,6 +79,38 @@ STAND_INS = {
     " --device cuda": "",
 }
 """Parts of printed lines that stand for something of the reader's own, and what they are here."""
+
+SUBMIT_TOGETHER = r"""
+options=() commands=() only=()
+submit() {
+    case ${#commands[@]} in
+        0) ;;
+        1) command ray job submit "${options[@]}" -- "${only[@]}" ;;
+        *) command ray job submit "${options[@]}" -- bash -euxc "$(printf '%s; ' "${commands[@]}")" ;;
+    esac
+    commands=()
+}
+ray() {
+    if [[ "$1 $2" != "job submit" ]]; then
+        command ray "$@"
+        return
+    fi
+    shift 2
+    local own=()
+    while [[ $1 != -- ]]; do
+        own+=("$1")
+        shift
+    done
+    shift
+    if [[ "${own[*]}" != "${options[*]}" ]]; then
+        submit
+        options=("${own[@]}")
+    fi
+    only=("$@")
+    commands+=("$(printf '%q ' "$@")")
+}
+"""
+"""A shell function in the place of `ray`: jobs with the same options are submitted as one, which `submit` ends."""
 
 PRESET = """
 variant = "tiny"
@@ -97,6 +142,8 @@ class Reader:
     home: Path
     environment: Mapping[str, str]
     """With the addresses of an S3 server and an MLflow server."""
+    done: set[str] = field(default_factory=set)
+    """The scripts that ran in this process."""
 
     @property
     def checkout(self) -> Path:
@@ -115,6 +162,12 @@ class Reader:
         output = done.stdout + done.stderr
         assert done.returncode == 0, f"{script}\n{output}"
         assert "Traceback" not in output, output
+
+    def run_in_process_once(self, script: str) -> None:
+        """Run the commands of a printed script in this process, unless they have been run."""
+        if script not in self.done:
+            self.run_in_process(script)
+            self.done.add(script)
 
     def run_in_process(self, script: str) -> None:
         """Run the commands of a printed script in this process, on the Ray of the tests."""
@@ -333,28 +386,45 @@ def scripts() -> list[object]:
     ]
     first = [document for document in DOCUMENTS if document not in (FIRST, CLUSTER, *later)]
     return [
-        pytest.param(script, id=f"{document}-{number}")
+        pytest.param(document, number, id=f"{document}-{number}")
         for document in (*first, *later)
-        for number, script in enumerate(runnable(document))
+        for number, _ in enumerate(runnable(document))
     ]
 
 
-@pytest.mark.parametrize("script", scripts())
-def test_an_example_runs_as_printed(script: str, reader: Reader, cluster: None):
-    reader.run_in_process(script)
+def needed(document: str) -> list[str]:
+    """The examples of the documents whose results this one uses, in order."""
+    if document not in BEFORE:
+        return []
+    before = BEFORE[document]
+    return [*needed(before), *runnable(before)]
+
+
+@pytest.mark.parametrize(("document", "number"), scripts())
+def test_an_example_runs_as_printed(document: str, number: int, reader: Reader, cluster: None):
+    """Earlier examples run first, if they have not, so that each can be tested alone."""
+    for script in [*needed(document), *list(runnable(document))[: number + 1]]:
+        reader.run_in_process_once(script)
 
 
 def test_the_commands_of_the_readme_run_with_relative_paths(reader: Reader, cluster: None):
+    """The workers of Ray are in another folder than the reader."""
     for script in runnable(FIRST):
-        script = re.sub(r"~/(store|runs|scores|reports)\b", r"relative/\1", script).replace("~/", "../")
-        reader.run_in_process(script)
-    assert (reader.checkout / "relative" / "reports" / "first" / "report.html").exists()
+        script = re.sub(r"~/(store|runs|scores|reports)\b", r"./relative/\1", script).replace("~/", "../")
+        tracked = "bonafide train --tracking-uri sqlite:///relative/mlflow.db"
+        reader.run_in_process(script.replace("bonafide train", tracked))
+    folder = reader.checkout / "relative"
+    assert (folder / "reports" / "first" / "report.html").exists()
+    assert (folder / "mlflow.db").is_file()
+    result = load_result(Folder(str(folder / "runs" / "first")))
+    assert result is not None and result.num_steps == 4
+    assert load_toml(folder / "runs" / "first" / CONFIG)["store"] == str(folder / "store")
 
 
 def test_the_jobs_of_the_cluster_run_as_printed(reader: Reader):
     with ray_cluster(reader.environment) as address:
         for script in runnable(CLUSTER):
-            reader.run(script, RAY_ADDRESS=address, RAY_AUTH_MODE="token")
+            reader.run(f"{SUBMIT_TOGETHER}\n{script}\nsubmit", RAY_ADDRESS=address, RAY_AUTH_MODE="token")
 
 
 def test_every_line_that_is_not_run_is_excluded_for_a_reason_that_still_exists():

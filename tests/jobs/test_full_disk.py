@@ -67,8 +67,8 @@ def test_scores_continue_once_their_folder_has_room(cluster: None, tmp_path: Pat
 
 
 def test_a_training_continues_once_its_folder_has_room(place: Path, tmp_path: Path):
-    steps = replace(TRAINING.optimiser, num_steps=20)
-    schedule = replace(TRAINING, optimiser=steps, checkpoint_every=10, validate_every=20)
+    steps = replace(TRAINING.optimiser, num_warmup_steps=1, num_steps=4)
+    schedule = replace(TRAINING, optimiser=steps, checkpoint_every=2, validate_every=4)
     with ExitStack() as stack:
         mount_again = stack.enter_context(small_disk(tmp_path / "disk", 600))
         settings = replace(

@@ -12,7 +12,6 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from jobs import train
-from jobs.__main__ import run_command
 from jobs.training import folder, record
 from jobs.training.checkpoints import saved_checkpoints
 from jobs.training.checks import check_chunks, check_data, check_resume, check_weights, choose_recipe
@@ -20,7 +19,6 @@ from jobs.training.config import TrainConfig
 from jobs.training.record import TrainingRecord
 from jobs.training.resolve import RESUMABLE_CHANGES, ResolvedTraining, fixed_settings, resolve
 from pipeline import lease
-from pipeline.config import load_toml
 from pipeline.data.corpora.recipe import Recipe, load_recipe
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_snapshot
@@ -96,22 +94,6 @@ def test_training_again_does_nothing(place: Path, whole: str, capsys: pytest.Cap
     train.main(config(place, whole))
     assert "nothing to do" in capsys.readouterr().out
     assert result_of(place, whole) == before
-
-
-@uses_ray
-def test_a_training_with_relative_paths_writes_where_the_user_is(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(place)  # the workers of Ray are in another folder
-    flags = "--store store --out ./typed --tracking-uri sqlite:///typed.db --variant tiny --device cpu"
-    flags += " --batch.max-seconds 3 --batch.crop-min-s 0.3 --batch.crop-max-s 0.5 --batch.num-buckets 1"
-    flags += (
-        " --training.precision fp32 --training.optimiser.num-steps 2 --training.optimiser.num-warmup-steps 0"
-    )
-    assert run_command("train", flags.split()) == 0, capsys.readouterr().err
-    assert result_of(place, "typed").num_steps == 2
-    assert (place / "typed.db").is_file()
-    assert load_toml(place / "typed" / folder.CONFIG)["store"] == f"{place}/store"
 
 
 @uses_ray

@@ -353,7 +353,7 @@ def test_the_s3_requests_of_a_batch_are_sent_concurrently(
     folder, index = store
     Bucket.folder, Bucket.waiting, Bucket.most, Bucket.is_open = Path(folder.uri), set(), 0, threading.Event()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):

@@ -50,7 +50,8 @@ def test_the_best_detector_is_registered_once(
     assert float(found.tags["eer"]) == result.best_eer
     assert int(found.tags["step"]) == result.best_step
     assert found.tags["snapshot"] == result.snapshot_digest
-    assert len(MlflowClient(tracking_uri(place)).search_model_versions("name = 'bonafide-tiny'")) == 1
+    versions = MlflowClient(tracking_uri(place)).search_model_versions("name = 'bonafide-tiny'")
+    assert [int(version.version) for version in versions if version.tags["training"] == result.id] == [1]
 
 
 def test_a_complete_training_without_a_run_is_tracked_and_registered_from_its_folder(

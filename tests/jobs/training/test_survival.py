@@ -50,6 +50,7 @@ from tests.jobs.training.trainings import (
 )
 
 pytestmark = [
+    pytest.mark.minutes,
     pytest.mark.ray,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
