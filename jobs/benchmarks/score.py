@@ -30,6 +30,7 @@ from jobs.scoring.loop import score_parts
 from jobs.scoring.on_ray import RayExecutor
 from jobs.scoring.parts import divide_rows
 from jobs.scoring.pool import choose_pool
+from jobs.scoring.weights import num_bytes
 from pipeline.child_process import ChildProcess
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.detector.variants import VARIANTS, VariantName
@@ -293,7 +294,8 @@ class Job:
         division = divide_rows(plan.rows, self._config.part_seconds, out)
         write_plan(out, plan.rows, division.sizes)
         executor = TimedExecutor(plan.audio_source, out, self._detector)
-        pool = choose_pool(self._config, division.missing_seconds, executor.machines())
+        size = num_bytes(self._detector)
+        pool = choose_pool(self._config, division.missing_seconds, executor.machines(), size)
         score_parts(plan, division, out, executor, pool)
         return time.perf_counter() - executor.started_at
 

@@ -13,7 +13,7 @@ from jobs.ray_session import has_ray
 from jobs.scoring.executor import ProcessDiedError
 from jobs.scoring.inputs import AudioSource, DecodedPart, Samples
 from jobs.scoring.parts import MAX_DECODING_RETRIES, PartScorer, ScorerSettings, SpanScores, decode_part
-from jobs.scoring.pool import Machines, ScorerPool
+from jobs.scoring.pool import Machine, ScorerPool
 from pipeline.child_process import ChildProcess, preload
 from pipeline.storage import Folder
 
@@ -60,12 +60,13 @@ class AloneExecutor:
         for process in self._processes:
             process.kill()
 
-    def machines(self) -> Machines:
+    def machines(self) -> list[Machine]:
         """See `Executor`."""
         import torch
 
-        num_cpus = usable_cpus()
-        return Machines([num_cpus], num_cpus, torch.cuda.device_count())
+        from pipeline.detector.memory_limit import free_host_bytes
+
+        return [Machine(usable_cpus(), torch.cuda.device_count(), free_host_bytes())]
 
     def prepare(self, pool: ScorerPool) -> None:
         """See `Executor`."""

@@ -59,8 +59,8 @@ class ScoreConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if the cluster has any."""
     num_workers: Annotated[int, Range(0, 10_000)] = 0
-    """Scoring processes; 0: as many as fit on the GPUs of the cluster, or one per four cores without GPUs. They share
-    the cores and the memory."""
+    """Scoring processes; 0: as many as fit on the GPUs of the cluster, or, without GPUs, one for each core or for a few
+    cores, as the memory allows. They share the cores and the memory."""
     gpus_per_worker: Annotated[float, Range(0.01, 100)] = 1.0
     """GPUs per process. With 0.5, two processes share a GPU, which keeps it busy when the detector is small."""
     tracking_uri: tracking.TrackingUri = ""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from jobs.scoring.inputs import DecodedPart
 from jobs.scoring.parts import ScorerSettings, SpanScores
-from jobs.scoring.pool import Machines, ScorerPool
+from jobs.scoring.pool import Machine, ScorerPool
 
 Call = Any
 """Something that a process has been asked to do; hashable."""
@@ -29,8 +29,8 @@ class Executor(Protocol):
     A call that fails raises its exception when its result is asked for; `ProcessDiedError` if its process has died.
     """
 
-    def machines(self) -> Machines:
-        """The CPUs and GPUs that there are."""
+    def machines(self) -> list[Machine]:
+        """What there is for processes."""
 
     def prepare(self, pool: ScorerPool) -> None:
         """Learn how processes share the machines; called once, before any other call."""

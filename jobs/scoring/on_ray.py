@@ -6,11 +6,10 @@ import functools
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jobs.ray_session import num_devices
 from jobs.scoring.executor import ProcessDiedError
 from jobs.scoring.inputs import AudioSource, DecodedPart
 from jobs.scoring.parts import MAX_DECODING_RETRIES, PartScorer, ScorerSettings, SpanScores, decode_part
-from jobs.scoring.pool import Machines, ScorerPool
+from jobs.scoring.pool import Machine, ScorerPool
 from jobs.scoring.weights import get_detector, put_detector
 from pipeline.storage import Folder
 
@@ -38,14 +37,16 @@ class RayExecutor:
         self._audio: dict[ObjectRef[DecodedPart], ObjectRef[Any]] = {}
         """The two results of each decoding."""
 
-    def machines(self) -> Machines:
+    def machines(self) -> list[Machine]:
         """See `Executor`."""
         import ray
 
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
-        num_cpus, num_gpus = num_devices()
-        return Machines([count for count in cpus if count >= 1], num_cpus, num_gpus)
+        resources = [node["Resources"] for node in nodes if node["Alive"]]
+        return [
+            Machine(int(each.get("CPU", 0)), each.get("GPU", 0.0), each.get("memory", 0.0))
+            for each in resources
+        ]
 
     def prepare(self, pool: ScorerPool) -> None:
         """See `Executor`."""

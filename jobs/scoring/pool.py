@@ -15,8 +15,11 @@ from pipeline.errors import InputError
 BATCH_SECONDS = {"cpu": 30.0, "cuda": 200.0}
 """Audio per batch, in seconds. Larger batches fill a GPU, but leave the caches of a CPU."""
 
-THREADS_PER_SCORER = 4
-"""On a CPU; more threads gain little, and more processes need more memory."""
+MAX_THREADS = 4
+"""Of a scorer on a CPU; more gain little. Fewer compute faster, but then more scorers share the memory."""
+
+MIN_SCORER_BYTES = 3 * GIB
+"""Memory beside its detector that each scorer should have: some minutes of audio in one piece."""
 
 SPAN_SECONDS = {"cpu": 60.0, "cuda": 1800.0}
 """Audio in a span, in seconds: some seconds of work, which hide a call, and are not long to wait for at the end."""
@@ -41,28 +44,29 @@ class ScorerPool:
 
 
 @dataclass(frozen=True)
-class Machines:
-    """The machines that there are for scoring."""
+class Machine:
+    """What a machine has for jobs."""
 
-    cpus: Sequence[int]
-    """CPUs of each machine that has any for jobs; none if the cluster starts its machines on demand."""
     num_cpus: int
-    num_gpus: int
-    """Of all machines."""
+    num_gpus: float
+    memory_bytes: float
 
 
-def choose_pool(config: ScoreConfig, part_seconds: Sequence[float], machines: Machines) -> ScorerPool:
+def choose_pool(
+    config: ScoreConfig, part_seconds: Sequence[float], machines: Sequence[Machine], detector_bytes: int
+) -> ScorerPool:
     """Choose as many processes as fit on the machines, unless the user gave a number; at most one a span.
 
     Args:
         config: devices, number of processes, and batches.
         part_seconds: audio of each part to score.
-        machines: what there is.
+        machines: what there is; none if a cluster starts its machines on demand.
+        detector_bytes: memory of the detector.
 
     Raises:
         InputError: the user requires GPUs, and this machine has none.
     """
-    num_cpus, num_gpus = machines.num_cpus, machines.num_gpus
+    num_gpus = sum(machine.num_gpus for machine in machines)
     device = config.device if config.device != "auto" else ("cuda" if num_gpus else "cpu")
     # A cluster may add GPU machines on demand, so only a local Ray proves that there are none.
     if device == "cuda" and not num_gpus and not os.environ.get("RAY_ADDRESS"):
@@ -70,11 +74,13 @@ def choose_pool(config: ScoreConfig, part_seconds: Sequence[float], machines: Ma
     if device == "cuda":
         num_workers = config.num_workers or max(1, int(num_gpus / config.gpus_per_worker))
     else:
-        num_workers = config.num_workers or max(1, num_cpus // THREADS_PER_SCORER)
+        num_workers = config.num_workers or max(
+            1, sum(num_scorers(each, detector_bytes) for each in machines)
+        )
     batch_seconds = config.batch_seconds or BATCH_SECONDS[device]
     span_seconds = max(batch_seconds, SPAN_SECONDS[device])
     num_workers = min(num_workers, sum(max(1, math.ceil(seconds / span_seconds)) for seconds in part_seconds))
-    cpus = share_cpus(num_workers, machines.cpus)
+    cpus = share_cpus(num_workers, [machine.num_cpus for machine in machines if machine.num_cpus])
     settings = ScorerSettings(
         device=device,
         num_threads=cpus.num_threads,
@@ -96,6 +102,15 @@ def choose_pool(config: ScoreConfig, part_seconds: Sequence[float], machines: Ma
         span_seconds=span_seconds,
         settings=settings,
     )
+
+
+def num_scorers(machine: Machine, detector_bytes: int) -> int:
+    """The number of scorers of a machine on its CPUs: as many as have enough memory, and use all cores."""
+    if not machine.num_cpus:
+        return 0
+    choices = [max(1, machine.num_cpus // num_threads) for num_threads in range(1, MAX_THREADS + 1)]
+    needed_bytes = (MIN_SCORER_BYTES + detector_bytes) / SCORING_SHARE
+    return next((num for num in choices if num * needed_bytes <= machine.memory_bytes), choices[-1])
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from jobs.scoring.inputs import (
 )
 from jobs.scoring.loop import MAX_DEATHS, NUM_PIECES, Span
 from jobs.scoring.parts import PartScorer, ScorerSettings, divide
-from jobs.scoring.pool import share_cpus
+from jobs.scoring.pool import Machine, num_scorers, share_cpus
 from jobs.scoring.weights import load_again
 from pipeline import tables, tracking
 from pipeline.data.audio.containers.names import AUDIO_SUFFIXES
@@ -49,6 +49,7 @@ from pipeline.data.audio.load import load_audio
 from pipeline.data.store.layout import tar_name
 from pipeline.data.store.shard_tables import read_index
 from pipeline.detector.checkpoint import load_detector, save_detector
+from pipeline.detector.memory import GIB
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.scoring import Scorer
 from pipeline.errors import InputError
@@ -612,6 +613,26 @@ def test_an_utterance_without_a_finite_score_is_rejected_and_its_neighbours_are_
     assert scores is not None
     assert {position: reject.reason for position, reject in scores.rejects.items()} == {0: "not_finite"}
     assert np.isnan(scores.logits[0]).all() and np.isfinite(scores.logits[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "memory_gib", "num"),
+    [
+        (2, 24, 2),
+        (2, 6, 1),
+        (2, 1, 1),
+        (64, 512, 64),
+        (64, 256, 32),
+        (64, 64, 16),
+        (1, 24, 1),
+        (3, 24, 3),
+        (0, 24, 0),
+    ],
+)
+def test_a_machine_has_a_scorer_for_each_core_if_the_memory_allows(
+    num_cpus: int, memory_gib: float, num: int
+) -> None:
+    assert num_scorers(Machine(num_cpus, 0, memory_gib * GIB), detector_bytes=GIB) == num
 
 
 @pytest.mark.parametrize(
