@@ -30,7 +30,7 @@ from tests.s3 import gated_s3
 from tests.two_machines.machines import SHARED, Machine, missing_rights, network
 from tests.two_machines.ray_cluster import Job, RayCluster, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 BUCKET = "s3://bonafide"
 DATA = f"{SHARED}/data"
