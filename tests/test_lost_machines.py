@@ -51,8 +51,8 @@ READ_S = 0.2
 """The S3 server takes so long for each read from a shard, so a training of NUM_STEPS takes minutes on any computer."""
 
 RESUMED_WITHIN_S = 60
-"""From the moment when a machine is declared dead to the next step. An idle computer needs a third of this; a training
-that waits for the lost machine, as Ray Train does by default, needs more."""
+"""From the moment when a machine is declared dead to the next step. An idle computer needs 20 s and a busy one 30 s; a
+training that waits for the lost machine, as Ray Train does by default, needs more."""
 
 
 class SlowReads:
