@@ -136,8 +136,7 @@ def _safe(stream: TextIO | None, number: int, *, is_optional: bool) -> TextIO:
         io.BufferedWriter(descriptor),
         encoding=stream.encoding if stream is not None else "utf-8",
         errors=FALLBACK,
-        line_buffering=number == 2 or descriptor.isatty(),
-        write_through=getattr(stream, "write_through", False),
+        line_buffering=True,  # commands run for days, and Ray prints the lines of its workers without flushing
     )
 
 

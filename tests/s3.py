@@ -38,6 +38,8 @@ class Gate:
         """Headers that the server refuses, with status and error code as in `Refuse`."""
         self.added_headers: dict[str, str] = {}
         """Headers that every answer has."""
+        self.delay: Callable[[str, str], None] = lambda _kind, _path: None
+        """Called with the kind and path of each request before it is answered."""
         self.seen: Counter[tuple[str, str]] = Counter()
         """Number of requests by kind and path, including refused ones."""
         self._lock = threading.Lock()
@@ -48,6 +50,7 @@ class Gate:
             environ.pop(header, None)
         refused = [answer for header, answer in self.refused_headers.items() if header in environ]
         kind, path = kind_of(environ), environ["PATH_INFO"]
+        self.delay(kind, path)
         with self._lock:
             answer = refused[0] if refused else self.refuse(kind, path)
             self.seen[kind, path] += 1
@@ -94,15 +97,15 @@ def kind_of(environ: Environ) -> str:
 
 
 @contextlib.contextmanager
-def gated_s3(patch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Make a gate the S3 endpoint of this process and its children."""
+def gated_s3(patch: pytest.MonkeyPatch, host: str = "127.0.0.1") -> Iterator[Gate]:
+    """Make a gate the S3 endpoint of this process and its children; it listens on an address of this machine."""
     import s3fs
 
     gate = Gate()
-    server = make_server("127.0.0.1", 0, gate, threaded=True, request_handler=MotoRequestHandler)
+    server = make_server(host, 0, gate, threaded=True, request_handler=MotoRequestHandler)
     thread = threading.Thread(target=server.serve_forever, args=(POLL_S,), daemon=True)
     thread.start()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{server.server_address[1]}")
     s3fs.S3FileSystem.clear_instance_cache()
     try:
         yield gate

@@ -54,6 +54,17 @@ def work():
 sys.exit(run_with_safe_streams("bonafide job", work))
 """
 
+WATCHED = """
+import os, sys
+from pipeline.streams import run_with_safe_streams
+
+def work():
+    print("a line")
+    os.abort()
+
+sys.exit(run_with_safe_streams("bonafide job", work))
+"""
+
 
 def shell(program: str, redirection: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a program with redirections of a shell."""
@@ -89,6 +100,11 @@ def test_a_job_whose_results_are_files_continues_without_its_output(redirection:
     done = shell(JOB, redirection, tmp_path)
     assert (done.returncode, done.stderr) == (1, "")  # its own status
     assert (tmp_path / "result").read_text() == "complete"
+
+
+def test_each_line_is_written_at_once_also_to_a_file(tmp_path: Path):
+    assert shell(WATCHED, "> log", tmp_path).returncode != 0
+    assert (tmp_path / "log").read_text() == "a line\n"
 
 
 def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path):

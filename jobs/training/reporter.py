@@ -148,14 +148,14 @@ class Reporter:
         folder = self._out.folder(CHECKPOINTS)
         try:
             self._fence.check()
+            # Before the commit: a training that resumes from this checkpoint repeats neither steps nor validation.
+            self._publish_metrics()
             if pending.validation is not None:
-                # Before the commit: a training that resumes from this checkpoint does not validate again.
                 self._validation_log.write(pending.progress.step, pending.validation.scores_by_corpus)
             checkpoints.commit_state(folder, name, Path(checkpoint.path), pending.progress)
             checkpoints.prune(folder, self._num_kept)
             checkpoints.prune_weights(self._out, folder)
             self._log_committed(pending, folder.location(name))
-            self._publish_metrics()
         finally:
             self._is_uploaded.set()
         storage = ray.train.get_context().get_storage()

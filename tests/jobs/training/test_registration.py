@@ -15,7 +15,7 @@ from ray.train import Checkpoint
 from jobs import score, train
 from jobs.scoring.config import ScoreConfig
 from jobs.training.config import TrainConfig
-from jobs.training.folder import validation_name
+from jobs.training.folder import METRICS, validation_name
 from jobs.training.record import TrainingRecord
 from jobs.training.registration import validation_digest
 from jobs.training.reporter import Reporter, _Pending
@@ -185,17 +185,20 @@ def test_the_page_is_drawn_beside_files_that_are_not_finished(tmp_path: Path) ->
     assert "step 5 " not in page
 
 
-def test_the_scores_of_a_validation_are_written_before_the_checkpoint_that_contains_it(
-    tmp_path: Path,
+def test_metrics_and_scores_are_stored_before_the_checkpoint_that_contains_them(
+    bucket: str, tmp_path: Path
 ) -> None:
-    out = Folder(str(tmp_path / "run"))
+    out = Folder(f"{bucket}/run")
     scores = ClassScores(np.array([1.0, 2.0, 0.1]), np.array([-1.0, 0.5]))
     validation = Validation(0.25, 5, {"mlaad": 0.25}, scores, {"mlaad": scores})
     pending = _Pending(TrainingProgress(step=40, best_step=40), {}, validation)
     metadata = {"variant": "tiny", "training": "id"}
-    with lease.held(out) as held, tracking.run("", "e", job="train", name="t") as run:
+    file = tmp_path / "metrics.jsonl"
+    with lease.held(out) as held, tracking.run("", "e", job="train", name="t", metrics_file=file) as run:
         reporter = Reporter(out, held.fence, toy_detector(), metadata, run, rank=0, num_kept=1)
+        run.write_metrics({"train/loss": 0.5}, 40)
         (tmp_path / "local").mkdir()
         with pytest.raises(FileNotFoundError):  # in place of a death at the start of the commit
             reporter._upload(pending, Checkpoint.from_directory(str(tmp_path / "local")), "step_00000040-0")
     assert out.exists(validation_name(40))
+    assert out.read(METRICS) == file.read_bytes()
