@@ -39,7 +39,7 @@ from jobs.scoring.mlflow_run import log_to_mlflow, start_run
 from jobs.scoring.on_ray import RayExecutor
 from jobs.scoring.parts import divide_rows
 from jobs.scoring.pool import choose_pool
-from jobs.scoring.weights import load_again, num_bytes
+from jobs.scoring.weights import load_again
 from pipeline import tracking
 from pipeline.config import run
 from pipeline.storage import Folder
@@ -82,8 +82,7 @@ def main(config: ScoreConfig) -> int:
         print(division, flush=True)
         audio_s = 0.0
         if division.missing:
-            size = num_bytes(loaded.detector)
-            pool = choose_pool(config, division.missing_seconds, executor.machines(), size)
+            pool = choose_pool(config, division.missing_seconds, executor.machines())
             audio_s = score_parts(plan, division, out, executor, pool)
         rejects = [*plan.rejects, *read_rejects(out, len(division.sizes))]
         num_scored = count_scores(out, len(division.sizes))

@@ -30,7 +30,6 @@ from jobs.scoring.loop import score_parts
 from jobs.scoring.on_ray import RayExecutor
 from jobs.scoring.parts import divide_rows
 from jobs.scoring.pool import choose_pool
-from jobs.scoring.weights import num_bytes
 from pipeline.child_process import ChildProcess
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.detector.variants import VARIANTS, VariantName
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16"]
 
-BATCH_SECONDS = {"cpu": (10.0, 30.0, 100.0), "cuda": (50.0, 100.0, 200.0, 400.0)}
+BATCH_SECONDS = {"cpu": (10.0, 30.0), "cuda": (50.0, 100.0, 200.0, 400.0)}
 """Batch sizes of the bare loop, seconds of audio."""
 
 THREADS = (1, 2, 4, 8)
@@ -294,8 +293,7 @@ class Job:
         division = divide_rows(plan.rows, self._config.part_seconds, out)
         write_plan(out, plan.rows, division.sizes)
         executor = TimedExecutor(plan.audio_source, out, self._detector)
-        size = num_bytes(self._detector)
-        pool = choose_pool(self._config, division.missing_seconds, executor.machines(), size)
+        pool = choose_pool(self._config, division.missing_seconds, executor.machines())
         score_parts(plan, division, out, executor, pool)
         return time.perf_counter() - executor.started_at
 

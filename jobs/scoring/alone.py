@@ -64,9 +64,7 @@ class AloneExecutor:
         """See `Executor`."""
         import torch
 
-        from pipeline.detector.memory_limit import free_host_bytes
-
-        return [Machine(usable_cpus(), torch.cuda.device_count(), free_host_bytes())]
+        return [Machine(usable_cpus(), torch.cuda.device_count())]
 
     def prepare(self, pool: ScorerPool) -> None:
         """See `Executor`."""

@@ -49,7 +49,7 @@ class ScoreConfig:
     """Arithmetic precision. Published EERs use fp32 or tf32. Scores depend on it, so --out holds scores of one
     precision only."""
     batch_seconds: Annotated[float, Range(0, 1e6)] = 0.0
-    """Audio per batch, including padding, in seconds; 0: 30 on a CPU, 200 on a GPU."""
+    """Audio per batch, including padding, in seconds; 0: 10 on a CPU, 200 on a GPU."""
     memory_gib: Annotated[float, Range(0, 1e6)] = 0.0
     """Memory that each scoring process may use for a batch, in GiB; 0: its share of the free memory. A longer
     utterance is rejected, unless --window cuts it into windows that fit."""
@@ -59,8 +59,8 @@ class ScoreConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if the cluster has any."""
     num_workers: Annotated[int, Range(0, 10_000)] = 0
-    """Scoring processes; 0: as many as fit on the GPUs of the cluster, or, without GPUs, one for each core or for a few
-    cores, as the memory allows. They share the cores and the memory."""
+    """Scoring processes; 0: as many as fit on the GPUs of the cluster, or one per four cores without GPUs. They share
+    the cores and the memory."""
     gpus_per_worker: Annotated[float, Range(0.01, 100)] = 1.0
     """GPUs per process. With 0.5, two processes share a GPU, which keeps it busy when the detector is small."""
     tracking_uri: tracking.TrackingUri = ""

@@ -110,8 +110,6 @@ class AudioSource(Protocol):
 
     schema: pa.Schema
     """Columns of the scores."""
-    num_cpus: float
-    """CPUs that Ray reserves for a decoding task."""
 
     def decode(self, rows: Sequence[Row], out: Folder, marker: str) -> DecodedPart:
         """Read and decode some rows of the plan.
@@ -164,7 +162,6 @@ class StoredUtterances:
 
     store: Folder
     schema = layout.UTTERANCE_COLUMNS
-    num_cpus = 0.25
 
     def decode(self, rows: Sequence[Row], out: Folder, marker: str) -> DecodedPart:  # noqa: ARG002
         """Read PCM16 from shards, at half the bytes of float32.
@@ -224,7 +221,6 @@ class AudioFiles:
 
     root: Folder
     schema = layout.FILE_COLUMNS
-    num_cpus = 1.0
 
     def decode(self, rows: Sequence[Row], out: Folder, marker: str) -> DecodedPart:
         """Decode and resample files to float32, without rounding to PCM16."""

@@ -195,7 +195,7 @@ class _Loop:
     def _decode_ahead(self) -> None:
         """Decode parts while the audio in memory is within its bound; at least one ahead of the scorers."""
         limit = AHEAD_BYTES * len(self._slots)
-        while self._to_decode:
+        while self._to_decode and len(self._decoding_bytes) < self._pool.num_decoders:
             num_bytes = sum(self._decoding_bytes.values())
             num_bytes += sum(SAMPLE_BYTES * sum(part.lengths) for part in self._open.values())
             if len(self._decoding_bytes) + len(self._open) > len(self._slots) and num_bytes > limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,23 +40,25 @@ class RayExecutor:
 
     def machines(self) -> list[Machine]:
         """See `Executor`."""
-        import ray
-
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        resources = [node["Resources"] for node in nodes if node["Alive"]]
-        return [
-            Machine(int(each.get("CPU", 0)), each.get("GPU", 0.0), each.get("memory", 0.0))
-            for each in resources
-        ]
+        resources = [node["Resources"] for node in _nodes()]
+        return [Machine(int(each.get("CPU", 0)), each.get("GPU", 0.0)) for each in resources]
 
     def prepare(self, pool: ScorerPool) -> None:
         """See `Executor`."""
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._decode: Any = ray.remote(decode_part).options(
-            num_cpus=min(self._audio_source.num_cpus, pool.num_cpus_decoding),
-            num_returns=2,
-            max_retries=MAX_DECODING_RETRIES,
+        # No reservation: the scorers of several jobs may hold all CPUs, and would wait for audio for ever.
+        self._decode: Any = ray.remote(num_cpus=0, num_returns=2, max_retries=MAX_DECODING_RETRIES)(
+            decode_part
+        )
+        self._places = itertools.cycle(
+            [
+                NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+                for node in _nodes()
+                if node["Resources"].get("CPU", 0) >= 1
+            ]
+            or ["DEFAULT"]
         )
         self._actor: Any = ray.remote(PartScorer).options(
             num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, max_restarts=0, scheduling_strategy="SPREAD"
@@ -64,7 +67,8 @@ class RayExecutor:
     def decode(self, part: int) -> ObjectRef[DecodedPart]:
         """See `Executor`."""
         call: ObjectRef[DecodedPart]
-        call, audio = self._decode.remote(self._audio_source, self._out, part)
+        decode = self._decode.options(scheduling_strategy=next(self._places))
+        call, audio = decode.remote(self._audio_source, self._out, part)
         self._audio[call] = audio
         return call
 
@@ -102,6 +106,14 @@ class RayExecutor:
 
         [ended], _ = ray.wait(list(calls), num_returns=1, fetch_local=False)
         return ended
+
+
+def _nodes() -> list[dict[str, Any]]:
+    """The machines of the cluster that live."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]
 
 
 def _get(call: ObjectRef[Result]) -> Result:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from jobs.scoring.folder import missing_parts
 from jobs.scoring.inputs import AudioSource, DecodedPart, Reject, Samples
-from jobs.scoring.weights import num_bytes
 from pipeline import tables
 from pipeline.data.audio.waveform import PCM16_SCALE, SAMPLE_RATE, Waveform
 from pipeline.detector.memory import GIB
@@ -140,7 +139,7 @@ class PartScorer:
             torch.set_num_threads(settings.num_threads)
         free = free_bytes(device)
         detector = make_detector()
-        num_weight_bytes = num_bytes(detector)
+        num_weight_bytes = sum(tensor.nbytes for tensor in detector.state_dict().values())
         self.memory_bytes = settings.memory_bytes or settings.memory_share * free - num_weight_bytes
         self.scorer = Scorer(
             detector,

@@ -12,14 +12,14 @@ from jobs.scoring.parts import ScorerSettings
 from pipeline.detector.memory import GIB, SAFETY
 from pipeline.errors import InputError
 
-BATCH_SECONDS = {"cpu": 30.0, "cuda": 200.0}
-"""Audio per batch, in seconds. Larger batches fill a GPU, but leave the caches of a CPU."""
+BATCH_SECONDS = {"cpu": 10.0, "cuda": 200.0}
+"""Audio per batch, in seconds. Larger batches fill a GPU, but leave the caches of a CPU: 30 s are a tenth slower."""
 
-MAX_THREADS = 4
-"""Of a scorer on a CPU; more gain little. Fewer compute faster, but then more scorers share the memory."""
+THREADS_PER_SCORER = 4
+"""On a CPU, at most. Two scorers of one thread are no faster than one of two threads, and need twice the memory."""
 
-MIN_SCORER_BYTES = 3 * GIB
-"""Memory beside its detector that each scorer should have: some minutes of audio in one piece."""
+DECODERS_PER_SCORER = {"cpu": 1 / 8, "cuda": 2}
+"""A core decodes MP3 500 times faster than real time, and FLAC faster; it scores 10 times faster, a GPU 600 times."""
 
 SPAN_SECONDS = {"cpu": 60.0, "cuda": 1800.0}
 """Audio in a span, in seconds: some seconds of work, which hide a call, and are not long to wait for at the end."""
@@ -35,9 +35,9 @@ class ScorerPool:
     num_workers: int
     num_cpus: float
     """CPUs that Ray reserves for a scorer."""
-    num_cpus_decoding: float
-    """CPUs beside the scorers; a decoding task must not ask for more."""
     num_gpus: float
+    num_decoders: int
+    """Parts that are decoded at the same time."""
     span_seconds: float
     """Audio that a scorer is given at a time; parts are divided into such spans, so that all scorers have work."""
     settings: ScorerSettings
@@ -49,11 +49,10 @@ class Machine:
 
     num_cpus: int
     num_gpus: float
-    memory_bytes: float
 
 
 def choose_pool(
-    config: ScoreConfig, part_seconds: Sequence[float], machines: Sequence[Machine], detector_bytes: int
+    config: ScoreConfig, part_seconds: Sequence[float], machines: Sequence[Machine]
 ) -> ScorerPool:
     """Choose as many processes as fit on the machines, unless the user gave a number; at most one a span.
 
@@ -61,7 +60,6 @@ def choose_pool(
         config: devices, number of processes, and batches.
         part_seconds: audio of each part to score.
         machines: what there is; none if a cluster starts its machines on demand.
-        detector_bytes: memory of the detector.
 
     Raises:
         InputError: the user requires GPUs, and this machine has none.
@@ -74,9 +72,8 @@ def choose_pool(
     if device == "cuda":
         num_workers = config.num_workers or max(1, int(num_gpus / config.gpus_per_worker))
     else:
-        num_workers = config.num_workers or max(
-            1, sum(num_scorers(each, detector_bytes) for each in machines)
-        )
+        num_cpus = sum(machine.num_cpus for machine in machines)
+        num_workers = config.num_workers or max(1, num_cpus // THREADS_PER_SCORER)
     batch_seconds = config.batch_seconds or BATCH_SECONDS[device]
     span_seconds = max(batch_seconds, SPAN_SECONDS[device])
     num_workers = min(num_workers, sum(max(1, math.ceil(seconds / span_seconds)) for seconds in part_seconds))
@@ -97,20 +94,11 @@ def choose_pool(
     return ScorerPool(
         num_workers=num_workers,
         num_cpus=min(cpus.per_scorer, 0.5) if device == "cuda" else cpus.per_scorer,
-        num_cpus_decoding=cpus.for_decoding,
         num_gpus=config.gpus_per_worker if device == "cuda" else 0,
+        num_decoders=math.ceil(num_workers * DECODERS_PER_SCORER[device]),
         span_seconds=span_seconds,
         settings=settings,
     )
-
-
-def num_scorers(machine: Machine, detector_bytes: int) -> int:
-    """The number of scorers of a machine on its CPUs: as many as have enough memory, and use all cores."""
-    if not machine.num_cpus:
-        return 0
-    choices = [max(1, machine.num_cpus // num_threads) for num_threads in range(1, MAX_THREADS + 1)]
-    needed_bytes = (MIN_SCORER_BYTES + detector_bytes) / SCORING_SHARE
-    return next((num for num in choices if num * needed_bytes <= machine.memory_bytes), choices[-1])
 
 
 @dataclass(frozen=True)
@@ -121,14 +109,12 @@ class CpuShares:
     """Of each scorer."""
     per_scorer: float
     """CPUs that Ray reserves for a scorer."""
-    for_decoding: float
-    """CPUs that Ray can always reserve for decoding on some machine."""
     num_scorers_per_machine: int
     """At most, if they are spread."""
 
 
 def share_cpus(num_workers: int, machines: Sequence[int]) -> CpuShares:
-    """Give scorers all cores as threads, and half of them as reservations, so that decoding can always run beside.
+    """Give scorers all cores as threads, and half of them as reservations, so that another job can run beside.
 
     Args:
         num_workers: number of scorers.
@@ -140,7 +126,6 @@ def share_cpus(num_workers: int, machines: Sequence[int]) -> CpuShares:
     return CpuShares(
         num_threads=num_threads,
         per_scorer=int(per_scorer) or per_scorer,  # Ray takes fractions only below 1
-        for_decoding=min(machines) / 2,
         num_scorers_per_machine=min(
             num_workers, max(-(-num_workers // len(machines)), max(machines) // num_threads)
         ),

@@ -22,11 +22,6 @@ class SharedDetector:
     """Ray reference to a dictionary: name → array."""
 
 
-def num_bytes(detector: Detector) -> int:
-    """The memory of all weights."""
-    return sum(tensor.nbytes for tensor in detector.state_dict().values())
-
-
 def put_detector(detector: Detector) -> SharedDetector:
     """Put a detector into Ray's object store."""
     import ray

@@ -13,6 +13,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import av
 import numpy as np
@@ -41,7 +42,7 @@ from jobs.scoring.inputs import (
 )
 from jobs.scoring.loop import MAX_DEATHS, NUM_PIECES, Span
 from jobs.scoring.parts import PartScorer, ScorerSettings, divide
-from jobs.scoring.pool import Machine, num_scorers, share_cpus
+from jobs.scoring.pool import share_cpus
 from jobs.scoring.weights import load_again
 from pipeline import tables, tracking
 from pipeline.data.audio.containers.names import AUDIO_SUFFIXES
@@ -49,7 +50,6 @@ from pipeline.data.audio.load import load_audio
 from pipeline.data.store.layout import tar_name
 from pipeline.data.store.shard_tables import read_index
 from pipeline.detector.checkpoint import load_detector, save_detector
-from pipeline.detector.memory import GIB
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.scoring import Scorer
 from pipeline.errors import InputError
@@ -616,26 +616,6 @@ def test_an_utterance_without_a_finite_score_is_rejected_and_its_neighbours_are_
 
 
 @pytest.mark.parametrize(
-    ("num_cpus", "memory_gib", "num"),
-    [
-        (2, 24, 2),
-        (2, 6, 1),
-        (2, 1, 1),
-        (64, 512, 64),
-        (64, 256, 32),
-        (64, 64, 16),
-        (1, 24, 1),
-        (3, 24, 3),
-        (0, 24, 0),
-    ],
-)
-def test_a_machine_has_a_scorer_for_each_core_if_the_memory_allows(
-    num_cpus: int, memory_gib: float, num: int
-) -> None:
-    assert num_scorers(Machine(num_cpus, 0, memory_gib * GIB), detector_bytes=GIB) == num
-
-
-@pytest.mark.parametrize(
     ("num_workers", "machines", "num_threads", "per_scorer"),
     [
         (1, [1], 1, 0.5),
@@ -647,13 +627,12 @@ def test_a_machine_has_a_scorer_for_each_core_if_the_memory_allows(
         (1, [], 1, 0.5),
     ],
 )
-def test_scorers_use_all_cores_and_leave_room_for_decoding(
+def test_scorers_use_all_cores_and_reserve_half_of_them(
     num_workers: int, machines: list[int], num_threads: int, per_scorer: float
 ) -> None:
     shares = share_cpus(num_workers, machines)
     assert (shares.num_threads, shares.per_scorer) == (num_threads, per_scorer)
-    smallest = min(machines, default=1)
-    assert shares.per_scorer + min(1.0, shares.for_decoding) <= smallest, "both must fit on one machine"
+    assert shares.per_scorer <= min(machines, default=1), "it must fit on each machine"
     assert num_workers * shares.per_scorer <= sum(machines or [1]) / 2
     assert 1 <= shares.num_scorers_per_machine <= num_workers
 
@@ -731,6 +710,24 @@ def test_scorers_that_die_whatever_they_score_end_the_command(
     monkeypatch.setattr(executor, "PartScorer", StillbornScorer)
     with pytest.raises(InputError, match="3 scorers in a row died while they loaded the detector"):
         score.main(config(five, detector, tmp_path / "stillborn"))
+
+
+@pytest.mark.ray
+def test_a_scoring_decodes_although_the_scorers_of_another_job_hold_all_other_cpus(
+    five: Path, detector: Path, tmp_path: Path, cluster: None
+) -> None:
+    import ray
+
+    other: Any = (
+        ray.remote(PartScorer)
+        .options(num_cpus=1)
+        .remote(lambda: load_detector(detector).detector, settings(1e9))
+    )
+    try:
+        ray.get(other.memory_limit.remote())
+        assert score.main(replace(config(five, detector, tmp_path / "scores"), part_seconds=0.5)) == 0
+    finally:
+        ray.kill(other)
 
 
 def test_a_single_part_has_the_same_scores_without_ray(
