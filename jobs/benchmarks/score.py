@@ -7,6 +7,7 @@ with the job. Batches of one are the way of the published evaluation script.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -74,7 +75,8 @@ class ScoreBenchmark:
     max_s: Annotated[float, Range(0.025, 3600)] = 15.0
     """Length of the longest utterance, seconds."""
     rounds: Count = 3
-    """How often the job and the fastest bare loop take turns; the median ratio counts."""
+    """How often each bare loop is run, of which the fastest run counts; and how often the job and the fastest bare loop
+    take turns, of which the median ratio counts."""
 
     def __post_init__(self) -> None:
         if self.min_s > self.max_s:
@@ -91,7 +93,8 @@ class BareLoop:
 
     def __str__(self) -> str:
         batch = "of one" if self.batch_seconds == ONE else f"of {self.batch_seconds:.0f} s"
-        return f"{self.num_processes} × {self.num_threads} threads, batches {batch}"
+        threads = f"{self.num_threads} thread{'s' if self.num_threads > 1 else ''}"
+        return f"{self.num_processes} × {threads}, batches {batch}"
 
 
 def measure(config: ScoreBenchmark, folder: Path) -> Iterator[Measured]:
@@ -106,10 +109,11 @@ def measure(config: ScoreBenchmark, folder: Path) -> Iterator[Measured]:
     print_now(f"{len(lengths)} files of {config.min_s:g} to {config.max_s:g} s, {audio_s / 60:.1f} min")
 
     speeds: dict[BareLoop, float] = {}
-    for loop in bare_loops(config.device):
-        with Processes(loop, config.device, folder) as processes:
-            speeds[loop] = audio_s / processes.run("fp32")
-        print_now(f"bare loop, {loop}: {speeds[loop]:.2f} × real time")
+    for num_processes, loops in itertools.groupby(bare_loops(config.device), lambda loop: loop.num_processes):
+        with Processes(num_processes, config.device, folder) as processes:
+            for loop in loops:
+                speeds[loop] = audio_s / min(processes.run(loop, "fp32") for _ in range(config.rounds))
+                print_now(f"bare loop, {loop}: {speeds[loop]:.2f} × real time")
     fastest = max(speeds, key=lambda loop: speeds[loop])
     for loop, speed in speeds.items():
         remark = f"{speed / speeds[fastest]:.2f} of the fastest" if loop != fastest else "the fastest"
@@ -120,8 +124,8 @@ def measure(config: ScoreBenchmark, folder: Path) -> Iterator[Measured]:
     with ray_session():
         for precision in PRECISIONS:
             job = Job(config, precision, detector, folder)
-            with Processes(fastest, config.device, folder) as processes:
-                speed, ratios = take_turns(job, processes, audio_s, config.rounds)
+            with Processes(fastest.num_processes, config.device, folder) as processes:
+                speed, ratios = take_turns(job, processes, fastest, audio_s, config.rounds)
             scores[precision] = job.scores()
             peak = matrix_gflops(config.device, precision)
             rate = speed * gflop_per_s
@@ -146,7 +150,7 @@ def measure(config: ScoreBenchmark, folder: Path) -> Iterator[Measured]:
 
 
 def bare_loops(device: str) -> list[BareLoop]:
-    """The bare loops to measure."""
+    """The bare loops to measure; those of as many processes follow each other."""
     if device == "cuda":
         return [BareLoop(1, 1, seconds) for seconds in (ONE, *BATCH_SECONDS[device])]
     num_cpus = usable_cpus()
@@ -158,17 +162,19 @@ def bare_loops(device: str) -> list[BareLoop]:
     ]
 
 
-def take_turns(job: Job, processes: Processes, audio_s: float, rounds: int) -> tuple[float, list[float]]:
+def take_turns(
+    job: Job, processes: Processes, loop: BareLoop, audio_s: float, rounds: int
+) -> tuple[float, list[float]]:
     """Measure the job between two runs of a bare loop, several times.
 
     Returns:
         The median speed of the job, and its ratio to that of its neighbours in each round.
     """
     speeds, ratios = [], []
-    before = audio_s / processes.run(job.precision)
+    before = audio_s / processes.run(loop, job.precision)
     for number in range(rounds):
         speed = audio_s / job.run()
-        after = audio_s / processes.run(job.precision)
+        after = audio_s / processes.run(loop, job.precision)
         speeds.append(speed)
         ratios.append(speed / statistics.harmonic_mean([before, after]))
         print_now(
@@ -181,11 +187,11 @@ def take_turns(job: Job, processes: Processes, audio_s: float, rounds: int) -> t
 class Processes:
     """The processes of a bare loop; each has loaded the detector and its share of the files. A context."""
 
-    def __init__(self, loop: BareLoop, device: str, folder: Path) -> None:
+    def __init__(self, num_processes: int, device: str, folder: Path) -> None:
         files = sorted((folder / AUDIO).iterdir(), key=lambda file: file.stat().st_size)
-        self._children = [ChildProcess() for _ in range(loop.num_processes)]
+        self._children = [ChildProcess() for _ in range(num_processes)]
         loaded = [
-            child.submit(_load, folder / DETECTOR, files[number :: loop.num_processes], loop, device)
+            child.submit(_load, folder / DETECTOR, files[number::num_processes], device)
             for number, child in enumerate(self._children)
         ]
         for call in loaded:
@@ -198,10 +204,10 @@ class Processes:
         for child in self._children:
             child.kill()
 
-    def run(self, precision: Precision) -> float:
+    def run(self, loop: BareLoop, precision: Precision) -> float:
         """Score all files once; returns the seconds that it took."""
         started = time.perf_counter()
-        for call in [child.submit(_run, precision) for child in self._children]:
+        for call in [child.submit(_run, loop, precision) for child in self._children]:
             call.result()
         return time.perf_counter() - started
 
@@ -209,19 +215,16 @@ class Processes:
 class _Bare:
     """One process of a bare loop."""
 
-    def __init__(self, detector: Path, files: Sequence[Path], loop: BareLoop, device: str) -> None:
+    def __init__(self, detector: Path, files: Sequence[Path], device: str) -> None:
         import torch
 
         from pipeline.detector.checkpoint import load_detector
 
-        if device == "cpu":
-            torch.set_num_threads(loop.num_threads)
         self._device = torch.device(device)
         self._detector = load_detector(detector).detector.to(self._device)
         self._files = files
-        self._batch_samples = loop.batch_seconds * SAMPLE_RATE
 
-    def run(self, precision: Precision) -> None:
+    def run(self, loop: BareLoop, precision: Precision) -> None:
         """Decode all files, then score them in batches of similar length."""
         import soundfile
         import torch
@@ -229,13 +232,14 @@ class _Bare:
         from pipeline.detector.network import normalise
         from pipeline.detector.precision import autocast
 
+        torch.set_num_threads(loop.num_threads)
         waveforms = [soundfile.read(file, dtype="float32")[0] for file in self._files]
         waveforms.sort(key=len, reverse=True)
         with torch.inference_mode(), autocast(self._device, precision):
             begin = 0
             while begin < len(waveforms):
                 longest = len(waveforms[begin])
-                batch = waveforms[begin : begin + max(1, int(self._batch_samples // longest))]
+                batch = waveforms[begin : begin + max(1, int(loop.batch_seconds * SAMPLE_RATE // longest))]
                 padded_BT = np.zeros((len(batch), longest), np.float32)
                 for row_T, waveform in zip(padded_BT, batch, strict=True):
                     row_T[: len(waveform)] = waveform
@@ -248,13 +252,13 @@ class _Bare:
 _bare: _Bare
 
 
-def _load(detector: Path, files: Sequence[Path], loop: BareLoop, device: str) -> None:
+def _load(detector: Path, files: Sequence[Path], device: str) -> None:
     global _bare
-    _bare = _Bare(detector, files, loop, device)
+    _bare = _Bare(detector, files, device)
 
 
-def _run(precision: Precision) -> None:
-    _bare.run(precision)
+def _run(loop: BareLoop, precision: Precision) -> None:
+    _bare.run(loop, precision)
 
 
 class TimedExecutor(RayExecutor):

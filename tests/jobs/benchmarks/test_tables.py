@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.benchmarks import train
+from jobs.benchmarks import score, train
 from jobs.benchmarks.loader import LoaderBenchmark, measure
 from jobs.benchmarks.noise_store import make_store
 from jobs.benchmarks.peers import planned_batches
@@ -56,6 +56,19 @@ def test_a_training_step_is_measured_against_transformers() -> None:
     assert "s of audio/s" in ours.value
     assert "by processor time" in theirs.against
     assert "GiB" in memory.value
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_scoring_is_measured_beside_bare_loops(tmp_path: Path, cluster: None) -> None:
+    config = score.ScoreBenchmark(variant="tiny", minutes=0.1, max_s=3.0, rounds=1)
+    lines = {line.name: f"{line.value} {line.against}" for line in score.measure(config, tmp_path)}
+    bare = {name: text for name, text in lines.items() if name.startswith("bare loop")}
+    assert len(bare) >= 3 and [text.endswith("the fastest") for text in bare.values()].count(True) == 1
+    for precision in ("fp32", "bf16"):
+        assert "of the fastest bare loop" in lines[f"bonafide score, {precision}"]
+        assert "% of large matrix products alone" in lines[f"operations, {precision}"]
+    assert {"decoding", "scores in bf16"} <= lines.keys()
 
 
 def test_an_unknown_variant_is_an_error_that_names_it() -> None:
