@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -56,9 +55,8 @@ class ChildProcess:
     def kill(self) -> None:
         """End the process at once, whatever it does."""
         for process in self._processes.values():
-            if process.pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
+            if process.is_alive():  # the number of a process that has ended may be that of another one by now
+                process.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 

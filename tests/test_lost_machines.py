@@ -56,7 +56,7 @@ training that waits for the lost machine, as Ray Train does by default, needs mo
 
 
 class SlowReads:
-    """A delay of an S3 server that reads from one shard after another, until it is told to be fast."""
+    """Slows an S3 server down: it answers reads from shards one by one, each after `READ_S`, until `end` is called."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

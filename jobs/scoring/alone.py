@@ -51,11 +51,13 @@ class AloneExecutor:
         self._processes: list[ChildProcess] = []
         self._scorer_of: dict[Future[Any], ChildProcess] = {}
         self._threads = concurrent.futures.ThreadPoolExecutor()
+        self._is_closed = False
 
     def __enter__(self) -> AloneExecutor:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._is_closed = True  # before: a decoder that is killed here must not be replaced
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._processes:
             process.kill()
@@ -67,7 +69,7 @@ class AloneExecutor:
         return [Machine(usable_cpus(), torch.cuda.device_count())]
 
     def prepare(self, pool: ScorerPool) -> None:
-        """See `Executor`."""
+        """See `Executor`; children of this process reserve nothing."""
 
     def decode(self, part: int) -> Future[tuple[DecodedPart, list[Samples]]]:
         """See `Executor`."""
@@ -124,6 +126,8 @@ class AloneExecutor:
     def _start(self) -> ChildProcess:
         process = ChildProcess("forkserver")
         self._processes.append(process)
+        if self._is_closed:
+            raise ProcessDiedError("the command is ending")
         return process
 
     def _result(self, call: Future[Result]) -> Result:

@@ -20,7 +20,7 @@ ScorerHandle = Any
 
 
 class ProcessDiedError(Exception):
-    """The process of a call has died; the message says of what, as far as that is known."""
+    """The process of a call has died; the message tells how."""
 
 
 class Executor(Protocol):

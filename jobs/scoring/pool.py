@@ -68,7 +68,7 @@ def choose_pool(
     device = config.device if config.device != "auto" else ("cuda" if num_gpus else "cpu")
     # A cluster may add GPU machines on demand, so only a local Ray proves that there are none.
     if device == "cuda" and not num_gpus and not os.environ.get("RAY_ADDRESS"):
-        raise InputError("--device cuda needs a GPU, and Ray finds none on this machine; remove --device")
+        raise InputError("--device cuda needs a GPU, and there is none on this machine; remove --device")
     if device == "cuda":
         num_workers = config.num_workers or max(1, int(num_gpus / config.gpus_per_worker))
     else:

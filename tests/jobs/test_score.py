@@ -30,6 +30,7 @@ from jobs.benchmarks.noise_store import make_store
 from jobs.scoring import alone, loop, on_ray
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.description import is_loss
+from jobs.scoring.executor import ProcessDiedError
 from jobs.scoring.folder import missing_parts, read_rejects, write_part
 from jobs.scoring.inputs import (
     LARGE_BYTES,
@@ -754,6 +755,18 @@ def test_a_decoder_that_dies_every_time_ends_the_command_without_ray(
         InputError, match=r"part 0, which begins with 0\.wav, cannot be decoded: .* died 4 times"
     ):
         score.main(replace(config(five, detector, tmp_path / "scores"), part_seconds=60.0))
+
+
+def make_none() -> Detector:
+    raise AssertionError("nothing is scored")
+
+
+def test_a_decoder_that_is_killed_at_the_end_is_not_replaced(five: Path, tmp_path: Path) -> None:
+    out = Folder(str(tmp_path))
+    with alone.AloneExecutor(plan_folder(Folder(str(five)), out).audio_source, out, make_none) as executor:
+        pass
+    with pytest.raises(ProcessDiedError, match="the command is ending"):
+        executor._start()
 
 
 @pytest.mark.parametrize(
