@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -30,6 +31,7 @@ class ChildProcess:
             1, multiprocessing.get_context(start_method), initializer=_prepare
         )
         self._processes: dict[int, BaseProcess] = {}  # one at most; the pool forgets it when it dies
+        self._is_over = False  # then its number may be that of another process
 
     def submit(
         self, call: Callable[Rest, Result], /, *args: Rest.args, **kwargs: Rest.kwargs
@@ -45,8 +47,11 @@ class ChildProcess:
 
     def cause_of_death(self) -> str:
         """How the process ended that has died."""
+        self._pool.shutdown(
+            wait=True
+        )  # its thread waits for the process, which two threads must not do at once
+        self._is_over = True
         for process in self._processes.values():
-            process.join()
             if process.exitcode is not None and process.exitcode < 0:
                 return f"ended by {signal.Signals(-process.exitcode).name}"
             return f"ended with status {process.exitcode}"
@@ -54,10 +59,11 @@ class ChildProcess:
 
     def kill(self) -> None:
         """End the process at once, whatever it does."""
-        for process in self._processes.values():
-            if process.is_alive():  # the number of a process that has ended may be that of another one by now
-                process.kill()
+        for pid in () if self._is_over else self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._is_over = True
 
 
 def preload(modules: Sequence[str]) -> None:
