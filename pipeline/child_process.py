@@ -32,6 +32,7 @@ class ChildProcess:
         )
         self._processes: dict[int, BaseProcess] = {}  # one at most; the pool forgets it when it dies
         self._is_over = False  # then its number may be that of another process
+        self._shutdown = threading.Lock()
 
     def submit(
         self, call: Callable[Rest, Result], /, *args: Rest.args, **kwargs: Rest.kwargs
@@ -47,10 +48,7 @@ class ChildProcess:
 
     def cause_of_death(self) -> str:
         """How the process ended that has died."""
-        self._pool.shutdown(
-            wait=True
-        )  # its thread waits for the process, which two threads must not do at once
-        self._is_over = True
+        self._wait()
         for process in self._processes.values():
             if process.exitcode is not None and process.exitcode < 0:
                 return f"ended by {signal.Signals(-process.exitcode).name}"
@@ -62,8 +60,17 @@ class ChildProcess:
         for pid in () if self._is_over else self._processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._is_over = True
+        self._wait()
+
+    def _wait(self) -> None:
+        """Wait until the process has ended.
+
+        Only the pool's own thread may wait for the process itself, and only one thread may shut the pool down: two
+        would close the same files, and the second one those of somebody else.
+        """
+        with self._shutdown:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._is_over = True
 
 
 def preload(modules: Sequence[str]) -> None:

@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -69,6 +70,21 @@ def test_killing_it_ends_a_call_that_hangs(child: ChildProcess) -> None:
     with pytest.raises((BrokenProcessPool, CancelledError)):  # depending on whether it has begun
         call.result()
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_several_threads_may_kill_it_at_once() -> None:
+    for _ in range(20):
+        child = ChildProcess("forkserver")
+        child.submit(os.getpid).result()
+        together = threading.Barrier(4)
+
+        def kill(child: ChildProcess = child, together: threading.Barrier = together) -> None:
+            together.wait()
+            child.kill()
+
+        with ThreadPoolExecutor(4) as threads:
+            for killed in [threads.submit(kill) for _ in range(4)]:
+                killed.result()
 
 
 def test_it_ends_with_a_parent_that_is_killed() -> None:
