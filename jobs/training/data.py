@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from pipeline.progress import counted
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.data.loading.augment import Augmentation
     from pipeline.data.loading.batches import Batch
     from pipeline.data.store.index import Index
 
@@ -32,7 +33,6 @@ class WorkerData:
     """The batches of one rank."""
 
     def __init__(self, training: ResolvedTraining, rank: int, world: int) -> None:
-        from pipeline.data.loading.augment import augmentation
         from pipeline.data.loading.batches import TrainingBatches
         from pipeline.data.store.index import load_index, node_folder
 
@@ -48,7 +48,7 @@ class WorkerData:
             rank=rank,
             world=world,
             num_workers=training.config.loader_workers,
-            augment=augmentation(training.config.augment),
+            augment=_augmentation(training.config.augment),
         )
         check_validation_memory(training, self._validation, free_for_validation(training, world))
         self.corpus_of = _corpus_of(self._validation)
@@ -81,6 +81,15 @@ class WorkerData:
             f"left out: {epoch.leftover} that fill no batch, {epoch.too_short} too short, {epoch.too_long} too long; "
             f"{len(self._validation.label)} validation utterances"
         )
+
+
+def _augmentation(names: Sequence[str]) -> Augmentation | None:
+    """Combine the named augmentations; without any, scipy is not imported, which takes more than a second."""
+    if not names:
+        return None
+    from pipeline.data.loading.augment import augmentation
+
+    return augmentation(names)
 
 
 def _corpus_of(index: Index) -> dict[str, str]:

@@ -175,16 +175,16 @@ def refresh_machines() -> None:
 def build_trainer(arguments: WorkerArguments, actor: Any, use_gpu: bool) -> Any:
     """Set Ray Train up for one attempt. Untyped, because Ray's types do not allow a training function with a result."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
-    from jobs.training.process_group import ClusterTorchConfig
+    from jobs.training.process_group import ProcessGroupConfig
+    from jobs.training.ray_trainer import StoreTrainer
 
     config = arguments.training.config
     smallest, largest = config.num_workers
-    return TorchTrainer(
+    return StoreTrainer(
         cast("Callable[[dict[Any, Any]], None]", worker.train_worker),
         train_loop_config={"arguments": arguments, "monitor": actor},
-        torch_config=ClusterTorchConfig(backend="nccl" if use_gpu else "gloo"),
+        backend_config=ProcessGroupConfig("nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=cast("int", largest if smallest == largest else (smallest, largest)),
             use_gpu=use_gpu,
