@@ -18,6 +18,7 @@ from jobs import train
 from jobs.ray_session import LOCAL_ENV, RAY_ENV
 from tests.jobs.training.trainings import TRAINING, config, wait_for_step
 
+NUM_STEPS = 30
 GRACE_S = 240
 PAUSE_S = 1.0
 """Five times as long as Ray Train takes to ask for preemptions again."""
@@ -35,7 +36,7 @@ def main(place: Path, out: str) -> None:
     os.environ["RAY_ADDRESS"] = machines.address  # as in a submitted job
     ray.init(address=machines.address)
     threading.Thread(target=drain, args=(place, out, machines.address), daemon=True).start()
-    steps = replace(TRAINING.optimiser, num_steps=50)
+    steps = replace(TRAINING.optimiser, num_steps=NUM_STEPS)
     training = replace(
         TRAINING, optimiser=steps, num_accumulated=6, validate_every=1000, checkpoint_every=1000
     )

@@ -109,7 +109,7 @@ def test_the_scores_of_every_validation_are_kept_and_shown_on_the_page(place: Pa
     folder = place / whole
     tables = {int(path.stem[-8:]): pq.read_table(path) for path in (folder / "validation").iterdir()}
     logged = {int(point["step"]): point for point in metrics(place, whole) if "validation/eer" in point}
-    assert tables.keys() == logged.keys() == {40, 80, 120}
+    assert tables.keys() == logged.keys() == {20, 40, 60}
     for step, table in tables.items():
         found = from_table(step, table)
         assert found.eer() == pytest.approx(logged[step]["validation/eer"], abs=1e-6)
@@ -117,7 +117,7 @@ def test_the_scores_of_every_validation_are_kept_and_shown_on_the_page(place: Pa
             logged[step]["validation/eer/asvspoof2019_la"], abs=1e-6
         )
     page = (folder / "validation.html").read_text()
-    assert "step 120" in page and "step 40 (first" in page
+    assert "step 60" in page and "step 20 (first" in page
     client = MlflowClient(tracking_uri(place))
     uploaded = client.download_artifacts(str(result_of(place, whole).run_id), "validation.html")
     assert Path(uploaded).read_text() == page
@@ -136,7 +136,7 @@ def test_metrics_are_grouped_and_the_note_of_the_run_states_the_result(place: Pa
     assert "registered as `models:/bonafide-tiny/1` and `@best`" in note
     assert "1 corpora" in note and "snapshot 000001" in note
     assert run.data.tags["bonafide.checkpoint"].startswith(
-        str(place / whole / "checkpoints" / "step_00000120")
+        str(place / whole / "checkpoints" / "step_00000060")
     )
 
 

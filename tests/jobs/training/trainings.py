@@ -19,12 +19,12 @@ from pipeline.detector.config import OptimiserConfig, TrainingConfig
 from pipeline.fields import Bounds, Names
 from pipeline.storage import Folder
 
-NUM_STEPS = 120
+NUM_STEPS = 60
 TRAINING = TrainingConfig(
     OptimiserConfig(learning_rate=1e-3, num_warmup_steps=10, num_steps=NUM_STEPS),
     precision="fp32",
-    validate_every=40,
-    checkpoint_every=20,
+    validate_every=20,
+    checkpoint_every=10,
     log_every=1,
 )
 BATCH = BatchConfig(max_seconds=3.0, num_buckets=2, crop_min_s=0.3, crop_max_s=0.5, window_shards=4)
