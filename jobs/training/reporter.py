@@ -37,6 +37,9 @@ class _Pending:
     progress: TrainingProgress
     validation_metrics: Mapping[str, float]
     validation: Validation | None
+    lines: bytes | None
+    """All lines of the metrics file until then, if the folder has another copy of it. The file itself is deleted when
+    the training fails during the upload."""
 
 
 def delete_leftovers(training: str) -> None:
@@ -108,14 +111,15 @@ class Reporter:
         )
         if state is not None:
             self._is_uploaded.wait()
-            self._report_checkpoint(_Pending(progress, validation_metrics, validation), state)
+            pending = _Pending(progress, validation_metrics, validation, self._metric_lines())
+            self._report_checkpoint(pending, state)
 
     def finish(self) -> None:
         """Wait until the last checkpoint is uploaded."""
         self._is_uploaded.wait()
         if self._rank == 0:
             self._fence.check()
-            self._publish_metrics()
+            self._publish(self._metric_lines())
 
     def _report_checkpoint(self, pending: _Pending, state: TrainingState) -> None:
         import ray.train
@@ -149,7 +153,7 @@ class Reporter:
         try:
             self._fence.check()
             # Before the commit: a training that resumes from this checkpoint repeats neither steps nor validation.
-            self._publish_metrics()
+            self._publish(pending.lines)
             if pending.validation is not None:
                 self._validation_log.write(pending.progress.step, pending.validation.scores_by_corpus)
             checkpoints.commit_state(folder, name, Path(checkpoint.path), pending.progress)
@@ -169,11 +173,17 @@ class Reporter:
         if pending.validation is not None:
             self._validation_log.draw(step, pending.progress.best_step)
 
-    def _publish_metrics(self) -> None:
-        """Copy the metrics file to a remote folder; a local one already contains it."""
+    def _metric_lines(self) -> bytes | None:
+        """The content of the metrics file, for a remote folder; a local one already contains it."""
         file = self._tracked.metrics_file
-        if not self._out.is_local and file is not None and file.exists():
-            self._out.commit(METRICS, file.read_bytes())
+        if self._out.is_local or file is None or not file.exists():
+            return None
+        return file.read_bytes()
+
+    def _publish(self, lines: bytes | None) -> None:
+        """Copy the content of the metrics file to a remote folder."""
+        if lines is not None:
+            self._out.commit(METRICS, lines)
 
     def _save_weights(self, progress: TrainingProgress, state: TrainingState) -> None:
         import torch

@@ -191,14 +191,16 @@ def test_metrics_and_scores_are_stored_before_the_checkpoint_that_contains_them(
     out = Folder(f"{bucket}/run")
     scores = ClassScores(np.array([1.0, 2.0, 0.1]), np.array([-1.0, 0.5]))
     validation = Validation(0.25, 5, {"mlaad": 0.25}, scores, {"mlaad": scores})
-    pending = _Pending(TrainingProgress(step=40, best_step=40), {}, validation)
     metadata = {"variant": "tiny", "training": "id"}
     file = tmp_path / "metrics.jsonl"
     with lease.held(out) as held, tracking.run("", "e", job="train", name="t", metrics_file=file) as run:
         reporter = Reporter(out, held.fence, toy_detector(), metadata, run, rank=0, num_kept=1)
         run.write_metrics({"train/loss": 0.5}, 40)
+        lines = file.read_bytes()
+        pending = _Pending(TrainingProgress(step=40, best_step=40), {}, validation, reporter._metric_lines())
+        file.unlink()  # as if another rank had died during the upload
         (tmp_path / "local").mkdir()
         with pytest.raises(FileNotFoundError):  # in place of a death at the start of the commit
             reporter._upload(pending, Checkpoint.from_directory(str(tmp_path / "local")), "step_00000040-0")
     assert out.exists(validation_name(40))
-    assert out.read(METRICS) == file.read_bytes()
+    assert out.read(METRICS) == lines
