@@ -7,7 +7,6 @@ that fails again and again.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
@@ -15,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from jobs.training import checkpoints, monitor, worker
 from jobs.training.data import name_utterances
@@ -25,6 +24,9 @@ from jobs.training.worker import AttemptResult, WorkerArguments
 from pipeline.errors import InputError, UnavailableError
 from pipeline.signals import StopSignals
 from pipeline.storage import WRITE_REMEDIES, local_errors
+
+if TYPE_CHECKING:
+    from jobs.training.ray_trainer import LeanTrainer
 
 MAX_FAILURES_PER_POSITION = 3
 """Give up after this many failures at the same step; retrying would fail there again."""
@@ -130,6 +132,8 @@ def run_attempt(arguments: WorkerArguments, use_gpu: bool, signals: StopSignals)
     import ray
     from ray.train import TrainingFailedError
 
+    from jobs.training.ray_trainer import refresh_machines
+
     folder = arguments.training.out.folder(CHECKPOINTS)
     checkpoints.prune(folder, arguments.training.config.keep_checkpoints)
     # Ray overwrites this list in place and cannot start from one that was cut short. `committed.json` replaces it.
@@ -145,7 +149,8 @@ def run_attempt(arguments: WorkerArguments, use_gpu: bool, signals: StopSignals)
             if not ray.get(actor.stop.remote()):
                 signals.exit_resumable("before its first step")
 
-        fit = build_trainer(arguments, actor, use_gpu).fit
+        trainer = build_trainer(arguments, actor, use_gpu)
+        fit: Any = trainer.fit  # its type does not know that a training function can have a result
         try:
             return cast("AttemptResult", signals.call(fit, stop_workers).return_value)
         except TrainingFailedError as error:
@@ -155,33 +160,20 @@ def run_attempt(arguments: WorkerArguments, use_gpu: bool, signals: StopSignals)
             raise_disk_error([*errors.values(), getattr(error, "controller_failure", error)], folder.uri)
             return find_cause(error, errors, monitor.read_state(actor))
         except ray.exceptions.RayActorError as error:
+            trainer.end_controller(error)
             return Failure("Ray Train's controller died", None, error, str(error))
 
 
-def refresh_machines() -> None:
-    """Let Ray Train see which machines the cluster has now.
-
-    It counts them every 20 s. In between, an elastic training would wait for workers on a machine that was just lost.
-    """
-    import ray
-    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
-
-    # If it does not answer, the training waits for START_TIMEOUT_S at most, and then sees what is left.
-    with contextlib.suppress(ray.exceptions.RayError):
-        counter: Any = default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
-        ray.get(counter.get_reserved_resources.remote("", recompute=True), timeout=float(START_TIMEOUT_S))
-
-
-def build_trainer(arguments: WorkerArguments, actor: Any, use_gpu: bool) -> Any:
-    """Set Ray Train up for one attempt. Untyped, because Ray's types do not allow a training function with a result."""
+def build_trainer(arguments: WorkerArguments, actor: Any, use_gpu: bool) -> LeanTrainer:
+    """Set Ray Train up for one attempt."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
     from jobs.training.process_group import ProcessGroupConfig
-    from jobs.training.ray_trainer import StoreTrainer
+    from jobs.training.ray_trainer import LeanTrainer
 
     config = arguments.training.config
     smallest, largest = config.num_workers
-    return StoreTrainer(
+    return LeanTrainer(
         cast("Callable[[dict[Any, Any]], None]", worker.train_worker),
         train_loop_config={"arguments": arguments, "monitor": actor},
         backend_config=ProcessGroupConfig("nccl" if use_gpu else "gloo"),

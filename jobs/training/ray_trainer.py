@@ -1,16 +1,62 @@
-"""Ray Train without its part for Ray Data: the workers of a training read their batches from the store themselves."""
+"""Ray Train without two of its processes, and what it leaves behind where a machine or its controller is lost."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from typing import Any
 
+import ray
+from ray._private import worker as ray_worker
+from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+OMITTED = (DatasetsCallback, PlacementGroupCleanerCallback)
+"""One distributes datasets of Ray Data, which no training has. The other frees what a controller that died had
+reserved, but only where Ray has a dashboard, which tells it of the death; `LeanTrainer.end_controller` does that."""
+
+ANSWER_S = 10.0
+"""How long to wait for the actor that counts machines. Without it, a training waits somewhat longer for its workers."""
 
 
-class StoreTrainer(DataParallelTrainer):
-    """Starts no process for datasets, which would take two seconds of a CPU in each attempt, and do nothing."""
+class LeanTrainer(DataParallelTrainer):
+    """Each of the processes would take two to three seconds of a CPU in each attempt."""
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
+        return [callback for callback in callbacks if not isinstance(callback, OMITTED)]
+
+    def end_controller(self, error: RayActorError) -> None:
+        """End what is left of an attempt whose controller died, or to which only the connection was lost.
+
+        A controller that lives would train beside the next attempt, which would wait for what a dead one has reserved:
+        for ever for its workers, and for three minutes for what an elastic training has announced.
+        """
+        if isinstance(error, ActorUnavailableError) and error.actor_id is not None:
+            this_process: Any = ray_worker.global_worker  # its types are incomplete
+            this_process.core_worker.kill_actor(ray.ActorID.from_hex(error.actor_id), True)
+        job = ray.get_runtime_context().get_job_id()
+        reservations: Mapping[str, Any] = placement_group_table()
+        for name, reservation in reservations.items():
+            if name.endswith(job) and reservation["state"] != "REMOVED":
+                remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(name)))
+        _ask_coordinator("cancel_request", f"train-{self.train_run_context.run_id}")
+
+
+def refresh_machines() -> None:
+    """Let Ray Train see which machines the cluster has now.
+
+    It counts them every 20 s. In between, an elastic training would wait for workers on a machine that was just lost.
+    """
+    _ask_coordinator("get_reserved_resources", "", recompute=True)
+
+
+def _ask_coordinator(method: str, *args: object, **kwargs: object) -> None:
+    """Call the actor that shares the machines of a cluster among trainings."""
+    with contextlib.suppress(RayError):
+        coordinator: Any = default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
+        ray.get(getattr(coordinator, method).remote(*args, **kwargs), timeout=ANSWER_S)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from mlflow.tracking import MlflowClient
+from ray.exceptions import ActorUnavailableError
+from ray.util.placement_group import placement_group, placement_group_table
 
 from jobs import train
 from jobs.training import folder, record
 from jobs.training.checkpoints import saved_checkpoints
 from jobs.training.checks import check_chunks, check_data, check_resume, check_weights, choose_recipe
 from jobs.training.config import TrainConfig
+from jobs.training.ray_trainer import LeanTrainer
 from jobs.training.record import TrainingRecord
 from jobs.training.resolve import RESUMABLE_CHANGES, ResolvedTraining, fixed_settings, resolve
 from pipeline import lease
@@ -110,6 +116,31 @@ def test_a_second_driver_is_refused_with_the_process_that_holds_the_folder(place
     with lease.held(out), refusal:
         train.main(config(place, "shared"))
     assert record.load_record(out) is None
+
+
+@uses_ray
+def test_a_controller_that_was_only_disconnected_does_not_train_on_and_reserves_nothing(
+    cluster: None,
+) -> None:
+    import ray
+
+    reserved = placement_group([{"CPU": 1}])
+    controller: Any = ray.remote(num_cpus=0)(Disconnected).remote()
+    process = Path(f"/proc/{ray.get(controller.process.remote())}")
+    assert process.exists() and reserved.wait(60)
+    lost = ActorUnavailableError("the connection was reset", controller._actor_id.binary())
+    LeanTrainer(lambda: None).end_controller(lost)
+    until = time.monotonic() + 60
+    while process.exists() or placement_group_table(reserved)["state"] != "REMOVED":
+        assert time.monotonic() < until, "the controller lives, or its reservation does"
+        time.sleep(0.05)
+
+
+class Disconnected:
+    """Stands in for the controller of Ray Train."""
+
+    def process(self) -> int:
+        return os.getpid()
 
 
 @uses_ray

@@ -42,6 +42,7 @@ from tests.jobs.training import drained
 from tests.jobs.training.trainings import (
     NUM_STEPS,
     TRAINING,
+    actors_of,
     checkpoint_folder,
     config,
     losses,
@@ -123,7 +124,9 @@ def stopped(place: Path) -> Stop:
     with meanwhile(disturb), redirect_stdout(printed), pytest.raises(SystemExit) as ended:
         train.main(config(place, "disturbed"))
     assert ended.value.code == 143
-    assert re.search(r"^rank [01] died in step \d+; resuming from step \d0$", printed.getvalue(), re.MULTILINE)
+    assert re.search(
+        r"^rank [01] died in step \d+; resuming from step \d0$", printed.getvalue(), re.MULTILINE
+    )
     steps = trained_steps(place, "disturbed")
     assert saved_checkpoints(checkpoint_folder(place, "disturbed"))[-1].step == steps[-1] < NUM_STEPS
     shutil.copytree(place / "disturbed", place / "fewer")
@@ -174,11 +177,21 @@ def test_kills_and_a_stop_change_no_bit(place: Path, whole: str, stopped: Stop) 
         assert history == [(step, point[name]) for step, point in sorted(found.items()) if name in point]
 
 
-def test_fewer_workers_continue_the_same_epoch(place: Path, stopped: Stop) -> None:
+def test_fewer_workers_continue_the_same_epoch_also_after_the_death_of_the_controller(
+    place: Path, stopped: Stop, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One or two workers of two cores each: Ray Train finds room for one."""
     before = newest_state(place, "fewer")["progress"]
     assert (before["step"], before["world"]) == (stopped.step, 2)
-    train.main(replace(config(place, "fewer", (1, 2)), cpus_per_worker=2, tracking_uri=""))
+
+    def kill_controller() -> None:
+        wait_for_step(place, "fewer", stopped.step + 1)
+        (controller,) = actors_of(os.getpid(), "TrainController")
+        os.kill(controller, signal.SIGKILL)
+
+    with meanwhile(kill_controller):
+        train.main(replace(config(place, "fewer", (1, 2)), cpus_per_worker=2, tracking_uri=""))
+    assert capsys.readouterr().out.count("Ray Train's controller died; resuming from step") == 1
     after = newest_state(place, "fewer")["progress"]
     assert (after["step"], after["world"]) == (NUM_STEPS, 1)
     assert sorted(losses(place, "fewer")) == list(range(1, NUM_STEPS + 1))

@@ -113,19 +113,24 @@ def wait_for_step(place: Path, out: str, step: int, num_before: int = 0) -> None
 
 def workers_of(ancestor: int) -> list[int]:
     """Process ids of the training workers that descend from a process."""
+    return actors_of(ancestor, "RayTrainWorker")
+
+
+def actors_of(ancestor: int, name: str) -> list[int]:
+    """Process ids of the actors of a class that descend from a process."""
     parents = {}
-    workers = []
+    actors = []
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
         try:
             parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"RayTrainWorker" in (process / "cmdline").read_bytes():
-                workers.append(int(process.name))
+            if (process / "cmdline").read_text(errors="replace").startswith(f"ray::{name}"):
+                actors.append(int(process.name))
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended since it was listed
 
     def descends(process: int) -> bool:
         return process == ancestor or (process in parents and descends(parents[process]))
 
-    return sorted(worker for worker in workers if descends(worker))
+    return sorted(actor for actor in actors if descends(actor))
