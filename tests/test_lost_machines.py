@@ -1,4 +1,4 @@
-"""A cluster loses machines and its head while jobs run: no shard, no step and no score is lost or repeated.
+"""A cluster loses machines during each job, and its head: no shard, no step and no score is lost or repeated.
 
 The machines are namespaces of this one (see `tests.two_machines`), so only root on Linux can run this test.
 """
@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -47,29 +48,26 @@ TRAIN = [
 ]
 """Workers read about six utterances for a step."""
 
-READ_S = 0.2
-"""The S3 server takes so long for each read from a shard, so a training of NUM_STEPS takes minutes on any computer."""
+INGEST_S, TRAIN_S, SCORE_S = 1.0, 0.2, 1.0
+"""The S3 server takes so long for each shard that is written or read, so that a job is at work when a machine is lost;
+a training of NUM_STEPS takes minutes on any computer."""
 
 RESUMED_WITHIN_S = 60
 """From the moment when a machine is declared dead to the next step. An idle computer needs 20 s and a busy one 30 s; a
 training that waits for the lost machine, as Ray Train does by default, needs more."""
 
 
-class SlowReads:
-    """Slows an S3 server down: it answers reads from shards one by one, each after `READ_S`, until `end` is called."""
+class SlowShards:
+    """Slows an S3 server down: it answers the requests for shards one by one, each after `seconds`."""
 
     def __init__(self) -> None:
+        self.seconds = 0.0
         self._lock = threading.Lock()
-        self._is_fast = threading.Event()
 
     def __call__(self, kind: str, path: str) -> None:
-        if kind == "GET" and "/shards/" in path:
+        if kind in ("GET", "PUT") and "/shards/" in path:
             with self._lock:
-                self._is_fast.wait(READ_S)
-
-    def end(self) -> None:
-        """Answer at once from now on."""
-        self._is_fast.set()
+                time.sleep(self.seconds)
 
 
 @pytest.fixture
@@ -84,21 +82,21 @@ def shared(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def reads() -> SlowReads:
-    """How fast the S3 server reads."""
-    return SlowReads()
+def pace() -> SlowShards:
+    """How fast the S3 server writes and reads shards."""
+    return SlowShards()
 
 
 @pytest.fixture
 def cluster(
-    shared: Path, reads: SlowReads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared: Path, pace: SlowShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RayCluster]:
     """A cluster without machines yet, whose jobs know the S3 server with BUCKET."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     with network(shared) as wires, gated_s3(monkeypatch, wires.address) as gate:
-        gate.delay = reads
+        gate.delay = pace
         s3fs.S3FileSystem().mkdir(BUCKET)
         with contextlib.closing(RayCluster(wires, shared, tmp_path)) as cluster:
             yield cluster
@@ -106,23 +104,27 @@ def cluster(
 
 
 def test_lost_machines_cost_no_shard_no_step_and_no_score(
-    cluster: RayCluster, shared: Path, reads: SlowReads, tmp_path: Path
+    cluster: RayCluster, shared: Path, pace: SlowShards, tmp_path: Path
 ):
     cluster.start_head("head", 1)
     workers = [cluster.add_worker("alpha", 2), cluster.add_worker("beta", 3)]
+    pace.seconds = INGEST_S
     ingests = [cluster.submit("jobs.ingest", *ingest_flags(DATA, place)) for place in (SHARED, BUCKET)]
+    lose_while(ingests[1], lambda: count(f"{BUCKET}/store", "shards") > 0, cluster, workers[1])
+    workers[1] = cluster.add_worker("beta", 3)
     for ingest in ingests:
         ingest.wait()
 
+    pace.seconds = TRAIN_S
     training = cluster.submit("jobs.train", *train_flags(BUCKET, NUM_STEPS))
     deaths = lose_and_regain_machines(cluster, workers, training)
     lose_head(cluster, workers, training)
     assert load_result(Folder(f"{BUCKET}/run")) is None, "the training was complete before its head was lost"
 
-    reads.end()
+    pace.seconds = 0.0
     cluster.start_head("next-head", 4)
     resumed = cluster.submit("jobs.train", *train_flags(BUCKET, NUM_STEPS))
-    cluster.add_worker("gamma", 5)
+    gamma = cluster.add_worker("gamma", 5)
     train_and_score_in_shared_folder(cluster, shared)  # meanwhile the lease of the lost driver expires
     ingest_here(shared / "data", tmp_path)
     assert_same_shards(tmp_path / "store", shared / "store", f"{BUCKET}/store")
@@ -130,8 +132,28 @@ def test_lost_machines_cost_no_shard_no_step_and_no_score(
     assert "resuming from step" in resumed.output()
     assert_complete(Folder(f"{BUCKET}/run"), NUM_STEPS)
     assert_resumed_in_time(Folder(f"{BUCKET}/run"), deaths)
-    cluster.submit("jobs.score", *score_flags(BUCKET)).wait()
+
+    cluster.add_worker("delta", 6)
+    pace.seconds = SCORE_S
+    scoring = cluster.submit("jobs.score", *score_flags(BUCKET), "--num-workers", "2")
+    lose_while(scoring, lambda: count(f"{BUCKET}/scores", layout.PARTS) > 0, cluster, gamma)
+    pace.seconds = 0.0
+    scoring.wait()
     assert_each_scored_once(Folder(f"{BUCKET}/scores"))
+
+
+def count(place: str, name: str) -> int:
+    """The number of files in a folder, which need not exist."""
+    try:
+        return sum(1 for _ in Folder(place).find(name))
+    except FileNotFoundError:
+        return 0
+
+
+def lose_while(job: Job, has_begun: Callable[[], bool], cluster: RayCluster, machine: Machine) -> None:
+    """Lose a machine while a job is at work."""
+    wait_until(has_begun, job)
+    cluster.lose(machine)
 
 
 def train_and_score_in_shared_folder(cluster: RayCluster, shared: Path) -> None:
@@ -191,10 +213,10 @@ def wait_for_checkpoint(training: Job) -> None:
     wait_until(lambda: newest_step(folder) > step, training)
 
 
-def wait_until(condition: Callable[[], bool], training: Job) -> None:
-    """Wait for a condition that holds before the training ends."""
-    wait_for(lambda: True if condition() or training.has_ended() else None, training.output)
-    assert not training.has_ended(), training.output()
+def wait_until(condition: Callable[[], bool], job: Job) -> None:
+    """Wait for a condition that holds before the job ends."""
+    wait_for(lambda: True if condition() or job.has_ended() else None, job.output)
+    assert not job.has_ended(), job.output()
 
 
 def address_of_rank_0(training: Job) -> str:

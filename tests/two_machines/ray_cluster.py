@@ -62,7 +62,7 @@ class RayCluster:
         home.mkdir()
         common = {**inherited, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token"}
         self._here = {**common, "HOME": str(home)}
-        self._there = {**common, "HOME": f"{SHARED}/{home.name}", "RAY_DEDUP_LOGS": "0", **_health_checks()}
+        self._there = {**common, "HOME": f"{SHARED}/{home.name}", "RAY_DEDUP_LOGS": "0", **_settings()}
         command = [RAY, "get-auth-token", "--generate"]
         done = subprocess.run(command, env=self._here, check=True, capture_output=True, text=True)
         self._token = done.stdout.split()[-1]
@@ -190,8 +190,8 @@ def wait_for(find: Callable[[], T | None], describe: Callable[[], str]) -> T:
     return found
 
 
-def _health_checks() -> Mapping[str, str]:
-    """The settings of health checks with which the cluster of this repository starts its head."""
-    settings = dict(re.findall(r"(RAY_health_check_\w+)=(\d+)", CONFIG.read_text(encoding="utf-8")))
+def _settings() -> Mapping[str, str]:
+    """The settings with which the cluster of this repository notices lost machines."""
+    settings = dict(re.findall(r"(RAY_(?:health_check|grpc)_\w+)=(\d+)", CONFIG.read_text(encoding="utf-8")))
     assert settings
     return settings
