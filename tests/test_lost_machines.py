@@ -53,7 +53,7 @@ INGEST_S, TRAIN_S, SCORE_S = 1.0, 0.2, 1.0
 a training of NUM_STEPS takes minutes on any computer."""
 
 RESUMED_WITHIN_S = 60
-"""From the moment when a machine is declared dead to the next step. An idle computer needs 20 s and a busy one 30 s; a
+"""From the moment when a machine is declared dead to the next step. An idle computer needs 17 s and a busy one 30 s; a
 training that waits for the lost machine, as Ray Train does by default, needs more."""
 
 

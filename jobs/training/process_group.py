@@ -1,7 +1,7 @@
 """The process group of a training: every worker connects through the interface with its machine's Ray address.
 
 Ray's own address is known to work: without it, the machine would not be part of the cluster. Torch is imported by the
-workers only: Ray Train's controller sets the group up without it, and starts three seconds sooner.
+workers only: Ray Train's controller sets the group up without it, and starts two seconds sooner.
 """
 
 from __future__ import annotations
