@@ -110,7 +110,7 @@ def test_lost_machines_cost_no_shard_no_step_and_no_score(
     workers = [cluster.add_worker("alpha", 2), cluster.add_worker("beta", 3)]
     pace.seconds = INGEST_S
     ingests = [cluster.submit("jobs.ingest", *ingest_flags(DATA, place)) for place in (SHARED, BUCKET)]
-    lose_while(ingests[1], lambda: count(f"{BUCKET}/store", "shards") > 0, cluster, workers[1])
+    lose_while(ingests[1], lambda: num_files(f"{BUCKET}/store", "shards") > 0, cluster, workers[1])
     workers[1] = cluster.add_worker("beta", 3)
     for ingest in ingests:
         ingest.wait()
@@ -136,13 +136,13 @@ def test_lost_machines_cost_no_shard_no_step_and_no_score(
     cluster.add_worker("delta", 6)
     pace.seconds = SCORE_S
     scoring = cluster.submit("jobs.score", *score_flags(BUCKET), "--num-workers", "2")
-    lose_while(scoring, lambda: count(f"{BUCKET}/scores", layout.PARTS) > 0, cluster, gamma)
+    lose_while(scoring, lambda: num_files(f"{BUCKET}/scores", layout.PARTS) > 0, cluster, gamma)
     pace.seconds = 0.0
     scoring.wait()
     assert_each_scored_once(Folder(f"{BUCKET}/scores"))
 
 
-def count(place: str, name: str) -> int:
+def num_files(place: str, name: str) -> int:
     """The number of files in a folder, which need not exist."""
     try:
         return sum(1 for _ in Folder(place).find(name))

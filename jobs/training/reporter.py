@@ -37,9 +37,9 @@ class _Pending:
     progress: TrainingProgress
     validation_metrics: Mapping[str, float]
     validation: Validation | None
-    lines: bytes | None
-    """All lines of the metrics file until then, if the folder has another copy of it. The file itself is deleted when
-    the training fails during the upload."""
+    metrics_file: bytes | None
+    """Content of the metrics file at this step, for a remote folder: a training that fails during the upload deletes
+    the file itself."""
 
 
 def delete_leftovers(training: str) -> None:
@@ -111,7 +111,7 @@ class Reporter:
         )
         if state is not None:
             self._is_uploaded.wait()
-            pending = _Pending(progress, validation_metrics, validation, self._metric_lines())
+            pending = _Pending(progress, validation_metrics, validation, self._read_metrics())
             self._report_checkpoint(pending, state)
 
     def finish(self) -> None:
@@ -119,7 +119,7 @@ class Reporter:
         self._is_uploaded.wait()
         if self._rank == 0:
             self._fence.check()
-            self._publish(self._metric_lines())
+            self._publish_metrics(self._read_metrics())
 
     def _report_checkpoint(self, pending: _Pending, state: TrainingState) -> None:
         import ray.train
@@ -153,7 +153,7 @@ class Reporter:
         try:
             self._fence.check()
             # Before the commit: a training that resumes from this checkpoint repeats neither steps nor validation.
-            self._publish(pending.lines)
+            self._publish_metrics(pending.metrics_file)
             if pending.validation is not None:
                 self._validation_log.write(pending.progress.step, pending.validation.scores_by_corpus)
             checkpoints.commit_state(folder, name, Path(checkpoint.path), pending.progress)
@@ -173,17 +173,17 @@ class Reporter:
         if pending.validation is not None:
             self._validation_log.draw(step, pending.progress.best_step)
 
-    def _metric_lines(self) -> bytes | None:
-        """The content of the metrics file, for a remote folder; a local one already contains it."""
+    def _read_metrics(self) -> bytes | None:
+        """The content of the metrics file for a remote folder; None for a local one, which already has it."""
         file = self._tracked.metrics_file
         if self._out.is_local or file is None or not file.exists():
             return None
         return file.read_bytes()
 
-    def _publish(self, lines: bytes | None) -> None:
+    def _publish_metrics(self, content: bytes | None) -> None:
         """Copy the content of the metrics file to a remote folder."""
-        if lines is not None:
-            self._out.commit(METRICS, lines)
+        if content is not None:
+            self._out.commit(METRICS, content)
 
     def _save_weights(self, progress: TrainingProgress, state: TrainingState) -> None:
         import torch

@@ -119,13 +119,11 @@ def test_a_second_driver_is_refused_with_the_process_that_holds_the_folder(place
 
 
 @uses_ray
-def test_a_controller_that_was_only_disconnected_does_not_train_on_and_reserves_nothing(
-    cluster: None,
-) -> None:
+def test_a_disconnected_controller_does_not_train_on_and_reserves_nothing(cluster: None) -> None:
     import ray
 
     reserved = placement_group([{"CPU": 1}])
-    controller: Any = ray.remote(num_cpus=0)(Disconnected).remote()
+    controller: Any = ray.remote(num_cpus=0)(Controller).remote()
     process = Path(f"/proc/{ray.get(controller.process.remote())}")
     assert process.exists() and reserved.wait(60)
     lost = ActorUnavailableError("the connection was reset", controller._actor_id.binary())
@@ -136,7 +134,7 @@ def test_a_controller_that_was_only_disconnected_does_not_train_on_and_reserves_
         time.sleep(0.05)
 
 
-class Disconnected:
+class Controller:
     """Stands in for the controller of Ray Train."""
 
     def process(self) -> int:

@@ -197,7 +197,7 @@ def test_metrics_and_scores_are_stored_before_the_checkpoint_that_contains_them(
         reporter = Reporter(out, held.fence, toy_detector(), metadata, run, rank=0, num_kept=1)
         run.write_metrics({"train/loss": 0.5}, 40)
         lines = file.read_bytes()
-        pending = _Pending(TrainingProgress(step=40, best_step=40), {}, validation, reporter._metric_lines())
+        pending = _Pending(TrainingProgress(step=40, best_step=40), {}, validation, reporter._read_metrics())
         file.unlink()  # as if another rank had died during the upload
         (tmp_path / "local").mkdir()
         with pytest.raises(FileNotFoundError):  # in place of a death at the start of the commit
