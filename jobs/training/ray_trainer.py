@@ -12,8 +12,11 @@ from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinato
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+from jobs.training.scaling import ScalingPolicy
 
 OMITTED = (DatasetsCallback, PlacementGroupCleanerCallback)
 """One distributes datasets of Ray Data, which no training has. The other frees what a controller that died had
@@ -25,11 +28,20 @@ if a machine was lost, and up to three minutes if a controller died."""
 
 
 class LeanTrainer(DataParallelTrainer):
-    """Starts none of the `OMITTED`, each of which takes two to three seconds of a CPU in every attempt."""
+    """Starts none of the `OMITTED`, each of which takes two to three seconds of a CPU in every attempt.
+
+    An elastic training starts as many workers as there is room for (`jobs.training.scaling`).
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if not isinstance(callback, OMITTED)]
+
+    def _initialize_and_run_controller(self, **controller: Any) -> Any:
+        policy = controller["scaling_policy"]
+        if isinstance(policy, ElasticScalingPolicy):
+            controller["scaling_policy"] = ScalingPolicy(policy.scaling_config)
+        return super()._initialize_and_run_controller(**controller)
 
     def end_controller(self, error: RayActorError) -> None:
         """End what is left of an attempt whose controller died, or to which only the connection was lost.
