@@ -11,13 +11,16 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, UnavailableError
 from pipeline.signals import SIGNALS
 from pipeline.storage import private_folder
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 RAY_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep GPUs visible in tasks that ask for none
@@ -41,8 +44,8 @@ CLUSTER_ENV = {
 }
 """Environment for joining a cluster."""
 
-SILENCED_LOGGERS = ("ray._private.authentication", "ray.data._internal.progress", "ray.data")
-"""Loggers about Ray's internals: tokens, progress bars, execution plans."""
+DATA_LOGGERS = ("ray.data._internal.progress", "ray.data")
+"""Loggers about Ray Data's internals: progress bars, execution plans."""
 
 CONNECT_TIMEOUT_S = 5.0
 """How long the head of a cluster may take to accept a connection."""
@@ -68,11 +71,8 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     is_local = not names_cluster()
     set_defaults(RAY_ENV | (LOCAL_ENV if is_local else CLUSTER_ENV))  # before the import, which reads it
     import ray
-    from ray.data import DataContext
 
-    for name in SILENCED_LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # their errors are raised as well
-
+    silence("ray._private.authentication")
     if ray.is_initialized():
         with _reraise_user_errors():
             yield
@@ -83,12 +83,25 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         else:
             join_cluster(address)
     try:
-        context = DataContext.get_current()
-        context.enable_progress_bars = False  # commands print their own progress
         with _reraise_user_errors():
             yield
     finally:
         ray.shutdown()
+
+
+def task_for_each(rows: Sequence[Mapping[str, Any]]) -> Dataset:
+    """A dataset of Ray Data whose rows are each processed by a task of their own."""
+    import ray.data  # takes a second, and only some jobs use it
+
+    ray.data.DataContext.get_current().enable_progress_bars = False  # commands print their own progress
+    silence(*DATA_LOGGERS)
+    return ray.data.from_items(list(rows), override_num_blocks=max(1, len(rows)))
+
+
+def silence(*loggers: str) -> None:
+    """Let loggers of Ray print no errors, which are raised as well."""
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def names_cluster() -> bool:

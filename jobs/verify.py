@@ -17,7 +17,7 @@ import sys
 from dataclasses import dataclass
 
 from jobs.ingestion.verification import verify_batch
-from jobs.ray_session import ray_session
+from jobs.ray_session import ray_session, task_for_each
 from pipeline import tables
 from pipeline.config import run
 from pipeline.fields import Location, Names
@@ -56,12 +56,10 @@ def main(config: VerifyConfig) -> None:
         for corpus in snapshot.corpora.values()
         for shard in corpus.shards
     ]
-    import ray
-
     num_faults = 0
     progress = Progress("verifying", len(shards), "shard")
     with ray_session():
-        verified = ray.data.from_items(shards, override_num_blocks=max(1, len(shards))).map_batches(
+        verified = task_for_each(shards).map_batches(
             functools.partial(verify_batch, store=store, decode=config.decode), batch_size=1, num_cpus=1
         )
         for row in verified.iter_rows():

@@ -14,6 +14,7 @@ import pyarrow as pa
 from jobs.ingestion.cataloging import CatalogedCorpus
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import Source
+from jobs.ray_session import task_for_each
 from pipeline import tables
 from pipeline.data.corpora.manifest import Manifest, manifest_digest
 from pipeline.data.corpora.recipe import EXCLUDED
@@ -140,10 +141,8 @@ def build_shards(
     if not tasks:
         return summaries
     start_ray()
-    import ray
-
     progress = Progress("building", len(tasks), "shard")
-    built = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+    built = task_for_each(tasks).map_batches(
         functools.partial(build_batch, sources=sources, store=store, resampler=config.resampler),
         batch_size=1,
         num_cpus=1,

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.ingestion.sources import Source
+from jobs.ray_session import task_for_each
 from pipeline.data.audio.isolation import HANG_S, crash_safe
 from pipeline.data.store import catalog as catalogs
 from pipeline.data.store import layout, probing
@@ -196,10 +197,8 @@ def _catalog_in_process(cataloger: Cataloger, before: Snapshot | None) -> list[p
 
 def _catalog_on_ray(cataloger: Cataloger) -> Iterator[pa.Table | Listing]:
     """Run the stages on Ray Data: one task lists a corpus, and one task probes a part."""
-    import ray
-
     corpora = [{"corpus": name} for name in sorted(cataloger.sources)]
-    listed = ray.data.from_items(corpora, override_num_blocks=len(corpora)).map_batches(
+    listed = task_for_each(corpora).map_batches(
         functools.partial(list_batch, cataloger=cataloger), batch_size=1, num_cpus=0.5
     )
     # Without repartition, Ray would hand half a million rows to one worker.
