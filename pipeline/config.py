@@ -10,6 +10,7 @@ import argparse
 import ast
 import dataclasses
 import functools
+import gc
 import inspect
 import itertools
 import json
@@ -31,6 +32,10 @@ from pipeline.signals import StopSignals
 from pipeline.streams import run_with_safe_streams
 
 Config = TypeVar("Config")
+
+GC_THRESHOLDS = (100_000, 20, 100)
+"""How seldom a command looks for garbage. Importing torch, Ray and MLflow makes a million objects that stay; with its
+own thresholds, Python visits them again and again, and the imports take a second longer."""
 
 OUTPUTS = ("store", "out", "html")
 """Fields that name what a command writes."""
@@ -60,6 +65,7 @@ def run(main: Callable[[Config], int | None], argv: Sequence[str] | None = None)
 
     def work() -> int:
         try:
+            gc.set_threshold(*GC_THRESHOLDS)
             with StopSignals(command):
                 arguments = sys.argv[1:] if argv is None else argv
                 config = parse(config_class(main), arguments, command=command, description=description)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ import pytest
 
 from tests.two_machines.machines import SHARED, Network, missing_rights, network
 
-ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 240
 
 
@@ -60,7 +58,6 @@ def test_workers_connect_although_host_names_resolve_to_loopback(wires: Network)
                     machines[0].address,
                 ]
             ),
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -24,7 +24,7 @@ CONFIG = ROOT / "cluster" / "ray-cluster.yaml"
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
 RAY = str(Path(sys.executable).parent / "ray")
 OBJECT_STORE_BYTES = 100_000_000
-POLL_S = 0.2
+POLL_S = 0.5
 NUM_ATTEMPTS = 4
 TIMEOUT_S = 400.0
 """For a computer that has much else to do."""
@@ -60,7 +60,7 @@ class RayCluster:
         }
         home = shared / "home"
         home.mkdir()
-        common = {**inherited, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token"}
+        common = {**inherited, "RAY_AUTH_MODE": "token"}
         self._here = {**common, "HOME": str(home)}
         self._there = {**common, "HOME": f"{SHARED}/{home.name}", "RAY_DEDUP_LOGS": "0", **_settings()}
         command = [RAY, "get-auth-token", "--generate"]

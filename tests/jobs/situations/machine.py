@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from tests.corpora import write_in_the_wild
-from tests.jobs.situations.situation import ROOT, TIMEOUT_S, Outcome, Place, Situation, as_process
+from tests.jobs.situations.situation import TIMEOUT_S, Outcome, Place, Situation, as_process
 
 INGEST = "ingest --root data --store store --corpora in_the_wild"
 JOB_FOLDER = "session/runtime_resources/working_dir_files/_ray_pkg_1"
@@ -33,7 +33,7 @@ def into_full_device(argv: Sequence[str], place: Place, environment: Mapping[str
         done = subprocess.run(
             [sys.executable, "-m", "jobs", *argv],
             cwd=place.here,
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | dict(environment),
+            env=os.environ | dict(environment),
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -48,7 +48,7 @@ def terminated(argv: Sequence[str], place: Place, environment: Mapping[str, str]
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs", *argv],
         cwd=place.here,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | dict(environment),
+        env=os.environ | dict(environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -62,7 +62,7 @@ def as_process(argv: Sequence[str], place: Place, environment: Mapping[str, str]
     done = subprocess.run(
         [sys.executable, "-m", "jobs", *argv],
         cwd=place.here,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | dict(environment),
+        env=os.environ | dict(environment),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
