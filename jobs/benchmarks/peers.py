@@ -77,12 +77,15 @@ def pad(flacs: list[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
 def planned_batches(training: TrainingBatches, num_workers: int) -> Batches:
     """Read our planned batches with our reader in torch's DataLoader instead of our own worker processes.
 
-    The rank plans, as in our loader. Workers are spawned: a fork would copy the locks of threads of torch and Ray.
+    The rank plans, as in our loader. Workers are no forks of this process, which would copy the locks of threads of
+    torch and Ray.
     """
     import torch
 
+    from pipeline.child_process import preload
     from pipeline.data.loading.reading import BatchReader
 
+    preload((__name__, "torch"))
     requests = PlannedRequests(training)
     dataset = RequestDataset(BatchReader(training.folder, training.augment))
     return torch.utils.data.DataLoader(
@@ -91,7 +94,7 @@ def planned_batches(training: TrainingBatches, num_workers: int) -> Batches:
         batch_size=None,
         num_workers=num_workers,
         prefetch_factor=4,
-        multiprocessing_context="spawn",
+        multiprocessing_context="forkserver",
     )
 
 

@@ -31,7 +31,7 @@ from jobs.scoring.loop import score_parts
 from jobs.scoring.on_ray import RayExecutor
 from jobs.scoring.parts import divide_rows
 from jobs.scoring.pool import choose_pool
-from pipeline.child_process import ChildProcess
+from pipeline.child_process import ChildProcess, preload
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.detector.variants import VARIANTS, VariantName
 from pipeline.errors import InputError
@@ -189,7 +189,8 @@ class Processes:
 
     def __init__(self, num_processes: int, device: str, folder: Path) -> None:
         files = sorted((folder / AUDIO).iterdir(), key=lambda file: file.stat().st_size)
-        self._children = [ChildProcess() for _ in range(num_processes)]
+        preload((__name__, "pipeline.detector.scoring"))
+        self._children = [ChildProcess("forkserver") for _ in range(num_processes)]
         loaded = [
             child.submit(_load, folder / DETECTOR, files[number::num_processes], device)
             for number, child in enumerate(self._children)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import tempfile
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
+
+from pipeline.child_process import preload
 
 
 def run_ranks(
@@ -31,7 +33,9 @@ def run_ranks(
     with tempfile.TemporaryDirectory(prefix="bonafide-ranks-") as folder:
         # Daemons are terminated when this process exits for any reason.
         rank_arguments = (folder, num_ranks, device, num_threads, work, arguments)
-        cast("Any", spawn)(_run_rank, rank_arguments, nprocs=num_ranks, daemon=True)
+        start: Any = start_processes  # it has no types
+        preload((work.__module__,))  # the ranks share its imports, above all that of torch
+        start(_run_rank, rank_arguments, nprocs=num_ranks, daemon=True, start_method="forkserver")
 
 
 def _run_rank(

@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline.child_process import exit_with_parent
+from pipeline.child_process import exit_with_parent, preload
 from pipeline.errors import InputError
 from pipeline.synthetic.artifacts import EVALUATION_PROCESSES, TRAINING_PROCESSES, apply_process
 from pipeline.synthetic.plan import SHARES, Recording, plan_recordings, protocol_files
@@ -108,8 +108,9 @@ def _write_groups(root: Path, plan: Sequence[Recording], num_workers: int) -> It
         for group in groups:
             yield _write_group(root, group)
         return
-    # Spawn, because a forked process would inherit the locks of the caller's threads.
-    context = multiprocessing.get_context("spawn")
+    # No fork of this process: it would inherit the locks of the caller's threads.
+    preload((__name__,))
+    context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=exit_with_parent) as pool:
         try:
             for future in as_completed([pool.submit(_write_group, root, group) for group in groups]):
