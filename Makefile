@@ -14,7 +14,7 @@ demo: .venv/installed
 
 # Its many processes import our modules, which Python then compiles once, also where PYTHONDONTWRITEBYTECODE is set.
 test: check
-	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 2 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 3
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -1,25 +1,57 @@
-"""The order of the tests, and fixtures for several: an S3 endpoint over HTTP, and an address without a server."""
+"""How tests are ordered and divided among processes, and fixtures for several: an S3 endpoint over HTTP, and an address
+without a server.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler.loadfile import LoadFileScheduling
 
-# Two processes of tests share the cores; with more threads each, they would mostly wait for each other.
+# Processes of tests share the cores; with more threads each, they would mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
+
+ROOT = Path(__file__).parents[1]
+os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'startup'}"  # for processes that tests start
+
+TRAININGS = "tests/jobs/training"
+
+gc.disable()  # until the modules are imported, whose objects are not garbage
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over the objects of modules from now on: there are a million."""
+    gc.enable()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest files first, then the others that use Ray: short files at the end keep both processes busy."""
+    """Run the longest files first, then the others that use Ray: short files at the end keep all processes busy."""
     minutes, ray = (
         {item.path for item in items if item.get_closest_marker(name) is not None}
         for name in ("minutes", "ray")
     )
     items.sort(key=lambda item: (item.path not in minutes, item.path not in ray))
+
+
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """Gives each file to one of several processes, and all files of trainings to the same: it trains once for them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return TRAININGS if nodeid.startswith(TRAININGS) else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Let `Scheduling` divide the tests among several processes."""
+    return Scheduling(config, log)
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

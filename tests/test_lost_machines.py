@@ -44,7 +44,7 @@ TRAIN = [
     *("--batch.max-seconds", "3", "--batch.num-buckets", "2", "--batch.window-shards", "4"),
     *("--batch.crop-min-s", "0.3", "--batch.crop-max-s", "0.5", "--training.precision", "fp32"),
     *("--training.optimiser.num-warmup-steps", "10", "--training.validate-every", "1000"),
-    *("--training.checkpoint-every", "3", "--training.log-every", "1"),
+    *("--training.checkpoint-every", "5", "--training.log-every", "1"),
 ]
 """Workers read about six utterances for a step."""
 

@@ -1,4 +1,4 @@
-"""Shared by the tests of jobs: one local Ray on two cores, and one uninterrupted training.
+"""Shared by the tests of jobs: a local Ray on two cores, and a store.
 
 They last as long as the tests of jobs follow each other; an idle Ray would slow the other tests down.
 """
@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import train
 from jobs.ray_session import ray_session
-from tests.jobs.training.trainings import config, write_store
+from tests.jobs.training.trainings import write_store
 
 
 @pytest.fixture(scope="package")
@@ -28,10 +27,3 @@ def place(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
     place = tmp_path_factory.mktemp("trainings")
     write_store(place)
     return place
-
-
-@pytest.fixture(scope="package")
-def whole(place: Path) -> str:
-    """An uninterrupted training."""
-    train.main(config(place, "whole"))
-    return "whole"

@@ -270,7 +270,6 @@ def reader(home: Path, s3_endpoint: str) -> Iterator[Reader]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
         "HOME": str(home),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
     }
     with serving(f"sqlite:///{home}/server.db", home) as mlflow:
         reader = Reader(home, environment | {"MLFLOW": mlflow})

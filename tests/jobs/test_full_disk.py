@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from jobs import ingest, score, train
+from jobs import ingest, score
 from jobs.ingestion.config import IngestConfig
 from jobs.scoring.config import ScoreConfig
 from pipeline.detector.checkpoint import save_detector
@@ -18,7 +16,6 @@ from pipeline.errors import InputError
 from pipeline.storage import Folder
 from tests.corpora import write_in_the_wild
 from tests.faults import small_disk
-from tests.jobs.training.trainings import TRAINING, config
 
 pytestmark = [
     pytest.mark.ray,
@@ -64,18 +61,3 @@ def test_scores_continue_once_their_folder_has_room(cluster: None, tmp_path: Pat
         mount_again(ROOM)
         score.main(settings)
         assert Folder(out).exists("scores.json")
-
-
-def test_a_training_continues_once_its_folder_has_room(place: Path, tmp_path: Path):
-    steps = replace(TRAINING.optimiser, num_warmup_steps=1, num_steps=4)
-    schedule = replace(TRAINING, optimiser=steps, checkpoint_every=2, validate_every=4)
-    with ExitStack() as stack:
-        mount_again = stack.enter_context(small_disk(tmp_path / "disk", 600))
-        settings = replace(
-            config(place, "", (1, 1)), out=str(tmp_path / "disk/run"), training=schedule, tracking_uri=""
-        )
-        with full(tmp_path / "disk/run/checkpoints"):
-            train.main(settings)
-        mount_again(ROOM)
-        train.main(settings)
-        assert Folder(settings.out).exists("result.json")

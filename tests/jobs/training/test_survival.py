@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +38,8 @@ from pipeline.detector.config import OptimiserConfig
 from pipeline.detector.state import TrainingState
 from pipeline.errors import InputError
 from pipeline.storage import Folder
-from tests.jobs.training import drained
+from tests.faults import small_disk
+from tests.jobs.training.second_machine import announce_preemption, reserved_core, second_machine
 from tests.jobs.training.trainings import (
     NUM_STEPS,
     TRAINING,
@@ -76,6 +77,14 @@ def meanwhile(work: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         thread.join()
+
+
+def wait_for_worker(before: int) -> None:
+    """Wait until another worker than an earlier one trains alone."""
+    until = time.monotonic() + 240
+    while not (alive := workers_of(os.getpid())) or before in alive:
+        assert time.monotonic() < until, "no other worker in time"
+        time.sleep(0.1)
 
 
 def kill_worker(place: Path, out: str, step: int, number: int = 0) -> None:
@@ -180,7 +189,7 @@ def test_kills_and_a_stop_change_no_bit(place: Path, whole: str, stopped: Stop) 
 def test_fewer_workers_continue_the_same_epoch_also_after_the_death_of_the_controller(
     place: Path, stopped: Stop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One or two workers of two cores each: Ray Train finds room for one."""
+    """One or two workers on two cores, one of which another job uses: there is room for one."""
     before = newest_state(place, "fewer")["progress"]
     assert (before["step"], before["world"]) == (stopped.step, 2)
 
@@ -189,8 +198,8 @@ def test_fewer_workers_continue_the_same_epoch_also_after_the_death_of_the_contr
         (controller,) = actors_of(os.getpid(), "TrainController")
         os.kill(controller, signal.SIGKILL)
 
-    with meanwhile(kill_controller):
-        train.main(replace(config(place, "fewer", (1, 2)), cpus_per_worker=2, tracking_uri=""))
+    with reserved_core(), meanwhile(kill_controller):
+        train.main(replace(config(place, "fewer", (1, 2)), tracking_uri=""))
     assert capsys.readouterr().out.count("Ray Train's controller died; resuming from step") == 1
     after = newest_state(place, "fewer")["progress"]
     assert (after["step"], after["world"]) == (NUM_STEPS, 1)
@@ -246,40 +255,63 @@ def test_losses_that_are_not_finite_end_the_training_at_once(
     assert "resuming" not in capsys.readouterr().out
 
 
-def test_workers_of_a_driver_that_lost_its_lease_stop_writing(
-    place: Path, capsys: pytest.CaptureFixture[str]
+def test_a_preemption_costs_no_step_and_a_driver_that_lost_its_lease_stops_writing(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A worker of two cores trains on a second machine until that is preempted, and then on the first."""
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
+    monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.2")
     out = place / "lost"
     last_steps: list[int] = []
 
     def take_over() -> None:
-        wait_for_step(place, "lost", 13)
         claim = json.loads((out / "lease" / "00000001.json").read_text())
         foreign = json.dumps(claim | {"host": "elsewhere", "pid": 17})
         Folder(str(out)).commit("lease/00000002.json", foreign.encode())
         last_steps.append(trained_steps(place, "lost")[-1])
 
-    with (
-        meanwhile(take_over),
-        pytest.raises(InputError, match="lost was taken over by process 17 on elsewhere"),
-    ):
-        train.main(replace(config(place, "lost", (1, 1)), tracking_uri=""))
-    assert "resuming" not in capsys.readouterr().out
+    with second_machine(num_cpus=2) as machine, reserved_core() as free_core:
+
+        def disturb() -> None:
+            wait_for_step(place, "lost", 13)
+            (worker,) = workers_of(os.getpid())
+            announce_preemption(machine, worker)
+            free_core()
+            wait_for_worker(worker)
+            wait_for_step(place, "lost", 1, len(metrics(place, "lost")) + 3)
+            take_over()
+
+        with (
+            meanwhile(disturb),
+            pytest.raises(InputError, match="lost was taken over by process 17 on elsewhere"),
+        ):
+            train.main(replace(config(place, "lost", (1, 1)), cpus_per_worker=2, tracking_uri=""))
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"a machine is about to be preempted; resuming from step \d+", printed)) == 1
+    assert printed.count("; resuming from step") == 1, printed
+    steps = trained_steps(place, "lost")
+    assert steps == list(range(1, len(steps) + 1)), "the preemption cost steps"
     assert load_result(Folder(str(out))) is None
     (last_step,) = last_steps
     assert last_step < NUM_STEPS
     # A worker that checked the lease just before it was lost may still write one step.
-    assert trained_steps(place, "lost")[-1] <= last_step + 1
-    steps = [saved.step for saved in saved_checkpoints(checkpoint_folder(place, "lost"))]
-    assert steps and steps[-1] <= last_step + 1
+    assert steps[-1] <= last_step + 1
+    saved = [checkpoint.step for checkpoint in saved_checkpoints(checkpoint_folder(place, "lost"))]
+    assert saved and saved[-1] <= last_step + 1
 
 
-def test_a_preempted_machine_costs_no_step(place: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    command = [sys.executable, "-m", "tests.jobs.training.drained", str(place), "drained"]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    line = re.search(r"a machine is about to be preempted; resuming from step (\d+)", ended.stdout)
-    assert line is not None, ended.stdout
-    assert 5 < int(line[1]) < drained.NUM_STEPS
-    assert [point["step"] for point in metrics(place, "drained")] == list(range(1, drained.NUM_STEPS + 1))
+def test_a_training_continues_once_its_folder_has_room(place: Path, tmp_path: Path):
+    steps = replace(TRAINING.optimiser, num_warmup_steps=1, num_steps=4)
+    schedule = replace(TRAINING, optimiser=steps, checkpoint_every=2, validate_every=4)
+    with ExitStack() as stack:
+        mount_again = stack.enter_context(small_disk(tmp_path / "disk", 600))
+        settings = replace(
+            config(place, "", (1, 1)), out=str(tmp_path / "disk/run"), training=schedule, tracking_uri=""
+        )
+        with pytest.raises(
+            InputError, match=rf"^{tmp_path}/disk/run/checkpoints\S+: No space left on device"
+        ):
+            train.main(settings)
+        mount_again("size=64m")
+        train.main(settings)
+        assert Folder(settings.out).exists("result.json")
