@@ -1,7 +1,7 @@
 """How many workers an elastic training starts: as many as there is room for beside the other jobs of the cluster.
 
 Ray Train counts all CPUs and GPUs of the cluster, whoever uses them. Beside another job, it would try for ever to start
-more workers than there is room for.
+more workers than there is room for, or stop a training to let it grow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ Resources = dict[str, dict[str, float]]
 
 
 class ScalingPolicy(ElasticScalingPolicy):
-    """Counts all resources for the first start, since an earlier attempt may not have freed its own; then free ones."""
+    """Counts all resources for the first start, because those of an earlier attempt may not be free yet.
+
+    If that start fails, and for every later decision, it counts only what is free.
+    """
 
     def __init__(self, scaling_config: ScalingConfig) -> None:
         super().__init__(scaling_config)
