@@ -74,7 +74,10 @@ class ChildProcess:
 
 
 def preload(modules: Sequence[str]) -> None:
-    """Begin to import modules beside this process, for children that start with `forkserver`."""
+    """Begin to import modules beside this process, for children that start with `forkserver`.
+
+    Only the first call in a process has an effect; children import later modules themselves.
+    """
     from multiprocessing import forkserver
 
     multiprocessing.set_forkserver_preload(list(modules))

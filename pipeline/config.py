@@ -34,8 +34,8 @@ from pipeline.streams import run_with_safe_streams
 Config = TypeVar("Config")
 
 GC_THRESHOLDS = (100_000, 20, 100)
-"""How seldom a command looks for garbage. Importing torch, Ray and MLflow makes a million objects that stay; with its
-own thresholds, Python visits them again and again, and the imports take a second longer."""
+"""Thresholds of the garbage collector during a command. With those of Python, importing torch, Ray and MLflow takes a
+second longer: it visits a million objects, which all stay, again and again."""
 
 OUTPUTS = ("store", "out", "html")
 """Fields that name what a command writes."""

@@ -33,8 +33,8 @@ def run_ranks(
     with tempfile.TemporaryDirectory(prefix="bonafide-ranks-") as folder:
         # Daemons are terminated when this process exits for any reason.
         rank_arguments = (folder, num_ranks, device, num_threads, work, arguments)
+        preload((work.__module__,))  # all ranks share its imports, above all that of torch
         start: Any = start_processes  # it has no types
-        preload((work.__module__,))  # the ranks share its imports, above all that of torch
         start(_run_rank, rank_arguments, nprocs=num_ranks, daemon=True, start_method="forkserver")
 
 

@@ -1,7 +1,8 @@
-"""Runs at the start of every Python process of the tests: it looks for garbage less often.
+"""Python runs this at the start of every process of the tests: it collects garbage less often.
 
-Ray and the commands are started more than a hundred times. They import torch, Ray and MLflow, which make a million
-objects that stay; Python would visit these again and again, for an eighth of its time.
+Ray and the commands are started more than a hundred times, and import torch, Ray and MLflow: a million objects, which
+all stay. By default, the garbage collector would visit them again and again, for an eighth of the time of a training.
+The thresholds are those of commands (`pipeline.config`), whose import here would take time in every process.
 """
 
 import gc
