@@ -17,6 +17,7 @@ from unittest import mock
 
 import pytest
 
+from pipeline.errors import InputError
 from pipeline.storage import Folder, local_writing
 
 _CAPABILITIES_VERSION = 0x20080522
@@ -39,6 +40,12 @@ def ordinary_permissions() -> Iterator[None]:
     finally:
         capabilities[0] = before
         assert libc.capset(header, capabilities) == 0, os.strerror(ctypes.get_errno())
+
+
+def reports_full_disk(folder: Path) -> pytest.RaisesExc[InputError]:
+    """Expect the error of a job that cannot write to a folder, or below it, because the disk is full."""
+    remedy = "make room there, then run the same command again"
+    return pytest.raises(InputError, match=rf"^{folder}\S+: No space left on device; {remedy}$")
 
 
 @contextlib.contextmanager

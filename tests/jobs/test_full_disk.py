@@ -1,4 +1,4 @@
-"""A disk that becomes full in a worker of Ray ends the job with one line; with more room, the job continues."""
+"""A disk that becomes full in a worker of Ray ends ingest and score with one line; with more room, they continue."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from jobs.ingestion.config import IngestConfig
 from jobs.scoring.config import ScoreConfig
 from pipeline.detector.checkpoint import save_detector
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
-from pipeline.errors import InputError
 from pipeline.storage import Folder
 from tests.corpora import write_in_the_wild
-from tests.faults import small_disk
+from tests.faults import reports_full_disk, small_disk
 
 pytestmark = [
     pytest.mark.ray,
@@ -26,18 +25,11 @@ pytestmark = [
 ROOM = "size=64m"
 
 
-def full(path: Path) -> pytest.RaisesExc[InputError]:
-    return pytest.raises(
-        InputError,
-        match=rf"^{path}\S+: No space left on device; make room there, then run the same command again$",
-    )
-
-
 def test_an_ingest_continues_once_its_store_has_room(cluster: None, tmp_path: Path):
     write_in_the_wild(tmp_path / "data", count=4)
     with small_disk(tmp_path / "disk", 40) as mount_again:
         settings = IngestConfig(str(tmp_path / "data"), str(tmp_path / "disk/store"))
-        with full(tmp_path / "disk/store/shards"):
+        with reports_full_disk(tmp_path / "disk/store/shards"):
             ingest.main(settings)
         assert not Folder(settings.store).exists("snapshots")
         mount_again(ROOM)
@@ -56,7 +48,7 @@ def test_scores_continue_once_their_folder_has_room(cluster: None, tmp_path: Pat
     with small_disk(tmp_path / "disk", 8) as mount_again:
         out = str(tmp_path / "disk/scores")
         settings = ScoreConfig(str(tmp_path / "detector.safetensors"), out, audio=str(tmp_path / "data"))
-        with full(tmp_path / "disk/scores"):
+        with reports_full_disk(tmp_path / "disk/scores"):
             score.main(settings)
         mount_again(ROOM)
         score.main(settings)
