@@ -96,16 +96,15 @@ def make_corpora(config: DemoConfig, root: Path) -> None:
     from pipeline.progress import Progress
     from pipeline.synthetic.corpora import write_demo_corpora
 
-    progress = Progress("synthesising", None, "recording")
-
     def count(done: int, total: int) -> None:
         progress.total = total
         progress.add(done - progress.done)
 
-    write_demo_corpora(
-        root, seed=config.seed, minutes=config.minutes, num_workers=os.cpu_count() or 1, on_progress=count
-    )
-    progress.finish()
+    num_workers = os.cpu_count() or 1
+    with Progress("synthesising", None, "recording") as progress:
+        write_demo_corpora(
+            root, seed=config.seed, minutes=config.minutes, num_workers=num_workers, on_progress=count
+        )
 
 
 def run_job(name: str, *flags: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, UnavailableError
+from pipeline.progress import counted
 from pipeline.signals import SIGNALS
 from pipeline.storage import private_folder
 
@@ -286,3 +287,20 @@ def num_devices() -> tuple[int, int]:
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+
+
+def cluster_use() -> str:
+    """How much of a cluster all its jobs use: `in use on the cluster: 8 of 8 CPUs`; empty on a machine alone."""
+    if not names_cluster():
+        return ""
+    import ray
+
+    total, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+    amounts = [
+        f"{total[name] - free.get(name, 0):g} of {counted(int(total[name]), name)}"
+        for name in ("CPU", "GPU")
+        if total.get(name)
+    ]
+    if not amounts:
+        return "no machine with a CPU or a GPU has joined the cluster"
+    return f"in use on the cluster: {', '.join(amounts)}"

@@ -17,7 +17,7 @@ import sys
 from dataclasses import dataclass
 
 from jobs.ingestion.verification import verify_batch
-from jobs.ray_session import ray_session, task_for_each
+from jobs.ray_session import cluster_use, ray_session, task_for_each
 from pipeline import tables
 from pipeline.config import run
 from pipeline.fields import Location, Names
@@ -57,8 +57,7 @@ def main(config: VerifyConfig) -> None:
         for shard in corpus.shards
     ]
     num_faults = 0
-    progress = Progress("verifying", len(shards), "shard")
-    with ray_session():
+    with ray_session(), Progress("verifying", len(shards), "shard", cluster_use) as progress:
         verified = task_for_each(shards).map_batches(
             functools.partial(verify_batch, store=store, decode=config.decode), batch_size=1, num_cpus=1
         )
@@ -67,7 +66,6 @@ def main(config: VerifyConfig) -> None:
                 print(fault, flush=True)
                 num_faults += 1
             progress.add(audio_s=row["seconds"])
-    progress.finish()
     print_duplicates(store, snapshot.duplicates)
     if num_faults:
         print(

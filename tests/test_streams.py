@@ -138,9 +138,8 @@ def test_every_character_of_our_own_messages_has_plain_text(environment: dict[st
         "from pipeline.progress import Progress\n"
         "from pipeline.streams import run_with_safe_streams\n"
         "def work():\n"
-        "    progress = Progress('building', 3, 'shard')\n"
-        "    progress.add(1, audio_s=3600)\n"
-        "    progress.finish()\n"
+        "    with Progress('building', 3, 'shard') as progress:\n"
+        "        progress.add(1, audio_s=3600)\n"
         "    return 0\n"
         "sys.exit(run_with_safe_streams('bonafide ingest', work))\n"
     )

@@ -14,7 +14,7 @@ import pyarrow as pa
 from jobs.ingestion.cataloging import CatalogedCorpus
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.sources import Source
-from jobs.ray_session import task_for_each
+from jobs.ray_session import cluster_use, task_for_each
 from pipeline import tables
 from pipeline.data.corpora.manifest import Manifest, manifest_digest
 from pipeline.data.corpora.recipe import EXCLUDED
@@ -141,17 +141,17 @@ def build_shards(
     if not tasks:
         return summaries
     start_ray()
-    progress = Progress("building", len(tasks), "shard")
     built = task_for_each(tasks).map_batches(
         functools.partial(build_batch, sources=sources, store=store, resampler=config.resampler),
         batch_size=1,
         num_cpus=1,
     )
-    for row in built.iter_rows():
-        summary = ShardSummary(**json.loads(row["summary"]))
-        summaries[summary.name] = summary
-        progress.add(audio_s=sum(summary.seconds.values()), num_rejected=sum(summary.rejected.values()))
-    progress.finish()
+    with Progress("building", len(tasks), "shard", cluster_use) as progress:
+        for row in built.iter_rows():
+            summary = ShardSummary(**json.loads(row["summary"]))
+            summaries[summary.name] = summary
+            num_rejected = sum(summary.rejected.values())
+            progress.add(audio_s=sum(summary.seconds.values()), num_rejected=num_rejected)
     return summaries
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.ingestion.sources import Source
-from jobs.ray_session import task_for_each
+from jobs.ray_session import cluster_use, task_for_each
 from pipeline.data.audio.isolation import HANG_S, crash_safe
 from pipeline.data.store import catalog as catalogs
 from pipeline.data.store import layout, probing
@@ -208,14 +208,15 @@ def _catalog_on_ray(cataloger: Cataloger) -> Iterator[pa.Table | Listing]:
         batch_size=PART_ROWS,
         num_cpus=1,
     )
-    progress = Progress("cataloging", None, "row")  # parts are probed while others are listed
     batch: pa.Table
-    for batch in probed.iter_batches(batch_format="pyarrow", batch_size=None):
-        rows, listings_of_batch = _split(batch.cast(LISTED))
-        progress.add(len(rows))
-        yield rows
-        yield from map(_listing, listings_of_batch["listing"].to_pylist())
-    progress.finish()
+    with Progress(
+        "cataloging", None, "row", cluster_use
+    ) as progress:  # parts are probed while others are listed
+        for batch in probed.iter_batches(batch_format="pyarrow", batch_size=None):
+            rows, listings_of_batch = _split(batch.cast(LISTED))
+            progress.add(len(rows))
+            yield rows
+            yield from map(_listing, listings_of_batch["listing"].to_pylist())
 
 
 def list_batch(batch: dict[str, Sequence[str]], cataloger: Cataloger) -> Iterator[pa.Table]:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from jobs.ray_session import cluster_use
 from jobs.scoring.executor import Audio, Call, Executor, ProcessDiedError, ScorerHandle
 from jobs.scoring.folder import write_part
 from jobs.scoring.inputs import Reject, Row, ScoringPlan, to_reject_row
@@ -157,20 +158,19 @@ class _Loop:
     def run(self) -> float:
         """Score the missing parts; returns the seconds of audio."""
         num_rows = sum(len(self._rows_of[part]) for part in self._to_decode)
-        self._progress = Progress("scoring", num_rows, "utterance")
         self._executor.prepare(self._pool)
-        try:
-            for _ in range(self._pool.num_workers):
-                self._slots.append(_Slot(None, self._pool.settings))
-                self._start(self._slots[-1])
-            while self._to_decode or self._decoding_bytes or self._open:
-                self._decode_ahead()
-                self._assign()
-                self._pending.pop(self._executor.wait(self._pending))()
-        finally:
-            for slot in self._slots:
-                self._executor.stop_scorer(slot.scorer)
-        self._progress.finish()
+        with Progress("scoring", num_rows, "utterance", cluster_use) as self._progress:
+            try:
+                for _ in range(self._pool.num_workers):
+                    self._slots.append(_Slot(None, self._pool.settings))
+                    self._start(self._slots[-1])
+                while self._to_decode or self._decoding_bytes or self._open:
+                    self._decode_ahead()
+                    self._assign()
+                    self._pending.pop(self._executor.wait(self._pending))()
+            finally:
+                for slot in self._slots:
+                    self._executor.stop_scorer(slot.scorer)
         return self._progress.audio_s
 
     def _start(self, slot: _Slot) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from jobs.training import checkpoints, monitor, worker
+from jobs.training import checkpoints, monitor, waiting, worker
 from jobs.training.data import name_utterances
 from jobs.training.folder import CHECKPOINTS, RAY_CHECKPOINT_LIST
 from jobs.training.monitor import MonitorState, Position
@@ -132,18 +132,19 @@ def run_attempt(arguments: WorkerArguments, use_gpu: bool, signals: StopSignals)
     import ray
     from ray.train import TrainingFailedError
 
-    from jobs.training.ray_trainer import refresh_machines
+    from jobs.training.ray_trainer import has_room, refresh_machines
 
+    config = arguments.training.config
     folder = arguments.training.out.folder(CHECKPOINTS)
-    checkpoints.prune(folder, arguments.training.config.keep_checkpoints)
+    checkpoints.prune(folder, config.keep_checkpoints)
     # Ray overwrites this list in place and cannot start from one that was cut short. `committed.json` replaces it.
     folder.delete(RAY_CHECKPOINT_LIST)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
-    smallest, largest = arguments.training.config.num_workers
+    smallest, largest = config.num_workers
     if smallest != largest:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_TIMEOUT_S)
         refresh_machines()
-    with monitor.start_monitor() as actor:
+    with monitor.start_monitor() as actor, waiting.explained(config, use_gpu, has_room):
 
         def stop_workers() -> None:
             if not ray.get(actor.stop.remote()):
@@ -187,7 +188,8 @@ def build_trainer(arguments: WorkerArguments, actor: Any, use_gpu: bool) -> Lean
             name=CHECKPOINTS,
             storage_path=arguments.training.out.uri,
             failure_config=FailureConfig(max_failures=0),
-            logging_config=LoggingConfig(log_level="ERROR"),
+            # Ray Train raises its errors as well, and tries some again; its log files have everything.
+            logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
     )
 

@@ -52,12 +52,22 @@ class LeanTrainer(DataParallelTrainer):
         if isinstance(error, ActorUnavailableError) and error.actor_id is not None:
             this_process: Any = ray_worker.global_worker  # its types are incomplete
             this_process.core_worker.kill_actor(ray.ActorID.from_hex(error.actor_id), True)
-        job = ray.get_runtime_context().get_job_id()  # the id of each of its reservations ends with it
-        reservations: Mapping[str, Any] = placement_group_table()
-        for name, reservation in reservations.items():
-            if name.endswith(job) and reservation["state"] != "REMOVED":
+        for name, state in _reservations().items():
+            if state != "REMOVED":
                 remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(name)))
         _ask_coordinator("cancel_request", f"train-{self.train_run_context.run_id}")
+
+
+def has_room() -> bool:
+    """Whether the cluster has reserved what the workers of an attempt of this process need."""
+    return "CREATED" in _reservations().values()
+
+
+def _reservations() -> dict[str, str]:
+    """The reservations of this job, which may have had other attempts: their ids, and their states."""
+    job = ray.get_runtime_context().get_job_id()  # the id of each of its reservations ends with it
+    reservations: Mapping[str, Any] = placement_group_table()
+    return {name: each["state"] for name, each in reservations.items() if name.endswith(job)}
 
 
 def refresh_machines() -> None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pipeline.detector.network import Detector
     from pipeline.detector.state import TrainingState
 
-RAY_LOGGERS = ("ray/train/v2/_internal/execution/context.py", "ray.train.v2._internal.util")
-"""Ends of the names of loggers of Ray Train."""
+REPORT_LOGGER = "ray/train/v2/_internal/execution/context.py"
+"""The end of the name of a logger of Ray Train, which does not belong to its others."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,11 @@ def _load_initial(out: Folder) -> Detector:
 
 
 def _silence_loggers() -> None:
-    """Silence botocore, which logs every retry, and Ray Train, which logs every report, and errors that it raises."""
+    """Silence botocore, which logs every retry, and Ray Train, which logs every report."""
     for name in logging.root.manager.loggerDict:
         if "botocore" in name:
             logging.getLogger(name).setLevel(logging.WARNING)
-        elif name.endswith(RAY_LOGGERS):
+        elif name.endswith(REPORT_LOGGER):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

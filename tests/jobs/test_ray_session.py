@@ -1,4 +1,4 @@
-"""Where a local Ray puts its files, and which clusters cannot be joined."""
+"""Where a local Ray puts its files, which clusters cannot be joined, and how much of one is in use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import ray
 
 from jobs import ray_session
 from jobs.ray_session import MAX_TEMPORARY_LENGTH, join_cluster, temporary_folders
@@ -72,3 +73,22 @@ def test_sigterm_while_ray_starts_stops_the_command():
         signal.signal(signal.SIGTERM, lambda *_: exit(1))  # as Ray does
         os.kill(os.getpid(), signal.SIGTERM)
     assert ended.value.code == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "words"),
+    [
+        ({"CPU": 8.0, "GPU": 1.0}, {"GPU": 0.5}, "in use on the cluster: 8 of 8 CPUs, 0.5 of 1 GPU"),
+        ({"CPU": 4.0, "memory": 1e9}, {"CPU": 4.0}, "in use on the cluster: 0 of 4 CPUs"),
+        ({"memory": 1e9}, {}, "no machine with a CPU or a GPU has joined the cluster"),
+    ],
+)
+def test_what_a_cluster_uses_is_told(
+    monkeypatch: pytest.MonkeyPatch, total: dict[str, float], free: dict[str, float], words: str
+):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: total)
+    monkeypatch.setattr(ray, "available_resources", lambda: free)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert ray_session.cluster_use() == ""
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert ray_session.cluster_use() == words

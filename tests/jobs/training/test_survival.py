@@ -25,7 +25,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from jobs import train
-from jobs.training import driver
+from jobs.training import driver, waiting
 from jobs.training.checkpoints import load_newest_state, saved_checkpoints
 from jobs.training.data import WorkerData
 from jobs.training.folder import CHECKPOINTS, RAY_CHECKPOINT_LIST
@@ -258,7 +258,16 @@ def test_losses_that_are_not_finite_end_the_training_at_once(
 def test_a_preemption_costs_no_step_and_a_driver_that_lost_its_lease_stops_writing(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker of two cores trains on a second machine until that is preempted, and then on the first."""
+    """A worker of two cores trains on a second machine until that is preempted, waits, and goes on on the first."""
+    says_why = threading.Event()
+
+    def cluster_use() -> str:
+        says_why.set()
+        return "in use on the cluster: 3 of 4 CPUs"
+
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")  # after which Ray Train tries again
+    monkeypatch.setattr(waiting, "FIRST_S", 3.0)
+    monkeypatch.setattr(waiting, "cluster_use", cluster_use)
     monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.2")
     out = place / "lost"
@@ -275,7 +284,9 @@ def test_a_preemption_costs_no_step_and_a_driver_that_lost_its_lease_stops_writi
         def disturb() -> None:
             wait_for_step(place, "lost", 13)
             (worker,) = workers_of(os.getpid())
+            says_why.clear()  # a slow start may have been explained as well
             announce_preemption(machine, worker)
+            assert says_why.wait(240)
             free_core()
             wait_for_worker(worker)
             wait_for_step(place, "lost", 1, len(metrics(place, "lost")) + 3)
@@ -286,9 +297,11 @@ def test_a_preemption_costs_no_step_and_a_driver_that_lost_its_lease_stops_writi
             pytest.raises(InputError, match="lost was taken over by process 17 on elsewhere"),
         ):
             train.main(replace(config(place, "lost", (1, 1)), cpus_per_worker=2, tracking_uri=""))
-    printed = capsys.readouterr().out
+    printed, errors = capsys.readouterr()
     assert len(re.findall(r"a machine is about to be preempted; resuming from step \d+", printed)) == 1
     assert printed.count("; resuming from step") == 1, printed
+    assert "Traceback" not in printed + errors
+    assert re.search(r"^waiting for room for 1 worker with 2 CPUs · .* 3 of 4 CPUs$", printed, re.MULTILINE)
     steps = trained_steps(place, "lost")
     assert steps == list(range(1, len(steps) + 1)), "the preemption cost steps"
     assert load_result(Folder(str(out))) is None
