@@ -21,7 +21,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 ROOT = Path(__file__).parents[1]
 os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'startup'}"  # for processes that tests start
 
-TRAININGS = "tests/jobs/training"
+SHARED_SETUPS = ("tests/jobs/training", "tests/jobs")
+"""Folders whose files use what takes long to set up: a training, a local Ray. The first that fits counts."""
+
+ALONE = "tests/jobs/test_as_typed.py"
+"""Takes too long to run after the others of its folder."""
 
 gc.disable()  # until the modules are imported, whose objects are not garbage
 
@@ -42,10 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """Gives each file to one of several processes, and all files of trainings to the same: it trains once for them."""
+    """Gives each file to one of several processes, and all files of a shared setup to the same one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return TRAININGS if nodeid.startswith(TRAININGS) else super()._split_scope(nodeid)
+        file: str = super()._split_scope(nodeid)
+        folders = (folder for folder in SHARED_SETUPS if file.startswith(f"{folder}/") and file != ALONE)
+        return next(folders, file)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,10 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +23,7 @@ from jobs.training.record import load_result
 from pipeline import tables
 from pipeline.evaluation import layout
 from pipeline.storage import Folder
+from tests import plain_loop
 from tests.jobs.training.trainings import write_corpus
 from tests.s3 import gated_s3
 from tests.two_machines.machines import SHARED, Machine, missing_rights, network
@@ -126,7 +124,8 @@ def test_lost_machines_cost_no_shard_no_step_and_no_score(
     resumed = cluster.submit("jobs.train", *train_flags(BUCKET, NUM_STEPS))
     gamma = cluster.add_worker("gamma", 5)
     train_and_score_in_shared_folder(cluster, shared)  # meanwhile the lease of the lost driver expires
-    ingest_here(shared / "data", tmp_path)
+    roots = {"asvspoof2019_la": shared / "data" / "ASVspoof2019-LA"}
+    plain_loop.build_shards(Folder(str(shared / "store")), roots, Folder(str(tmp_path / "store")))
     assert_same_shards(tmp_path / "store", shared / "store", f"{BUCKET}/store")
     resumed.wait()
     assert "resuming from step" in resumed.output()
@@ -236,13 +235,6 @@ def train_flags(place: str, num_steps: int) -> list[str]:
 def score_flags(place: str) -> list[str]:
     weights = f"{place}/run/detector.safetensors"
     return ["--store", f"{place}/store", "--out", f"{place}/scores", "--checkpoint", weights, *SCORE]
-
-
-def ingest_here(data: Path, place: Path) -> None:
-    """Ingest a corpus on this machine alone."""
-    words = [sys.executable, "-m", "jobs.ingest", *ingest_flags(str(data), str(place))]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    subprocess.run(words, env=environment, check=True, capture_output=True)
 
 
 def assert_same_shards(*stores: str | Path) -> None:

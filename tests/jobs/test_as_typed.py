@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from ray.job_submission import JobSubmissionClient
 
 from jobs.__main__ import run_command
 from jobs.training.folder import CONFIG
@@ -300,7 +302,7 @@ def ray_cluster(environment: Mapping[str, str]) -> Iterator[str]:
         with (Path(folder) / "log").open("w") as log:
             head = subprocess.Popen(command, env=inner, stdout=log, stderr=log, start_new_session=True)
         try:
-            wait_for_jobs(address, environment)
+            wait_for_jobs(address, Path(environment["HOME"]))
             yield address
         finally:
             os.killpg(head.pid, signal.SIGTERM)
@@ -311,15 +313,18 @@ def ray_cluster(environment: Mapping[str, str]) -> Iterator[str]:
             head.wait()
 
 
-def wait_for_jobs(address: str, environment: Mapping[str, str]) -> None:
+def wait_for_jobs(address: str, home: Path) -> None:
     """Wait until a new cluster accepts jobs, which it does some seconds after its server answers."""
-    subprocess.run(
-        ["bash", "-c", "until ray job submit -- true; do sleep 1; done"],  # noqa: S607
-        env={**environment, "RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"},
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
+    token = (home / ".ray" / "auth_token").read_text(encoding="ascii").strip()
+    until = time.monotonic() + 120
+    while True:
+        try:
+            client = JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"})
+            client.submit_job(entrypoint="true")
+            return
+        except (ConnectionError, RuntimeError):
+            assert time.monotonic() < until, "the cluster accepts no jobs"
+            time.sleep(1)
 
 
 def trees() -> list[object]:

@@ -19,13 +19,12 @@ import soundfile
 
 from jobs import gc, ingest, verify
 from jobs.ingestion.config import IngestConfig
-from pipeline import tables
 from pipeline.data.store.layout import finished_shards, tar_name
-from pipeline.data.store.shards import build_shard
 from pipeline.data.store.snapshot import latest_snapshot, load_snapshot
 from pipeline.errors import InputError
 from pipeline.fields import Names
 from pipeline.storage import STAGED_SUFFIX, Folder
+from tests import plain_loop
 from tests.corpora import write_asvspoof2019_la, write_in_the_wild
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
@@ -159,17 +158,8 @@ def test_bytes_survive_the_death_of_the_driver(data: Path, reference: dict[str, 
 
 
 def test_a_plain_loop_gives_the_same_bytes_as_ray(data: Path, reference: dict[str, bytes], tmp_path: Path):
-    planned = Folder(str(data.parent / "reference"))
-    snapshot = load_snapshot(planned)
-    store = Folder(str(tmp_path / "store"))
-    for name, corpus in snapshot.corpora.items():
-        root = Folder(str(data)).folder(
-            {"asvspoof2019_la": "ASVspoof2019-LA", "in_the_wild": "In-the-Wild"}[name]
-        )
-        table = tables.read_table(planned, corpus.catalog)
-        for shard in corpus.shards:
-            members = [row for row in table.to_pylist() if row["shard"] == shard.name]
-            build_shard(shard.name, members, root, store, licence=corpus.licence, resampler="soxr_hq")
+    roots = {"asvspoof2019_la": data / "ASVspoof2019-LA", "in_the_wild": data / "In-the-Wild"}
+    plain_loop.build_shards(Folder(str(data.parent / "reference")), roots, Folder(str(tmp_path / "store")))
     assert tars(tmp_path / "store") == reference
 
 
