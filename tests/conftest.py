@@ -21,8 +21,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 ROOT = Path(__file__).parents[1]
 os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'startup'}"  # for processes that tests start
 
-SHARED_SETUPS = ("tests/jobs/training", "tests/jobs")
-"""Folders whose files use what takes long to set up: a training, a local Ray. The first that fits counts."""
+SHARED = ("tests/jobs/training", "tests/jobs", "tests/two_machines")
+"""Folders whose files one process runs: what they use takes long to set up. The first that fits counts."""
 
 ALONE = "tests/jobs/test_as_typed.py"
 """Takes too long to run after the others of its folder."""
@@ -46,11 +46,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """Gives each file to one of several processes, and all files of a shared setup to the same one."""
+    """Gives each file to one of several processes, and all files of a `SHARED` folder to the same one.
+
+    A process with one or two tests is given more before it starts, so `SHARED` has the longest test beside short ones.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        folders = (folder for folder in SHARED_SETUPS if file.startswith(f"{folder}/") and file != ALONE)
+        folders = (folder for folder in SHARED if file.startswith(f"{folder}/") and file != ALONE)
         return next(folders, file)
 
 

@@ -10,6 +10,8 @@ submitted as one, because each submission takes seconds.
 from __future__ import annotations
 
 import contextlib
+import http
+import http.client
 import json
 import os
 import re
@@ -27,7 +29,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from ray.job_submission import JobSubmissionClient
 
 from jobs.__main__ import run_command
 from jobs.training.folder import CONFIG
@@ -302,7 +303,7 @@ def ray_cluster(environment: Mapping[str, str]) -> Iterator[str]:
         with (Path(folder) / "log").open("w") as log:
             head = subprocess.Popen(command, env=inner, stdout=log, stderr=log, start_new_session=True)
         try:
-            wait_for_jobs(address, Path(environment["HOME"]))
+            wait_for_jobs(dashboard, Path(environment["HOME"]))
             yield address
         finally:
             os.killpg(head.pid, signal.SIGTERM)
@@ -313,18 +314,21 @@ def ray_cluster(environment: Mapping[str, str]) -> Iterator[str]:
             head.wait()
 
 
-def wait_for_jobs(address: str, home: Path) -> None:
+def wait_for_jobs(port: int, home: Path) -> None:
     """Wait until a new cluster accepts jobs, which it does some seconds after its server answers."""
     token = (home / ".ray" / "auth_token").read_text(encoding="ascii").strip()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     until = time.monotonic() + 120
-    while True:
-        try:
-            client = JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"})
-            client.submit_job(entrypoint="true")
-            return
-        except (ConnectionError, RuntimeError):
-            assert time.monotonic() < until, "the cluster accepts no jobs"
-            time.sleep(1)
+    status: int | OSError | None = None
+    while status != http.HTTPStatus.OK:
+        assert time.monotonic() < until, f"the cluster accepts no jobs: {status}"
+        time.sleep(0.5)
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+            try:
+                connection.request("POST", "/api/jobs/", json.dumps({"entrypoint": "true"}), headers)
+                status = connection.getresponse().status
+            except OSError as error:
+                status = error
 
 
 def trees() -> list[object]:
