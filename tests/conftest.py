@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 ROOT = Path(__file__).parents[1]
 os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'startup'}"  # for processes that tests start
 
-SHARED = ("tests/jobs/training", "tests/jobs", "tests/two_machines")
+SHARED = ("tests/jobs/training", "tests/jobs/benchmarks", "tests/jobs", "tests/two_machines")
 """Folders whose files one process runs: what they use takes long to set up. The first that fits counts."""
 
 ALONE = "tests/jobs/test_as_typed.py"
