@@ -209,9 +209,8 @@ def _catalog_on_ray(cataloger: Cataloger) -> Iterator[pa.Table | Listing]:
         num_cpus=1,
     )
     batch: pa.Table
-    with Progress(
-        "cataloging", None, "row", cluster_use
-    ) as progress:  # parts are probed while others are listed
+    total = None  # not known: parts are probed while others are listed
+    with Progress("cataloging", total, "row", cluster_use) as progress:
         for batch in probed.iter_batches(batch_format="pyarrow", batch_size=None):
             rows, listings_of_batch = _split(batch.cast(LISTED))
             progress.add(len(rows))

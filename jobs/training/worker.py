@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.detector.state import TrainingState
 
 REPORT_LOGGER = "ray/train/v2/_internal/execution/context.py"
-"""The end of the name of a logger of Ray Train, which does not belong to its others."""
+"""The end of the name of a logger of Ray Train for which the level of its other loggers does not count."""
 
 
 @dataclass(frozen=True)

@@ -258,7 +258,7 @@ def test_losses_that_are_not_finite_end_the_training_at_once(
 def test_a_preemption_costs_no_step_and_a_driver_that_lost_its_lease_stops_writing(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker of two cores trains on a second machine until that is preempted, waits, and goes on on the first."""
+    """A worker needs two cores. It has them on a second machine until that is preempted, and later on the first."""
     says_why = threading.Event()
 
     def cluster_use() -> str:
