@@ -11,11 +11,14 @@ from jobs.ray_session import cluster_use
 from jobs.training.config import TrainConfig
 from pipeline.progress import ANSWER_S, clock, counted
 
+CHECK_S = 5.0
+"""How often the cluster is asked whether it has room."""
+
 FIRST_S = 30.0
-"""The first line comes after so many seconds without room, and each further one after twice as long a pause."""
+"""The first line comes after so many seconds without room, and the others after twice as many each."""
 
 LONGEST_S = 600.0
-"""The longest pause between two lines."""
+"""The longest time between two lines."""
 
 
 @contextlib.contextmanager
@@ -24,15 +27,17 @@ def explained(config: TrainConfig, use_gpu: bool, has_room: Callable[[], bool]) 
     is_over = threading.Event()
 
     def explain() -> None:
-        since, pause_s = time.monotonic(), FIRST_S
-        while not is_over.wait(pause_s):
-            if has_room() or is_over.is_set():
-                since, pause_s = time.monotonic(), FIRST_S
+        since, due_s = time.monotonic(), FIRST_S
+        while not is_over.wait(CHECK_S):
+            if has_room():
+                since, due_s = time.monotonic(), FIRST_S
                 continue
-            waited = clock(time.monotonic() - since)
-            parts = [f"waiting for room for {needs(config, use_gpu)}", f"{waited} elapsed", cluster_use()]
-            print(" · ".join(filter(None, parts)), flush=True)
-            pause_s = min(2 * pause_s, LONGEST_S)
+            waited_s = time.monotonic() - since
+            if waited_s >= due_s and not is_over.is_set():
+                workers, use = needs(config, use_gpu), cluster_use()
+                parts = [f"waiting for room for {workers}", f"{clock(waited_s)} elapsed", use]
+                print(" · ".join(filter(None, parts)), flush=True)
+                due_s += min(due_s, LONGEST_S)
 
     thread = threading.Thread(target=explain, name="waiting", daemon=True)
     thread.start()

@@ -24,7 +24,7 @@ CONFIG = ROOT / "cluster" / "ray-cluster.yaml"
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
 RAY = str(Path(sys.executable).parent / "ray")
 OBJECT_STORE_BYTES = 100_000_000
-SETTINGS = {
+ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",  # tests read every line
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more for each attempt, and no machine is preempted
 }
@@ -66,7 +66,7 @@ class RayCluster:
         home.mkdir()
         common = {**inherited, "RAY_AUTH_MODE": "token"}
         self._here = {**common, "HOME": str(home)}
-        self._there = {**common, "HOME": f"{SHARED}/{home.name}", **SETTINGS, **_settings()}
+        self._there = {**common, "HOME": f"{SHARED}/{home.name}", **ENVIRONMENT, **_settings()}
         command = [RAY, "get-auth-token", "--generate"]
         done = subprocess.run(command, env=self._here, check=True, capture_output=True, text=True)
         self._token = done.stdout.split()[-1]

@@ -266,6 +266,7 @@ def test_a_preemption_costs_no_step_and_a_driver_that_lost_its_lease_stops_writi
         return "in use on the cluster: 3 of 4 CPUs"
 
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")  # after which Ray Train tries again
+    monkeypatch.setattr(waiting, "CHECK_S", 0.5)
     monkeypatch.setattr(waiting, "FIRST_S", 3.0)
     monkeypatch.setattr(waiting, "cluster_use", cluster_use)
     monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")

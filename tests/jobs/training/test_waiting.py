@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,25 +33,46 @@ def test_the_smallest_training_that_could_start_is_named(smallest: int, cpus: in
 def test_lines_are_printed_until_there_is_room(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(waiting, "FIRST_S", 0.01)
-    monkeypatch.setattr(waiting, "cluster_use", lambda: "in use on the cluster: 7 of 8 CPUs")
-    answers = [False, False, True, True]
+    num_lines = 0
     has_started = threading.Event()
 
-    def has_room() -> bool:
-        if len(answers) == 1:
-            has_started.set()
-        return answers.pop(0) if len(answers) > 1 else answers[0]
+    def cluster_use() -> str:
+        nonlocal num_lines
+        num_lines += 1
+        return "in use on the cluster: 7 of 8 CPUs"
 
+    def has_room() -> bool:
+        if num_lines == 2:
+            has_started.set()
+        return num_lines == 2
+
+    monkeypatch.setattr(waiting, "CHECK_S", 0.01)
+    monkeypatch.setattr(waiting, "FIRST_S", 0.02)
+    monkeypatch.setattr(waiting, "cluster_use", cluster_use)
     with waiting.explained(ASKED, False, has_room):
         assert has_started.wait(60)
-    line = (
-        "waiting for room for 2 workers with 4 CPUs each · 0:00 elapsed · in use on the cluster: 7 of 8 CPUs"
-    )
-    assert capsys.readouterr().out.splitlines() == [line, line]
+        time.sleep(0.2)
+    line = "waiting for room for 2 workers with 4 CPUs each · 0:00 elapsed"
+    assert capsys.readouterr().out.splitlines() == [f"{line} · in use on the cluster: 7 of 8 CPUs"] * 2
 
 
-def test_a_training_that_starts_at_once_waits_for_nothing(capsys: pytest.CaptureFixture[str]):
-    with waiting.explained(ASKED, False, lambda: False):
-        pass
+def test_a_restart_is_not_taken_for_a_lack_of_room(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Every other check finds no room, four seconds after one that did."""
+    answers = itertools.cycle([True, False])
+    num_checks = itertools.count()
+    is_checked = threading.Event()
+
+    def has_room() -> bool:
+        if next(num_checks) == 20:
+            is_checked.set()
+        return next(answers)
+
+    clock = itertools.count(step=4)
+    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(waiting, "CHECK_S", 0.001)
+    monkeypatch.setattr(waiting, "FIRST_S", 5.0)
+    with waiting.explained(ASKED, False, has_room):
+        assert is_checked.wait(60)
     assert capsys.readouterr().out == ""
