@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MIN_SECONDS = 0.1
 """A scorer that cannot score even so much audio is not started."""
 
+LARGEST_KEPT_BYTES = 256 * 2**20
+"""On a CPU, freed blocks up to this size are kept, those of an utterance of 40 s; and up to a 16th of the limit."""
+
 MAX_DECODING_RETRIES = 3
 """How often a part is decoded again after its process has died."""
 
@@ -131,6 +134,7 @@ class PartScorer:
         """
         import torch
 
+        from pipeline.detector.allocator import keep_freed_memory
         from pipeline.detector.memory_limit import free_bytes
         from pipeline.detector.scoring import Scorer, WindowPolicy
 
@@ -155,6 +159,9 @@ class PartScorer:
                 f"{num_weight_bytes / GIB:.2f} GiB, too little for {MIN_SECONDS} s of audio; "
                 f"{free / GIB:.2f} GiB are free; use fewer --num-workers, or a machine with more memory"
             )
+        self._keeps_memory = settings.device == "cpu" and keep_freed_memory(
+            min(LARGEST_KEPT_BYTES, int(self.memory_bytes / 16))
+        )
 
     def memory_limit(self) -> float:
         """The bytes that a forward pass may use."""
@@ -164,17 +171,17 @@ class PartScorer:
         """Score the utterances from `begin` up to `end`; None if memory ran out all the same."""
         scores = SpanScores(np.full((end - begin, 2), np.nan, np.float32))
         fitting = []
-        for position in range(end - begin):
-            num_samples = len(audio[begin + position])
-            needed = self.scorer.needed_bytes(num_samples)
-            if needed > self.memory_bytes:
+        needed = [self.scorer.needed_bytes(len(samples)) for samples in audio[begin:end]]
+        for position, num_bytes in enumerate(needed):
+            if num_bytes > self.memory_bytes:
                 scores.rejects[position] = Reject(
                     "too_long_for_memory",
-                    f"{num_samples / SAMPLE_RATE:.1f} s need {needed / GIB:.2f} GiB, and a scorer has "
-                    f"{self.memory_bytes / GIB:.2f} GiB; {LIMIT_REMEDY}",
+                    f"{len(audio[begin + position]) / SAMPLE_RATE:.1f} s need {num_bytes / GIB:.2f} GiB, and a scorer "
+                    f"has {self.memory_bytes / GIB:.2f} GiB; {LIMIT_REMEDY}",
                 )
             else:
                 fitting.append(position)
+        self._make_room(max((needed[position] for position in fitting), default=0))
         try:
             scores.logits[fitting] = self.scorer.logits(
                 [_to_waveform(audio[begin + position]) for position in fitting]
@@ -188,6 +195,13 @@ class PartScorer:
                 scores.logits[position] = np.nan
                 scores.rejects[position] = Reject("not_finite", NOT_FINITE_REMEDY)
         return scores
+
+    def _make_room(self, num_bytes: float) -> None:
+        """Return what the C library keeps, if it might not fit beside what an utterance needs."""
+        from pipeline.detector.allocator import return_freed_memory
+
+        if self._keeps_memory and num_bytes > self.memory_bytes / 2:
+            return_freed_memory()
 
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
