@@ -28,7 +28,10 @@ MIN_SECONDS = 0.1
 """A scorer that cannot score even so much audio is not started."""
 
 LARGEST_KEPT_BYTES = 256 * 2**20
-"""On a CPU, freed blocks up to this size are kept, those of an utterance of 40 s; and up to a 16th of the limit."""
+"""On a CPU, freed blocks up to this size are kept for the next batch: those of an utterance of 40 s in float32."""
+
+KEPT_SHARE = 1 / 16
+"""Blocks are kept up to this share of the memory limit; together they took less than a third of it when measured."""
 
 MAX_DECODING_RETRIES = 3
 """How often a part is decoded again after its process has died."""
@@ -160,7 +163,7 @@ class PartScorer:
                 f"{free / GIB:.2f} GiB are free; use fewer --num-workers, or a machine with more memory"
             )
         self._keeps_memory = settings.device == "cpu" and keep_freed_memory(
-            min(LARGEST_KEPT_BYTES, int(self.memory_bytes / 16))
+            min(LARGEST_KEPT_BYTES, int(KEPT_SHARE * self.memory_bytes))
         )
 
     def memory_limit(self) -> float:

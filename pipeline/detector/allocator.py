@@ -1,16 +1,18 @@
-"""Whether the C library of this process keeps memory that torch frees, or returns it to the kernel.
+"""Lets the C library keep memory that torch frees, instead of returning it to the kernel.
 
-glibc returns each block above 32 MiB, and the kernel fills it with zeros before it lends it again. The convolutions of
-a front end need several such blocks per batch, which costs an eighth of the time on a CPU.
+glibc returns each freed block above 32 MiB, and the kernel fills memory with zeros before a process gets it again. The
+convolutions of a front end need several such blocks per batch, which costs an eighth of the time on a CPU.
 """
 
 from __future__ import annotations
 
 import ctypes
 
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-"""Numbers of glibc's `mallopt` for: blocks from this size on are returned when they are freed; and the heap is returned
-from this size on."""
+_TRIM_THRESHOLD = -1
+"""`mallopt`'s number for the unused memory above which the heap is returned."""
+
+_MMAP_THRESHOLD = -3
+"""`mallopt`'s number for the size above which a block does not come from the heap: it is returned when it is freed."""
 
 DEFAULT_BLOCK_BYTES = 32 * 2**20
 """The largest block that glibc keeps by itself."""
@@ -19,11 +21,10 @@ DEFAULT_BLOCK_BYTES = 32 * 2**20
 def keep_freed_memory(largest_block_bytes: int) -> bool:
     """Keep freed blocks up to this size for the next forward pass.
 
-    Kept blocks are reused only whole or in pieces, so the process may hold more than it needs; `return_freed_memory`
-    ends that.
+    The process then holds more memory than it uses; `return_freed_memory` returns the rest.
 
     Returns:
-        Whether this has an effect: not with a C library other than glibc, nor with a size that it keeps anyway.
+        Whether this has an effect: only with glibc, and only with a size above what glibc keeps anyway.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or largest_block_bytes <= DEFAULT_BLOCK_BYTES:
@@ -33,7 +34,7 @@ def keep_freed_memory(largest_block_bytes: int) -> bool:
 
 
 def return_freed_memory() -> None:
-    """Return to the kernel what is kept and not used; nothing happens with a C library other than glibc."""
+    """Return to the kernel what is kept and not used; does nothing unless the C library is glibc."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from pipeline.detector.memory_limit import free_host_bytes
 from pipeline.detector.network import Detector, DetectorConfig
 from pipeline.detector.scoring import Precision, Scorer
 from pipeline.detector.variants import VARIANTS
+from tests.detector.fresh_process import forget_peak, needs_peaks, peak_bytes, printed_by, resident_bytes
 
 SHALLOW = {
     "layer": replace(VARIANTS["xlsr_300m"], num_layers=1, ffn_width=1024),
@@ -36,11 +34,6 @@ BATCHES: list[tuple[str, Precision, list[float]]] = [
 """Norm, precision, and the lengths of a batch in seconds."""
 
 
-def status_bytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(dict(line.split(":", 1) for line in lines)[name].split()[0])
-
-
 def print_peaks() -> None:
     """Print the memory that scoring each batch adds to this process."""
     import numpy as np
@@ -50,18 +43,15 @@ def print_peaks() -> None:
         scorer = Scorer(Detector(DetectorConfig(SHALLOW[norm])), precision=precision, max_seconds=1e6)
         scorer.score([np.ones(16_000, np.float32)])  # libraries allocate in the first pass
         waveforms = [np.sin(np.arange(int(length * 16_000), dtype=np.float32)) for length in lengths_s]
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        before = status_bytes("VmRSS")
+        forget_peak()
+        before = resident_bytes()
         scorer.score(waveforms)
-        print(status_bytes("VmHWM") - before)
+        print(peak_bytes() - before)
 
 
+@needs_peaks
 def test_a_process_uses_as_much_memory_as_estimated() -> None:
-    if not os.access("/proc/self/clear_refs", os.W_OK):
-        pytest.skip("this system does not measure the peak memory of a process anew")
-    command = [sys.executable, "-c", "from tests.detector.test_memory import print_peaks; print_peaks()"]
-    printed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-    measured = [int(line) for line in printed.split()]
+    measured = printed_by(print_peaks)
     estimated = [
         Inference(SHALLOW[norm], precision)
         .forward_memory(len(lengths_s), int(lengths_s[0] * 16_000), is_padded=len(lengths_s) > 1)
