@@ -6,7 +6,9 @@ bonafide evaluate --scores SCORES[,SCORES2...] --out REPORT
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 from pipeline import tracking
@@ -14,12 +16,14 @@ from pipeline.config import run, to_dict, to_toml
 from pipeline.data.corpora.recipe import Recipe, RecipeName, load_recipe
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
+from pipeline.evaluation.claims import Claim, Verdict, check_claims, read_claims
 from pipeline.evaluation.files import to_files
-from pipeline.evaluation.measure import Settings, evaluate
+from pipeline.evaluation.measure import Settings
 from pipeline.evaluation.mlflow_runs import log_to_mlflow
 from pipeline.evaluation.page import eer_table
-from pipeline.evaluation.scores import load_scores, with_unique_names
-from pipeline.fields import Location, Locations, Range, Seed
+from pipeline.evaluation.results import evaluate
+from pipeline.evaluation.scores import ClusterKind, load_scores, with_unique_names
+from pipeline.fields import LocalPath, Location, Locations, Range, Seed
 from pipeline.metrics import Definition
 from pipeline.storage import Folder
 from pipeline.streams import continue_without_output
@@ -38,9 +42,16 @@ class EvaluateConfig:
     asvspoof: the same without grouping equal scores; arena: linear interpolation around the crossing; roc: the false
     alarm rate where the two differ least."""
     num_bootstrap: Annotated[int, Range(1, 1_000_000)] = 1000
-    """Bootstrap resamples for the 95 % interval of each EER."""
+    """Bootstrap resamples for the 95 % intervals, and for the comparison of systems."""
     seed: Seed = 0
     """Seed of the bootstrap."""
+    clusters: ClusterKind = "auto"
+    """Utterances that are drawn together for the intervals: those of a speaker, of a source file, or each on its own
+    (utterance). auto: of a speaker, or of a source file where no speaker is stated."""
+    min_group: Annotated[int, Range(1, 1_000_000)] = 30
+    """A group of utterances with fewer of a class shows counts only."""
+    check: LocalPath = ""
+    """TOML file of claims about the metrics; if one of them fails, the exit status is 2."""
     recipe: RecipeName = ""
     """Name or TOML file of a recipe, which decides the artifacts that count as spoof; default: all do."""
     tracking_uri: tracking.TrackingUri = ""
@@ -54,20 +65,24 @@ class EvaluateConfig:
             raise InputError(f"--out {self.out} is in --scores; give the report a folder of its own")
 
 
-def main(config: EvaluateConfig) -> None:
-    """Read the scores, measure error rates, and write the report."""
+def main(config: EvaluateConfig) -> int:
+    """Read the scores, measure error rates, check claims, and write the report; returns the exit status."""
     continue_without_output()
     tracking.check(config.tracking_uri, config.experiment)
     out = Folder(config.out)
+    claims = load_claims(config.check) if config.check else []
     recipe = load_recipe(config.recipe) if config.recipe else Recipe()
-    score_sets = with_unique_names([load_scores(Folder(location)) for location in config.scores])
-    score_sets = [replace(scores, rows=recipe.relabel(scores.rows)) for scores in score_sets]
-    results = evaluate(score_sets, Settings(config.definition, config.num_bootstrap, config.seed))
+    score_sets = with_unique_names([load_scores(Folder(location), recipe) for location in config.scores])
+    settings = Settings(
+        config.definition, config.num_bootstrap, config.seed, config.clusters, config.min_group
+    )
+    results = evaluate(score_sets, settings)
     if recipe.bonafide_artifacts:
         warning = f"labels of recipe {recipe.name}: {', '.join(recipe.bonafide_artifacts)} count as bona fide"
         results = replace(results, warnings=[*results.warnings, warning])
+    verdicts = check_claims(claims, results)
 
-    files = to_files(results)
+    files = to_files(results, verdicts)
     files[layout.CONFIG] = tracking.without_credentials(to_toml(config)).encode()
     for name, data in files.items():
         out.commit(name, data)
@@ -77,7 +92,34 @@ def main(config: EvaluateConfig) -> None:
         print(f"MLflow: {url}")
     for warning in results.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{eer_table(results)}\n\nreport: {out.location(layout.REPORT_PAGE)}")
+    print(eer_table(results))
+    for comparison in results.comparisons:
+        print(f"{comparison.corpus}: {comparison.first} and {comparison.second}: {comparison.in_words()}")
+    print(f"\nreport: {out.location(layout.REPORT_PAGE)}")
+    return print_verdicts(verdicts)
+
+
+def load_claims(path: str) -> list[Claim]:
+    """Read a file of claims.
+
+    Raises:
+        InputError: the file does not exist, or is not a file of claims.
+    """
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--check {path}: cannot be read: {error}") from error
+    return read_claims(text, path)
+
+
+def print_verdicts(verdicts: Sequence[Verdict]) -> int:
+    """Print which claims hold and which fail, the latter on standard error; returns the exit status."""
+    for verdict in verdicts:
+        print(verdict, file=sys.stdout if verdict.holds else sys.stderr)
+    num_failed = sum(not verdict.holds for verdict in verdicts)
+    if num_failed:
+        print(f"bonafide evaluate: {num_failed} of {len(verdicts)} claims fail", file=sys.stderr)
+    return 2 if num_failed else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Numbers and figures that the report and the validation page share."""
+"""Figures that the report and the validation page share."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pipeline.evaluation.formatting import percent
 from pipeline.metrics import ClassScores, det_curve
 from pipeline.report import Figure
 from pipeline.report.charts import Line, line_chart, probit_axis
@@ -15,11 +16,6 @@ class Curve(NamedTuple):
     colour: int
     scores: ClassScores
     eer: float
-
-
-def percent(rate: float | None) -> str:
-    """Format a rate in percent with two decimals; None becomes a dash."""
-    return "–" if rate is None else f"{100 * rate:.2f}"
 
 
 def det_plot(corpus: str, curves: Iterable[Curve]) -> Figure:

@@ -1,21 +1,46 @@
-"""Measure every metric of every system, by corpus, attack, artifact and language."""
+"""Measure every metric of every system, by corpus and by groups of utterances, with confidence intervals."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from pipeline import metrics
-from pipeline.evaluation.scores import GROUPS, NOT_STATED, ScoreSet, split_by_label, warnings
-from pipeline.metrics import ClassScores, Definition
+from pipeline.evaluation.scores import GROUPS, ClusterKind, ScoreSet, Utterances
+from pipeline.metrics import Definition, Trials, operating_points
+from pipeline.metrics.bootstrap import ALL, EER_ONLY, Samples, bootstrap
+from pipeline.metrics.intervals import Interval, interval_of, p_value_of
+from pipeline.metrics.summary import summarise_trials
 
 MEAN, POOLED = "mean", "pooled"
 """Stand for a corpus in measurements over all corpora: the mean over corpora, and all utterances pooled."""
 
-INTERVAL_METRICS = ("eer_low", "eer_high", "eer_threshold")
+METRICS = ("eer", "eer_threshold", *ALL[1:])
+"""Names of all metrics, in the order of the report."""
+
+UNAVERAGED = ("eer_threshold",)
 """Metrics that qualify the EER of one corpus: they are neither averaged over corpora nor logged to MLflow."""
+
+AGAINST_ALL_BONAFIDE = ("attack", "artifact")
+"""Groups of spoof utterances, each measured against all bona fide utterances of its corpus."""
+
+FALSE_DISCOVERIES = 0.05
+"""Share of the marked groups that differ from their corpus by chance only (Benjamini and Hochberg, 1995)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Definition of the EER, and parameters of the confidence intervals."""
+
+    definition: Definition = "bonafide"
+    num_bootstrap: int = 1000
+    seed: int = 0
+    clusters: ClusterKind = "auto"
+    min_group: int = 30
+    """A group of utterances with fewer of a class has no error rates, only counts."""
 
 
 @dataclass(frozen=True)
@@ -27,156 +52,226 @@ class Measurement:
     group: str
     """`all`, or one of GROUPS."""
     key: str
-    """`all`, or the attack, artifact or language."""
+    """`all`, or the attack, artifact, language …"""
     num_bonafide: int
     num_spoof: int
     metrics: Mapping[str, float | None]
-    """Name → value; None for a metric that needs both classes if one is missing."""
+    """Name → value; None for a metric that needs both classes if one is missing, or too small in a group."""
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """Name → 95 % interval, of the EER in groups and of every metric in corpora."""
+    independent_eer: Interval | None = None
+    """The interval of the EER as if no two utterances had a speaker or file in common."""
+    clusters: Mapping[str, int] = field(default_factory=dict)
+    """Kind of cluster (speaker, file, utterance) → how many there are."""
+    num_clusters: int = 0
+    """Clusters of the class that has fewer."""
+    is_different: bool | None = None
+    """Whether the EER of a group differs from that of its corpus; None if that was not tested."""
+    samples: Samples = field(default_factory=dict, repr=False)
+    """Name → [num_resamples] bootstrap values, of every metric in corpora."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Definition of the EER, and parameters of its confidence interval."""
+def measure(scores: ScoreSet, settings: Settings, *, is_compared: bool = False) -> Iterator[Measurement]:
+    """Measure one system: each corpus with its groups, then the mean over corpora, then all utterances.
 
-    definition: Definition = "bonafide"
-    num_bootstrap: int = 1000
-    seed: int = 0
-
-
-def measure(scores: ScoreSet, settings: Settings) -> Iterator[Measurement]:
-    """Measure one system: each corpus with its breakdowns, then the mean over corpora, then all utterances."""
+    Args:
+        scores: of the system.
+        settings: of the evaluation.
+        is_compared: whether resamples must be those of other systems with the same utterances.
+    """
     corpora: list[Measurement] = []
-    for corpus in scores.corpora:
-        rows = scores.rows_of(corpus)
-        corpora.append(_measure(scores.system, corpus, "all", "all", split_by_label(rows), settings))
+    for corpus, utterances in scores.by_corpus.items():
+        corpora.append(_measure_all(scores.system, corpus, utterances, settings, is_compared=is_compared))
         yield corpora[-1]
-        for group in GROUPS:
-            yield from _breakdown(scores.system, corpus, group, rows, settings)
+        yield from _measure_groups(corpora[-1], utterances, settings)
+    if len(corpora) == 1:
+        for name in (MEAN, POOLED):
+            yield replace(corpora[0], corpus=name)
+        return
     yield _mean(corpora)
-    yield _measure(scores.system, POOLED, "all", "all", split_by_label(scores.rows), settings)
+    yield _measure_all(scores.system, POOLED, scores.utterances, settings, is_compared=is_compared)
 
 
-def _breakdown(
-    system: str, corpus: str, group: str, rows: pa.Table, settings: Settings
-) -> Iterator[Measurement]:
-    """Measure each attack and artifact against all bona fide utterances, each language against its own."""
-    all_bonafide = split_by_label(rows).bonafide
-    keyed = rows if group == "language" else rows.filter(pc.equal(rows["label"], "spoof"))
-    keys = pc.fill_null(keyed[group], NOT_STATED)
-    for key in sorted(keys.unique().to_pylist()):
-        scores = split_by_label(keyed.filter(pc.equal(keys, key)))
-        if group != "language":
-            scores = scores._replace(bonafide=all_bonafide)
-        yield _measure(system, corpus, group, key, scores, settings)
-
-
-def _measure(
-    system: str, corpus: str, group: str, key: str, scores: ClassScores, settings: Settings
+def _measure_all(
+    system: str, corpus: str, utterances: Utterances, settings: Settings, *, is_compared: bool
 ) -> Measurement:
-    values = _metrics(scores, settings)
-    return Measurement(system, corpus, group, key, scores.bonafide.size, scores.spoof.size, values)
+    """Measure all utterances of a corpus, or of all corpora."""
+    clusters = utterances.clusters(settings.clusters)
+    codes = None if clusters.are_single and not is_compared else clusters.codes
+    trials = utterances.trials(codes)
+    measurement = Measurement(
+        system, corpus, "all", "all", trials.num_bonafide, trials.num_spoof, {}, clusters=clusters.names
+    )
+    if not (measurement.num_bonafide and measurement.num_spoof):
+        return replace(measurement, metrics=_one_class(trials))
+    metrics = summarise_trials(trials, operating_points(trials), settings.definition)
+    seed = bootstrap_seed(settings, corpus)
+    samples = bootstrap(trials, ALL, num_resamples=settings.num_bootstrap, seed=seed)
+    num_clusters = count_clusters(trials)
+    independent = samples
+    if not clusters.are_single:
+        independent = bootstrap(
+            trials._replace(clusters=None), EER_ONLY, num_resamples=settings.num_bootstrap, seed=seed
+        )
+    num_trials = min(measurement.num_bonafide, measurement.num_spoof)
+    return replace(
+        measurement,
+        metrics=metrics,
+        intervals=_intervals(metrics, samples, num_clusters, num_trials),
+        independent_eer=interval_of("eer", metrics["eer"], independent["eer"], num_trials, num_trials),
+        num_clusters=num_clusters,
+        samples=samples,
+    )
 
 
-def _metrics(scores: ClassScores, settings: Settings) -> dict[str, float | None]:
-    bonafide, spoof = scores
-    if bonafide.size and spoof.size:
-        return {
-            **metrics.summarise(
-                bonafide,
-                spoof,
-                settings.definition,
-                num_resamples=settings.num_bootstrap,
-                seed=settings.seed,
-            )
-        }
-    # One class alone has an error rate; all other metrics compare the two classes.
-    values: dict[str, float | None] = dict.fromkeys(METRICS)
-    if bonafide.size:
-        values["miss"] = float(np.mean(bonafide < 0))
-    if spoof.size:
-        values["false_alarm"] = float(np.mean(spoof >= 0))
-    return values
+def bootstrap_seed(settings: Settings, corpus: str) -> list[int]:
+    """The seed of a corpus: the resamples of two corpora are independent, those of two systems are the same."""
+    return [settings.seed, zlib.crc32(corpus.encode())]
 
 
-METRICS = tuple(metrics.summarise([1.0], [0.0], num_resamples=1))
-"""Names of all metrics, in the order of the report."""
+def count_clusters(trials: Trials) -> int:
+    """Count the clusters of the class that has fewer."""
+    if trials.clusters is None:
+        return min(trials.num_bonafide, trials.num_spoof)
+    classes = (trials.is_bonafide, ~trials.is_bonafide)
+    return min(int(np.count_nonzero(np.bincount(trials.clusters[is_class]))) for is_class in classes)
+
+
+def _intervals(
+    metrics: Mapping[str, float], samples: Samples, num_clusters: int, num_trials: int
+) -> dict[str, Interval]:
+    intervals = {
+        name: interval_of(name, metrics[name], samples[name], num_clusters, num_trials) for name in samples
+    }
+    return {name: interval for name, interval in intervals.items() if interval is not None}
+
+
+def _one_class(trials: Trials) -> dict[str, float | None]:
+    """One class alone has an error rate; all other metrics compare the two classes."""
+    metrics: dict[str, float | None] = dict.fromkeys(METRICS)
+    if trials.scores.size:
+        name = "miss" if trials.num_bonafide else "false_alarm"
+        is_error = trials.scores < 0 if trials.num_bonafide else trials.scores >= 0
+        metrics[name] = float(is_error.mean())
+    return metrics
+
+
+def _measure_groups(corpus: Measurement, utterances: Utterances, settings: Settings) -> Iterator[Measurement]:
+    """Measure the utterances of a corpus by each of their columns, and mark the groups that differ from the corpus."""
+    clusters = utterances.clusters(settings.clusters)
+    for group in GROUPS:
+        rows_by_key = _rows_by_key(utterances, group)
+        if len(rows_by_key) == 1:
+            yield replace(corpus, group=group, key=next(iter(rows_by_key)), samples={})
+            continue
+        # A speaker is a cluster, so nothing is known beyond the speaker's own utterances.
+        codes = None if group == "speaker" or clusters.are_single else clusters.codes
+        measured = [
+            _measure_rows(corpus, group, key, utterances.trials(codes), rows, settings)
+            for key, rows in rows_by_key.items()
+        ]
+        if group == "speaker":  # thousands of speakers say only a few sentences
+            measured = [each for each in measured if each.metrics["eer"] is not None]
+        yield from _mark_different(corpus, measured)
+
+
+def _rows_by_key(utterances: Utterances, group: str) -> dict[str, NDArray[np.int64]]:
+    """Key → rows of a group; attacks and artifacts are those of spoof utterances."""
+    column = utterances.columns[group]
+    if group not in AGAINST_ALL_BONAFIDE:
+        return column.rows_by_name()
+    spoof = np.flatnonzero(~utterances.is_bonafide)
+    return {key: spoof[rows] for key, rows in column.take(spoof).rows_by_name().items()}
+
+
+def _measure_rows(
+    corpus: Measurement, group: str, key: str, trials: Trials, rows: NDArray[np.int64], settings: Settings
+) -> Measurement:
+    """Measure some rows of a corpus, attacks and artifacts against all its bona fide utterances."""
+    if group in AGAINST_ALL_BONAFIDE:
+        is_chosen = trials.is_bonafide.copy()
+        is_chosen[rows] = True
+        trials = trials.select(is_chosen)
+    else:
+        trials = trials.select(rows)
+    num_bonafide, num_spoof = trials.num_bonafide, trials.num_spoof
+    measurement = Measurement(
+        corpus.system, corpus.corpus, group, key, num_bonafide, num_spoof, dict.fromkeys(METRICS)
+    )
+    if not (num_bonafide and num_spoof):
+        is_enough = trials.scores.size >= settings.min_group
+        return replace(measurement, metrics=_one_class(trials)) if is_enough else measurement
+    if min(num_bonafide, num_spoof) < settings.min_group:
+        return measurement
+    if trials.clusters is not None:
+        distinct, codes = np.unique(trials.clusters, return_inverse=True)
+        trials = trials._replace(clusters=codes if distinct.size < codes.size else None)
+    metrics = summarise_trials(trials, operating_points(trials), settings.definition)
+    seed = bootstrap_seed(settings, corpus.corpus)
+    samples = bootstrap(trials, EER_ONLY, num_resamples=settings.num_bootstrap, seed=seed)
+    num_clusters = count_clusters(trials)
+    return replace(
+        measurement,
+        metrics=metrics,
+        intervals=_intervals(metrics, samples, num_clusters, min(num_bonafide, num_spoof)),
+        num_clusters=num_clusters,
+        samples=samples,
+    )
+
+
+def _mark_different(corpus: Measurement, groups: Sequence[Measurement]) -> Iterator[Measurement]:
+    """Mark the groups whose EER differs from that of the corpus, so that few of the marks are chance."""
+    eer = corpus.metrics["eer"]
+    p_values = np.array(
+        [
+            np.nan
+            if eer is None or not each.samples or each.num_clusters < 2
+            else p_value_of("eer", eer, each.metrics["eer"] or 0.0, each.samples["eer"], each.num_clusters)
+            for each in groups
+        ]
+    )
+    is_different = false_discovery_control(p_values)
+    for each, p_value, is_marked in zip(groups, p_values, is_different, strict=True):
+        yield replace(each, is_different=None if np.isnan(p_value) else bool(is_marked), samples={})
+
+
+def false_discovery_control(p_values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Select the tests that are significant together, at a share of FALSE_DISCOVERIES; nan is never significant."""
+    order = np.argsort(p_values)  # nan comes last
+    num_tests = int(np.count_nonzero(~np.isnan(p_values)))
+    limits = FALSE_DISCOVERIES * np.arange(1, p_values.size + 1) / max(num_tests, 1)
+    below = np.flatnonzero(p_values[order] <= limits)
+    is_significant = np.zeros(p_values.size, bool)
+    if below.size:
+        is_significant[order[: below[-1] + 1]] = True
+    return is_significant
 
 
 def _mean(corpora: Sequence[Measurement]) -> Measurement:
-    """Average each metric over the corpora that have it.
-
-    INTERVAL_METRICS are None: the interval of a mean is not the mean of the intervals.
-    """
-    values: dict[str, float | None] = dict.fromkeys(METRICS)
+    """Average each metric over the corpora that have it; the resamples of corpora are independent of each other."""
+    metrics: dict[str, float | None] = dict.fromkeys(METRICS)
     for name in METRICS:
         known = [value for corpus in corpora if (value := corpus.metrics[name]) is not None]
-        if known and name not in INTERVAL_METRICS:
-            values[name] = float(np.mean(known))
-    num_bonafide = sum(corpus.num_bonafide for corpus in corpora)
-    num_spoof = sum(corpus.num_spoof for corpus in corpora)
-    return Measurement(corpora[0].system, MEAN, "all", "all", num_bonafide, num_spoof, values)
-
-
-@dataclass(frozen=True)
-class Results:
-    """The measurements of all systems, and everything else that a report shows."""
-
-    score_sets: Sequence[ScoreSet]
-    measurements: Mapping[tuple[str, str, str, str], Measurement]
-    """(system, corpus, group, key) → measurement, in the order of `measure`."""
-    settings: Settings
-    warnings: Sequence[str]
-
-    @property
-    def systems(self) -> list[str]:
-        return [scores.system for scores in self.score_sets]
-
-    @property
-    def corpora(self) -> list[str]:
-        return sorted({corpus for scores in self.score_sets for corpus in scores.corpora})
-
-    @property
-    def corpora_and_totals(self) -> list[str]:
-        """The corpora; if there are several, also MEAN and POOLED."""
-        return [*self.corpora, MEAN, POOLED] if len(self.corpora) > 1 else self.corpora
-
-    def by_system(self, corpus: str, group: str = "all", key: str = "all") -> list[Measurement | None]:
-        """Return one measurement per system; None for a system without scores for the group."""
-        return [self.measurements.get((system, corpus, group, key)) for system in self.systems]
-
-    def keys(self, corpus: str, group: str) -> list[str]:
-        """List the attacks, artifacts or languages of a corpus, in alphabetical order."""
-        return sorted(
-            {each.key for each in self.measurements.values() if (each.corpus, each.group) == (corpus, group)}
-        )
-
-
-def evaluate(score_sets: Sequence[ScoreSet], settings: Settings) -> Results:
-    """Measure every system, and collect warnings about their comparison."""
-    measurements = {
-        (each.system, each.corpus, each.group, each.key): each
-        for scores in score_sets
-        for each in measure(scores, settings)
+        if known and name not in UNAVERAGED:
+            metrics[name] = float(np.mean(known))
+    measured = [corpus for corpus in corpora if corpus.samples]
+    samples = {
+        name: np.mean([corpus.samples[name] for corpus in measured], axis=0)
+        for name in ALL
+        if measured and all(corpus.samples or corpus.metrics[name] is None for corpus in corpora)
     }
-    return Results(score_sets, measurements, settings, warnings(score_sets))
-
-
-def to_table(measurements: Iterable[Measurement]) -> pa.Table:
-    """Put each value into a row; the value of an undefined metric is null."""
-    rows = [
-        {
-            "system": each.system,
-            "corpus": each.corpus,
-            "group": each.group,
-            "key": each.key,
-            "metric": metric,
-            "value": value,
-            "num_bonafide": each.num_bonafide,
-            "num_spoof": each.num_spoof,
-        }
-        for each in measurements
-        for metric, value in each.metrics.items()
-    ]
-    names = [(name, pa.string()) for name in ("system", "corpus", "group", "key", "metric")]
-    counts = [("num_bonafide", pa.int64()), ("num_spoof", pa.int64())]
-    return pa.Table.from_pylist(rows, pa.schema([*names, ("value", pa.float64()), *counts]))
+    num_clusters = min((corpus.num_clusters for corpus in measured), default=0)
+    num_trials = sum(min(corpus.num_bonafide, corpus.num_spoof) for corpus in measured)
+    means = {name: value for name, value in metrics.items() if value is not None}
+    return Measurement(
+        corpora[0].system,
+        MEAN,
+        "all",
+        "all",
+        sum(corpus.num_bonafide for corpus in corpora),
+        sum(corpus.num_spoof for corpus in corpora),
+        metrics,
+        _intervals(means, samples, num_clusters, num_trials),
+        num_clusters=num_clusters,
+        samples=samples,
+    )

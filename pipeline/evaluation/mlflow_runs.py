@@ -6,7 +6,8 @@ from typing import Any
 
 from pipeline import tracking
 from pipeline.evaluation import layout
-from pipeline.evaluation.measure import INTERVAL_METRICS, METRICS, Results
+from pipeline.evaluation.measure import METRICS, UNAVERAGED
+from pipeline.evaluation.results import Results
 from pipeline.evaluation.scores import ScoreSet
 
 TAGS = ("checkpoint", "snapshot", "policy", "precision", "variant")
@@ -82,12 +83,12 @@ def run_note(results: Results, scores: ScoreSet) -> str:
 def corpus_metrics(results: Results, system: str) -> dict[str, float]:
     """Collect the metrics of a system as `METRIC/CORPUS`, with characters that MLflow allows; every EER first.
 
-    The ends of the EER's interval and its threshold are left out; the files of the report have them.
+    The threshold of the EER and the intervals are left out; the files of the report have them.
     """
     return {
         metric + "/" + re.sub(r"[^\w.\- ]", "_", corpus): value
         for metric in METRICS
-        if metric not in INTERVAL_METRICS
+        if metric not in UNAVERAGED
         for corpus in results.corpora_and_totals
         if (measurement := results.measurements.get((system, corpus, "all", "all"))) is not None
         if (value := measurement.metrics[metric]) is not None

@@ -1,18 +1,30 @@
 """The results for people: a table of EERs in plain text, and the HTML report."""
 
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 from pipeline.evaluation import layout
-from pipeline.evaluation.figures import Curve, det_plot, percent
-from pipeline.evaluation.measure import MEAN, POOLED, Measurement, Results
-from pipeline.evaluation.scores import GROUPS, NOT_STATED, ScoreSet, format_value, split_by_label
+from pipeline.evaluation.claims import Verdict
+from pipeline.evaluation.columns import NOT_STATED
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.concerns import format_value
+from pipeline.evaluation.figures import Curve, det_plot
+from pipeline.evaluation.formatting import PLURALS, number, percent
+from pipeline.evaluation.measure import AGAINST_ALL_BONAFIDE, MEAN, POOLED, Measurement
+from pipeline.evaluation.results import Results
+from pipeline.evaluation.scores import GROUPS, ScoreSet
+from pipeline.metrics.intervals import Interval
 from pipeline.report import Block, Cell, Facts, Figure, Page, Section, Table, Text, Value
 from pipeline.report.charts import Bar, bar_chart, histogram, linear_axis
 
-COLUMNS = {
+TITLES = {
+    "eer": "EER",
     "min_dcf": "minDCF",
     "act_dcf": "actDCF",
     "cllr": "Cllr",
+    "cllr_min": "Cllr, lowest",
+    "cllr_cal": "Cllr, calibration",
     "roc_auc": "AUC",
     "accuracy": "accuracy",
     "precision": "precision",
@@ -20,10 +32,10 @@ COLUMNS = {
     "miss": "miss",
     "false_alarm": "false alarm",
 }
-"""Metric → column title, for all metrics but the EER; recall is left out because it is 1 − miss."""
+"""Metric → title, for all metrics that are shown; recall is left out because it is 1 − miss."""
 
-PERCENT = ("accuracy", "precision", "f1", "miss", "false_alarm")
-"""Metrics that are shown in percent."""
+GROUP_TITLES = {"seconds": "duration", "sample_rate": "sample rate"}
+"""Groups whose column has another name."""
 
 NUM_HARDEST = 60
 """Maximum number of rows of a breakdown; `layout.METRICS_TABLE` has all of them."""
@@ -41,36 +53,60 @@ def eer_table(results: Results) -> str:
     )
 
 
-def to_page(results: Results) -> Page:
-    """Render the report: EERs with intervals, DET curves, distributions, all metrics, breakdowns, identities."""
+def to_page(results: Results, verdicts: Sequence[Verdict] = ()) -> Page:
+    """Render the report: claims, EERs with intervals, comparisons, curves, all metrics, groups, identities."""
     systems, corpora = ", ".join(results.systems), ", ".join(results.corpora)
     return Page(
         f"Evaluation of {systems}",
         f"Corpora: {corpora}. A score is the bona fide logit minus the spoof logit; higher means more bona fide.",
         [
+            *_claims(verdicts),
             _overview(results),
+            *_comparisons(results),
             *_det_curves(results),
             Section("Score distributions", _histograms(results)),
             _all_metrics(results),
-            _breakdowns(results),
+            _groups(results),
             _identities(results),
         ],
     )
 
 
+def _claims(verdicts: Sequence[Verdict]) -> list[Section]:
+    if not verdicts:
+        return []
+    rows: list[list[Value]] = [
+        [
+            verdict.claim.where,
+            Cell("holds" if verdict.holds else "fails", is_warning=not verdict.holds, is_word=True),
+            verdict.text,
+        ]
+        for verdict in verdicts
+    ]
+    return [Section("Claims", [Table(["claim", "", "measured"], rows)])]
+
+
 def _overview(results: Results) -> Section:
     corpora, settings = results.corpora_and_totals, results.settings
-    rows: list[list[Value]] = [[corpus, *_eer_cells(results.by_system(corpus))] for corpus in corpora]
+    rows: list[list[Value]] = [
+        [corpus, _clusters(results.by_system(corpus)), *_eer_cells(results.by_system(corpus))]
+        for corpus in corpora
+    ]
     bars = [[_bar(each) for each in results.by_system(corpus)] for corpus in corpora]
     series = [(system, [row[i] for row in bars]) for i, system in enumerate(results.systems)]
     ends = [bar.interval[1] if bar.interval else bar.value for row in bars for bar in row if bar]
     blocks: list[Block] = [
         *(Text(warning, "warning") for warning in results.warnings),
         _headline(results),
-        Table(["EER %", *results.systems], rows, num_totals=len(corpora) - len(results.corpora)),
+        Table(
+            ["EER %", "drawn again", *results.systems],
+            rows,
+            num_totals=len(corpora) - len(results.corpora),
+        ),
         Text(
             f"EER by the definition “{settings.definition}”. Small numbers are 95 % confidence intervals from "
-            f"{settings.num_bootstrap:,} bootstrap resamples of each class. Random guessing has an EER of 50 %."
+            f"{settings.num_bootstrap:,} resamples, in which whole speakers or source files are drawn again if they "
+            "have several utterances. Random guessing has an EER of 50 %."
         ),
         bar_chart(
             "EER with 95 % confidence interval",
@@ -79,8 +115,46 @@ def _overview(results: Results) -> Section:
             linear_axis("EER %", 0, max(ends, default=50)),
         ),
         _det_figure(results, corpora[-1]),
+        *_independence(results),
     ]
     return Section("Equal error rate", blocks)
+
+
+def _clusters(measurements: Sequence[Measurement | None]) -> str:
+    """Name what is drawn again for the intervals of a corpus."""
+    for each in measurements:
+        if each is not None:
+            return ", ".join(f"{count:,} {PLURALS[kind]}" for kind, count in each.clusters.items()) or "–"
+    return "–"
+
+
+def _independence(results: Results) -> list[Block]:
+    """Show how much narrower intervals would be if utterances of a speaker or file were taken for independent."""
+    rows: list[list[Value]] = []
+    for corpus in results.corpora:
+        for each in results.by_system(corpus):
+            if each is None or "eer" not in each.intervals or each.independent_eer is None:
+                continue
+            if set(each.clusters) > {"utterance"} or "utterance" not in each.clusters:
+                widths = [high - low for low, high in (each.intervals["eer"], each.independent_eer)]
+                ratio = f"{widths[0] / widths[1]:.1f} ×" if widths[1] else "–"
+                spans = [_span(each.intervals["eer"]), _span(each.independent_eer)]
+                rows.append([corpus, each.system, *spans, Cell(ratio)])
+    if not rows:
+        return []
+    columns = ["corpus", "system", "interval", "as if independent", "wider by"]
+    return [
+        Text(
+            "Utterances of one speaker or file resemble each other, so they tell less than as many independent ones. "
+            "Taking them for independent would give the narrower intervals on the right, which miss the true rate "
+            "too often."
+        ),
+        Table(columns, rows, "EER %: what the intervals rest on"),
+    ]
+
+
+def _span(interval: Interval) -> str:
+    return f"{percent(interval.low)} – {percent(interval.high)}"
 
 
 def _headline(results: Results) -> Facts:
@@ -112,28 +186,79 @@ def _eer_cells(measurements: Sequence[Measurement | None], *, has_bar: bool = Fa
             cells.append(Cell("–", _missing_class(each)))
         else:
             is_best = len(measurements) > 1 and rate == lowest
-            cells.append(Cell(percent(rate), _interval(each), rate if has_bar else None, is_best))
+            cells.append(
+                Cell(
+                    percent(rate),
+                    _interval(each),
+                    rate if has_bar else None,
+                    is_best,
+                    is_warning=bool(each.is_different),
+                )
+            )
     return cells
 
 
 def _missing_class(measurement: Measurement) -> str:
-    if not measurement.num_bonafide:
-        return f"no bona fide, {percent(measurement.metrics['false_alarm'])} % false alarms"
-    return f"no spoof, {percent(measurement.metrics['miss'])} % misses"
+    """Say why there is no EER."""
+    miss, false_alarm = measurement.metrics["miss"], measurement.metrics["false_alarm"]
+    if miss is not None:
+        return f"no spoof, {percent(miss)} % misses"
+    if false_alarm is not None:
+        return f"no bona fide, {percent(false_alarm)} % false alarms"
+    return "too few"
 
 
 def _interval(measurement: Measurement) -> str:
-    low, high = measurement.metrics["eer_low"], measurement.metrics["eer_high"]
-    return "" if low is None or high is None else f"{percent(low)} – {percent(high)}"
+    interval = measurement.intervals.get("eer")
+    return "" if interval is None else _span(interval)
 
 
 def _bar(measurement: Measurement | None) -> Bar | None:
     eer = measurement.metrics["eer"] if measurement else None
     if measurement is None or eer is None:
         return None
-    low, high = measurement.metrics["eer_low"], measurement.metrics["eer_high"]
-    interval = None if low is None or high is None else (100 * low, 100 * high)
-    return Bar(100 * eer, f"{percent(eer)} %", interval)
+    interval = measurement.intervals.get("eer")
+    shown = None if interval is None else (100 * interval.low, 100 * interval.high)
+    return Bar(100 * eer, f"{percent(eer)} %", shown)
+
+
+def _comparisons(results: Results) -> list[Section]:
+    if not results.comparisons:
+        return []
+    rows: list[list[Value]] = [_comparison(comparison) for comparison in results.comparisons]
+    columns = ["corpus", "first", "second", "EER %: first − second", "p", "in words", "p, swapped", "p, AUC"]
+    explanation = (
+        "Differences on the utterances that all systems scored, with 95 % intervals: both systems are measured on the "
+        "same resamples of speakers or files. p is how often two equal systems would differ at least so much; below "
+        "0.05, they are said to differ. As a check, p, swapped comes from exchanging the systems in randomly chosen "
+        "speakers or files, and p, AUC from DeLong's test, which takes utterances for independent and is therefore "
+        "too small if they are not."
+    )
+    return [Section("Comparisons", [Table(columns, rows), Text(explanation)])]
+
+
+def _comparison(comparison: Comparison) -> list[Value]:
+    difference = comparison.differences.get("eer")
+    cells: list[Value] = [Cell("–"), Cell("–")]
+    if difference is not None:
+        low, high = difference.interval
+        span = f"{100 * low:+.2f} – {100 * high:+.2f}"
+        cells = [Cell(f"{100 * difference.value:+.2f}", span), Cell(_p_value(difference.p_value))]
+    return [
+        comparison.corpus,
+        comparison.first,
+        comparison.second,
+        *cells,
+        Cell(comparison.in_words(), is_best=comparison.is_significant, is_word=True),
+        Cell(_p_value(comparison.permutation_p_value)),
+        Cell(_p_value(None if comparison.auc is None else comparison.auc.p_value)),
+    ]
+
+
+def _p_value(p_value: float | None) -> str:
+    if p_value is None:
+        return "–"
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def _det_curves(results: Results) -> list[Section]:
@@ -149,8 +274,8 @@ def _det_figure(results: Results, corpus: str) -> Figure:
     for colour, (scores, measurement) in enumerate(pairs, start=1):
         eer = measurement.metrics["eer"] if measurement else None
         if eer is not None:
-            rows = scores.rows if corpus == POOLED else scores.rows_of(corpus)
-            curves.append(Curve(scores.system, colour, split_by_label(rows), eer))
+            utterances = scores.utterances if corpus == POOLED else scores.by_corpus[corpus]
+            curves.append(Curve(scores.system, colour, utterances.trials().by_class, eer))
     return det_plot(corpus, curves)
 
 
@@ -163,67 +288,79 @@ def _histograms(results: Results) -> list[Figure]:
         )
         for corpus in results.corpora
         for scores in results.score_sets
-        if corpus in scores.corpora
-        for bonafide, spoof in [split_by_label(scores.rows_of(corpus))]
+        if corpus in scores.by_corpus
+        for bonafide, spoof in [scores.by_corpus[corpus].trials().by_class]
     ]
 
 
 def _all_metrics(results: Results) -> Section:
-    rows: list[list[Value]] = [
-        [corpus, each.system, each.num_bonafide, each.num_spoof, *_metric_cells(each)]
-        for corpus in results.corpora_and_totals
-        for each in results.by_system(corpus)
-        if each is not None
-    ]
-    titles = ["corpus", "system", "bona fide", "spoof", "EER", *COLUMNS.values()]
+    tables: list[Block] = []
+    for corpus in results.corpora_and_totals:
+        measured = [each for each in results.by_system(corpus) if each is not None]
+        rows: list[list[Value]] = [
+            ["bona fide", *(each.num_bonafide for each in measured)],
+            ["spoof", *(each.num_spoof for each in measured)],
+        ]
+        for name, title in TITLES.items():
+            rows.append([title, *(_metric_cell(each, name) for each in measured)])
+        tables.append(Table(["", *(each.system for each in measured)], rows, corpus))
     explanation = (
         "minDCF and actDCF are normalised detection costs as in ASVspoof 5: the prior of spoof is 5 %, a miss costs "
-        "1, a false alarm 10; a detector that ignores the audio costs 1. Cllr is in bits; a detector without "
-        "information has 1. The columns from accuracy to false alarm use the threshold 0: a score of 0 or above, "
-        "P(bona fide) ≥ 0.5, counts as bona fide, which is the positive class."
+        "1, a false alarm 10; a detector that ignores the audio costs 1. Cllr is the cost of the scores as "
+        "log-likelihood ratios, in bits; a detector without information has 1. Its lowest value is what the best "
+        "increasing map of the scores would reach, and the rest is the cost of calibration. The rows from accuracy to "
+        "false alarm use the threshold 0: a score of 0 or above, P(bona fide) ≥ 0.5, counts as bona fide, which is "
+        "the positive class. Small numbers are 95 % intervals."
     )
-    caption = "EER, and accuracy to false alarm, in %"
-    return Section("All metrics", [Table(titles, rows, caption), Text(explanation)])
+    return Section("All metrics", [*tables, Text(explanation)])
 
 
-def _metric_cells(measurement: Measurement) -> Iterator[Cell]:
-    yield Cell(percent(measurement.metrics["eer"]))
-    for name in COLUMNS:
-        value = measurement.metrics[name]
-        if name in PERCENT:
-            yield Cell(percent(value))
-        else:
-            yield Cell("–" if value is None else f"{value:.3f}")
+def _metric_cell(measurement: Measurement, name: str) -> Cell:
+    interval = measurement.intervals.get(name)
+    note = "" if interval is None else f"{number(name, interval.low)} – {number(name, interval.high)}"
+    return Cell(number(name, measurement.metrics[name]), note)
 
 
-def _breakdowns(results: Results) -> Section:
+def _groups(results: Results) -> Section:
+    settings = results.settings
     blocks: list[Block] = [
         Text(
-            "Each attack and artifact is measured against all bona fide utterances of its corpus, each language "
-            "against its own bona fide utterances. The hardest comes first."
+            "Each attack and artifact is measured against all bona fide utterances of its corpus, every other group "
+            f"against its own bona fide utterances. A group with fewer than {settings.min_group} utterances of a class "
+            "shows only their number. The hardest comes first. Marked rates differ from that of the corpus by more "
+            "than chance; of all marks, at most 5 % are expected to be wrong."
         )
     ]
     for corpus in results.corpora:
-        missing = []
+        unstated, constant = [], []
         for group in GROUPS:
-            if set(results.keys(corpus, group)) <= {NOT_STATED}:
-                missing.append(group)
+            keys = results.keys(corpus, group)
+            title = GROUP_TITLES.get(group, group)
+            if set(keys) <= {NOT_STATED}:
+                unstated.append(title)
+            elif len(keys) == 1:
+                constant.append(f"{title} ({keys[0]})")
             else:
-                blocks += _breakdown(results, corpus, group)
-        if missing:
-            blocks.append(Text(f"{corpus} does not state: {', '.join(missing)}."))
-    return Section("Breakdowns", blocks)
+                blocks += _group(results, corpus, group)
+        if constant:
+            blocks.append(Text(f"{corpus} has only one {', one '.join(constant)}."))
+        if unstated:
+            blocks.append(Text(f"{corpus} does not state, or not often enough: {', '.join(unstated)}."))
+    return Section("Groups", blocks)
 
 
-def _breakdown(results: Results, corpus: str, group: str) -> list[Block]:
+def _group(results: Results, corpus: str, group: str) -> list[Block]:
     by_key = {key: results.by_system(corpus, group, key) for key in results.keys(corpus, group)}
     hardest_first = sorted(by_key, key=lambda key: _ease(by_key[key]))
     rows: list[list[Value]] = []
     for key in hardest_first[:NUM_HARDEST]:
         scored = [each for each in by_key[key] if each is not None]
         counts = (max(each.num_bonafide for each in scored), max(each.num_spoof for each in scored))
-        rows.append([key, *counts, *_eer_cells(by_key[key], has_bar=True)])
-    table = Table([group, "bona fide", "spoof", *results.systems], rows, f"{corpus}: EER % by {group}")
+        shown = counts if group not in AGAINST_ALL_BONAFIDE else counts[1:]
+        rows.append([key, *shown, *_eer_cells(by_key[key], has_bar=True)])
+    counted = ["bona fide", "spoof"] if group not in AGAINST_ALL_BONAFIDE else ["spoof"]
+    title = GROUP_TITLES.get(group, group)
+    table = Table([title, *counted, *results.systems], rows, f"{corpus}: EER % by {title}")
     num_hidden = len(hardest_first) - NUM_HARDEST
     if num_hidden <= 0:
         return [table]

@@ -1,31 +1,118 @@
 """Load the scores of a system from a SCORES folder, and check them."""
 
-import io
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from pipeline.data.corpora.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
-from pipeline.metrics import ClassScores
+from pipeline.evaluation.columns import NOT_STATED, Column, encode, encode_durations, encode_numbers
+from pipeline.metrics import Trials
 from pipeline.storage import Folder
 
-GROUPS = ("attack", "artifact", "language")
+TEXTS = ("corpus", "label", "artifact", "attack", "language", "speaker", "split", "codec", "path")
+"""Columns of text that are read, apart from the uid."""
+
+GROUPS = ("attack", "artifact", "language", "seconds", "codec", "sample_rate", "split", "speaker")
 """Columns whose values break a corpus down into groups of utterances."""
 
-NOT_STATED = "(not stated)"
-"""Replaces a missing corpus, attack, artifact or language."""
+REQUIRED = ("uid", "corpus", "label", "artifact", "attack", "language", "score")
+"""Columns that every SCORES folder has; the others may be missing from scores of an earlier version."""
 
-SCHEMA = pa.schema(
-    [layout.UTTERANCE_COLUMNS.field(name) for name in ("uid", "corpus", "label", *GROUPS, "score")]
-)
-"""The columns that evaluation reads."""
+PROTOCOL = {
+    "policy": "the window that is scored",
+    "precision": "the arithmetic precision",
+    "decoder": "the audio decoder and resampler",
+}
+"""Entries of a description that change the scores of a detector → what they are, in words."""
+
+ClusterKind = Literal["auto", "speaker", "file", "utterance"]
+
+
+class Clusters(NamedTuple):
+    """Which utterances are drawn together when they are drawn again."""
+
+    codes: NDArray[np.int64]
+    """[N] number of the cluster of each utterance, from 0."""
+    names: Mapping[str, int]
+    """Kind of cluster (speaker, file, utterance) → how many there are."""
+
+    @property
+    def are_single(self) -> bool:
+        """Whether every cluster is one utterance."""
+        return set(self.names) <= {"utterance"}
+
+
+@dataclass(frozen=True)
+class Utterances:
+    """Labelled utterances with their scores, in ascending order of score; of equal scores, bona fide come first."""
+
+    uids: pa.Array
+    """[N] texts, without repetitions."""
+    scores: NDArray[np.float64]
+    """[N] finite."""
+    is_bonafide: NDArray[np.bool_]
+    columns: Mapping[str, Column]
+    """Name → values, for `corpus`, `path` and GROUPS."""
+
+    def __len__(self) -> int:
+        return self.scores.size
+
+    def take(self, rows: NDArray[np.int64]) -> Utterances:
+        """Select rows, in ascending order."""
+        return Utterances(
+            self.uids.take(pa.array(rows)),
+            self.scores[rows],
+            self.is_bonafide[rows],
+            {name: column.take(rows) for name, column in self.columns.items()},
+        )
+
+    def trials(self, clusters: NDArray[np.int64] | None = None) -> Trials:
+        """The scores of both classes, as the metrics take them."""
+        return Trials(self.scores, self.is_bonafide, clusters)
+
+    def clusters(self, kind: ClusterKind) -> Clusters:
+        """Group the utterances that resemble each other.
+
+        Args:
+            kind: `auto` groups by speaker, or by source file where no speaker is stated.
+        """
+        chosen = {"auto": ("speaker", "path"), "speaker": ("speaker",), "file": ("path",), "utterance": ()}[
+            kind
+        ]
+        codes = np.full(len(self), -1, np.int64)
+        names: dict[str, int] = {}
+        corpus = self.columns["corpus"].codes.astype(np.int64)
+        for column_name in chosen:
+            column = self.columns[column_name]
+            is_new = (codes < 0) & (column.codes >= 0)
+            # A speaker of another corpus is another speaker.
+            keys = corpus[is_new] * (len(column.names) + 1) + column.codes[is_new]
+            distinct, inverse = np.unique(keys, return_inverse=True)
+            if not distinct.size:
+                continue
+            codes[is_new] = sum(names.values()) + inverse
+            kind_name = "file" if column_name == "path" else column_name
+            names["utterance" if distinct.size == keys.size else kind_name] = distinct.size
+        is_single = codes < 0
+        if is_single.any():
+            num_single = int(np.count_nonzero(is_single))
+            # In the order of uids, so that two systems with the same utterances number them alike.
+            by_uid = pc.sort_indices(self.uids.filter(pa.array(is_single))).to_numpy()
+            codes[np.flatnonzero(is_single)[by_uid]] = sum(names.values()) + np.arange(num_single)
+            names["utterance"] = names.get("utterance", 0) + num_single
+        return Clusters(codes, names)
 
 
 @dataclass(frozen=True)
@@ -37,13 +124,24 @@ class ScoreSet:
     """Path or URI of the folder."""
     identity: Mapping[str, Any]
     """Content of `layout.DESCRIPTION`: checkpoint, weights digest, snapshot, policy, precision, decoder …"""
-    rows: pa.Table
-    """One row per labelled utterance with the columns of SCHEMA; uids are unique and scores finite."""
+    utterances: Utterances
     num_unlabelled: int
+
+    @cached_property
+    def by_corpus(self) -> dict[str, Utterances]:
+        """Corpus → its utterances, in alphabetical order of the corpora."""
+        rows = self.utterances.columns["corpus"].rows_by_name()
+        if len(rows) == 1:
+            return dict.fromkeys(rows, self.utterances)
+        return {corpus: self.utterances.take(rows[corpus]) for corpus in sorted(rows)}
 
     @property
     def corpora(self) -> list[str]:
-        return sorted(self.rows["corpus"].unique().to_pylist())
+        return sorted(self.by_corpus)
+
+    def differs_in(self, other: ScoreSet) -> list[str]:
+        """List the entries of PROTOCOL in which two systems differ."""
+        return [name for name in PROTOCOL if self.identity.get(name) != other.identity.get(name)]
 
     @property
     def run_id(self) -> str | None:
@@ -51,13 +149,13 @@ class ScoreSet:
         run_id = (self.identity.get("tracking") or {}).get("run_id")
         return None if run_id is None else str(run_id)
 
-    def rows_of(self, corpus: str) -> pa.Table:
-        """Select the rows of one corpus."""
-        return self.rows.filter(pc.equal(self.rows["corpus"], corpus))
 
-
-def load_scores(folder: Folder) -> ScoreSet:
+def load_scores(folder: Folder, recipe: Recipe | None = None) -> ScoreSet:
     """Load a complete SCORES folder and check it.
+
+    Args:
+        folder: written by `bonafide score --store`.
+        recipe: decides which artifacts count as spoof; default: all do.
 
     Raises:
         InputError: the folder has no scores or is incomplete; columns are missing; the number of rows differs from
@@ -85,36 +183,84 @@ def load_scores(folder: Folder) -> ScoreSet:
             "write a manifest, ingest the folder, and score it with --store"
         )
     names = [info.name for info in folder.find(layout.PARTS) if info.name.endswith(".parquet")]
-    tables = [_read_table(folder, name) for name in names]
-    rows = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+    rows = pa.concat_tables([SCHEMA.empty_table(), *(_read_table(folder, name) for name in names)])
     if rows.num_rows != num_expected:
         raise InputError(
             f"{where}: {layout.DESCRIPTION} states {num_expected} utterances, the Parquet files have "
             f"{rows.num_rows}; score into an empty folder"
         )
     _check(rows, where)
-    corpora = pc.fill_null(rows["corpus"], NOT_STATED)
-    rows = rows.set_column(SCHEMA.get_field_index("corpus"), "corpus", corpora)
-    labelled = rows.filter(pc.is_valid(rows["label"]))
+    labelled = rows.filter(pc.is_valid(rows["label"])) if rows["label"].null_count else rows
     if not labelled.num_rows:
         raise InputError(
             f"{where}: none of {rows.num_rows} utterances has a label, so there are no error rates"
         )
-    # Every breakdown sorts its scores again; sorting is fast when they are already in order.
-    labelled = labelled.sort_by("score")
-    return ScoreSet(system, where, identity, labelled, rows.num_rows - labelled.num_rows)
+    if recipe is not None and recipe.bonafide_artifacts:
+        labelled = recipe.relabel(_decoded(labelled, ("label", "attack", "artifact")))
+    return ScoreSet(system, where, identity, _utterances(labelled), rows.num_rows - labelled.num_rows)
+
+
+def _decoded(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    for name in names:
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
+    return table
+
+
+SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),
+        *((name, pa.dictionary(pa.int32(), pa.string())) for name in TEXTS),
+        ("seconds", pa.float32()),
+        ("sample_rate", pa.int32()),
+        ("score", pa.float32()),
+    ]
+)
+"""The columns that evaluation reads."""
 
 
 def _read_table(folder: Folder, name: str) -> pa.Table:
     try:
-        with pq.ParquetFile(io.BytesIO(folder.read(name))) as file:
-            missing = sorted(set(SCHEMA.names) - set(file.schema_arrow.names))
-            if missing:
-                raise InputError(f"{folder.location(name)}: columns {', '.join(missing)} are missing")
-            return file.read(columns=SCHEMA.names).select(SCHEMA.names).cast(SCHEMA)
+        data = pa.py_buffer(folder.read(name))
+        known = set(pq.read_schema(pa.BufferReader(data)).names)
+        missing = sorted(set(REQUIRED) - known)
+        if missing:
+            raise InputError(f"{folder.location(name)}: columns {', '.join(missing)} are missing")
+        texts = [text for text in TEXTS if text in known]
+        with pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts) as file:
+            table = file.read(columns=[column for column in SCHEMA.names if column in known])
     except pa.ArrowException as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{folder.location(name)}: not a Parquet file of scores: {reason}") from error
+    for field in SCHEMA:
+        if field.name not in known:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(SCHEMA.names).cast(SCHEMA)
+
+
+def _utterances(rows: pa.Table) -> Utterances:
+    """Sort labelled rows by score, and encode their texts."""
+    scores = rows["score"].to_numpy()
+    labels = encode(rows["label"])
+    is_bonafide = (
+        labels.codes == list(labels.names).index("bonafide")
+        if "bonafide" in labels.names
+        else np.zeros(scores.size, bool)
+    )
+    order = np.concatenate((np.flatnonzero(is_bonafide), np.flatnonzero(~is_bonafide)))
+    order = order[np.argsort(scores[order], kind="stable")]
+    columns = {name: encode(rows[name]) for name in TEXTS if name != "label"}
+    corpus = columns["corpus"]
+    if (corpus.codes < 0).any():
+        codes = np.where(corpus.codes < 0, len(corpus.names), corpus.codes).astype(np.int32)
+        columns["corpus"] = Column([*corpus.names, NOT_STATED], codes)
+    columns["seconds"] = encode_durations(rows["seconds"].to_numpy().astype(np.float32))
+    columns["sample_rate"] = encode_numbers(rows["sample_rate"].to_numpy().astype(np.float64), "Hz")
+    return Utterances(
+        rows["uid"].combine_chunks().take(pa.array(order)),
+        scores[order].astype(np.float64),
+        is_bonafide[order],
+        {name: column.take(order) for name, column in columns.items()},
+    )
 
 
 def _check(rows: pa.Table, where: str) -> None:
@@ -153,54 +299,3 @@ def with_unique_names(score_sets: Sequence[ScoreSet]) -> list[ScoreSet]:
         if names.count(name) > 1:
             raise InputError(f"two score folders are both named {name}; give each folder once, or rename one")
     return named
-
-
-def split_by_label(rows: pa.Table) -> ClassScores:
-    """Separate the scores of bona fide and spoof utterances."""
-    scores = rows["score"].to_numpy().astype(np.float64)
-    is_bonafide = pc.equal(rows["label"], "bonafide").to_numpy()
-    return ClassScores(scores[is_bonafide], scores[~is_bonafide])
-
-
-def warnings(score_sets: Sequence[ScoreSet]) -> list[str]:
-    """List everything that makes a comparison of the systems unfair, one sentence each."""
-    first, *others = score_sets
-    sentences: list[str] = []
-    for scores in score_sets:
-        num_rejected = scores.identity.get("num_rejected")
-        if num_rejected:
-            sentences.append(
-                f"{scores.system}: {num_rejected:,} utterances could not be scored and are left out."
-            )
-        if scores.num_unlabelled:
-            sentences.append(
-                f"{scores.system}: {scores.num_unlabelled:,} utterances have no label and are left out."
-            )
-    for other in others:
-        pair = f"{first.system} and {other.system}"
-        differing = _differing_corpora(first, other)
-        if differing:
-            sentences.append(f"{pair} scored different utterances: {', '.join(differing)}.")
-        for field in ("snapshot", "policy", "precision", "decoder"):
-            one, two = first.identity.get(field), other.identity.get(field)
-            if one != two:
-                sentences.append(f"{pair} differ in {field}: {format_value(one)} and {format_value(two)}.")
-    return sentences
-
-
-def _differing_corpora(first: ScoreSet, other: ScoreSet) -> list[str]:
-    """List the corpora in which two systems scored different utterances, with the numbers of utterances."""
-    differing = []
-    for corpus in sorted({*first.corpora, *other.corpora}):
-        uids, other_uids = first.rows_of(corpus)["uid"], other.rows_of(corpus)["uid"]
-        num_shared = pc.sum(pc.is_in(uids, value_set=other_uids.combine_chunks())).as_py() or 0
-        if num_shared != len(uids) or num_shared != len(other_uids):
-            differing.append(f"{corpus} ({len(uids):,} and {len(other_uids):,}, {num_shared:,} shared)")
-    return differing
-
-
-def format_value(value: object) -> str:
-    """Format a value of the description for display."""
-    if value is None:
-        return "–"
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.evaluation.figures import Curve, det_plot, percent
+from pipeline.evaluation.figures import Curve, det_plot
+from pipeline.evaluation.formatting import percent
 from pipeline.metrics import ClassScores, equal_error_rate
 from pipeline.report import Block, Cell, Facts, Figure, Page, Section, Table, Text, Value
 from pipeline.report.charts import Line, histogram, line_chart, linear_axis

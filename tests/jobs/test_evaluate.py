@@ -74,8 +74,8 @@ def test_the_report_has_metrics_curves_and_identities(tmp_path, capsys):
     assert report["systems"]["trained"]["weights_digest"] == "0123456789ab"
 
     table = pq.read_table(tmp_path / "report" / "metrics.parquet")
-    names = ["system", "corpus", "group", "key", "metric", "value", "num_bonafide", "num_spoof"]
-    assert table.column_names == names
+    names = ["system", "corpus", "group", "key", "metric", "value", "low", "high"]
+    assert table.column_names == [*names, "num_bonafide", "num_spoof", "num_clusters"]
     html = (tmp_path / "report" / "report.html").read_text()
     for text in ("untrained", "bark", "0123456789ab", "runs/trained/model.safetensors", "DET: mlaad"):
         assert text in html

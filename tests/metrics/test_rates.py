@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
+from sklearn.isotonic import IsotonicRegression
 
 from pipeline.errors import InputError
 from pipeline.metrics import (
@@ -13,13 +14,14 @@ from pipeline.metrics import (
     cllr,
     decisions,
     det_curve,
-    eer_interval,
     equal_error_rate,
     min_dcf,
     operating_points,
     roc_auc,
-    summarise,
+    sort_trials,
 )
+from pipeline.metrics.isotonic import cllr_min
+from pipeline.metrics.summary import summarise
 
 Scores = NDArray[np.float64]
 
@@ -152,7 +154,7 @@ def test_one_utterance_of_each_class_is_enough():
 )
 @pytest.mark.parametrize(
     "metric",
-    [equal_error_rate, min_dcf, act_dcf, cllr, roc_auc, decisions, eer_interval, summarise, det_curve],
+    [equal_error_rate, min_dcf, act_dcf, cllr, cllr_min, roc_auc, decisions, summarise, det_curve],
 )
 def test_empty_or_non_finite_scores_are_rejected(metric, bonafide, spoof, message):
     with pytest.raises(InputError, match=message):
@@ -225,29 +227,35 @@ def test_cllr_is_one_bit_for_scores_of_zero_and_stays_finite_for_huge_ones():
     assert cllr([-1e4], [1e4]) == pytest.approx(1e4 / np.log(2))
 
 
-def test_interval_is_the_same_for_the_same_seed_and_holds_the_eer():
-    bonafide, spoof = gaussian_scores(7)
-    interval = eer_interval(bonafide, spoof, seed=3)
-    assert interval == eer_interval(bonafide, spoof, seed=3)
-    assert interval != eer_interval(bonafide, spoof, seed=4)
-    assert interval.low < equal_error_rate(bonafide, spoof).eer < interval.high
+def test_cllr_min_has_the_golden_value_of_a_forensic_library():
+    rng = np.random.default_rng(7)
+    is_bonafide = rng.random(120) < 0.4
+    scores = np.round(rng.normal(is_bonafide, 0.6), 2)
+    assert cllr_min(scores[is_bonafide], scores[~is_bonafide]) == pytest.approx(0.505343553073, abs=1e-12)
 
 
-def test_interval_agrees_with_resampling_utterances_one_by_one():
-    bonafide, spoof = tied_scores(8)
-    rng = np.random.default_rng(0)
-    resampled = [
-        equal_error_rate(rng.choice(bonafide, bonafide.size), rng.choice(spoof, spoof.size)).eer
-        for _ in range(2000)
-    ]
-    expected = np.quantile(resampled, (0.025, 0.975))
-    assert eer_interval(bonafide, spoof, num_resamples=20_000) == pytest.approx(expected, abs=0.01)
+@pytest.mark.parametrize("scores", [gaussian_scores, tied_scores])
+def test_cllr_min_agrees_with_the_isotonic_regression_of_scikit_learn(scores):
+    bonafide, spoof = scores(3)
+    labels = np.repeat((1.0, 0.0), (bonafide.size, spoof.size))
+    weights = np.where(labels, 0.5 / bonafide.size, 0.5 / spoof.size)
+    regression = IsotonicRegression(y_min=0, y_max=1)
+    p = regression.fit_transform(np.concatenate((bonafide, spoof)), labels, sample_weight=weights)
+    losses = -np.log2(np.where(labels == 1, p, 1 - p))
+    assert cllr_min(bonafide, spoof) == pytest.approx(float(weights @ losses), abs=1e-12)
 
 
-def test_interval_of_a_perfect_detector_is_a_point_and_narrows_with_more_utterances():
-    assert eer_interval([3.0, 4.0], [1.0, 2.0]) == (0.0, 0.0)
-    few, many = gaussian_scores(9, 50, 50), gaussian_scores(9, 5000, 5000)
-    assert np.ptp(eer_interval(*many)) < np.ptp(eer_interval(*few)) / 5
+def test_cllr_min_depends_on_the_order_of_scores_alone_and_is_never_above_cllr():
+    bonafide, spoof = gaussian_scores(6)
+    assert cllr_min(3 * bonafide - 7, 3 * spoof - 7) == pytest.approx(cllr_min(bonafide, spoof), abs=1e-12)
+    assert cllr_min(bonafide, spoof) < cllr(bonafide, spoof)
+    assert cllr_min([2.0, 3.0], [0.0, 1.0]) == 0.0
+    assert cllr_min(np.ones(3), np.ones(4)) == pytest.approx(1.0)
+
+
+def test_permuted_labels_have_a_cllr_min_near_one():
+    scores = np.random.default_rng(5).normal(0, 2, 20_000)
+    assert cllr_min(scores[::2], scores[1::2]) == pytest.approx(1, abs=0.02)
 
 
 def test_det_curve_is_thinned_and_keeps_both_ends_and_the_crossing():
@@ -262,7 +270,7 @@ def test_det_curve_is_thinned_and_keeps_both_ends_and_the_crossing():
 
 
 def test_operating_points_run_from_accepting_everything_to_rejecting_everything():
-    points = operating_points([1.0, 1.0, 2.0], [0.0, 1.0])
+    points = operating_points(sort_trials([1.0, 1.0, 2.0], [0.0, 1.0]))
     assert points.thresholds.tolist() == [-np.inf, 0.0, 1.0, 2.0]
     assert points.misses.tolist() == [0, 0, 2, 3]
     assert points.false_alarms.tolist() == [2, 1, 0, 0]
@@ -277,5 +285,6 @@ def test_summarise_agrees_with_the_single_functions(definition: Definition):
     assert summary["act_dcf"] == act_dcf(bonafide, spoof)
     assert summary["cllr"] == cllr(bonafide, spoof)
     assert summary["roc_auc"] == roc_auc(bonafide, spoof)
-    assert (summary["eer_low"], summary["eer_high"]) == eer_interval(bonafide, spoof)
+    assert summary["cllr_min"] == cllr_min(bonafide, spoof)
+    assert summary["cllr"] == pytest.approx(summary["cllr_min"] + summary["cllr_cal"], abs=1e-12)
     assert summary["f1"] == decisions(bonafide, spoof).f1

@@ -1,0 +1,41 @@
+"""Numbers of an evaluation as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.metrics.intervals import COSTS
+
+PLURALS = {"speaker": "speakers", "file": "source files", "utterance": "utterances"}
+"""Kind of cluster → its plural."""
+
+
+def percent(rate: float | None) -> str:
+    """Format a rate in percent with two decimals; None becomes a dash."""
+    return "–" if rate is None else f"{100 * rate:.2f}"
+
+
+def number(metric: str, value: float | None) -> str:
+    """Format the value of a metric, rates in percent."""
+    if value is None:
+        return "–"
+    if metric in COSTS or metric in ("roc_auc", "eer_threshold"):
+        return f"{value:.3f}"
+    return f"{100 * value:.2f} %"
+
+
+def span(metric: str, interval: tuple[float, float] | None) -> str:
+    """Format an interval in brackets, after its value; nothing if it is unknown."""
+    if interval is None:
+        return ""
+    return f" (95 % interval {number(metric, interval[0])} to {number(metric, interval[1])})"
+
+
+def count_clusters(clusters: Mapping[str, int]) -> str:
+    """Say of how many speakers or files utterances are, with a leading space; nothing if they are independent."""
+    kinds = [f"{count:,} {PLURALS[kind]}" for kind, count in clusters.items() if kind != "utterance"]
+    if not kinds:
+        return ""
+    if clusters.get("utterance"):
+        kinds.append(f"{clusters['utterance']:,} single utterances")
+    return f" of {' and '.join(kinds)}"

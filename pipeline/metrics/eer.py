@@ -1,0 +1,87 @@
+"""The equal error rate, by the definitions that published work uses."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pipeline.errors import InputError, did_you_mean
+from pipeline.metrics.trials import OperatingPoints, Trials, operating_points, sort_trials
+
+Definition = Literal["bonafide", "asvspoof", "arena", "roc"]
+DEFINITIONS: tuple[Definition, ...] = get_args(Definition)
+"""Definitions of the equal error rate.
+
+bonafide: mean of miss and false alarm rate where they differ least; equal scores share one threshold.
+asvspoof: the same without grouping equal scores (bona fide sorts first), as in the ASVspoof challenges.
+arena: linear interpolation between the two points around the crossing, as in the Speech Anti-Spoofing Arena.
+roc: the false alarm rate where miss and false alarm rate differ least; of two such points, the higher threshold.
+Without equal scores the four agree within 1 / min(number of bona fide, number of spoof).
+"""
+
+
+class EqualErrorRate(NamedTuple):
+    """The rate at which miss and false alarm rate are equal; scores above the threshold are accepted."""
+
+    eer: float
+    threshold: float
+
+
+def equal_error_rate(
+    bonafide: ArrayLike, spoof: ArrayLike, definition: Definition = "bonafide"
+) -> EqualErrorRate:
+    """The error rate at which bona fide speech is rejected as often as spoofed speech is accepted.
+
+    Perfect separation gives 0, perfectly reversed scores 1. Constant scores give 0.5, except with the definitions
+    `asvspoof` (1) and `roc` (0), which do not treat equal scores as ties.
+    """
+    return eer_of(sort_trials(bonafide, spoof), definition)
+
+
+def eer_of(
+    trials: Trials, definition: Definition = "bonafide", points: OperatingPoints | None = None
+) -> EqualErrorRate:
+    """The equal error rate of sorted trials.
+
+    Args:
+        trials: both classes.
+        definition: one of DEFINITIONS.
+        points: their operating points with equal scores grouped, if they are known.
+
+    Raises:
+        InputError: the definition is unknown.
+    """
+    if definition not in DEFINITIONS:
+        raise InputError(
+            f"unknown definition of the EER {definition!r}{did_you_mean(definition, DEFINITIONS)}"
+        )
+    if points is None or definition == "asvspoof":
+        points = operating_points(trials, group_ties=definition != "asvspoof")
+    num_b, num_s = points.num_bonafide, points.num_spoof
+    # Integers, because rounding must not decide between two equally good points. Each point rejects more scores than
+    # the last, so the difference rises strictly from -num_b * num_s to +num_b * num_s.
+    difference = points.misses * num_s - points.false_alarms * num_b
+    after = int(np.searchsorted(difference, 0))
+    before = after - 1
+    d_before, d_after = -int(difference[before]), int(difference[after])
+    match definition:
+        case "bonafide" | "asvspoof":
+            # Skip the point that accepts everything: its threshold is infinite, and it is never strictly better.
+            i = before if d_before <= d_after and before > 0 else after
+            eer = (points.misses[i] * num_s + points.false_alarms[i] * num_b) / (2 * num_b * num_s)
+            return EqualErrorRate(float(eer), float(points.thresholds[i]))
+        case "roc":
+            i = before if d_before < d_after else after
+            return EqualErrorRate(float(points.false_alarms[i] / num_s), float(points.thresholds[i]))
+        case "arena":
+            miss, false_alarm, thresholds = points.miss, points.false_alarm, points.thresholds
+            if after == thresholds.size - 1:
+                # In this definition the curve ends at the highest score, before everything is rejected.
+                eer = (miss[before] + false_alarm[before]) / 2
+                return EqualErrorRate(float(eer), float(thresholds[after]))
+            share = d_before / (d_before + d_after)
+            eer = miss[before] + share * (miss[after] - miss[before])
+            threshold = thresholds[before + 1] + share * (thresholds[after + 1] - thresholds[before + 1])
+            return EqualErrorRate(float(eer), float(threshold))
