@@ -72,7 +72,9 @@ def main(config: EvaluateConfig) -> int:
     out = Folder(config.out)
     claims = load_claims(config.check) if config.check else []
     recipe = load_recipe(config.recipe) if config.recipe else Recipe()
-    score_sets = with_unique_names([load_scores(Folder(location), recipe) for location in config.scores])
+    score_sets = with_unique_names(
+        [load_scores(Folder(location), recipe, config.clusters) for location in config.scores]
+    )
     settings = Settings(
         config.definition, config.num_bootstrap, config.seed, config.clusters, config.min_group
     )

@@ -21,7 +21,7 @@ from pipeline.evaluation.columns import NOT_STATED, Column, encode, encode_durat
 from pipeline.metrics import Trials
 from pipeline.storage import Folder
 
-TEXTS = ("corpus", "label", "artifact", "attack", "language", "speaker", "split", "codec", "path")
+TEXTS = ("corpus", "label", "artifact", "attack", "language", "speaker", "split", "codec")
 """Columns of text that are read, apart from the uid."""
 
 GROUPS = ("attack", "artifact", "language", "seconds", "codec", "sample_rate", "split", "speaker")
@@ -64,7 +64,7 @@ class Utterances:
     """[N] finite."""
     is_bonafide: NDArray[np.bool_]
     columns: Mapping[str, Column]
-    """Name → values, for `corpus`, `path` and GROUPS."""
+    """Name → values, for `corpus` and GROUPS; `path` if utterances are grouped by source file."""
 
     def __len__(self) -> int:
         return self.scores.size
@@ -95,16 +95,19 @@ class Utterances:
         names: dict[str, int] = {}
         corpus = self.columns["corpus"].codes.astype(np.int64)
         for column_name in chosen:
+            if column_name not in self.columns:
+                continue
             column = self.columns[column_name]
             is_new = (codes < 0) & (column.codes >= 0)
             # A speaker of another corpus is another speaker.
-            keys = corpus[is_new] * (len(column.names) + 1) + column.codes[is_new]
-            distinct, inverse = np.unique(keys, return_inverse=True)
-            if not distinct.size:
+            numbers, num_distinct = renumber(
+                corpus[is_new] * (int(column.codes.max()) + 1) + column.codes[is_new]
+            )
+            if not num_distinct:
                 continue
-            codes[is_new] = sum(names.values()) + inverse
+            codes[is_new] = sum(names.values()) + numbers
             kind_name = "file" if column_name == "path" else column_name
-            names["utterance" if distinct.size == keys.size else kind_name] = distinct.size
+            names["utterance" if num_distinct == numbers.size else kind_name] = num_distinct
         is_single = codes < 0
         if is_single.any():
             num_single = int(np.count_nonzero(is_single))
@@ -150,12 +153,26 @@ class ScoreSet:
         return None if run_id is None else str(run_id)
 
 
-def load_scores(folder: Folder, recipe: Recipe | None = None) -> ScoreSet:
+def renumber(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """Replace numbers by their ranks among those that occur; also returns how many do."""
+    if not codes.size:
+        return codes, 0
+    if codes.max() > 4 * codes.size:
+        distinct, ranks = np.unique(codes, return_inverse=True)
+        return ranks, distinct.size
+    is_used = np.zeros(int(codes.max()) + 1, bool)
+    is_used[codes] = True
+    rank = np.cumsum(is_used) - 1
+    return rank[codes], int(rank[-1]) + 1
+
+
+def load_scores(folder: Folder, recipe: Recipe | None = None, clusters: ClusterKind = "auto") -> ScoreSet:
     """Load a complete SCORES folder and check it.
 
     Args:
         folder: written by `bonafide score --store`.
         recipe: decides which artifacts count as spoof; default: all do.
+        clusters: how utterances will be grouped, which decides whether the names of source files are read.
 
     Raises:
         InputError: the folder has no scores or is incomplete; columns are missing; the number of rows differs from
@@ -183,7 +200,7 @@ def load_scores(folder: Folder, recipe: Recipe | None = None) -> ScoreSet:
             "write a manifest, ingest the folder, and score it with --store"
         )
     names = [info.name for info in folder.find(layout.PARTS) if info.name.endswith(".parquet")]
-    rows = pa.concat_tables([SCHEMA.empty_table(), *(_read_table(folder, name) for name in names)])
+    rows = _read_tables(folder, names, SCHEMA)
     if rows.num_rows != num_expected:
         raise InputError(
             f"{where}: {layout.DESCRIPTION} states {num_expected} utterances, the Parquet files have "
@@ -197,7 +214,17 @@ def load_scores(folder: Folder, recipe: Recipe | None = None) -> ScoreSet:
         )
     if recipe is not None and recipe.bonafide_artifacts:
         labelled = recipe.relabel(_decoded(labelled, ("label", "attack", "artifact")))
-    return ScoreSet(system, where, identity, _utterances(labelled), rows.num_rows - labelled.num_rows)
+    is_labelled = pc.is_valid(rows["label"])
+    del rows
+    paths = None
+    if clusters == "file" or (clusters == "auto" and labelled["speaker"].null_count):
+        paths = _read_tables(folder, names, PATH_SCHEMA).filter(is_labelled)["path"]
+    return ScoreSet(system, where, identity, _utterances(labelled, paths), len(is_labelled) - len(labelled))
+
+
+def _read_tables(folder: Folder, names: Sequence[str], schema: pa.Schema) -> pa.Table:
+    tables = (_read_table(folder, name, schema) for name in names)
+    return pa.concat_tables([schema.empty_table(), *tables]).unify_dictionaries()
 
 
 def _decoded(table: pa.Table, names: Sequence[str]) -> pa.Table:
@@ -218,27 +245,34 @@ SCHEMA = pa.schema(
 """The columns that evaluation reads."""
 
 
-def _read_table(folder: Folder, name: str) -> pa.Table:
+PATH_SCHEMA = pa.schema([("path", pa.dictionary(pa.int32(), pa.string()))])
+"""The source file of each utterance, which is read only if it is needed: all names together may be large."""
+
+
+def _read_table(folder: Folder, name: str, schema: pa.Schema) -> pa.Table:
     try:
         data = pa.py_buffer(folder.read(name))
         known = set(pq.read_schema(pa.BufferReader(data)).names)
         missing = sorted(set(REQUIRED) - known)
         if missing:
             raise InputError(f"{folder.location(name)}: columns {', '.join(missing)} are missing")
-        texts = [text for text in TEXTS if text in known]
+        chosen = [field for field in schema if field.name in known]
+        texts = [field.name for field in chosen if pa.types.is_dictionary(field.type)]
         with pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts) as file:
-            table = file.read(columns=[column for column in SCHEMA.names if column in known])
+            table = file.read(columns=[field.name for field in chosen])
     except pa.ArrowException as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{folder.location(name)}: not a Parquet file of scores: {reason}") from error
-    for field in SCHEMA:
-        if field.name not in known:
-            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    return table.select(SCHEMA.names).cast(SCHEMA)
+    num_rows = pq.read_metadata(pa.BufferReader(data)).num_rows
+    columns = [
+        table[field.name].cast(field.type) if field.name in known else pa.nulls(num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
-def _utterances(rows: pa.Table) -> Utterances:
-    """Sort labelled rows by score, and encode their texts."""
+def _utterances(rows: pa.Table, paths: pa.ChunkedArray | None) -> Utterances:
+    """Sort labelled rows by score, and encode their texts and the paths of their source files."""
     scores = rows["score"].to_numpy()
     labels = encode(rows["label"])
     is_bonafide = (
@@ -249,6 +283,8 @@ def _utterances(rows: pa.Table) -> Utterances:
     order = np.concatenate((np.flatnonzero(is_bonafide), np.flatnonzero(~is_bonafide)))
     order = order[np.argsort(scores[order], kind="stable")]
     columns = {name: encode(rows[name]) for name in TEXTS if name != "label"}
+    if paths is not None:
+        columns["path"] = encode(paths)._replace(names=())
     corpus = columns["corpus"]
     if (corpus.codes < 0).any():
         codes = np.where(corpus.codes < 0, len(corpus.names), corpus.codes).astype(np.int32)

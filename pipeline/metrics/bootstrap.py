@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from pipeline.errors import InputError
 from pipeline.metrics.isotonic import cllr_of_posteriors, isotonic_posteriors
 from pipeline.metrics.rates import ASVSPOOF5, Costs, llr_losses
 from pipeline.metrics.trials import Trials, tie_ends
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Samples = dict[str, NDArray[np.float64]]
 """Name of a metric → its value in each resample, [num_resamples]."""
@@ -52,6 +55,9 @@ BLOCKS_AROUND_EER = 512
 
 EER_REACH = 10.0
 """How far from the EER, in standard errors of miss − false alarm, a resample may have its EER."""
+
+SMALL_TABLE = 2**20
+"""Up to so many entries, the table of blocks and clusters is dense."""
 
 CHUNK_WEIGHTS = 2**24
 """Weights (clusters × resamples) that are held at once."""
@@ -183,28 +189,46 @@ def _standard_error(trials: Trials, end: int) -> float:
 
 def _draw_clusters(blocks: _Blocks, trials: Trials, rng: np.random.Generator) -> Iterator[_Counts]:
     """Draw the weights of clusters, and add them up in each block."""
-    from scipy.sparse import csr_array
-
     assert trials.clusters is not None
     num_clusters = int(trials.clusters.max()) + 1
     matrices, losses = [], []
     for is_class in (trials.is_bonafide, ~trials.is_bonafide):
-        positions = np.concatenate(([0], np.cumsum(is_class)[blocks.ends - 1]))
-        columns = trials.clusters[is_class].astype(np.int32)
-        matrix = csr_array(
-            (np.ones(columns.size, np.float32), columns, positions), shape=(blocks.ends.size, num_clusters)
-        )
-        matrix.sum_duplicates()
-        matrices.append(matrix)
+        ends = np.cumsum(is_class, dtype=np.int64)[blocks.ends - 1]
+        clusters = trials.clusters[is_class]
+        matrices.append(_count_by_block(ends, clusters, num_clusters))
         if blocks.losses.size:
-            losses.append(np.bincount(columns, weights=blocks.losses[is_class], minlength=num_clusters))
+            losses.append(np.bincount(clusters, weights=blocks.losses[is_class], minlength=num_clusters))
     class_losses = np.array(losses).reshape(len(losses), num_clusters)
-    num_columns = min(128, max(8, CHUNK_WEIGHTS // num_clusters))
+    num_columns = min(100, max(8, CHUNK_WEIGHTS // num_clusters))
     while True:
-        bits = np.frombuffer(rng.bytes(2 * num_clusters * num_columns), np.uint16)
-        weights = POISSON_TABLE[bits].reshape(num_clusters, num_columns)
+        weights = _poisson_of_one((num_clusters, num_columns), rng)
         bonafide, spoof = ((matrix @ weights).astype(np.float64) for matrix in matrices)
         yield _Counts(bonafide, spoof, (class_losses @ weights).astype(np.float64))
+
+
+def _count_by_block(
+    ends: NDArray[np.int64], clusters: NDArray[np.int64], num_clusters: int
+) -> NDArray[np.float32] | csr_array:
+    """Count the trials of each cluster in each block, [num_blocks, num_clusters].
+
+    Args:
+        ends: [num_blocks] position after the last trial of each block.
+        clusters: [N] of each trial.
+        num_clusters: their number.
+    """
+    from scipy.sparse import csr_array
+
+    shape = (ends.size, num_clusters)
+    if shape[0] * shape[1] <= max(clusters.size, SMALL_TABLE):
+        block = np.repeat(np.arange(ends.size) * num_clusters, np.diff(ends, prepend=0))
+        counts = np.bincount(block + clusters, minlength=shape[0] * shape[1])
+        return counts.reshape(shape).astype(np.float32)
+    positions = np.concatenate(([0], ends))
+    matrix = csr_array(
+        (np.ones(clusters.size, np.float32), clusters.astype(np.int32), positions), shape=shape
+    )
+    matrix.sum_duplicates()
+    return matrix
 
 
 def _draw_independent(blocks: _Blocks, trials: Trials, rng: np.random.Generator) -> Iterator[_Counts]:
@@ -212,7 +236,7 @@ def _draw_independent(blocks: _Blocks, trials: Trials, rng: np.random.Generator)
 
     The loss of a block's trials is a sum over as many random trials of the block; its first two moments are used.
     """
-    num_columns = 128
+    num_columns = 100
     sizes = [
         np.add.reduceat(is_class, blocks.starts, dtype=np.int64)
         for is_class in (trials.is_bonafide, ~trials.is_bonafide)
@@ -230,18 +254,21 @@ def _draw_independent(blocks: _Blocks, trials: Trials, rng: np.random.Generator)
 
 
 def _poisson(mean: NDArray[np.int64], num_columns: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw Poisson numbers [num_means, num_columns].
-
-    Large ones come from the normal distribution, which is 10 times faster.
-    """
-    is_large = mean >= 16
-    numbers = np.empty((mean.size, num_columns))
-    numbers[~is_large] = rng.poisson(
-        mean[~is_large, None], (mean.size - np.count_nonzero(is_large), num_columns)
-    )
+    """Draw Poisson numbers [num_means, num_columns]; large ones from the normal distribution, which is faster."""
+    numbers = np.zeros((mean.size, num_columns))
+    is_one, is_large = mean == 1, mean >= 16
+    is_small = (mean > 1) & ~is_large
+    numbers[is_one] = _poisson_of_one((int(np.count_nonzero(is_one)), num_columns), rng)
+    numbers[is_small] = rng.poisson(mean[is_small, None], (np.count_nonzero(is_small), num_columns))
     large = mean[is_large, None]
     numbers[is_large] = np.maximum(large + np.sqrt(large) * rng.standard_normal((large.size, num_columns)), 0)
     return numbers
+
+
+def _poisson_of_one(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw Poisson numbers of mean 1."""
+    bits = np.frombuffer(rng.bytes(2 * shape[0] * shape[1]), np.uint16)
+    return POISSON_TABLE[bits].reshape(shape)
 
 
 def _sum_of_losses(
@@ -289,12 +316,8 @@ def _metrics(blocks: _Blocks, counts: _Counts, names: Sequence[str], costs: Cost
     if blocks.losses.size:
         samples["cllr"] = (counts.losses[0] / num_b + counts.losses[1] / num_s) / 2
     if "cllr_min" in names or "cllr_cal" in names:
-        samples["cllr_min"] = np.array(
-            [
-                _cllr_min(b, s)
-                for b, s in zip((counts.bonafide / num_b).T, (counts.spoof / num_s).T, strict=True)
-            ]
-        )
+        weights = zip(_rows(counts.bonafide / num_b), _rows(counts.spoof / num_s), strict=True)
+        samples["cllr_min"] = np.array([_cllr_min(b, s) for b, s in weights])
     if "cllr_cal" in names:
         samples["cllr_cal"] = samples["cllr"] - samples["cllr_min"]
     return {name: samples[name] for name in names}
@@ -329,3 +352,8 @@ def _decisions(
 
 def _cllr_min(weight_b: NDArray[np.float64], weight_s: NDArray[np.float64]) -> float:
     return cllr_of_posteriors(weight_b, weight_s, isotonic_posteriors(weight_b, weight_s))
+
+
+def _rows(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Exchange rows and columns, so that what was a column is contiguous in memory."""
+    return np.ascontiguousarray(columns.T)
