@@ -1,0 +1,91 @@
+"""SCORES folders of simulated systems, whose utterances have speakers, attacks, codecs and durations."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.evaluation.measure import Settings
+from pipeline.evaluation.results import Results, evaluate
+from pipeline.evaluation.scores import load_scores, with_unique_names
+from pipeline.storage import Folder
+
+NUM_SPEAKERS = 30
+
+
+def write_system(
+    folder: Path,
+    *,
+    system: str = "tiny",
+    skill: float = 2.0,
+    seed: int = 0,
+    corpora: Sequence[str] = ("alpha", "beta"),
+    num_utterances: int = 600,
+    without: Sequence[str] = (),
+    left_out: int = 0,
+    hard_attack: float = 0.0,
+    **changes: object,
+) -> Path:
+    """Write the scores of a system.
+
+    Args:
+        folder: where to write.
+        system: its name.
+        skill: distance of each class from 0; utterances of a speaker share an offset.
+        seed: of the errors that only this system makes.
+        corpora: their names.
+        num_utterances: of each corpus, half of them bona fide.
+        without: columns that are not written.
+        left_out: utterances of each corpus that this system did not score.
+        hard_attack: added to the scores of attack A03.
+        changes: entries of the description.
+    """
+    (folder / "scores").mkdir(parents=True)
+    for number, corpus in enumerate(corpora):
+        shared, own = np.random.default_rng(number), np.random.default_rng([seed, number])
+        rows = np.arange(num_utterances)
+        is_bonafide = rows % 2 == 0
+        speaker = shared.integers(0, NUM_SPEAKERS, rows.size)
+        attack = shared.integers(0, 4, rows.size)
+        score = np.where(is_bonafide, skill, -skill) + shared.normal(0, 1, rows.size)
+        score += shared.normal(0, 0.8, NUM_SPEAKERS)[speaker] + own.normal(0, 0.4, NUM_SPEAKERS)[speaker]
+        score += own.normal(0, 0.5, rows.size) + np.where(~is_bonafide & (attack == 3), hard_attack, 0)
+        table = pa.table(
+            {
+                "uid": [f"{number:04x}{row:012x}" for row in rows],
+                "corpus": [corpus] * rows.size,
+                "path": [f"files/{row // 20}.wav" for row in rows],
+                "label": np.where(is_bonafide, "bonafide", "spoof"),
+                "artifact": [None if each else "tts" for each in is_bonafide],
+                "attack": [None if b else f"A{a:02d}" for b, a in zip(is_bonafide, attack, strict=True)],
+                "language": ["en" if row % 3 else "de" for row in rows],
+                "speaker": [f"s{each:02d}" for each in speaker],
+                "split": ["test"] * rows.size,
+                "codec": ["mp3" if row % 50 < 2 else "flac" for row in rows],
+                "sample_rate": pa.array([8000 if row % 5 else 44100 for row in rows], pa.int32()),
+                "seconds": pa.array(shared.uniform(1, 20, rows.size), pa.float32()),
+                "score": pa.array(score, pa.float32()),
+            }
+        )
+        table = table.slice(left_out).drop_columns(list(without))
+        pq.write_table(table, folder / "scores" / f"part-{number}.parquet")
+    description = {
+        "system": system,
+        "weights_digest": f"{seed:016x}",
+        "policy": "whole",
+        "precision": "fp32",
+        "num_utterances": len(corpora) * (num_utterances - left_out),
+        "num_rejected": 0,
+    }
+    (folder / "scores.json").write_text(json.dumps(description | changes))
+    return folder
+
+
+def results_of(*folders: Path, settings: Settings | None = None) -> Results:
+    """Evaluate some SCORES folders."""
+    settings = settings or Settings(num_bootstrap=200)
+    loaded = [load_scores(Folder(str(folder)), clusters=settings.clusters) for folder in folders]
+    return evaluate(with_unique_names(loaded), settings)
