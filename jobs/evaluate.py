@@ -18,7 +18,7 @@ from pipeline.evaluation.files import to_files
 from pipeline.evaluation.measure import Settings, evaluate
 from pipeline.evaluation.mlflow_runs import log_to_mlflow
 from pipeline.evaluation.page import eer_table
-from pipeline.evaluation.scores import load_scores, with_unique_names
+from pipeline.evaluation.scores import find_score_folders, load_scores, with_unique_names
 from pipeline.fields import Location, Locations, Range, Seed
 from pipeline.metrics import Definition
 from pipeline.storage import Folder
@@ -30,7 +30,8 @@ class EvaluateConfig:
     """Which scores to compare, and where to write the report."""
 
     scores: Locations
-    """Folders that `bonafide score` wrote, separated by commas; the report lists systems in this order."""
+    """Folders that `bonafide score` wrote, separated by commas; the report lists systems in this order. A folder with
+    several window policies is one system for each."""
     out: Location
     """Folder or s3:// URI for the report."""
     definition: Definition = "bonafide"
@@ -60,7 +61,8 @@ def main(config: EvaluateConfig) -> None:
     tracking.check(config.tracking_uri, config.experiment)
     out = Folder(config.out)
     recipe = load_recipe(config.recipe) if config.recipe else Recipe()
-    score_sets = with_unique_names([load_scores(Folder(location)) for location in config.scores])
+    folders = [folder for location in config.scores for folder in find_score_folders(Folder(location))]
+    score_sets = with_unique_names([load_scores(folder) for folder in folders])
     score_sets = [replace(scores, rows=recipe.relabel(scores.rows)) for scores in score_sets]
     results = evaluate(score_sets, Settings(config.definition, config.num_bootstrap, config.seed))
     if recipe.bonafide_artifacts:
