@@ -61,10 +61,12 @@ UTTERANCE_COLUMNS = pa.schema(
         ("speaker", pa.string()),
         ("split", pa.string()),
         ("seconds", pa.float32()),
+        ("codec", pa.string()),  # of the source file, as `sample_rate`; segments of one file have one path
+        ("sample_rate", pa.int32()),
         *LOGITS,
     ]
 )
-"""Columns of the scores of a store, in order."""
+"""Columns of the scores of a store, in order; scores of an earlier version lack `codec` and `sample_rate`."""
 FILE_COLUMNS = pa.schema([("id", pa.string()), ("path", pa.string()), *LOGITS])
 """Columns of the scores of a folder of audio files, in order."""
 REJECT_COLUMNS = pa.schema(

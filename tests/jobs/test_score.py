@@ -55,7 +55,7 @@ from pipeline.detector.checkpoint import load_detector, save_detector
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.scoring import Scorer, WindowPolicy
 from pipeline.errors import InputError
-from pipeline.evaluation.layout import FILE_COLUMNS, part_rejects_name, policy_folder
+from pipeline.evaluation.layout import FILE_COLUMNS, UTTERANCE_COLUMNS, part_rejects_name, policy_folder
 from pipeline.evaluation.scores import find_score_folders, load_scores
 from pipeline.fields import Names
 from pipeline.storage import STAGED_SUFFIX, Folder
@@ -897,7 +897,11 @@ def test_utterances_of_a_store_that_fit_into_memory_under_one_policy_only_are_li
     after = {path: path.stat().st_mtime_ns for path in before}
     assert [path for path in before if after[path] != before[path]] == [parts[1]]
 
-    assert pq.read_table(windows / "scores").num_rows == 60
+    table = pq.read_table(windows / "scores")
+    assert (table.num_rows, table.schema.names) == (60, UTTERANCE_COLUMNS.names)
+    assert set(zip(table["codec"].to_pylist(), table["sample_rate"].to_pylist(), strict=True)) == {
+        ("flac", 16_000)
+    }
     records = [json.loads((folder / "scores.json").read_text()) for folder in (out, windows)]
     assert [record["system"] for record in records] == [
         "detector (step 7) · whole",
