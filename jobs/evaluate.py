@@ -22,7 +22,7 @@ from pipeline.evaluation.measure import Settings
 from pipeline.evaluation.mlflow_runs import log_to_mlflow
 from pipeline.evaluation.page import eer_table
 from pipeline.evaluation.results import evaluate
-from pipeline.evaluation.scores import ClusterKind, load_scores, with_unique_names
+from pipeline.evaluation.scores import ClusterKind, find_score_folders, load_scores, with_unique_names
 from pipeline.fields import LocalPath, Location, Locations, Range, Seed
 from pipeline.metrics import Definition
 from pipeline.storage import Folder
@@ -34,7 +34,8 @@ class EvaluateConfig:
     """Which scores to compare, and where to write the report."""
 
     scores: Locations
-    """Folders that `bonafide score` wrote, separated by commas; the report lists systems in this order."""
+    """Folders that `bonafide score` wrote, separated by commas; the report lists systems in this order. A folder with
+    several window policies is one system for each."""
     out: Location
     """Folder or s3:// URI for the report."""
     definition: Definition = "bonafide"
@@ -72,9 +73,8 @@ def main(config: EvaluateConfig) -> int:
     out = Folder(config.out)
     claims = load_claims(config.check) if config.check else []
     recipe = load_recipe(config.recipe) if config.recipe else Recipe()
-    score_sets = with_unique_names(
-        [load_scores(Folder(location), recipe, config.clusters) for location in config.scores]
-    )
+    folders = [folder for location in config.scores for folder in find_score_folders(Folder(location))]
+    score_sets = with_unique_names([load_scores(folder, recipe, config.clusters) for folder in folders])
     settings = Settings(
         config.definition, config.num_bootstrap, config.seed, config.clusters, config.min_group
     )

@@ -3,10 +3,12 @@
     bonafide score --store STORE --corpora in_the_wild --checkpoint RUN/detector.safetensors --out SCORES
     bonafide score --audio DIR --checkpoint FILE --out SCORES
     bonafide score --audio DIR --checkpoint models:/bonafide-xlsr_300m@best --tracking-uri URI --out SCORES
+    bonafide score --store STORE --checkpoint FILE --window whole,window:4.04:first --out OUT
 
-Running the same command again scores only the missing parts. The exit status is 1 if any audio has no score: a file
-that cannot be decoded, or one that does not fit into memory. Hidden files, and those that neither are audio nor have
-the name of audio, do not count.
+With several windows, each utterance is decoded once, and OUT has a SCORES folder for each window. Running the
+same command again scores only the missing parts. The exit status is 1 if any audio has no score under one of the
+windows: a file that cannot be decoded, or one that does not fit into memory. Hidden files, and those that neither are
+audio nor have the name of audio, do not count.
 """
 
 from __future__ import annotations
@@ -14,26 +16,34 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jobs.checkpoint_source import fetch_checkpoint
+from jobs.checkpoint_source import Checkpoint, fetch_checkpoint
 from jobs.devices import check_gpus
 from jobs.ray_session import ray_session
 from jobs.scoring import alone
 from jobs.scoring.config import ScoreConfig
-from jobs.scoring.description import describe, print_losses, print_summary, scores_identity, system_name
+from jobs.scoring.description import (
+    PolicyScoring,
+    describe,
+    divide_scoring,
+    print_losses,
+    print_summary,
+)
 from jobs.scoring.executor import Executor
 from jobs.scoring.folder import (
-    check_folder,
-    claim_folder,
+    check_folders,
+    claim_folders,
     count_scores,
+    policy_folders,
     publish,
     read_rejects,
     write_plan,
 )
-from jobs.scoring.inputs import ScoringPlan, plan_scoring
+from jobs.scoring.inputs import Row, ScoringPlan, plan_scoring
 from jobs.scoring.loop import score_parts
 from jobs.scoring.mlflow_run import log_to_mlflow, start_run
 from jobs.scoring.on_ray import RayExecutor
@@ -57,43 +67,78 @@ def main(config: ScoreConfig) -> int:
     plan = plan_scoring(config, out)
     checkpoint = fetch_checkpoint(config.checkpoint, config.tracking_uri)
     check_gpus(config.device, 1)
-    division = divide_rows(plan.rows, config.part_seconds, out)
+    outs = policy_folders(out, config.window)
+    division = divide_rows(plan.rows, config.part_seconds, outs)
     is_alone = alone.is_enough(len(division.missing))
     if is_alone:
         alone.prepare_processes()
     # They import torch, which takes seconds: what is wrong in the command is known before.
     from pipeline.detector.checkpoint import load_detector
-    from pipeline.detector.scoring import WindowPolicy
 
-    policy = WindowPolicy.parse(config.window)
     loaded = load_detector(checkpoint.path, config.variant or None)
     checkpoint.check(loaded.digest)
     print(loaded.coverage, flush=True)
 
-    identity = scores_identity(config, plan, loaded, policy)
-    check_folder(out, identity)
-    system = system_name(config, checkpoint, loaded)
+    scorings = divide_scoring(config, plan, checkpoint, loaded, outs)
+    identities = {policy: scoring.identity for policy, scoring in scorings.items()}
+    check_folders(out, identities)
+    folder_of_plan = outs[config.window[0]]
     with (
-        _open_executor(config, plan, out, checkpoint.path, loaded, is_alone=is_alone) as executor,
-        start_run(config, system, checkpoint, loaded, identity) as tracked,
+        _open_executor(config, plan, folder_of_plan, checkpoint.path, loaded, is_alone=is_alone) as executor,
+        contextlib.ExitStack() as runs,
     ):
-        claim_folder(out, identity)
-        write_plan(out, plan.rows, division.sizes)
+        tracked_of = {
+            policy: runs.enter_context(
+                start_run(scoring.config, scoring.system, checkpoint, loaded, scoring.identity)
+            )
+            for policy, scoring in scorings.items()
+        }
+        claim_folders(out, identities)
+        for folder in outs.values():
+            write_plan(folder, plan.rows, division.sizes)
         print(division, flush=True)
-        audio_s = 0.0
+        audio_s = dict.fromkeys(outs, 0.0)
         if division.missing:
             pool = choose_pool(config, division.missing_seconds, executor.machines())
-            audio_s = score_parts(plan, division, out, executor, pool)
-        rejects = [*plan.rejects, *read_rejects(out, len(division.sizes))]
-        num_scored = count_scores(out, len(division.sizes))
-        assert num_scored + len(rejects) == plan.num_found, (num_scored, len(rejects), plan.num_found)
-        description = identity | describe(
-            config, system, checkpoint, loaded, num_scored=num_scored, rejects=rejects, run_id=tracked.run_id
-        )
-        publish(out, config, description, rejects)
-        log_to_mlflow(tracked, plan, description, audio_s)
-    print_summary(out, description, tracked.url)
-    return print_losses(out, rejects, plan.num_found)
+            audio_s = score_parts(plan, division, outs, executor, pool)
+        results = {}
+        for policy, scoring in scorings.items():
+            tracked = tracked_of[policy]
+            results[policy] = _publish(scoring, plan, checkpoint, loaded, len(division.sizes), tracked.run_id)
+            log_to_mlflow(tracked, plan, results[policy].description, audio_s[policy])
+    for policy, result in results.items():
+        print_summary(outs[policy], result.description, tracked_of[policy].url)
+    return max(
+        print_losses(outs[policy], policy if len(outs) > 1 else "", result.rejects, plan.num_found)
+        for policy, result in results.items()
+    )
+
+
+@dataclass(frozen=True)
+class _Result:
+    """Complete scores under one window policy."""
+
+    description: Mapping[str, Any]
+    """Content of `layout.DESCRIPTION`."""
+    rejects: list[Row]
+
+
+def _publish(
+    scoring: PolicyScoring,
+    plan: ScoringPlan,
+    checkpoint: Checkpoint,
+    loaded: Loaded,
+    num_parts: int,
+    run_id: str | None,
+) -> _Result:
+    """Complete the folder of a policy whose parts all have their scores."""
+    out = Folder(scoring.config.out)
+    rejects = [*plan.rejects, *read_rejects(out, num_parts)]
+    num_scored = count_scores(out, num_parts)
+    assert num_scored + len(rejects) == plan.num_found, (num_scored, len(rejects), plan.num_found)
+    description = describe(scoring, checkpoint, loaded, num_scored=num_scored, rejects=rejects, run_id=run_id)
+    publish(out, scoring.config, description, rejects)
+    return _Result(description, rejects)
 
 
 @contextlib.contextmanager

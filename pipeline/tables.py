@@ -88,6 +88,20 @@ def read_table(folder: Folder, name: str, columns: Sequence[str] | None = None) 
     )
 
 
+def read_columns(
+    folder: Folder, name: str, schema: pa.Schema, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read some columns of a Parquet file, or all; those that an older version of the schema did not have are null."""
+    columns = schema.names if columns is None else list(columns)
+    file = pq.ParquetFile(pa.BufferReader(folder.read(name)))
+    present = set(file.schema_arrow.names)
+    table = file.read([column for column in columns if column in present])
+    for column in columns:
+        if column not in present:
+            table = table.append_column(schema.field(column), pa.nulls(len(table), schema.field(column).type))
+    return table.select(columns)
+
+
 def read_group(folder: Folder, name: str, group: int) -> pa.Table:
     """Read one row group of a Parquet file, without fetching the others."""
     with folder.open(name) as file:

@@ -25,7 +25,7 @@ from jobs.benchmarks.table import Measured, print_now
 from jobs.devices import usable_cpus
 from jobs.ray_session import ray_session
 from jobs.scoring.config import ScoreConfig
-from jobs.scoring.folder import write_plan
+from jobs.scoring.folder import policy_folders, write_plan
 from jobs.scoring.inputs import plan_folder
 from jobs.scoring.loop import score_parts
 from jobs.scoring.on_ray import RayExecutor
@@ -295,11 +295,12 @@ class Job:
         self._num_runs += 1
         out = self._out()
         plan = plan_folder(Folder(self._config.audio), out)
-        division = divide_rows(plan.rows, self._config.part_seconds, out)
+        outs = policy_folders(out, self._config.window)
+        division = divide_rows(plan.rows, self._config.part_seconds, outs)
         write_plan(out, plan.rows, division.sizes)
         executor = TimedExecutor(plan.audio_source, out, self._detector)
         pool = choose_pool(self._config, division.missing_seconds, executor.machines())
-        score_parts(plan, division, out, executor, pool)
+        score_parts(plan, division, outs, executor, pool)
         return time.perf_counter() - executor.started_at
 
     def scores(self) -> NDArray[np.float32]:

@@ -44,7 +44,7 @@ class AloneExecutor:
 
         Args:
             audio_source: decodes the audio.
-            out: folder of the scores.
+            out: folder of the scores with the plan; of several, any one.
             make_detector: builds the detector, on the CPU; scoring processes call it.
         """
         self._audio_source, self._out, self._make_detector = audio_source, out, make_detector
@@ -104,10 +104,10 @@ class AloneExecutor:
         return self._result(call)
 
     def score(
-        self, scorer: ChildProcess, audio: list[Samples], begin: int, end: int
+        self, scorer: ChildProcess, audio: list[Samples], begin: int, end: int, policy: str
     ) -> Future[SpanScores | None]:
         """See `Executor`."""
-        call = scorer.submit(_score, audio[begin:end])
+        call = scorer.submit(_score, audio[begin:end], policy)
         self._scorer_of[call] = scorer
         return call
 
@@ -150,5 +150,5 @@ def _start_scorer(
     return _scorer.memory_limit()
 
 
-def _score(audio: list[Samples]) -> SpanScores | None:
-    return _scorer.score(audio, 0, len(audio))
+def _score(audio: list[Samples], policy: str) -> SpanScores | None:
+    return _scorer.score(audio, 0, len(audio), policy)

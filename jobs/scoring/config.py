@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,14 +12,17 @@ from pipeline.errors import InputError
 from pipeline.fields import Checkpoint, Location, Names, Range, Reader
 
 
-def _window(text: str) -> str:
-    if not text:
-        raise ValueError
-    if text != "whole":
-        from pipeline.detector.scoring import WindowPolicy  # torch takes seconds to import
+def _windows(text: str) -> Names:
+    policies = Names.parse(text)
+    if list(policies) == ["whole"]:
+        return policies
+    from pipeline.detector.scoring import WindowPolicy  # torch takes seconds to import
 
-        WindowPolicy.parse(text)
-    return text
+    return Names.parse(json.dumps([str(WindowPolicy.parse(policy)) for policy in policies]))
+
+
+Windows = Annotated[Names, Reader(_windows, "window policies separated by commas, none repeated")]
+"""Different window policies, each as `WindowPolicy` writes it."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,9 @@ class ScoreConfig:
     """Name of this detector in tables; default: the name and step of the checkpoint."""
     variant: VariantName = ""
     """Name of the front end, for a checkpoint that does not state it: xlsr_300m …"""
-    window: Annotated[str, Reader(_window, "a window policy")] = "whole"
-    """`whole` to score entire utterances, or `window:SECONDS:first|mean|max`. Scores depend on it, so --out holds
-    scores of one window only."""
+    window: Windows = Names(["whole"])
+    """`whole` to score entire utterances, or `window:SECONDS:first|mean|max`. Scores depend on it. With several,
+    separated by commas, an utterance is decoded once and scored under each, and --out has a folder for each."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Arithmetic precision. Published EERs use fp32 or tf32. Scores depend on it, so --out holds scores of one
     precision only."""

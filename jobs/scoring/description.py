@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from jobs.checkpoint_source import Checkpoint
@@ -14,26 +15,58 @@ from pipeline import tracking
 from pipeline.config import to_dict
 from pipeline.data.audio.containers.names import is_audio_name
 from pipeline.evaluation import layout
+from pipeline.fields import Names
 from pipeline.progress import counted
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
     from pipeline.detector.checkpoint import Loaded
-    from pipeline.detector.scoring import WindowPolicy
 
 NOT_AUDIO = frozenset({"not_audio", "empty", "special", "link-loop"})
 """Reasons that are no loss of a score for a file whose name has no ending of audio."""
 
 
-def scores_identity(
-    config: ScoreConfig, plan: ScoringPlan, loaded: Loaded, policy: WindowPolicy
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PolicyScoring:
+    """The scoring under one window policy, whose result is a SCORES folder."""
+
+    config: ScoreConfig
+    """The settings of a command that scores under this policy alone, into this folder."""
+    system: str
+    """Name of the detector in tables, with the policy if there are several."""
+    identity: Mapping[str, Any]
+
+
+def divide_scoring(
+    config: ScoreConfig, plan: ScoringPlan, checkpoint: Checkpoint, loaded: Loaded, outs: Mapping[str, Folder]
+) -> dict[str, PolicyScoring]:
+    """Divide a scoring by window policy.
+
+    Args:
+        config: settings for all policies.
+        plan: what to score.
+        checkpoint: the detector.
+        loaded: the detector.
+        outs: window policy → folder of its scores.
+    """
+    system = system_name(config, checkpoint, loaded)
+    scorings = {}
+    for policy, out in outs.items():
+        name, alone = system, config
+        if len(outs) > 1:
+            name = f"{system} · {policy}"
+            alone = replace(config, window=Names([policy]), out=out.uri, system=name)
+        scorings[policy] = PolicyScoring(alone, name, scores_identity(config, plan, loaded, policy))
+    return scorings
+
+
+def scores_identity(config: ScoreConfig, plan: ScoringPlan, loaded: Loaded, policy: str) -> dict[str, Any]:
     """Collect everything that determines the scores and their division into parts."""
     return {
         "weights_digest": loaded.digest,
         "variant": loaded.variant,
         **plan.identity,
-        "policy": str(policy),
+        "policy": policy,
         "precision": config.precision,
         "part_seconds": config.part_seconds,
     }
@@ -48,8 +81,7 @@ def system_name(config: ScoreConfig, checkpoint: Checkpoint, loaded: Loaded) -> 
 
 
 def describe(
-    config: ScoreConfig,
-    system: str,
+    scoring: PolicyScoring,
     checkpoint: Checkpoint,
     loaded: Loaded,
     *,
@@ -57,10 +89,12 @@ def describe(
     rejects: Sequence[Row],
     run_id: str | None,
 ) -> dict[str, Any]:
-    """Describe finished scores; with their identity, this is the content of `layout.DESCRIPTION`."""
+    """Describe finished scores: the content of `layout.DESCRIPTION`."""
     step = loaded.metadata.get("step")
+    config = scoring.config
     return {
-        "system": system,
+        **scoring.identity,
+        "system": scoring.system,
         "checkpoint": checkpoint.uri,
         "step": int(step) if step else None,
         "decoder": _decoder(config),
@@ -96,14 +130,22 @@ def is_loss(reject: Row) -> bool:
     return is_audio_name(reject["path"]) or reject["reason"] not in NOT_AUDIO
 
 
-def print_losses(out: Folder, rejects: Sequence[Row], num_found: int) -> int:
-    """Name the scores that are missing on standard error; returns the exit status."""
+def print_losses(out: Folder, policy: str, rejects: Sequence[Row], num_found: int) -> int:
+    """Name the scores that are missing on standard error; returns the exit status.
+
+    Args:
+        out: folder of the scores.
+        policy: their window policy if there are several, else empty.
+        rejects: what has no score.
+        num_found: utterances or files in the input.
+    """
     losses = [reject for reject in rejects if is_loss(reject)]
     if not losses:
         return 0
     reasons = ", ".join(f"{count} {reason}" for reason, count in count_by_reason(losses).items())
+    under = f" under {policy}" if policy else ""
     print(
-        f"bonafide score: {len(losses)} of {num_found} have no score: {reasons}; "
+        f"bonafide score: {len(losses)} of {num_found} have no score{under}: {reasons}; "
         f"{out.location(layout.REJECTS)} lists them",
         file=sys.stderr,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -14,11 +14,49 @@ from pipeline import tables, tracking
 from pipeline.config import to_toml
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
+from pipeline.evaluation.scores import find_score_folders
 from pipeline.storage import Folder
 
 
-def check_folder(out: Folder, identity: Mapping[str, Any]) -> None:
+def policy_folders(out: Folder, policies: Sequence[str]) -> dict[str, Folder]:
+    """Window policy → folder of its scores: `out` itself if there is one policy, else a folder in it for each."""
+    if len(policies) == 1:
+        return {policies[0]: out}
+    return {policy: out.folder(layout.policy_folder(policy)) for policy in policies}
+
+
+def check_folders(out: Folder, identities: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that a folder has room for scores under some window policies, without writing anything.
+
+    The scores of further policies, which another command has written there, must differ in nothing but the policy.
+
+    Args:
+        out: as for `policy_folders`.
+        identities: window policy → identity of its scores.
+
+    Raises:
+        InputError: the folder holds scores of another identity, or those of one policy where several have a folder
+            each, or the reverse.
+    """
+    if len(identities) == 1 and out.exists(layout.POLICIES):
+        raise InputError(f"{out.uri}: holds a folder for each of several windows; choose another --out")
+    if len(identities) > 1 and out.exists(layout.IDENTITY):
+        raise InputError(f"{out.uri}: holds scores of one window; choose another --out for several")
+    folders = policy_folders(out, list(identities))
+    for policy, folder in folders.items():
+        check_folder(folder, identities[policy])
+    for folder in find_score_folders(out):
+        if folder not in folders.values():
+            check_folder(folder, next(iter(identities.values())), ignored={"policy"})
+
+
+def check_folder(out: Folder, identity: Mapping[str, Any], ignored: Collection[str] = ()) -> None:
     """Check that a folder holds no scores of another identity, without writing anything.
+
+    Args:
+        out: the folder of scores under one window policy.
+        identity: what determines the scores.
+        ignored: entries that may differ.
 
     Raises:
         InputError: it does.
@@ -27,20 +65,25 @@ def check_folder(out: Folder, identity: Mapping[str, Any]) -> None:
         return
     existing = json.loads(out.read(layout.IDENTITY))
     differing = [
-        key for key in sorted(identity.keys() | existing.keys()) if existing.get(key) != identity.get(key)
+        key
+        for key in sorted((identity.keys() | existing.keys()) - set(ignored))
+        if existing.get(key) != identity.get(key)
     ]
     if differing:
         raise InputError(f"{out.uri}: holds scores with another {', '.join(differing)}; choose another --out")
 
 
-def claim_folder(out: Folder, identity: Mapping[str, Any]) -> None:
-    """Reserve a folder for scores of one identity.
+def claim_folders(out: Folder, identities: Mapping[str, Mapping[str, Any]]) -> None:
+    """Reserve a folder for scores under some window policies; see `check_folders`.
 
     Raises:
-        InputError: the folder already holds scores of another identity.
+        InputError: another process has reserved it for another identity.
     """
-    if not out.create(layout.IDENTITY, _to_json(identity)):
-        check_folder(out, identity)
+    for policy, folder in policy_folders(out, list(identities)).items():
+        if len(identities) > 1:
+            out.commit(layout.policy_marker(policy), f"{policy}\n".encode())
+        if not folder.create(layout.IDENTITY, _to_json(identities[policy])):
+            check_folder(folder, identities[policy])
 
 
 def write_plan(out: Folder, rows: pa.Table, part_sizes: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ import functools
 import itertools
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,31 +57,32 @@ SAMPLE_BYTES = 4
 
 
 def score_parts(
-    plan: ScoringPlan, division: Division, out: Folder, executor: Executor, pool: ScorerPool
-) -> float:
-    """Score the missing parts of a folder.
+    plan: ScoringPlan, division: Division, outs: Mapping[str, Folder], executor: Executor, pool: ScorerPool
+) -> dict[str, float]:
+    """Score the missing parts; each is decoded once, and scored under every window policy under which it is missing.
 
     Args:
-        plan: what to score; `out` holds its rows, one row group per part.
+        plan: what to score.
         division: its parts.
-        out: folder of the scores.
+        outs: window policy → folder of its scores.
         executor: starts the processes.
         pool: number of processes and settings.
 
     Returns:
-        Seconds of audio that were scored now.
+        Seconds of audio that were scored now, by window policy.
 
     Raises:
         InputError: scorers die whatever they score, or a part cannot be decoded.
     """
-    return _Loop(plan, division, out, executor, pool).run()
+    return _Loop(plan, division, outs, executor, pool).run()
 
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive utterances of a decoded part, longest first, which one call scores."""
+    """Consecutive utterances of a decoded part, longest first, which one call scores under one window policy."""
 
     part: int
+    policy: str
     begin: int
     end: int
     num_deaths: int = 0
@@ -93,12 +94,23 @@ class Span:
     def split(self) -> list[Span]:
         """Divide the span into at most `NUM_PIECES` pieces of similar size."""
         bounds = np.linspace(self.begin, self.end, min(NUM_PIECES, len(self)) + 1).astype(int).tolist()
-        return [Span(self.part, begin, end) for begin, end in itertools.pairwise(bounds)]
+        return [Span(self.part, self.policy, begin, end) for begin, end in itertools.pairwise(bounds)]
+
+
+@dataclass
+class _OpenResult:
+    """The scores of a part under one window policy, not written yet."""
+
+    logits: NDArray[np.float32]
+    """[N, 2]; NaN where there is no score."""
+    num_left: int
+    """Decoded rows that have neither a score nor a reject yet."""
+    rejects: list[Row]
 
 
 @dataclass
 class _OpenPart:
-    """A part that is decoded and not written yet."""
+    """A part that is decoded and not written yet under every window policy."""
 
     rows: pa.Table
     """Its decoded rows of the plan, longest first."""
@@ -107,16 +119,14 @@ class _OpenPart:
     audio: Audio
     lengths: list[int]
     """Samples of each decoded row."""
-    rejects: list[Row]
-    logits: NDArray[np.float32]
-    """[N, 2]; NaN where there is no score."""
-    num_left: int
-    """Decoded rows that have neither a score nor a reject yet."""
+    results: dict[str, _OpenResult]
+    """By window policy; those that are written are removed."""
 
-    def reject(self, position: int, reject: Reject) -> None:
-        """Record why a decoded row has no score."""
+    def reject(self, policy: str, position: int, reject: Reject) -> None:
+        """Record why a decoded row has no score under a policy."""
         row = self.rows.slice(position, 1).to_pylist()[0]
-        self.rejects.append(to_reject_row(row, reject, self.lengths[position] / SAMPLE_RATE))
+        rejects = self.results[policy].rejects
+        rejects.append(to_reject_row(row, reject, self.lengths[position] / SAMPLE_RATE))
 
 
 @dataclass
@@ -134,16 +144,18 @@ class _Loop:
         self,
         plan: ScoringPlan,
         division: Division,
-        out: Folder,
+        outs: Mapping[str, Folder],
         executor: Executor,
         pool: ScorerPool,
     ) -> None:
-        self._plan, self._out, self._executor, self._pool = plan, out, executor, pool
+        self._plan, self._outs, self._executor, self._pool = plan, outs, executor, pool
         ends = np.cumsum(division.sizes)
         self._rows_of = [
             plan.rows.slice(int(end) - size, size) for end, size in zip(ends, division.sizes, strict=True)
         ]
-        self._to_decode = deque(division.missing)
+        self._policies_of = division.missing
+        self._to_decode = deque(self._policies_of)
+        self._audio_s = dict.fromkeys(outs, 0.0)
         self._pending: dict[Call, Callable[[], None]] = {}
         """Calls that processes are working on, and what handles their results."""
         self._decoding_bytes: dict[int, int] = {}
@@ -155,11 +167,12 @@ class _Loop:
         self._num_deaths_in_row = 0
         self._num_failed_starts = 0
 
-    def run(self) -> float:
-        """Score the missing parts; returns the seconds of audio."""
-        num_rows = sum(len(self._rows_of[part]) for part in self._to_decode)
+    def run(self) -> dict[str, float]:
+        """Score the missing parts; returns the seconds of audio by window policy."""
+        total = sum(len(self._rows_of[part]) * len(policies) for part, policies in self._policies_of.items())
+        unit = "utterance" if len(self._outs) == 1 else "score"
         self._executor.prepare(self._pool)
-        with Progress("scoring", num_rows, "utterance", cluster_use) as self._progress:
+        with Progress("scoring", total, unit, cluster_use) as self._progress:
             try:
                 for _ in range(self._pool.num_workers):
                     self._slots.append(_Slot(None, self._pool.settings))
@@ -171,7 +184,7 @@ class _Loop:
             finally:
                 for slot in self._slots:
                     self._executor.stop_scorer(slot.scorer)
-        return self._progress.audio_s
+        return self._audio_s
 
     def _start(self, slot: _Slot) -> None:
         slot.scorer, call = self._executor.start_scorer(slot.settings)
@@ -224,20 +237,26 @@ class _Loop:
             positions=decoded.positions,
             audio=audio,
             lengths=decoded.lengths,
-            rejects=decoded.rejects,
-            logits=np.full((num_decoded, 2), np.nan, np.float32),
-            num_left=num_decoded,
+            results={
+                policy: _OpenResult(
+                    np.full((num_decoded, 2), np.nan, np.float32), num_decoded, [*decoded.rejects]
+                )
+                for policy in self._policies_of[part]
+            },
         )
         seconds = np.array(decoded.lengths) / SAMPLE_RATE
         bounds = np.cumsum([0, *divide(seconds, self._pool.span_seconds)]).tolist()
-        self._to_score.extend(Span(part, begin, end) for begin, end in itertools.pairwise(bounds))
+        for (begin, end), policy in itertools.product(itertools.pairwise(bounds), self._policies_of[part]):
+            self._to_score.append(Span(part, policy, begin, end))
         if not num_decoded:
-            self._write(part)
+            for policy in self._policies_of[part]:
+                self._write(part, policy)
 
     def _assign(self) -> None:
         while self._idle and self._to_score:
             slot, span = self._idle.pop(), self._to_score.popleft()
-            call = self._executor.score(slot.scorer, self._open[span.part].audio, span.begin, span.end)
+            audio = self._open[span.part].audio
+            call = self._executor.score(slot.scorer, audio, span.begin, span.end, span.policy)
             self._pending[call] = functools.partial(self._on_scored, slot, span, call)
 
     def _on_scored(self, slot: _Slot, span: Span, call: Call) -> None:
@@ -280,27 +299,32 @@ class _Loop:
 
     def _settle(self, span: Span, scores: SpanScores) -> None:
         part = self._open[span.part]
-        part.logits[span.begin : span.end] = scores.logits
+        result = part.results[span.policy]
+        result.logits[span.begin : span.end] = scores.logits
         for position, reject in scores.rejects.items():
-            part.reject(span.begin + position, reject)
-        part.num_left -= len(span)
-        if not part.num_left:
-            self._write(span.part)
+            part.reject(span.policy, span.begin + position, reject)
+        result.num_left -= len(span)
+        if not result.num_left:
+            self._write(span.part, span.policy)
 
-    def _write(self, number: int) -> None:
-        """Write a part of which every utterance has a score or a reject."""
-        part = self._open.pop(number)
+    def _write(self, number: int, policy: str) -> None:
+        """Write a part of which every utterance has a score or a reject under a policy."""
+        part = self._open[number]
+        result = part.results.pop(policy)
+        if not part.results:
+            del self._open[number]
         in_order = np.argsort(np.array(part.positions, np.int64))
-        scored = in_order[~np.isnan(part.logits[in_order, 0])]
+        scored = in_order[~np.isnan(result.logits[in_order, 0])]
         schema = self._plan.audio_source.schema
-        table = scores_table(part.rows.take(pa.array(scored)), part.logits[scored], schema)
-        write_part(self._out, number, table, part.rejects)
-        num_samples = sum(part.lengths[position] for position in scored)
-        self._progress.add(
-            len(self._rows_of[number]), audio_s=num_samples / SAMPLE_RATE, num_rejected=len(part.rejects)
-        )
+        table = scores_table(part.rows.take(pa.array(scored)), result.logits[scored], schema)
+        write_part(self._outs[policy], number, table, result.rejects)
+        audio_s = sum(part.lengths[position] for position in scored) / SAMPLE_RATE
+        self._audio_s[policy] += audio_s
+        self._progress.add(len(self._rows_of[number]), audio_s=audio_s, num_rejected=len(result.rejects))
 
     def _name(self, span: Span) -> str:
         row = self._open[span.part].rows.slice(span.begin, 1).to_pylist()[0]
         name = f"{row['corpus']}/{row['path']}" if "corpus" in row else row["path"]
-        return name if len(span) == 1 else f"{len(span)} utterances of part {span.part}, from {name}"
+        if len(span) > 1:
+            name = f"{len(span)} utterances of part {span.part}, from {name}"
+        return name if len(self._outs) == 1 else f"{name}, under {span.policy}"

@@ -30,7 +30,7 @@ class RayExecutor:
 
         Args:
             audio_source: decodes the audio.
-            out: folder of the scores.
+            out: folder of the scores with the plan; of several, any one.
             detector: on the CPU.
         """
         self._audio_source, self._out = audio_source, out
@@ -85,9 +85,11 @@ class RayExecutor:
         """See `Executor`."""
         return _get(call)
 
-    def score(self, scorer: Any, audio: ObjectRef[Any], begin: int, end: int) -> ObjectRef[SpanScores | None]:
+    def score(
+        self, scorer: Any, audio: ObjectRef[Any], begin: int, end: int, policy: str
+    ) -> ObjectRef[SpanScores | None]:
         """See `Executor`."""
-        call: ObjectRef[SpanScores | None] = scorer.score.remote(audio, begin, end)
+        call: ObjectRef[SpanScores | None] = scorer.score.remote(audio, begin, end, policy)
         return call
 
     def scores(self, call: ObjectRef[SpanScores | None]) -> SpanScores | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,6 @@ class ScorerSettings:
     num_threads: int
     precision: Precision
     batch_seconds: float
-    window: str
     memory_bytes: float
     """For a forward pass; 0: measured when the process starts."""
     memory_share: float
@@ -78,24 +77,51 @@ class Division:
 
     sizes: list[int]
     """Rows of each part."""
-    missing: list[int]
-    missing_seconds: list[float]
-    """Audio of each missing part."""
+    seconds: list[float]
+    """Audio of each part."""
+    missing_of: dict[str, list[int]]
+    """Window policy → parts that have no scores under it."""
+
+    @property
+    def missing(self) -> dict[int, list[str]]:
+        """Parts without scores under some policy, in order → these policies."""
+        policies: dict[int, list[str]] = {}
+        for policy, missing in self.missing_of.items():
+            for part in missing:
+                policies.setdefault(part, []).append(policy)
+        return dict(sorted(policies.items()))
+
+    @property
+    def missing_seconds(self) -> list[float]:
+        """The audio of each missing part, once for each policy under which it is missing."""
+        return [self.seconds[part] for missing in self.missing_of.values() for part in missing]
 
     def __str__(self) -> str:
-        num_parts, num_missing = len(self.sizes), len(self.missing)
-        done = num_parts - num_missing
-        return f"{counted(num_parts, 'part')} planned, {done} already scored, {num_missing} to score"
+        num_parts = len(self.sizes)
+        lines = [
+            f"{counted(num_parts, 'part')} planned, {num_parts - len(missing)} already scored, {len(missing)} to score"
+            for missing in self.missing_of.values()
+        ]
+        if len(lines) == 1:
+            return lines[0]
+        return "\n".join(f"{policy}: {line}" for policy, line in zip(self.missing_of, lines, strict=True))
 
 
-def divide_rows(rows: pa.Table, part_seconds: float, out: Folder) -> Division:
-    """Divide the rows of a plan into parts of about so much audio, of which `out` may hold some."""
+def divide_rows(rows: pa.Table, part_seconds: float, outs: Mapping[str, Folder]) -> Division:
+    """Divide the rows of a plan into parts of about so much audio.
+
+    Args:
+        rows: rows of the plan.
+        part_seconds: see `divide`.
+        outs: window policy → folder of its scores, which may hold some parts.
+    """
     seconds = rows["seconds"].to_numpy()
     sizes = divide(seconds, part_seconds)
-    missing = missing_parts(out, len(sizes))
     ends = np.cumsum(sizes)
     return Division(
-        sizes, missing, [float(seconds[ends[part] - sizes[part] : ends[part]].sum()) for part in missing]
+        sizes,
+        [float(seconds[end - size : end].sum()) for end, size in zip(ends, sizes, strict=True)],
+        {policy: missing_parts(out, len(sizes)) for policy, out in outs.items()},
     )
 
 
@@ -139,7 +165,7 @@ class PartScorer:
 
         from pipeline.detector.allocator import keep_freed_memory
         from pipeline.detector.memory_limit import free_bytes
-        from pipeline.detector.scoring import Scorer, WindowPolicy
+        from pipeline.detector.scoring import Scorer
 
         device = torch.device(settings.device)
         if settings.device == "cpu":
@@ -153,7 +179,6 @@ class PartScorer:
             device=device,
             precision=settings.precision,
             max_seconds=settings.batch_seconds,
-            policy=WindowPolicy.parse(settings.window),
             memory_bytes=self.memory_bytes,
         )
         if self.scorer.needed_bytes(round(MIN_SECONDS * SAMPLE_RATE)) > self.memory_bytes:
@@ -170,11 +195,14 @@ class PartScorer:
         """The bytes that a forward pass may use."""
         return self.memory_bytes
 
-    def score(self, audio: Sequence[Samples], begin: int, end: int) -> SpanScores | None:
-        """Score the utterances from `begin` up to `end`; None if memory ran out all the same."""
+    def score(self, audio: Sequence[Samples], begin: int, end: int, policy: str) -> SpanScores | None:
+        """Score the utterances from `begin` up to `end` under a window policy; None if memory ran out all the same."""
+        from pipeline.detector.scoring import WindowPolicy
+
+        scorer = self.scorer.under(WindowPolicy.parse(policy))
         scores = SpanScores(np.full((end - begin, 2), np.nan, np.float32))
         fitting = []
-        needed = [self.scorer.needed_bytes(len(samples)) for samples in audio[begin:end]]
+        needed = [scorer.needed_bytes(len(samples)) for samples in audio[begin:end]]
         for position, num_bytes in enumerate(needed):
             if num_bytes > self.memory_bytes:
                 scores.rejects[position] = Reject(
@@ -186,7 +214,7 @@ class PartScorer:
                 fitting.append(position)
         self._make_room(max((needed[position] for position in fitting), default=0))
         try:
-            scores.logits[fitting] = self.scorer.logits(
+            scores.logits[fitting] = scorer.logits(
                 [_to_waveform(audio[begin + position]) for position in fitting]
             )
         except (MemoryError, RuntimeError) as error:

@@ -58,7 +58,7 @@ def choose_pool(
 
     Args:
         config: devices, number of processes, and batches.
-        part_seconds: audio of each part to score.
+        part_seconds: audio of each part to score, once for each window policy.
         machines: what there is; none if a cluster starts its machines on demand.
 
     Raises:
@@ -83,7 +83,6 @@ def choose_pool(
         num_threads=cpus.num_threads,
         precision=config.precision,
         batch_seconds=batch_seconds,
-        window=config.window,
         memory_bytes=config.memory_gib * GIB,
         memory_share=(
             SAFETY * min(1.0, config.gpus_per_worker)

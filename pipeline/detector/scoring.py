@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -134,6 +135,12 @@ class Scorer:
             self.device.type,
             has_fused_attention=has_fused_attention(detector.config.front_end, self.device, precision),
         )
+
+    def under(self, policy: WindowPolicy) -> Scorer:
+        """A scorer with another policy that shares everything else, above all the detector."""
+        other = copy.copy(self)
+        other.policy = policy
+        return other
 
     def needed_bytes(self, num_samples: int) -> int:
         """Estimate the peak memory of a forward pass over one utterance, or over one of its windows."""

@@ -1,5 +1,10 @@
 """The files of a SCORES and of a REPORT folder; no other module spells their names.
 
+OUT/                        written by `bonafide score --out OUT` with several window policies; with one, OUT is SCORES
+  policies/
+    whole.txt               the policy; each policy that was scored has such a file, written before its folder
+  whole/                    the SCORES of a policy; the others are in window-4-mean, window-4.04-first …
+
 SCORES/                     written by `bonafide score`
   identity.json             what determines the scores; written first, never changed
   plan.parquet              one row per utterance, one row group per part
@@ -9,7 +14,7 @@ SCORES/                     written by `bonafide score`
     part-000000.parquet     the utterances or files of one part that have no score; only if there are any
   attempts/                 how many workers have started a part; each file is deleted when its part has been decoded
   rejects.parquet           all utterances or files without a score, and why
-  config.toml               settings of the latest run
+  config.toml               settings of the latest run, as if it had scored this window policy alone
   scores.json               identity, system name, and counts; written last, so a folder with it is complete
 
 REPORT/                     written by `bonafide evaluate`
@@ -19,11 +24,14 @@ REPORT/                     written by `bonafide evaluate`
   config.toml               settings of the run
 """
 
+import re
+
 import pyarrow as pa
 
 CONFIG = "config.toml"
 """In both folders."""
 
+POLICIES = "policies"
 IDENTITY = "identity.json"
 PLAN = "plan.parquet"
 PARTS = "scores"
@@ -53,10 +61,12 @@ UTTERANCE_COLUMNS = pa.schema(
         ("speaker", pa.string()),
         ("split", pa.string()),
         ("seconds", pa.float32()),
+        ("codec", pa.string()),  # of the source file, as `sample_rate`; segments of one file have one path
+        ("sample_rate", pa.int32()),
         *LOGITS,
     ]
 )
-"""Columns of the scores of a store, in order."""
+"""Columns of the scores of a store, in order; scores of an earlier version lack `codec` and `sample_rate`."""
 FILE_COLUMNS = pa.schema([("id", pa.string()), ("path", pa.string()), *LOGITS])
 """Columns of the scores of a folder of audio files, in order."""
 REJECT_COLUMNS = pa.schema(
@@ -71,6 +81,22 @@ REJECT_COLUMNS = pa.schema(
 )
 """Columns of the utterances or files without a score, in order; `corpus` only with --store, `id` only if the file was
 opened, `seconds` only if the duration is known."""
+
+
+def policy_folder(policy: str) -> str:
+    """Name of the SCORES folder of a window policy in a folder of several, safe on every file system and on S3."""
+    return re.sub(r"[^0-9A-Za-z.]+", "-", policy)
+
+
+def policy_marker(policy: str) -> str:
+    """Name of the file that says that a folder of several policies has scores of this one."""
+    return f"{POLICIES}/{policy_folder(policy)}.txt"
+
+
+def folder_of_marker(name: str) -> str | None:
+    """Name of the SCORES folder of a marker; None for the name of another file."""
+    parent, _, file = name.rpartition("/")
+    return file.removesuffix(".txt") if parent == POLICIES and file.endswith(".txt") else None
 
 
 def attempts_name(part: int) -> str:

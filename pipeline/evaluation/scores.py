@@ -166,6 +166,14 @@ def renumber(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
     return rank[codes], int(rank[-1]) + 1
 
 
+def find_score_folders(location: Folder) -> list[Folder]:
+    """The SCORES folders of a location: one for each window policy if several were scored there, else itself."""
+    if not location.exists(layout.POLICIES):
+        return [location]
+    folders = [layout.folder_of_marker(info.name) for info in location.find(layout.POLICIES)]
+    return [location.folder(name) for name in folders if name] or [location]
+
+
 def load_scores(folder: Folder, recipe: Recipe | None = None, clusters: ClusterKind = "auto") -> ScoreSet:
     """Load a complete SCORES folder and check it.
 
@@ -318,7 +326,7 @@ def _check(rows: pa.Table, where: str) -> None:
 
 
 def with_unique_names(score_sets: Sequence[ScoreSet]) -> list[ScoreSet]:
-    """Append the name of the folder to systems that share a name.
+    """Append the name of the folder to systems that share a name, or of the folder around those of several policies.
 
     Raises:
         InputError: two systems share both.
@@ -327,7 +335,7 @@ def with_unique_names(score_sets: Sequence[ScoreSet]) -> list[ScoreSet]:
     named = [
         scores
         if systems.count(scores.system) == 1
-        else replace(scores, system=f"{scores.system} ({scores.location.rpartition('/')[2]})")
+        else replace(scores, system=f"{scores.system} ({_folder_name(scores)})")
         for scores in score_sets
     ]
     names = [scores.system for scores in named]
@@ -335,3 +343,9 @@ def with_unique_names(score_sets: Sequence[ScoreSet]) -> list[ScoreSet]:
         if names.count(name) > 1:
             raise InputError(f"two score folders are both named {name}; give each folder once, or rename one")
     return named
+
+
+def _folder_name(scores: ScoreSet) -> str:
+    parent, _, name = scores.location.rpartition("/")
+    is_of_policy = name == layout.policy_folder(str(scores.identity.get("policy")))
+    return parent.rpartition("/")[2] if is_of_policy else name

@@ -56,16 +56,16 @@ def test_blocks_that_glibc_keeps_by_itself_change_nothing() -> None:
 def print_peaks() -> None:
     """Print the MiB that a scorer holds after short utterances, and at the peak of the longest one that fits."""
     limit_bytes = 768 * MIB
-    settings = ScorerSettings("cpu", 2, "fp32", 8.0, "whole", limit_bytes, 0.8)
+    settings = ScorerSettings("cpu", 2, "fp32", 8.0, limit_bytes, 0.8)
     scorer = PartScorer(lambda: Detector(DetectorConfig(SHALLOW)), settings)
     longest_s = Inference(SHALLOW).longest_seconds(limit_bytes) - 0.1
     audio = [np.ones(int(seconds * SAMPLE_RATE), np.float32) for seconds in (1.0, 7.3, 7.2, longest_s)]
-    scorer.score(audio, 0, 1)  # libraries allocate in the first pass
+    scorer.score(audio, 0, 1, "whole")  # libraries allocate in the first pass
     before = resident_bytes()
-    scorer.score(audio, 1, 3)
+    scorer.score(audio, 1, 3, "whole")
     print((resident_bytes() - before) // MIB)
     forget_peak()
-    scorer.score(audio, 3, 4)
+    scorer.score(audio, 3, 4, "whole")
     print((peak_bytes() - before) // MIB)
 
 

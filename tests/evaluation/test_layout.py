@@ -22,10 +22,18 @@ def test_a_part_and_its_rejects_have_the_same_number():
     assert layout.part_rejects_name(7) == "rejects/part-000007.parquet"
 
 
+def test_a_window_policy_has_a_folder_with_a_safe_name():
+    policies = ("whole", "window:4:mean", "window:4.04:first", "window:1e+16:max")
+    folders = [layout.policy_folder(policy) for policy in policies]
+    assert folders == ["whole", "window-4-mean", "window-4.04-first", "window-1e-16-max"]
+    assert [layout.folder_of_marker(layout.policy_marker(policy)) for policy in policies] == folders
+    assert layout.folder_of_marker(f"{layout.POLICIES}/whole.txt.0123") is None
+
+
 def test_the_tree_in_the_docstring_has_every_name():
     assert layout.__doc__ is not None
     first_words = {line.split()[0] for line in layout.__doc__.splitlines() if line.strip()}
-    folders = {f"{layout.PARTS}/", f"{layout.PART_REJECTS}/"}
+    folders = {f"{name}/" for name in (layout.PARTS, layout.PART_REJECTS, layout.POLICIES)}
     assert NAMES | {layout.CONFIG, layout.REJECTS} | folders <= first_words
 
 

@@ -26,15 +26,15 @@ def die_decoding(*_: object) -> None:
 
 
 class DeadlyScorer(PartScorer):
-    """Gives every utterance its length as score, and dies of one length."""
+    """Gives every utterance its length as score, and dies of one length when it is scored in one piece."""
 
     def __init__(self, *_: object) -> None:
         self.memory_bytes = 2.0**30
 
-    def score(self, audio: Sequence[Samples], begin: int, end: int) -> SpanScores:
+    def score(self, audio: Sequence[Samples], begin: int, end: int, policy: str) -> SpanScores:
         """Score, or die."""
         lengths = [len(samples) for samples in audio[begin:end]]
-        if DEADLY_SAMPLES in lengths:
+        if DEADLY_SAMPLES in lengths and policy == "whole":
             die()
         return SpanScores(np.array([[0, length] for length in lengths], np.float32))
 
@@ -42,10 +42,12 @@ class DeadlyScorer(PartScorer):
 class ShortOfMemoryScorer(DeadlyScorer):
     """Runs out of memory instead of dying."""
 
-    def score(self, audio: Sequence[Samples], begin: int, end: int) -> SpanScores | None:  # type: ignore[override]
+    def score(  # type: ignore[override]
+        self, audio: Sequence[Samples], begin: int, end: int, policy: str
+    ) -> SpanScores | None:
         """Score, or run out of memory."""
         is_deadly = any(len(samples) == DEADLY_SAMPLES for samples in audio[begin:end])
-        return None if is_deadly else super().score(audio, begin, end)
+        return None if is_deadly and policy == "whole" else super().score(audio, begin, end, policy)
 
 
 class StillbornScorer(PartScorer):

@@ -20,6 +20,7 @@ REQUIRED = {
     "train": ["--store=store", "--out=out"],
     "score": ["--checkpoint=weights", "--audio=calls", "--out=out"],
     "evaluate": ["--scores=scores", "--out=out"],
+    "export": ["--scores=scores", "--format=csv", "--out=out"],
     "verify": ["--store=store"],
     "gc": ["--store=store"],
 }

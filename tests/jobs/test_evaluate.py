@@ -1,6 +1,7 @@
 """`bonafide evaluate`: from SCORES folders to the report, the printed table and MLflow runs."""
 
 import json
+import re
 import subprocess
 import sys
 from io import BytesIO
@@ -15,11 +16,14 @@ from jobs.evaluate import EvaluateConfig, main
 from pipeline import tracking
 from pipeline.config import parse, run
 from pipeline.errors import InputError
+from pipeline.evaluation import layout
 from pipeline.fields import Names
 from pipeline.storage import Folder
 
 
-def write_scores(folder: Path, system: str, skill: float, run_id: str | None = None) -> str:
+def write_scores(
+    folder: Path, system: str, skill: float, run_id: str | None = None, policy: str = "whole"
+) -> str:
     rng = np.random.default_rng(7)
     num = 40
     label = ["bonafide"] * num + ["spoof"] * num
@@ -45,7 +49,7 @@ def write_scores(folder: Path, system: str, skill: float, run_id: str | None = N
         "checkpoint": f"runs/{system}/model.safetensors",
         "weights_digest": "0123456789ab",
         "snapshot": "000001",
-        "policy": "whole",
+        "policy": policy,
         "num_utterances": 4 * num,
         "num_rejected": 0,
         "tracking": {"run_id": run_id, "uri": ""},
@@ -79,6 +83,27 @@ def test_the_report_has_metrics_curves_and_identities(tmp_path, capsys):
     html = (tmp_path / "report" / "report.html").read_text()
     for text in ("untrained", "bark", "0123456789ab", "runs/trained/model.safetensors", "DET: mlaad"):
         assert text in html
+
+
+def test_a_folder_of_several_window_policies_is_one_system_for_each(tmp_path, capsys):
+    outs = [tmp_path / "runs" / name for name in ("one", "two")]
+    for out in outs:
+        for policy, skill in (("window:4:mean", 0.5), ("whole", 2.0)):
+            folder = out / layout.policy_folder(policy)
+            write_scores(folder, f"detector · {policy}", skill, policy=policy)
+            Folder(str(out)).commit(layout.policy_marker(policy), policy.encode())
+    for scores in (outs[:1], outs):
+        main(EvaluateConfig(Names(map(str, scores)), str(tmp_path / "report"), num_bootstrap=2))
+    printed = capsys.readouterr()
+    one, two = (line for line in printed.out.splitlines() if "EER (%)" in line)
+    assert re.findall(r"detector · \S+(?: \(\w+\))?", one) == ["detector · whole", "detector · window:4:mean"]
+    assert re.findall(r"detector · \S+(?: \(\w+\))?", two) == [
+        f"detector · {policy} ({out.name})" for out in outs for policy in ("whole", "window:4:mean")
+    ]
+    assert (
+        "detector · whole and detector · window:4:mean differ in policy: whole and window:4:mean"
+        in printed.err
+    )
 
 
 def test_the_saved_config_reproduces_the_run(tmp_path):

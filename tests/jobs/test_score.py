@@ -31,7 +31,7 @@ from jobs.scoring import alone, loop, on_ray
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.description import is_loss
 from jobs.scoring.executor import ProcessDiedError
-from jobs.scoring.folder import missing_parts, read_rejects, write_part
+from jobs.scoring.folder import check_folders, claim_folders, missing_parts, read_rejects, write_part
 from jobs.scoring.inputs import (
     LARGE_BYTES,
     LOSSLESS_ENDINGS,
@@ -46,15 +46,17 @@ from jobs.scoring.parts import PartScorer, ScorerSettings, divide
 from jobs.scoring.pool import share_cpus
 from jobs.scoring.weights import load_again
 from pipeline import tables, tracking
+from pipeline.config import parse, to_toml
 from pipeline.data.audio.containers.names import AUDIO_SUFFIXES
 from pipeline.data.audio.load import load_audio
 from pipeline.data.store.layout import tar_name
 from pipeline.data.store.shard_tables import read_index
 from pipeline.detector.checkpoint import load_detector, save_detector
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
-from pipeline.detector.scoring import Scorer
+from pipeline.detector.scoring import Scorer, WindowPolicy
 from pipeline.errors import InputError
-from pipeline.evaluation.layout import FILE_COLUMNS, part_rejects_name
+from pipeline.evaluation.layout import FILE_COLUMNS, UTTERANCE_COLUMNS, part_rejects_name, policy_folder
+from pipeline.evaluation.scores import find_score_folders, load_scores
 from pipeline.fields import Names
 from pipeline.storage import STAGED_SUFFIX, Folder
 from tests.data.store.test_odd_names import NAMES, NOT_ON_THE_TEST_SERVER
@@ -160,9 +162,9 @@ def scored(audio: Path, detector: Path, tmp_path_factory: pytest.TempPathFactory
     return out
 
 
-def score_one_by_one(audio: Path, detector: Path) -> dict[str, NDArray[np.float32]]:
+def score_one_by_one(audio: Path, detector: Path, policy: str = "whole") -> dict[str, NDArray[np.float32]]:
     """Score each file in a batch of its own: path → logits [2] of spoof and bona fide."""
-    scorer = Scorer(load_detector(detector).detector)
+    scorer = Scorer(load_detector(detector).detector, policy=WindowPolicy.parse(policy))
     paths = {info.name: audio / info.name for info in Folder(str(audio)).find()}
     return {
         name: scorer.score([load_audio(path.read_bytes(), name).waveform])[0]
@@ -261,8 +263,9 @@ def test_audio_scores_and_a_checkpoint_in_the_released_layout_can_be_on_s3(
     for name in ("a.wav", "deep/f.m4a", "notes.txt"):
         remote.commit(f"calls/{name}", (audio / name).read_bytes())
     s3 = config(f"{bucket}/calls", f"{bucket}/models/released.ckpt", f"{bucket}/scores")
-    score.main(replace(s3, variant="tiny"))
-    scores = Folder(f"{bucket}/scores")
+    score.main(replace(s3, variant="tiny", window=Names(["whole", "window:0.1:mean"])))
+    scores, windows = find_score_folders(Folder(f"{bucket}/scores"))
+    assert windows.uri == f"{bucket}/scores/window-0.1-mean" and windows.exists("scores.json")
     names = [info.name for info in scores.find("scores")]
     rows = {row["id"]: row for name in names for row in tables.read_table(scores, name).to_pylist()}
     local = {row["path"]: row for row in pq.read_table(scored / "scores").to_pylist()}
@@ -273,7 +276,7 @@ def test_audio_scores_and_a_checkpoint_in_the_released_layout_can_be_on_s3(
 
 
 @pytest.mark.ray
-def test_scores_of_a_registered_detector_have_an_mlflow_run_below_its_training(
+def test_scores_of_a_registered_detector_have_an_mlflow_run_for_each_policy_below_its_training(
     scored: Path, audio: Path, detector: Path, tmp_path: Path
 ) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -290,20 +293,28 @@ def test_scores_of_a_registered_detector_have_an_mlflow_run_below_its_training(
     one.mkdir()
     (one / "a.wav").write_bytes((audio / "a.wav").read_bytes())
     for _ in range(2):
-        score.main(replace(config(one, "models:/calls@best", out), tracking_uri=uri))
-    record = json.loads((out / "scores.json").read_text())
-    assert record["checkpoint"] == "models:/calls/1"
-    assert record["system"] == "calls v1 (step 7)"
-    (row,) = pq.read_table(out / "scores").to_pylist()
+        asked = replace(config(one, "models:/calls@best", out), tracking_uri=uri)
+        score.main(replace(asked, window=Names(["whole", "window:0.1:mean"])))
+    folders = [out / "whole", out / "window-0.1-mean"]
+    records = [json.loads((folder / "scores.json").read_text()) for folder in folders]
+    assert {record["checkpoint"] for record in records} == {"models:/calls/1"}
+    systems = ["calls v1 (step 7) · whole", "calls v1 (step 7) · window:0.1:mean"]
+    assert [record["system"] for record in records] == systems
+    (row,) = pq.read_table(out / "whole/scores").to_pylist()
     (before,) = (row for row in pq.read_table(scored / "scores").to_pylist() if row["path"] == "a.wav")
     assert row["score"] == pytest.approx(before["score"], abs=1e-5)
     client = MlflowClient(uri)
-    (run,) = client.search_runs(
-        [client.get_run(str(training.run_id)).info.experiment_id], "tags.`bonafide.job` = 'score'"
-    )
-    assert run.info.run_id == record["tracking"]["run_id"]
-    assert run.data.tags["mlflow.parentRunId"] == training.run_id
-    assert run.data.metrics["scored/utterances"] == 1
+    experiment = client.get_run(str(training.run_id)).info.experiment_id
+    found = client.search_runs([experiment], "tags.`bonafide.job` = 'score'")
+    runs = {run.data.tags["bonafide.system"]: run for run in found}
+    assert len(found) == 2
+    assert [runs[system].info.run_id for system in systems] == [
+        record["tracking"]["run_id"] for record in records
+    ]
+    for policy, system in zip(("whole", "window:0.1:mean"), systems, strict=True):
+        assert runs[system].data.tags["mlflow.parentRunId"] == training.run_id
+        assert runs[system].data.tags["bonafide.policy"] == policy
+        assert runs[system].data.metrics["scored/utterances"] == 1
 
 
 @pytest.mark.ray
@@ -518,6 +529,51 @@ def test_a_damaged_or_missing_shard_is_a_user_error(tmp_path: Path) -> None:
         StoredUtterances(store).decode(rows, store, "unused")
 
 
+@pytest.mark.parametrize(
+    ("text", "policies"),
+    [
+        ("whole", ["whole"]),
+        ("window:4.0:mean,whole,window:4.04:first", ["window:4:mean", "whole", "window:4.04:first"]),
+    ],
+)
+def test_windows_are_different_policies(text: str, policies: list[str], tmp_path: Path) -> None:
+    flags = ["--checkpoint", "c", "--audio", "a", "--out", "o"]
+    read = parse(ScoreConfig, [*flags, "--window", text], command="bonafide score")
+    assert list(read.window) == policies
+    (tmp_path / "config.toml").write_text(to_toml(read))
+    assert parse(ScoreConfig, ["--config", str(tmp_path / "config.toml")], command="bonafide score") == read
+    for wrong in ("whole,whole", "window:4:mean,window:4.0:mean", "whole,", ""):
+        with pytest.raises(
+            InputError, match="expected window policies separated by commas, none repeated, got"
+        ):
+            parse(ScoreConfig, [*flags, "--window", wrong], command="bonafide score")
+    with pytest.raises(InputError, match="unknown window policy 'mean'"):
+        parse(ScoreConfig, [*flags, "--window", "whole,mean"], command="bonafide score")
+
+
+def test_a_folder_of_several_policies_takes_more_of_them_but_no_other_scores(tmp_path: Path) -> None:
+    def identities(weights: str, *policies: str) -> dict[str, dict[str, str]]:
+        return {policy: {"weights_digest": weights, "policy": policy} for policy in policies}
+
+    out, single = Folder(str(tmp_path / "out")), Folder(str(tmp_path / "single"))
+    for wanted in (identities("a", "whole", "window:4:mean"), identities("a", "whole", "window:2:max")):
+        check_folders(out, wanted)
+        claim_folders(out, wanted)
+    names = [folder.uri.rpartition("/")[2] for folder in find_score_folders(out)]
+    assert names == ["whole", "window-2-max", "window-4-mean"]
+    with pytest.raises(InputError, match="out/window-2-max: holds scores with another weights_digest"):
+        check_folders(out, identities("b", "window:3:max", "window:2:max"))
+    with pytest.raises(InputError, match="out/whole: holds scores with another weights_digest"):
+        check_folders(out, identities("b", "window:3:max", "window:3:mean"))
+    with pytest.raises(InputError, match="holds a folder for each of several windows; choose another --out"):
+        check_folders(out, identities("a", "whole"))
+    check_folders(Folder(f"{out.uri}/whole"), identities("a", "whole"))
+    claim_folders(single, identities("a", "whole"))
+    assert find_score_folders(single) == [single]
+    with pytest.raises(InputError, match="holds scores of one window; choose another --out for several"):
+        check_folders(single, identities("a", "whole", "window:4:mean"))
+
+
 def test_rejects_of_a_killed_worker_do_not_count(tmp_path: Path) -> None:
     out, scores = Folder(str(tmp_path)), pa.table({"id": ["a"]})
     reject = to_reject_row({"path": "b"}, Reject("silent", "d"))
@@ -534,8 +590,8 @@ def test_a_part_has_the_utterances_that_start_within_its_seconds() -> None:
     assert divide(np.array([1.0, 1.0, 1.0, 5.0, 1.0]), 2.0) == [2, 2, 1]
 
 
-def settings(memory_bytes: float, window: str = "whole", share: float = 0.8) -> ScorerSettings:
-    return ScorerSettings("cpu", 1, "fp32", 30.0, window, memory_bytes, share)
+def settings(memory_bytes: float, share: float = 0.8) -> ScorerSettings:
+    return ScorerSettings("cpu", 1, "fp32", 30.0, memory_bytes, share)
 
 
 def test_an_utterance_that_does_not_fit_into_memory_is_rejected_and_its_neighbours_are_scored(
@@ -544,9 +600,9 @@ def test_an_utterance_that_does_not_fit_into_memory_is_rejected_and_its_neighbou
     rng = np.random.default_rng(0)
     audio = [rng.standard_normal(length).astype(np.float32) for length in (16_000, 160_000, 8_000)]
     load = load_detector(detector)
-    free = PartScorer(lambda: load.detector, settings(0.0)).score(audio, 0, 3)
+    free = PartScorer(lambda: load.detector, settings(0.0)).score(audio, 0, 3, "whole")
     limited = PartScorer(lambda: load.detector, settings(8 * 2**20))
-    scores = limited.score(audio, 0, 3)
+    scores = limited.score(audio, 0, 3, "whole")
     assert free is not None and scores is not None
     assert not free.rejects and np.isfinite(free.logits).all()
     assert {position: reject.reason for position, reject in scores.rejects.items()} == {
@@ -556,7 +612,7 @@ def test_an_utterance_that_does_not_fit_into_memory_is_rejected_and_its_neighbou
         "10.0 s need 0.01 GiB, and a scorer has 0.01 GiB; use --window"
     )
     np.testing.assert_allclose(scores.logits[[0, 2]], free.logits[[0, 2]], atol=1e-5)
-    windows = PartScorer(lambda: load.detector, settings(8 * 2**20, "window:1:mean")).score(audio, 0, 3)
+    windows = limited.score(audio, 0, 3, "window:1:mean")
     assert windows is not None and not windows.rejects
 
 
@@ -584,10 +640,10 @@ def test_a_limit_of_the_process_is_known_and_running_into_it_is_no_death(detecto
     rng = np.random.default_rng(0)
     audio = [rng.standard_normal(length).astype(np.float32) for length in (16_000, 16_000 * 300)]
     with address_space_left(300 * 2**20):
-        careful = PartScorer(lambda: load.detector, settings(0.0)).score(audio, 0, 2)
+        careful = PartScorer(lambda: load.detector, settings(0.0)).score(audio, 0, 2, "whole")
         heedless = PartScorer(lambda: load.detector, settings(2**40))
-        assert heedless.score(audio, 0, 2) is None
-        alone = heedless.score(audio, 0, 1)
+        assert heedless.score(audio, 0, 2, "whole") is None
+        alone = heedless.score(audio, 0, 1, "whole")
     assert careful is not None and alone is not None
     assert {position: reject.reason for position, reject in careful.rejects.items()} == {
         1: "too_long_for_memory"
@@ -601,7 +657,7 @@ def test_an_error_that_is_not_about_memory_ends_the_command(
     scorer = PartScorer(lambda: load_detector(detector).detector, settings(2**30))
     monkeypatch.setattr(scorer.scorer.detector, "forward", lambda *_, **__: torch.ones(2) + torch.ones(3))
     with pytest.raises(RuntimeError, match="size of tensor"):
-        scorer.score([np.ones(8_000, np.float32)], 0, 1)
+        scorer.score([np.ones(8_000, np.float32)], 0, 1, "whole")
 
 
 def test_an_utterance_without_a_finite_score_is_rejected_and_its_neighbours_are_scored(
@@ -610,7 +666,7 @@ def test_an_utterance_without_a_finite_score_is_rejected_and_its_neighbours_are_
     scorer = PartScorer(lambda: load_detector(detector).detector, settings(2**30))
     audio = [np.ones(length, np.float32) for length in (9_000, 8_000)]
     audio[0][5] = np.nan
-    scores = scorer.score(audio, 0, 2)
+    scores = scorer.score(audio, 0, 2, "whole")
     assert scores is not None
     assert {position: reject.reason for position, reject in scores.rejects.items()} == {0: "not_finite"}
     assert np.isnan(scores.logits[0]).all() and np.isfinite(scores.logits[1]).all()
@@ -640,11 +696,11 @@ def test_scorers_use_all_cores_and_reserve_half_of_them(
 
 @pytest.mark.parametrize("num_utterances", [2, 15, 16, 17, 1000])
 def test_the_pieces_of_a_span_cover_it(num_utterances: int) -> None:
-    pieces = Span(3, 5, 5 + num_utterances, MAX_DEATHS).split()
+    pieces = Span(3, "whole", 5, 5 + num_utterances, MAX_DEATHS).split()
     assert len(pieces) == min(NUM_PIECES, num_utterances)
     covered = [position for piece in pieces for position in range(piece.begin, piece.end)]
     assert covered == list(range(5, 5 + num_utterances))
-    assert all(piece.part == 3 and piece.num_deaths == 0 for piece in pieces)
+    assert all((piece.part, piece.policy, piece.num_deaths) == (3, "whole", 0) for piece in pieces)
 
 
 @pytest.fixture(scope="module")
@@ -672,7 +728,7 @@ def executor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     ("scorer", "reason", "num_deaths"),
     [(DeadlyScorer, "kills_scorer", 2 * MAX_DEATHS), (ShortOfMemoryScorer, "out_of_memory", 0)],
 )
-def test_the_one_utterance_that_cannot_be_scored_is_found_and_its_neighbours_are_scored(
+def test_the_one_utterance_that_cannot_be_scored_under_a_policy_is_found_and_all_others_are_scored(
     scorer: type[PartScorer],
     reason: str,
     num_deaths: int,
@@ -685,10 +741,14 @@ def test_the_one_utterance_that_cannot_be_scored_is_found_and_its_neighbours_are
 ) -> None:
     monkeypatch.setattr(executor, "PartScorer", scorer)
     out = tmp_path / "scores"
-    assert score.main(replace(config(five, detector, out), part_seconds=60.0)) == 1
-    rows = pq.read_table(out / "scores").to_pylist()
-    assert {row["id"]: row["score"] for row in rows} == {"0": 8_000, "1": 8_001, "2": 8_002, "4": 8_004}
-    [reject] = pq.read_table(out / "rejects.parquet").to_pylist()
+    asked = replace(config(five, detector, out), part_seconds=60.0, window=Names(["window:4:mean", "whole"]))
+    assert score.main(asked) == 1
+    expected = {"0": 8_000, "1": 8_001, "2": 8_002, "4": 8_004}
+    for folder, scores in (("whole", expected), ("window-4-mean", expected | {"3": DEADLY_SAMPLES})):
+        rows = pq.read_table(out / folder / "scores").to_pylist()
+        assert {row["id"]: row["score"] for row in rows} == scores
+    assert not pq.read_table(out / "window-4-mean/rejects.parquet").num_rows
+    [reject] = pq.read_table(out / "whole/rejects.parquet").to_pylist()
     assert (reject["path"], reject["id"], reject["reason"]) == ("3.wav", "3", reason)
     assert reject["seconds"] == pytest.approx(DEADLY_SAMPLES / 16_000)
     printed = capfd.readouterr().err
@@ -696,9 +756,11 @@ def test_the_one_utterance_that_cannot_be_scored_is_found_and_its_neighbours_are
     assert len(deaths) == num_deaths
     names = ["5 utterances of part 0, from 3.wav", "3.wav"]
     assert deaths == [
-        f"a scorer died while it scored {name}" for name in names for _ in range(num_deaths // 2)
+        f"a scorer died while it scored {name}, under whole" for name in names for _ in range(num_deaths // 2)
     ]
-    assert f"bonafide score: 1 of 5 have no score: 1 {reason}" in printed
+    losses = [line for line in printed.splitlines() if "have no score" in line]
+    table = out / "whole/rejects.parquet"
+    assert losses == [f"bonafide score: 1 of 5 have no score under whole: 1 {reason}; {table} lists them"]
 
 
 def test_scorers_that_die_whatever_they_score_end_the_command(
@@ -731,7 +793,18 @@ def test_a_scoring_decodes_although_the_scorers_of_another_job_hold_all_other_cp
         ray.kill(other)
 
 
-def test_a_single_part_has_the_same_scores_without_ray(
+class CountingExecutor(alone.AloneExecutor):
+    """Counts how often a part is decoded."""
+
+    num_decoded = 0
+
+    def decode(self, part: int) -> Any:
+        """See `Executor`."""
+        CountingExecutor.num_decoded += 1
+        return super().decode(part)
+
+
+def test_without_ray_a_part_is_decoded_once_and_has_the_scores_of_every_policy(
     five: Path, detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_ray() -> None:
@@ -739,11 +812,17 @@ def test_a_single_part_has_the_same_scores_without_ray(
 
     monkeypatch.setattr(alone, "has_ray", lambda: False)
     monkeypatch.setattr(score, "ray_session", no_ray)
-    out = tmp_path / "scores"
-    assert score.main(replace(config(five, detector, out), part_seconds=60.0)) == 0
-    rows = {row["path"]: row["score"] for row in pq.read_table(out / "scores").to_pylist()}
-    expected = score_one_by_one(five, detector)
-    assert rows == pytest.approx({path: logits[1] - logits[0] for path, logits in expected.items()}, abs=1e-5)
+    monkeypatch.setattr(alone, "AloneExecutor", CountingExecutor)
+    policies = Names(["whole", "window:0.2:max", "window:0.2:first"])
+    asked = replace(config(five, detector, tmp_path / "scores"), part_seconds=60.0, window=policies)
+    assert score.main(asked) == 0
+    assert CountingExecutor.num_decoded == 1
+    for policy in policies:
+        table = pq.read_table(tmp_path / "scores" / policy_folder(policy) / "scores")
+        rows = {row["path"]: row["score"] for row in table.to_pylist()}
+        expected = score_one_by_one(five, detector, policy)
+        differences = {path: logits[1] - logits[0] for path, logits in expected.items()}
+        assert rows == pytest.approx(differences, abs=1e-5)
 
 
 def test_a_decoder_that_dies_every_time_ends_the_command_without_ray(
@@ -793,19 +872,46 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_refused(detector: Pat
 
 
 @pytest.mark.ray
-def test_utterances_of_a_store_that_do_not_fit_into_memory_are_listed(
+def test_utterances_of_a_store_that_fit_into_memory_under_one_policy_only_are_listed_under_the_other(
     place: Path, detector: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "scores"
     asked = ScoreConfig(
         store=str(place / "store"),
         corpora=Names(["asvspoof2019_la"]),
         checkpoint=str(detector),
-        out=str(out),
+        out=str(tmp_path / "scores"),
+        window=Names(["whole", "window:0.2:mean"]),
         memory_gib=0.0005,
+        part_seconds=10.0,
+        num_workers=1,
     )
-    for _ in range(2):  # the second command finds every part complete, and ends alike
-        assert score.main(asked) == 1
+    assert score.main(asked) == 1
+    out, windows = tmp_path / "scores/whole", tmp_path / "scores/window-0.2-mean"
+    parts = sorted((windows / "scores").iterdir())
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").rglob("part-*.parquet")}
+    parts[1].unlink()  # as if the command had been killed when only the other policy had this part
+    assert score.main(asked) == 1
+    printed = capfd.readouterr()
+    assert f"whole: {len(parts)} parts planned, {len(parts)} already scored, 0 to score" in printed.out
+    assert f"mean: {len(parts)} parts planned, {len(parts) - 1} already scored, 1 to score" in printed.out
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert [path for path in before if after[path] != before[path]] == [parts[1]]
+
+    table = pq.read_table(windows / "scores")
+    assert (table.num_rows, table.schema.names) == (60, UTTERANCE_COLUMNS.names)
+    assert set(zip(table["codec"].to_pylist(), table["sample_rate"].to_pylist(), strict=True)) == {
+        ("flac", 16_000)
+    }
+    records = [json.loads((folder / "scores.json").read_text()) for folder in (out, windows)]
+    assert [record["system"] for record in records] == [
+        "detector (step 7) · whole",
+        "detector (step 7) · window:0.2:mean",
+    ]
+    alone_again = parse(ScoreConfig, ["--config", str(windows / "config.toml")], command="bonafide score")
+    assert score.main(alone_again) == 0, "its settings are those of a command for this policy"
+    assert json.loads((windows / "scores.json").read_text()) == records[1]
+    loaded = [load_scores(folder) for folder in find_score_folders(Folder(asked.out))]
+    assert [scores.system for scores in loaded] == [record["system"] for record in records]
     rows = pq.read_table(out / "scores").to_pylist()
     rejects = pq.read_table(out / "rejects.parquet").to_pylist()
     assert len(rows) + len(rejects) == 60
@@ -816,5 +922,5 @@ def test_utterances_of_a_store_that_do_not_fit_into_memory_are_listed(
     assert {reject["id"] for reject in rejects}.isdisjoint({row["id"] for row in rows})
     record = json.loads((out / "scores.json").read_text())
     assert (record["num_utterances"], record["num_rejected"]) == (len(rows), len(rejects))
-    line = f"bonafide score: {len(rejects)} of 60 have no score: {len(rejects)} too_long_for_memory; "
-    assert capfd.readouterr().err.count(line) == 2
+    line = f"bonafide score: {len(rejects)} of 60 have no score under whole: {len(rejects)} too_long_for_memory; "
+    assert printed.err.count(line) == 2

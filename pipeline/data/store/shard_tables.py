@@ -179,24 +179,12 @@ def read_summary(store: Folder, corpus: str, name: str) -> ShardSummary:
 
 def read_index(store: Folder, corpus: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The index of a shard, or some of its columns."""
-    return _read(store, index_name(corpus, name), INDEX, columns)
+    return tables.read_columns(store, index_name(corpus, name), INDEX, columns)
 
 
 def read_rejects(store: Folder, corpus: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The rejects of a shard that has any, or some of their columns."""
-    return _read(store, rejects_name(corpus, name), REJECTS, columns)
-
-
-def _read(store: Folder, name: str, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
-    """Some columns of a table with a schema; those that an older version of the schema did not have are null."""
-    columns = schema.names if columns is None else list(columns)
-    file = pq.ParquetFile(pa.BufferReader(store.read(name)))
-    present = set(file.schema_arrow.names)
-    table = file.read([column for column in columns if column in present])
-    for column in columns:
-        if column not in present:
-            table = table.append_column(schema.field(column), pa.nulls(len(table), schema.field(column).type))
-    return table.select(columns)
+    return tables.read_columns(store, rejects_name(corpus, name), REJECTS, columns)
 
 
 def read_indexes(

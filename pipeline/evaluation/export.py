@@ -1,0 +1,288 @@
+"""Scores in the formats of other projects, as files for each corpus; no other module spells their names.
+
+EXPORT/                     written by `bonafide export`; CORPUS is `audio` for the scores of a folder of audio files
+  CORPUS.csv                antideepfake: ID,Score,Label; csv: every column of the scores
+  CORPUS.scores.tsv         asvspoof: filename and cm-score
+  CORPUS.key.tsv            asvspoof: filename and cm-label, of the utterances with a label
+  CORPUS/scores.txt         arena: id and score
+  CORPUS/submission.yaml    arena: the description that belongs to the scores
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from pipeline import tables
+from pipeline.errors import InputError
+from pipeline.evaluation import layout
+from pipeline.evaluation.scores import find_score_folders
+from pipeline.metrics import equal_error_rate
+from pipeline.progress import counted
+from pipeline.storage import Folder
+
+Format = Literal["antideepfake", "asvspoof", "arena", "csv"]
+
+NO_CORPUS = "audio"
+"""Stands for the corpus in the names of files if the scores are those of a folder of audio files."""
+
+ANTIDEEPFAKE_LABELS = {"bonafide": 1, "spoof": 0}
+
+WITHOUT_LABEL: Mapping[Format, str] = {
+    "antideepfake": "left out",
+    "asvspoof": "not in the key",
+    "arena": "not part of the EER",
+}
+"""What becomes of utterances without a label."""
+
+ARENA_VERSION = 4
+"""Version of the schema of a submission to the Speech Anti-Spoofing Arena (lab260ru/speech_spoof_bench)."""
+
+TODO = "TODO"
+"""Begins each entry of a submission that the scores cannot fill in."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Complete scores of one system under one window policy."""
+
+    identity: Mapping[str, Any]
+    """Content of `layout.DESCRIPTION`."""
+    rows: Mapping[str, pa.Table]
+    """Corpus → its scores."""
+    num_rejected: Mapping[str, int]
+    """Corpus → utterances without a score."""
+
+
+def load_scoring(location: Folder) -> Scoring:
+    """Load all columns of a complete SCORES folder.
+
+    Raises:
+        InputError: the folder has no scores, is incomplete, or has several SCORES folders.
+    """
+    folder, *others = find_score_folders(location)
+    if others:
+        names = ", ".join(each.uri for each in (folder, *others))
+        raise InputError(f"{location.uri}: holds scores under several window policies; give one of {names}")
+    where = folder.location()
+    if not folder.exists(layout.DESCRIPTION):
+        raise InputError(f"{where}: no complete scores here; write them with `bonafide score --out {where}`")
+    identity = json.loads(folder.read(layout.DESCRIPTION))
+    schema = layout.FILE_COLUMNS if identity.get("audio") else layout.UTTERANCE_COLUMNS
+    parts = [info.name for info in folder.find(layout.PARTS) if info.name.endswith(".parquet")]
+    rows = pa.concat_tables([tables.read_columns(folder, part, schema) for part in parts])
+    if rows.num_rows != identity["num_utterances"]:
+        raise InputError(
+            f"{where}: {layout.DESCRIPTION} states {identity['num_utterances']} utterances, the Parquet files have "
+            f"{rows.num_rows}; score into an empty folder"
+        )
+    if not rows.num_rows:
+        raise InputError(f"{where}: no utterance has a score; {folder.location(layout.REJECTS)} says why")
+    rejects = tables.read_table(folder, layout.REJECTS, ["corpus"])["corpus"]
+    if "corpus" not in schema.names:
+        return Scoring(identity, {NO_CORPUS: rows}, {NO_CORPUS: len(rejects)})
+    corpora = sorted(rows["corpus"].unique().to_pylist())
+    return Scoring(
+        identity,
+        {corpus: rows.filter(pc.equal(rows["corpus"], corpus)) for corpus in corpora},
+        {corpus: pc.sum(pc.equal(rejects, corpus)).as_py() or 0 for corpus in corpora},
+    )
+
+
+@dataclass(frozen=True)
+class Export:
+    """Scores in a format."""
+
+    files: Mapping[str, bytes]
+    """File name → content."""
+    remarks: Sequence[str]
+    """What the user should know about them, one sentence each."""
+
+
+def export(scoring: Scoring, form: Format, params_millions: float | None = None) -> Export:
+    """Write the scores in a format.
+
+    Args:
+        scoring: the scores.
+        form: the format.
+        params_millions: parameters of the detector in millions, for the Arena; None if unknown.
+
+    Raises:
+        InputError: the format needs labels and a corpus has none, or it cannot hold an id.
+    """
+    files: dict[str, bytes] = {}
+    entries: dict[str, None] = {}
+    for corpus, rows in scoring.rows.items():
+        match form:
+            case "csv":
+                files[f"{corpus}.csv"] = to_csv(rows)
+            case "antideepfake":
+                files[f"{corpus}.csv"] = to_antideepfake(corpus, rows)
+            case "asvspoof":
+                files[f"{corpus}.scores.tsv"], files[f"{corpus}.key.tsv"] = to_asvspoof(corpus, rows)
+            case "arena":
+                scores = to_arena(corpus, rows)
+                submission = to_submission(scoring, corpus, scores, params_millions)
+                text = yaml.safe_dump(submission, sort_keys=False, allow_unicode=True, width=1000)
+                files[f"{corpus}/scores.txt"], files[f"{corpus}/submission.yaml"] = scores, text.encode()
+                entries |= dict.fromkeys(_open_entries(submission))
+    remarks = []
+    num_unlabelled = sum(rows.num_rows - len(_labels(rows).drop_null()) for rows in scoring.rows.values())
+    if num_unlabelled and form in WITHOUT_LABEL:
+        remarks.append(f"{counted(num_unlabelled, 'utterance')} without a label: {WITHOUT_LABEL[form]}")
+    if entries:
+        remarks.append(f"complete the entries that begin with {TODO} before you submit: {', '.join(entries)}")
+    return Export(files, remarks)
+
+
+def to_csv(rows: pa.Table) -> bytes:
+    """Every column of the scores; a missing value is an empty cell."""
+    return _csv(rows.column_names, [_texts(column) for column in rows.columns])
+
+
+def to_antideepfake(corpus: str, rows: pa.Table) -> bytes:
+    """A score CSV of AntiDeepfake: both logits and the label of each labelled utterance."""
+    rows = _labelled(corpus, rows)
+    logits = zip(_texts(rows["logit_spoof"]), _texts(rows["logit_bonafide"]), strict=True)
+    labels = [str(ANTIDEEPFAKE_LABELS[label]) for label in rows["label"].to_pylist()]
+    scores = [f"[{spoof}, {bonafide}]" for spoof, bonafide in logits]
+    return _csv(("ID", "Score", "Label"), [_texts(rows["id"]), scores, labels])
+
+
+def to_asvspoof(corpus: str, rows: pa.Table) -> tuple[bytes, bytes]:
+    """The score file of ASVspoof 5, and the key with the label of each labelled utterance."""
+    _check_ids(corpus, rows)
+    labelled = _labelled(corpus, rows)
+    return (
+        _lines("\t", ("filename", "cm-score"), _texts(rows["id"]), _texts(rows["score"])),
+        _lines("\t", ("filename", "cm-label"), _texts(labelled["id"]), _texts(labelled["label"])),
+    )
+
+
+def to_arena(corpus: str, rows: pa.Table) -> bytes:
+    """The scores of a submission to the Arena; higher is more bona fide."""
+    _check_ids(corpus, rows)
+    return _lines(" ", (), _texts(rows["id"]), _texts(rows["score"]))
+
+
+def to_submission(
+    scoring: Scoring, corpus: str, scores: bytes, params_millions: float | None
+) -> dict[str, Any]:
+    """The description of a submission to the Arena; entries that begin with TODO are for the submitter.
+
+    Args:
+        scoring: the scores of all corpora.
+        corpus: the corpus of the submission.
+        scores: content of the file of scores.
+        params_millions: parameters of the detector in millions; None if unknown.
+    """
+    identity, rows, num_skipped = scoring.identity, scoring.rows[corpus], scoring.num_rejected[corpus]
+    system = str(identity["system"])
+    description = {
+        "name": system,
+        "slug": re.sub(r"[^a-z0-9]+", "-", system.lower()).strip("-") or "detector",
+        "description": f"{TODO} what the system is and what it was trained on",
+        "code": f"{TODO} URL of the code",
+        "checkpoint": f"{TODO} URL of the checkpoint",
+    }
+    return {
+        "schema_version": ARENA_VERSION,
+        "system": description | ({} if params_millions is None else {"params_millions": params_millions}),
+        "dataset": {
+            "id": f"{TODO} OWNER/NAME of the data set on Hugging Face that holds {corpus}",
+            "revision": f"{TODO} commit of the data set",
+            "split": f"{TODO} split of the data set",
+        },
+        "scores": {
+            "eer_percent": _eer_percent(rows),
+            "n_trials": rows.num_rows + num_skipped,
+            "n_skipped": num_skipped,
+        },
+        "artifact": {
+            "scores_url": f"{TODO} https://huggingface.co/OWNER/NAME/resolve/COMMIT/…/scores.txt",
+            "scores_sha256": hashlib.sha256(scores).hexdigest(),
+            "bench_version": f"{TODO} speech-spoof-bench==VERSION",
+        },
+        "reproduction": {},
+        "submitter": {
+            "hf_username": f"{TODO} user name on Hugging Face",
+            "contact": f"{TODO} address for questions",
+        },
+        "submitted_at": f"{TODO} date as YYYY-MM-DD",
+        "notes": f"Scored with bonafide: weights {identity['weights_digest']}, variant {identity['variant']}, "
+        f"window {identity['policy']}, precision {identity['precision']}.",
+    }
+
+
+def _open_entries(submission: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of the entries of a submission that the submitter must complete."""
+    for name, value in submission.items():
+        if isinstance(value, Mapping):
+            yield from _open_entries(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and value.startswith(TODO):
+            yield f"{prefix}{name}"
+
+
+def _eer_percent(rows: pa.Table) -> float | str:
+    labels, scores = _labels(rows).to_numpy(), rows["score"].to_numpy()
+    bonafide, spoof = scores[labels == "bonafide"], scores[labels == "spoof"]
+    if not (bonafide.size and spoof.size):
+        return f"{TODO} EER in percent; the scores do not have labels of both classes"
+    return 100 * equal_error_rate(bonafide, spoof, "arena").eer
+
+
+def _labels(rows: pa.Table) -> pa.ChunkedArray:
+    """The label of each utterance; all are null in the scores of a folder of audio files."""
+    if "label" in rows.column_names:
+        return rows["label"]
+    return pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
+
+
+def _labelled(corpus: str, rows: pa.Table) -> pa.Table:
+    is_labelled = pc.is_valid(_labels(rows))
+    if not pc.any(is_labelled).as_py():
+        raise InputError(f"{corpus}: the scores have no labels, which this format needs; use --format csv")
+    return rows.filter(is_labelled)
+
+
+def _check_ids(corpus: str, rows: pa.Table) -> None:
+    """Refuse ids that a reader of lines would divide."""
+    for name in rows["id"].to_pylist():
+        if name.split() != [name]:
+            raise InputError(
+                f"{corpus}: the id {name!r} has white space, which this format cannot hold; use --format csv"
+            )
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    """The values of a column as texts; a float32 has the fewest digits that identify it, a null is empty."""
+    if pa.types.is_float32(column.type):
+        numbers = column.to_numpy()
+        return [
+            str(number) if is_valid else ""
+            for number, is_valid in zip(numbers, column.is_valid().to_pylist(), strict=True)
+        ]
+    return ["" if value is None else str(value) for value in column.to_pylist()]
+
+
+def _csv(header: Sequence[str], columns: Sequence[Iterable[str]]) -> bytes:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(zip(*columns, strict=True))
+    return file.getvalue().encode()
+
+
+def _lines(separator: str, header: Sequence[str], *columns: Sequence[str]) -> bytes:
+    rows = [header, *zip(*columns, strict=True)] if header else zip(*columns, strict=True)
+    return "".join(f"{separator.join(row)}\n" for row in rows).encode()
