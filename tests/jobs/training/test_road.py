@@ -122,4 +122,4 @@ def test_mlflow_links_the_runs_of_the_four_jobs(place: Path, report: Path):
             assert run.inputs is not None
             assert digest in {dataset_input.dataset.digest for dataset_input in run.inputs.dataset_inputs}
         run_id = run.data.tags.get("mlflow.parentRunId", "")
-    assert chain == ["evaluate", "score", "train", "ingest"]
+    assert chain == ["evaluate", "score", "train"]
