@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from pipeline.errors import InputError, UnavailableError
 from pipeline.tracking.failures import failures, is_temporary, warn
-from pipeline.tracking.opening import Opener, ServerRun, last_steps
+from pipeline.tracking.opening import Opener, ServerRun, find_all_in_experiment, last_steps
 
 MAX_METRICS_PER_CALL = 1000
 """MLflow rejects more."""
@@ -100,8 +100,12 @@ class Sender:
     def send_missing(self, run: ServerRun, points: Sequence[Point]) -> None:
         """Send those of many points that the server lacks now; to be used in a call."""
         run.last_steps.update(last_steps(run.client.get_run(run.run_id)))
-        for start in range(0, len(points), MAX_METRICS_PER_CALL):
-            self._log(run, points[start : start + MAX_METRICS_PER_CALL])
+        self._log_all(run, points)
+
+    def send_to_others(self, run: ServerRun, tags: Mapping[str, str], points: Sequence[Point]) -> None:
+        """Send points to every run of the experiment with all these tags; to be used in a call."""
+        for run_id in find_all_in_experiment(run.client, run.experiment_id, tags):
+            self._log_all(ServerRun(run.client, run_id, run.experiment_id), points)
 
     def close(self, status: str) -> int:
         """Try for up to 20 s to send the rest and to end the run; returns how many metrics were lost."""
@@ -189,6 +193,10 @@ class Sender:
                 for _ in batch:
                     self._queue.popleft()
         return True
+
+    def _log_all(self, run: ServerRun, points: Sequence[Point]) -> None:
+        for start in range(0, len(points), MAX_METRICS_PER_CALL):
+            self._log(run, points[start : start + MAX_METRICS_PER_CALL])
 
     def _log(self, run: ServerRun, batch: Sequence[Point]) -> None:
         """Log the points that the server lacks, without the metrics that it refuses.
