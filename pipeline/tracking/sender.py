@@ -50,7 +50,8 @@ class Sender:
         self._calls: dict[str, Call] = {}
         self._queue: deque[Point] = deque()
         self._num_dropped = 0
-        self._refused_names: set[str] = set()
+        self._refused: set[tuple[str, str]] = set()
+        """Run and name of each metric that the server refuses."""
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._last_call: Call | None = None
@@ -204,7 +205,9 @@ class Sender:
         Raises:
             Exception: a temporary failure, one of `failures()`.
         """
-        new = [point for point in batch if point.name not in self._refused_names and _is_new(run, point)]
+        new = [
+            point for point in batch if (run.run_id, point.name) not in self._refused and _is_new(run, point)
+        ]
         try:
             _log_batch(run, new)
         except failures() as failure:
@@ -223,7 +226,7 @@ class Sender:
                 if is_temporary(failure):
                     raise
                 refused[name] = failure
-        self._refused_names |= refused.keys()
+        self._refused |= {(run.run_id, name) for name in refused}
         is_every_one = len(refused) == len(names) > 1
         for name, refusal in list(refused.items())[: 1 if is_every_one else None]:
             what = f"every metric of run {run.run_id}" if is_every_one else f"the metric {name}"
