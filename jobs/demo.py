@@ -82,7 +82,7 @@ def main(config: DemoConfig) -> None:
     print(
         f"  MLflow             {Path(sys.executable).parent / 'mlflow'} ui "
         f"--backend-store-uri sqlite:///{out}/mlflow.db\n"
-        "                     and http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
+        "                     and http://127.0.0.1:5000/#/experiments/2/runs?workflowType=machine_learning"
     )
 
 

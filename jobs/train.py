@@ -19,7 +19,7 @@ from jobs.training.batch_size import find_on_cluster
 from jobs.training.checks import check_data, check_resume, choose_recipe
 from jobs.training.config import TrainConfig
 from jobs.training.driver import run_until_complete
-from jobs.training.lifecycle import check_stored_weights, load_initial, publish, start_or_resume
+from jobs.training.lifecycle import check_folder, check_stored_weights, load_initial, publish, start_or_resume
 from jobs.training.mlflow_run import log_complete, log_result, track_training
 from jobs.training.record import load_record, load_result
 from jobs.training.resolve import resolve
@@ -44,6 +44,7 @@ def main(config: TrainConfig) -> None:
     training = resolve(config, record, recipe, snapshot)
     result = load_result(out)
     if record is None:
+        check_folder(out)
         check_data(training)
     else:
         check_resume(training, record)

@@ -51,20 +51,45 @@ def wait_until(is_reached: Callable[[], bool]) -> None:
 
 def test_runs_on_the_same_data_share_its_digest_and_can_be_nested(tracking_uri: str) -> None:
     digest = "0123456789abcdef"
-    tags = {"bonafide.snapshot": digest}
-    with tracking.run(tracking_uri, "lineage", job="ingest", name="snapshot 1", tags=tags) as ingest:
-        ingest.log_dataset("snapshot 000001", digest, "s3://key:secret@bucket/store", "ingest")
-    assert tracking.find_run(tracking_uri, "lineage", tags) == ingest.run_id
-    with tracking.run(tracking_uri, "lineage", job="train", name="t", parent=tags) as train:
-        train.log_dataset("snapshot 000001", digest, "/store", "training")
+    with tracking.run(tracking_uri, "lineage", job="train", name="t", tags=TRAINING) as train:
+        train.log_dataset("snapshot 000001", digest, "s3://key:secret@bucket/store", "training")
+    assert tracking.find_run(tracking_uri, "lineage", TRAINING) == train.run_id
+    with tracking.run(tracking_uri, "lineage", job="score", name="t", parent=TRAINING) as score:
+        score.log_dataset("snapshot 000001", digest, "/store", "score")
 
     client = MlflowClient(tracking_uri)
-    stored = [client.get_run(str(run.run_id)) for run in (ingest, train)]
+    stored = [client.get_run(str(run.run_id)) for run in (train, score)]
     assert [run.info.status for run in stored] == ["FINISHED", "FINISHED"]
-    assert stored[1].data.tags["mlflow.parentRunId"] == ingest.run_id
+    assert "mlflow.parentRunId" not in stored[0].data.tags
+    assert stored[1].data.tags["mlflow.parentRunId"] == train.run_id
     datasets = [run.inputs.dataset_inputs[0].dataset for run in stored if run.inputs is not None]
     assert [dataset.digest for dataset in datasets] == [digest, digest]
     assert "secret" not in datasets[0].source
+
+
+def test_metrics_for_other_runs_reach_those_with_the_tags_and_change_nothing_else(tracking_uri: str) -> None:
+    tags = {"bonafide.job": "train", "bonafide.weights": "abc"}
+    runs = []
+    for weights in ("abc", "abc", "other"):
+        with tracking.run(
+            tracking_uri, "others", job="train", name="t", tags={"bonafide.weights": weights}
+        ) as run:
+            runs.append(str(run.run_id))
+    client = MlflowClient(tracking_uri)
+    before = [client.get_run(run_id) for run_id in runs]
+    for value in (0.25, 0.125, 0.5):
+        with tracking.run(
+            tracking_uri, "others", job="evaluate", name="e", tags={"bonafide.weights": "abc"}
+        ) as evaluate:
+            evaluate.log_to_others(tags, {"eer/mlaad": value, "eer/a*b": value})
+            evaluate.log_to_others({"bonafide.weights": "of no run"}, {"eer/mlaad": 1.0})
+    after = [client.get_run(run_id) for run_id in runs]
+    assert [run.data.metrics for run in after] == [{"eer/mlaad": 0.5}, {"eer/mlaad": 0.5}, {}]
+    assert [run.info.end_time for run in after] == [run.info.end_time for run in before]
+    assert {run.info.status for run in after} == {"FINISHED"}
+    history = client.get_metric_history(runs[0], "eer/mlaad")
+    assert [point.value for point in history] == [0.25, 0.125, 0.5]
+    assert client.get_run(str(evaluate.run_id)).data.metrics == {}
 
 
 def test_a_run_records_its_config_and_code_but_no_credentials(tracking_uri: str, tmp_path: Path) -> None:
@@ -561,6 +586,7 @@ def test_without_a_uri_only_the_local_file_is_written(tmp_path: Path) -> None:
         run.log_text("x", "x.txt")
         run.log_dataset("d", "1", "/store", "training")
         run.log_file(b"x", "x.bin")
+        run.log_to_others({"a": "b"}, {"eer": 0.5})
     assert run.run_id is None
     assert json.loads(file.read_text())["eer"] == 0.5
     assert tracking.find_run("", "none", {}) is None

@@ -52,8 +52,8 @@ class IngestConfig:
     and the exit status is 1; losses of one or two utterances are named only if nothing is left, or with 0."""
     tracking_uri: tracking.TrackingUri = ""
     """MLflow tracking server or database; without one, nothing is tracked."""
-    experiment: str = tracking.EXPERIMENT
-    """MLflow experiment."""
+    experiment: str = tracking.INGEST_EXPERIMENT
+    """MLflow experiment; by default not that of the trainings, whose table shows one row for each training."""
 
     def __post_init__(self) -> None:
         tracking.check_flags(self.tracking_uri, self.experiment)

@@ -21,6 +21,19 @@ if TYPE_CHECKING:
     from pipeline.detector.network import Detector
 
 
+def check_folder(out: Folder) -> None:
+    """Check that a new training will not replace the detector of an earlier one, which may be registered.
+
+    Raises:
+        InputError: the folder has a detector, but no training.
+    """
+    if out.exists(folder.DETECTOR):
+        raise InputError(
+            f"{out.location(folder.DETECTOR)}: the detector of another training, which may be registered; "
+            "choose another --out, or move the file away"
+        )
+
+
 def check_stored_weights(out: Folder, record: TrainingRecord, result: TrainingResult | None) -> None:
     """Check that nobody has removed or replaced the weights that a training resumes from, or that it has published.
 

@@ -1,4 +1,4 @@
-"""The MLflow run of a training: its parent, its parameters, and the note at the top of its page."""
+"""The MLflow run of a training: its parameters, its tags, and the note at the top of its page."""
 
 from __future__ import annotations
 
@@ -12,21 +12,28 @@ from jobs.training.resolve import ResolvedTraining
 from pipeline import tracking
 from pipeline.config import to_dict, to_toml
 
+PLACES = ("out", "tracking_uri", "experiment", "register")
+"""Settings that differ between trainings without making them different; they are no parameters of the run."""
+
 
 @contextmanager
 def track_training(training: ResolvedTraining, record: TrainingRecord) -> Iterator[tracking.Run]:
-    """Open the one MLflow run of a training, below the run of the ingest that made its snapshot."""
+    """Open the one MLflow run of a training; its tags and its data set lead to the ingest of its snapshot."""
     config, snapshot = training.config, training.snapshot
-    snapshot_tag = {"bonafide.snapshot": training.snapshot_digest}
+    settings = {name: value for name, value in to_dict(config).items() if name not in PLACES}
     with tracking.run(
         config.tracking_uri,
         config.experiment,
         job="train",
-        name=f"train {training.out.uri.rpartition('/')[2]} ({config.variant})",
+        name=f"{training.out.uri.rpartition('/')[2]} ({config.variant})",
         identity=record.run_tags,
-        parent=snapshot.run_id or snapshot_tag | {"bonafide.job": "ingest"},
-        tags=snapshot_tag | {"bonafide.out": config.out, "bonafide.initial_weights": record.initial_weights},
-        config=to_dict(config) | {"snapshot": record.snapshot, "recipe": to_dict(training.recipe)},
+        tags={
+            "bonafide.ingest": snapshot.run_id,
+            "bonafide.snapshot": training.snapshot_digest,
+            "bonafide.out": config.out,
+            "bonafide.initial_weights": record.initial_weights,
+        },
+        config=settings | {"snapshot": record.snapshot, "recipe": to_dict(training.recipe)},
     ) as tracked:
         tracked.describe(run_note(training))
         tracked.log_text(to_toml(config), CONFIG)
@@ -42,10 +49,11 @@ def run_note(training: ResolvedTraining) -> str:
         for label in ("bonafide", "spoof")
     }
     optimiser = config.training.optimiser
+    ingest = f", [its ingest](#/runs/{snapshot.run_id})" if snapshot.run_id else ""
     rows = {
         "detector": f"{config.variant}, from {config.init or 'random weights'}",
         "data": f"snapshot {snapshot.name} (`{training.snapshot_digest}`) of `{config.store}`: "
-        f"{len(snapshot.corpora)} corpora, {hours['bonafide']:,.1f} h bona fide, {hours['spoof']:,.1f} h spoof",
+        f"{len(snapshot.corpora)} corpora, {hours['bonafide']:,.1f} h bona fide, {hours['spoof']:,.1f} h spoof{ingest}",
         "recipe": config.recipe or "every training corpus; validation by the corpora's own splits",
         "steps": f"{optimiser.num_steps:,} at up to {optimiser.learning_rate:g}, {config.training.precision}",
         "out": f"`{config.out}`",
@@ -71,6 +79,7 @@ def log_result(
     if version is not None:
         note += f", registered as `{version.uri}`{' and `@best`' if version.is_best else ''}"
     tracked.describe(f"{note}\n\n{run_note(training)}")
+    tracked.log_metrics({"validation/best_eer": result.best_eer})
     tracked.set_tags(
         {
             "bonafide.weights": result.weights,

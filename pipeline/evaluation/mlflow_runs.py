@@ -1,25 +1,31 @@
-"""The MLflow runs of an evaluation: one per system, so that the table of runs compares systems."""
+"""The MLflow runs of an evaluation: one per system, whose error rates also go to the run of its training."""
 
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline import tracking
 from pipeline.evaluation import layout
-from pipeline.evaluation.measure import METRICS, UNAVERAGED
+from pipeline.evaluation.measure import MEAN, METRICS, POOLED, UNAVERAGED
 from pipeline.evaluation.results import Results
 from pipeline.evaluation.scores import ScoreSet
 
 TAGS = ("checkpoint", "snapshot", "policy", "precision", "variant")
 """Entries of a description that become tags of the run."""
+USUAL = {"policy": ("whole",), "precision": ("fp32", "tf32"), "definition": ("bonafide",), "recipe": ("",)}
+"""Choices of a scoring or an evaluation that do not show in the names of a training's metrics."""
+TRAINING_METRICS = ("eer", "min_dcf")
+"""Metrics that a training gets: few, because MLflow draws one chart for each metric and corpus."""
 
 
 def log_to_mlflow(
     results: Results, files: Mapping[str, bytes], *, uri: str, experiment: str, settings: Mapping[str, Any]
 ) -> list[str]:
-    """Log each system to a run of its own, below the run that made its scores.
+    """Log each system to a run of its own, below the run that made its scores, and to the run of its training.
 
-    Metrics have the same names for every system, such as `eer/CORPUS`. Each run gets all files of the report.
+    Metrics have the same names for every system, such as `eer/CORPUS`. Each run gets all files of the report. A
+    training gets the error rates of its result, see `training_metrics`.
 
     Args:
         results: the measurements.
@@ -52,6 +58,9 @@ def log_to_mlflow(
         ) as tracked:
             tracked.describe(run_note(results, scores))
             tracked.log_metrics(corpus_metrics(results, scores.system))
+            if weights_digest:
+                training = {"bonafide.job": "train", "bonafide.weights": weights_digest}
+                tracked.log_to_others(training, training_metrics(results, scores, settings))
             for name, data in files.items():
                 tracked.log_file(data, name)
         if tracked.url:
@@ -71,7 +80,7 @@ def run_note(results: Results, scores: ScoreSet) -> str:
     return "\n".join(
         [
             f"**{scores.system}**, EER by the definition “{results.settings.definition}”; curves, intervals and "
-            f"breakdowns are in the artifact `{layout.REPORT_PAGE}`.",
+            f"groups are in the artifact `{layout.REPORT_PAGE}`.",
             "",
             "| corpus | EER % | bona fide | spoof |",
             "|---|---:|---:|---:|",
@@ -86,10 +95,33 @@ def corpus_metrics(results: Results, system: str) -> dict[str, float]:
     The threshold of the EER and the intervals are left out; the files of the report have them.
     """
     return {
-        metric + "/" + re.sub(r"[^\w.\- ]", "_", corpus): value
+        f"{metric}/{_metric_name(corpus)}": value
         for metric in METRICS
         if metric not in UNAVERAGED
         for corpus in results.corpora_and_totals
         if (measurement := results.measurements.get((system, corpus, "all", "all"))) is not None
         if (value := measurement.metrics[metric]) is not None
     }
+
+
+def training_metrics(results: Results, scores: ScoreSet, settings: Mapping[str, Any]) -> dict[str, float]:
+    """Collect TRAINING_METRICS of each corpus for the run of a training, with the names of `corpus_metrics`.
+
+    Values of one name must be comparable, so a choice that is not in USUAL is part of the name, as in
+    `eer window_4_mean/CORPUS`, and what depends on the other corpora of an evaluation (MEAN, POOLED) is left out.
+    """
+    chosen = {**scores.identity, **settings}
+    choices = {name: str(chosen.get(name) or usual[0]) for name, usual in USUAL.items()}
+    choices["recipe"] = PurePosixPath(choices["recipe"]).stem
+    suffix = "".join(f" {_metric_name(value)}" for name, value in choices.items() if value not in USUAL[name])
+    return {
+        f"{metric}{suffix}/{corpus}": value
+        for name, value in corpus_metrics(results, scores.system).items()
+        for metric, _, corpus in [name.partition("/")]
+        if metric in TRAINING_METRICS and corpus not in (MEAN, POOLED)
+    }
+
+
+def _metric_name(text: str) -> str:
+    """A text without characters that MLflow refuses in the name of a metric, and without slashes."""
+    return re.sub(r"[^\w.\- ]", "_", text)

@@ -1,6 +1,6 @@
 """Runs, metrics, lineage and registered detectors in MLflow; an unreachable server never stops the work.
 
-    with tracking.run(uri, "bonafide", job="train", name="train xlsr_300m", config=to_dict(config)) as tracked:
+    with tracking.run(uri, "bonafide", job="train", name="first (xlsr_300m)", config=to_dict(config)) as tracked:
         tracked.log_metrics({"train/loss": 0.7}, step=10)
 
 The only package that imports MLflow, and only inside functions that talk to a server, so importing it is cheap.
@@ -10,12 +10,13 @@ from pipeline.tracking.metrics_file import Report
 from pipeline.tracking.metrics_file import read as read_metrics
 from pipeline.tracking.registry import Version, check_name, download, find_version, register
 from pipeline.tracking.runs import Run, find_run, run
-from pipeline.tracking.server import EXPERIMENT, check, check_flags
+from pipeline.tracking.server import EXPERIMENT, INGEST_EXPERIMENT, check, check_flags
 from pipeline.tracking.texts import without_credentials
 from pipeline.tracking.uris import TrackingUri
 
 __all__ = [
     "EXPERIMENT",
+    "INGEST_EXPERIMENT",
     "Report",
     "Run",
     "TrackingUri",

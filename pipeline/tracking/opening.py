@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_PARAMS_PER_CALL = 100
 """MLflow rejects more."""
+MAX_FOUND = 1000
+"""Runs that a search returns at most."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,25 @@ def find_in_experiment(
     """Return the id of the newest run of an experiment with all these tags, and this status; None without tags."""
     if experiment_id is None or not tags:
         return None
+    return next(iter(find_all_in_experiment(client, experiment_id, tags, status, max_results=1)), None)
+
+
+def find_all_in_experiment(
+    client: MlflowClient,
+    experiment_id: str,
+    tags: Mapping[str, str],
+    status: str = "",
+    *,
+    max_results: int = MAX_FOUND,
+) -> list[str]:
+    """Return the ids of the runs of an experiment with all these tags, and this status; the newest first."""
     terms = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
     if status:
         terms.append(f"attributes.status = '{status}'")
     runs = client.search_runs(
-        [experiment_id], " and ".join(terms), max_results=1, order_by=["start_time DESC"]
+        [experiment_id], " and ".join(terms), max_results=max_results, order_by=["start_time DESC"]
     )
-    return str(runs[0].info.run_id) if runs else None
+    return [str(run.info.run_id) for run in runs]
 
 
 def find_logged_model(client: MlflowClient, experiment_id: str | None, weights: str) -> str | None:

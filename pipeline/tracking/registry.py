@@ -65,7 +65,7 @@ class Version:
         if self.digest not in (None, digest):
             raise InputError(
                 f"{self.uri}: its weights were replaced: registered were {str(self.digest)[:12]}, but {self.source} "
-                f"has {digest[:12]}; put the registered file back, or choose the version of the new weights"
+                f"has {digest[:12]}; put the registered file back, or name another version: models:/{self.name}/NUMBER"
             )
 
 

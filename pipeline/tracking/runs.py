@@ -70,8 +70,7 @@ class Run:
     def send_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Send the metrics to the server only, in the background."""
         if self._sender is not None:
-            now_ms = time.time_ns() // 1_000_000
-            self._sender.send([Point(name, float(value), now_ms, step) for name, value in metrics.items()])
+            self._sender.send(_points(metrics, step))
 
     def send_missing(self, last_step: int, data: bytes | None = None) -> None:
         """Send metrics up to a step that only a metrics file has, as after a crash or an outage; in the background.
@@ -94,6 +93,19 @@ class Run:
         missing, sender = [points[key] for key in sorted(points)], self._sender
         if missing:
             sender.call_later("earlier metrics", lambda run: sender.send_missing(run, missing))
+
+    def log_to_others(self, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """Log metrics to every run of the experiment with all these tags, such as that of a training; none may match.
+
+        These runs stay as they are otherwise: a finished one remains finished. A later value replaces an earlier one.
+        """
+        assert tags, "without tags, every run would match"
+        if self._sender is None or not metrics:
+            return
+        points, sender = _points(metrics, None), self._sender
+        self._call(
+            f"metrics for the runs with {dict(tags)}", lambda run: sender.send_to_others(run, tags, points)
+        )
 
     def log_file(self, data: bytes, name: str) -> None:
         """Upload a file as an artifact."""
@@ -235,6 +247,11 @@ def find_run(tracking_uri: str, experiment: str, tags: Mapping[str, str], status
     except UnavailableError as error:
         warn("the run was not looked up", error)
         return None
+
+
+def _points(metrics: Mapping[str, float], step: int | None) -> list[Point]:
+    now_ms = time.time_ns() // 1_000_000
+    return [Point(name, float(value), now_ms, step) for name, value in metrics.items()]
 
 
 def _set_tag(key: str, value: str) -> Call:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from pipeline.errors import InputError, UnavailableError
 from pipeline.tracking.failures import failures, is_temporary, warn
-from pipeline.tracking.opening import Opener, ServerRun, last_steps
+from pipeline.tracking.opening import Opener, ServerRun, find_all_in_experiment, last_steps
 
 MAX_METRICS_PER_CALL = 1000
 """MLflow rejects more."""
@@ -50,7 +50,8 @@ class Sender:
         self._calls: dict[str, Call] = {}
         self._queue: deque[Point] = deque()
         self._num_dropped = 0
-        self._refused_names: set[str] = set()
+        self._refused: set[tuple[str, str]] = set()
+        """Run and name of each metric that the server refuses."""
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._last_call: Call | None = None
@@ -100,8 +101,12 @@ class Sender:
     def send_missing(self, run: ServerRun, points: Sequence[Point]) -> None:
         """Send those of many points that the server lacks now; to be used in a call."""
         run.last_steps.update(last_steps(run.client.get_run(run.run_id)))
-        for start in range(0, len(points), MAX_METRICS_PER_CALL):
-            self._log(run, points[start : start + MAX_METRICS_PER_CALL])
+        self._log_all(run, points)
+
+    def send_to_others(self, run: ServerRun, tags: Mapping[str, str], points: Sequence[Point]) -> None:
+        """Send points to every run of the experiment with all these tags; to be used in a call."""
+        for run_id in find_all_in_experiment(run.client, run.experiment_id, tags):
+            self._log_all(ServerRun(run.client, run_id, run.experiment_id), points)
 
     def close(self, status: str) -> int:
         """Try for up to 20 s to send the rest and to end the run; returns how many metrics were lost."""
@@ -190,13 +195,19 @@ class Sender:
                     self._queue.popleft()
         return True
 
+    def _log_all(self, run: ServerRun, points: Sequence[Point]) -> None:
+        for start in range(0, len(points), MAX_METRICS_PER_CALL):
+            self._log(run, points[start : start + MAX_METRICS_PER_CALL])
+
     def _log(self, run: ServerRun, batch: Sequence[Point]) -> None:
         """Log the points that the server lacks, without the metrics that it refuses.
 
         Raises:
             Exception: a temporary failure, one of `failures()`.
         """
-        new = [point for point in batch if point.name not in self._refused_names and _is_new(run, point)]
+        new = [
+            point for point in batch if (run.run_id, point.name) not in self._refused and _is_new(run, point)
+        ]
         try:
             _log_batch(run, new)
         except failures() as failure:
@@ -215,7 +226,7 @@ class Sender:
                 if is_temporary(failure):
                     raise
                 refused[name] = failure
-        self._refused_names |= refused.keys()
+        self._refused |= {(run.run_id, name) for name in refused}
         is_every_one = len(refused) == len(names) > 1
         for name, refusal in list(refused.items())[: 1 if is_every_one else None]:
             what = f"every metric of run {run.run_id}" if is_every_one else f"the metric {name}"

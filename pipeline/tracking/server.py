@@ -30,7 +30,9 @@ HTTP_DEFAULTS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 EXPERIMENT = "bonafide"
-"""The experiment of a command that names none."""
+"""The experiment of a training, scoring or evaluation that names none."""
+INGEST_EXPERIMENT = "bonafide-ingest"
+"""The experiment of an ingest that names none: its metrics have nothing to be compared with in a table of trainings."""
 
 SILENCED_LOGGERS = ("mlflow", "alembic", "urllib3.connectionpool")
 """Their lines repeat what exceptions tell; the last one's, at every attempt of an outage of days."""
@@ -67,7 +69,7 @@ def check_flags(tracking_uri: str, experiment: str) -> None:
     Raises:
         InputError: an experiment is named without a tracking URI.
     """
-    if experiment != EXPERIMENT and not tracking_uri:
+    if experiment not in (EXPERIMENT, INGEST_EXPERIMENT) and not tracking_uri:
         raise InputError(f"--experiment {experiment} is in MLflow: give --tracking-uri URI")
 
 

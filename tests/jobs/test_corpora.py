@@ -199,7 +199,7 @@ def test_an_ingest_logs_its_card_to_mlflow(cluster: None, tmp_path: Path):
         )
         ingest.main(config)
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("bonafide")
+    experiment = client.get_experiment_by_name("bonafide-ingest")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
     cards = [

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -168,17 +169,46 @@ def test_each_system_has_an_mlflow_run_below_the_run_that_made_its_scores(tmp_pa
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning:mlflow")
-def test_metrics_are_logged_to_the_registered_model(tmp_path):
+def test_error_rates_of_its_result_are_logged_to_the_training_and_to_the_registered_model(tmp_path):
     from mlflow.tracking import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    with tracking.run(uri, "bonafide", job="train", name="t") as training:
-        pass
+    weights = {"bonafide.weights": "0123456789ab", "bonafide.initial_weights": "fedcba987654"}
+    with tracking.run(uri, "bonafide", job="train", name="t", tags=weights) as training:
+        training.log_metrics({"validation/eer": 0.1}, step=10)
     tags = {"weights": "0123456789ab", "eer": 0.1, "validation": "v"}
     tracking.register(uri, "tiny", "s3://bucket/x", run_id=str(training.run_id), tags=tags, description="")
-    scores = Names([write_scores(tmp_path / "t", "trained", 2.0)])
-    main(EvaluateConfig(scores, str(tmp_path / "report"), num_bootstrap=20, tracking_uri=uri))
+    changes = {
+        "trained": {},
+        "windows": {"policy": "window:4:mean", "precision": "bf16"},
+        "untrained": {"weights_digest": "fedcba987654"},
+        "another step": {"weights_digest": "fedcba000000"},
+    }
+    scores = Names(
+        write_scores(tmp_path / str(number), system, 2.0 - number / 2)
+        for number, system in enumerate(changes)
+    )
+    for folder, change in zip(scores, changes.values(), strict=True):
+        record = Path(folder) / "scores.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | change))
+    report = EvaluateConfig(scores, str(tmp_path / "report"), num_bootstrap=20, tracking_uri=uri)
+    main(report)
+    rates = json.loads((tmp_path / "report" / "metrics.json").read_bytes())["metrics"]
     client = MlflowClient(uri)
+    stored = client.get_run(str(training.run_id))
+    assert stored.data.metrics == {"validation/eer": 0.1} | {
+        f"{metric}{suffix}/{corpus}": pytest.approx(rates[system][corpus]["all"]["all"][metric])
+        for system, suffix in {"trained": "", "windows": " window_4_mean bf16"}.items()
+        for metric in ("eer", "min_dcf")
+        for corpus in ("in_the_wild", "mlaad")
+    }
+    main(replace(report, scores=Names(scores[:1]), definition="arena", recipe="leakage_free"))
+    new = client.get_run(str(training.run_id)).data.metrics.keys() - stored.data.metrics.keys()
+    assert new == {
+        f"{metric} arena leakage_free/{corpus}"
+        for metric in ("eer", "min_dcf")
+        for corpus in ("in_the_wild", "mlaad")
+    }
     (model,) = client.search_logged_models([client.get_run(str(training.run_id)).info.experiment_id])
     assert model.status == "READY"
     measured = {metric.key: metric.value for metric in model.metrics}

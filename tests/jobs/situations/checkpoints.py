@@ -152,6 +152,11 @@ def replaced_after_registration(place: Place) -> None:
     save_detector(make_detector(seed=1), place.here / FILE, {})
 
 
+def store_and_replaced_after_registration(place: Place) -> None:
+    make_store(place.here)
+    replaced_after_registration(place)
+
+
 def removed_after_registration(place: Place) -> None:
     make_audio(place.here)
     register(place.here, save_detector(make_detector(), place.here / FILE, {}))
@@ -225,6 +230,12 @@ def detector_cut_short(place: Place) -> None:
 def initial_replaced(place: Place) -> None:
     out, _ = started(place)
     save_detector(make_detector(seed=2), out / run_folder.INITIAL, {})
+
+
+def only_a_detector(place: Place) -> None:
+    make_store(place.here)
+    (place.here / "run").mkdir()
+    save_detector(make_detector(), place.here / "run" / run_folder.DETECTOR, {})
 
 
 SCORE = "score --audio {here}/audio --out {here}/scores --checkpoint "
@@ -320,14 +331,28 @@ SITUATIONS = [
     Situation(
         what="a registered detector whose file was replaced by a later training",
         command=SCORE + "models:/calls/1 --tracking-uri sqlite:///{here}/mlflow.db",
-        line="models:/calls/1: its weights were replaced: registered were …, but {here}/detector.safetensors has …; …",
+        line="models:/calls/1: its weights were replaced: registered were …, but {here}/detector.safetensors has …; "
+        "put the registered file back, or name another version: models:/calls/NUMBER",
         prepare=replaced_after_registration,
+    ),
+    Situation(
+        what="a registered detector to start from whose file was replaced by a later training",
+        command=TRAIN + " --init models:/calls/1 --tracking-uri sqlite:///{here}/mlflow.db",
+        line="models:/calls/1: its weights were replaced: registered were …, but {here}/detector.safetensors has …; …",
+        prepare=store_and_replaced_after_registration,
     ),
     Situation(
         what="a registered detector whose file is not on this machine",
         command=SCORE + "models:/calls@best --tracking-uri sqlite:///{here}/mlflow.db",
         line="models:/calls/1 is registered with weights that cannot be used: {here}/detector.safetensors: no such …",
         prepare=removed_after_registration,
+    ),
+    Situation(
+        what="a new training in the folder of a detector",
+        command=TRAIN,
+        line="{here}/run/detector.safetensors: the detector of another training, which may be registered; "
+        "choose another --out, or move the file away",
+        prepare=only_a_detector,
     ),
     Situation(
         what="the detector of a complete training, removed",

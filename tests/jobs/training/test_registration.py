@@ -130,6 +130,7 @@ def test_metrics_are_grouped_and_the_note_of_the_run_states_the_result(place: Pa
     assert {name for name in run.data.metrics if name.startswith("train/")} == {
         f"train/{name}" for name in ("loss", "gradient_norm", "learning_rate", "epoch", "skipped_steps")
     }
+    assert run.data.metrics["validation/best_eer"] == result_of(place, whole).best_eer
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
     assert steps == sorted(set(steps))
     note = run.data.tags["mlflow.note.content"]

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.fields import Names
 from pipeline.metrics import equal_error_rate
 from pipeline.storage import Folder
-from tests.jobs.training.trainings import tracking_uri
+from tests.jobs.training.trainings import result_of, tracking_uri
 
 pytestmark = [
     pytest.mark.ray,
@@ -113,13 +113,18 @@ def test_mlflow_links_the_runs_of_the_four_jobs(place: Path, report: Path):
     digest = load_snapshot(Folder(str(place / "store"))).digest
 
     run_id = next(run_id for run_id, job in jobs.items() if job == "evaluate")
-    chain = []
+    chain, training = [], None
     while run_id in runs:
-        run = runs[run_id]
+        run = training = runs[run_id]
         chain.append(jobs[run_id])
         assert run.info.status == "FINISHED"
         if jobs[run_id] != "evaluate":
             assert run.inputs is not None
             assert digest in {dataset_input.dataset.digest for dataset_input in run.inputs.dataset_inputs}
         run_id = run.data.tags.get("mlflow.parentRunId", "")
-    assert chain == ["evaluate", "score", "train", "ingest"]
+    assert chain == ["evaluate", "score", "train"]
+    assert training is not None
+    rates = json.loads((report / "metrics.json").read_text())["metrics"]
+    assert training.data.metrics[f"eer/{CORPUS}"] == rates["trained"][CORPUS]["all"]["all"]["eer"]
+    assert training.info.run_id == result_of(place, "whole").run_id
+    assert client.get_run(training.data.tags["bonafide.ingest"]).data.tags["bonafide.snapshot"] == digest

@@ -73,20 +73,25 @@ def test_a_complete_training_holds_only_files_that_its_layout_names(place: Path,
 
 
 @uses_ray
-def test_the_training_is_a_child_of_its_ingest_in_mlflow(place: Path, whole: str) -> None:
+def test_the_training_is_a_run_at_the_top_that_names_its_ingest_in_mlflow(place: Path, whole: str) -> None:
     client = MlflowClient(tracking_uri(place))
     result = result_of(place, whole)
     run = client.get_run(str(result.run_id))
-    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
+    ingest = client.get_run(run.data.tags["bonafide.ingest"])
     assert run.info.status == "FINISHED"
-    assert parent.data.tags["bonafide.job"] == "ingest"
+    assert run.info.run_name == "whole (tiny)"
+    assert "mlflow.parentRunId" not in run.data.tags
+    assert run.data.tags["bonafide.snapshot"] == result.snapshot_digest
+    assert ingest.data.tags["bonafide.job"] == "ingest"
+    assert ingest.info.experiment_id != run.info.experiment_id
     digests = set()
-    for each in (run, parent):
+    for each in (run, ingest):
         assert each.inputs is not None
         digests |= {tagged.dataset.digest for tagged in each.inputs.dataset_inputs}
     assert digests == {result.snapshot_digest}
     assert run.data.params["training.optimiser.num_steps"] == str(NUM_STEPS)
     assert run.data.params["recipe.validation"] == "*/validation"
+    assert not {"out", "tracking_uri", "experiment", "register"} & run.data.params.keys()
     assert run.data.tags["bonafide.weights"] == result.weights
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == NUM_STEPS
     assert len(client.get_metric_history(run.info.run_id, "validation/eer")) == 3
