@@ -102,7 +102,7 @@ def test_a_folder_of_several_window_policies_is_one_system_for_each(tmp_path, ca
         f"detector · {policy} ({out.name})" for out in outs for policy in ("whole", "window:4:mean")
     ]
     assert (
-        "detector · whole and detector · window:4:mean differ in policy: whole and window:4:mean"
+        "detector · whole and detector · window:4:mean differ in the window that is scored: whole and window:4:mean"
         in printed.err
     )
 
