@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated
 
 from pipeline import tracking
@@ -16,14 +15,21 @@ from pipeline.config import run, to_dict, to_toml
 from pipeline.data.corpora.recipe import Recipe, RecipeName, load_recipe
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
-from pipeline.evaluation.claims import Claim, Verdict, check_claims, read_claims
+from pipeline.evaluation.calibration import Calibration, load_calibration, stored_calibration
+from pipeline.evaluation.claims import ClaimsName, Verdict, check_claims, load_claims
 from pipeline.evaluation.files import to_files
 from pipeline.evaluation.measure import Settings
 from pipeline.evaluation.mlflow_runs import log_to_mlflow
 from pipeline.evaluation.page import eer_table
 from pipeline.evaluation.results import evaluate
-from pipeline.evaluation.scores import ClusterKind, find_score_folders, load_scores, with_unique_names
-from pipeline.fields import LocalPath, Location, Locations, Range, Seed
+from pipeline.evaluation.scores import (
+    ClusterKind,
+    ScoreSet,
+    find_score_folders,
+    load_scores,
+    with_unique_names,
+)
+from pipeline.fields import Location, Locations, Names, Range, Seed
 from pipeline.metrics import Definition
 from pipeline.storage import Folder
 from pipeline.streams import continue_without_output
@@ -51,8 +57,12 @@ class EvaluateConfig:
     (utterance). auto: of a speaker, or of a source file where no speaker is stated."""
     min_group: Annotated[int, Range(1, 1_000_000)] = 30
     """A group of utterances with fewer of a class shows counts only."""
-    check: LocalPath = ""
-    """TOML file of claims about the metrics; if one of them fails, the exit status is 2."""
+    calibration: Locations = Names()
+    """Files that `bonafide calibrate` wrote, separated by commas, each for a detector, window and precision; default:
+    those that the scores were made with."""
+    check: ClaimsName = ""
+    """TOML file of claims about the metrics, or antideepfake for the published error rates of that paper; if a claim
+    fails, the exit status is 2."""
     recipe: RecipeName = ""
     """Name or TOML file of a recipe, which decides the artifacts that count as spoof; default: all do."""
     tracking_uri: tracking.TrackingUri = ""
@@ -78,7 +88,7 @@ def main(config: EvaluateConfig) -> int:
     settings = Settings(
         config.definition, config.num_bootstrap, config.seed, config.clusters, config.min_group
     )
-    results = evaluate(score_sets, settings)
+    results = evaluate(score_sets, settings, choose_calibrations(score_sets, config.calibration))
     if recipe.bonafide_artifacts:
         warning = f"labels of recipe {recipe.name}: {', '.join(recipe.bonafide_artifacts)} count as bona fide"
         results = replace(results, warnings=[*results.warnings, warning])
@@ -101,17 +111,21 @@ def main(config: EvaluateConfig) -> int:
     return print_verdicts(verdicts)
 
 
-def load_claims(path: str) -> list[Claim]:
-    """Read a file of claims.
+def choose_calibrations(score_sets: Sequence[ScoreSet], locations: Sequence[str]) -> dict[str, Calibration]:
+    """Find the calibration of each system: among some files, or else the one that its scores were made with.
 
     Raises:
-        InputError: the file does not exist, or is not a file of claims.
+        InputError: a file is not a calibration, or not one of any of the systems.
     """
-    try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--check {path}: cannot be read: {error}") from error
-    return read_claims(text, path)
+    stored = {scores.system: stored_calibration(scores) for scores in score_sets}
+    chosen = {system: calibration for system, calibration in stored.items() if calibration is not None}
+    for location in locations:
+        calibration = load_calibration(location)
+        systems = [scores.system for scores in score_sets if calibration.is_for(scores.identity)]
+        if not systems:
+            calibration.check(score_sets[0].identity, location)
+        chosen |= dict.fromkeys(systems, calibration)
+    return chosen
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> int:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.errors import InputError
 from pipeline.evaluation.scores import PROTOCOL, ScoreSet
 from pipeline.metrics.calibration import AffineMap, affine_calibration, threshold_for
+from pipeline.storage import Folder
 
 IDENTITY = ("weights_digest", "policy", "precision")
 """Entries of a description that scores and their calibration must share."""
@@ -58,6 +59,10 @@ class Calibration:
         """Map scores of any shape."""
         return AffineMap(self.scale, self.offset).apply(scores)
 
+    def is_for(self, identity: Mapping[str, Any]) -> bool:
+        """Whether scores with this description are of the detector, window and precision of the calibration."""
+        return all(identity.get(name) == getattr(self, name) for name in IDENTITY)
+
     def check(self, identity: Mapping[str, Any], where: str) -> None:
         """Check that scores are of the detector, window and precision of the calibration.
 
@@ -94,6 +99,25 @@ def parse_calibration(text: str | bytes, where: str) -> Calibration:
         return from_record(json.loads(text))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{where}: not a calibration by `bonafide calibrate` ({error!r})") from error
+
+
+def load_calibration(location: str) -> Calibration:
+    """Load a calibration from a local or an S3 file.
+
+    Raises:
+        InputError: there is none.
+    """
+    parent, _, name = location.rpartition("/")
+    try:
+        return parse_calibration(Folder(parent).read(name), location)
+    except FileNotFoundError as error:
+        raise InputError(f"{location}: no such file; write it with `bonafide calibrate`") from error
+
+
+def stored_calibration(scores: ScoreSet) -> Calibration | None:
+    """The calibration that scores were made with; None if there is none."""
+    record = scores.identity.get("calibration")
+    return None if record is None else from_record(record)
 
 
 def from_record(record: Mapping[str, Any]) -> Calibration:

@@ -9,6 +9,13 @@ below = 0.02                      # also: above; by = "interval" compares the en
 [[claim]]
 metric = "eer"
 corpus = "in_the_wild"
+system = "xlsr_1b"
+published = 0.0135                # holds if the value is within 0.001 of it
+within = 0.001
+
+[[claim]]
+metric = "eer"
+corpus = "in_the_wild"
 better = ["xlsr_1b", "mms_300m"]  # the first is better than the second, by more than chance
 """
 
@@ -18,17 +25,23 @@ import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
+from pipeline.data.corpora.manifest import MANIFESTS
 from pipeline.errors import InputError, did_you_mean
 from pipeline.evaluation.comparison import SIGNIFICANT
 from pipeline.evaluation.formatting import count_clusters, number, span
 from pipeline.evaluation.measure import METRICS
 from pipeline.evaluation.results import Results
+from pipeline.fields import Reader, local_path
+from pipeline.metrics.bootstrap import ALL
 
 HIGHER_IS_BETTER = ("roc_auc", "accuracy", "precision", "recall", "f1")
 By = Literal["point", "interval"]
-FIELDS = ("metric", "corpus", "system", "below", "above", "by", "better")
+FIELDS = ("metric", "corpus", "system", "below", "above", "by", "published", "within", "better")
+CLAIMS = MANIFESTS / "claims"
+"""Claims that ship with bonafide: the published error rates of detectors."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,9 @@ class Claim:
     above: float | None = None
     by: By = "point"
     """`interval`: the whole interval must be below or above."""
+    published: float | None = None
+    within: float = 0.0
+    """How far the value may be from the published one."""
     better: tuple[str, str] | None = None
 
 
@@ -59,6 +75,34 @@ class Verdict:
 
     def __str__(self) -> str:
         return f"{self.claim.where}: {'holds' if self.holds else 'FAILS'}: {self.text}"
+
+
+def _claims_name(text: str) -> str:
+    """Read the name of a file of claims that ships with bonafide, or the path of one, which becomes absolute."""
+    name = local_path(text) if text.endswith(".toml") else text
+    load_claims(name)
+    return name
+
+
+ClaimsName = Annotated[str, Reader(_claims_name, "a name or a TOML file")]
+"""Type of a flag: claims that can be loaded."""
+
+
+def load_claims(name: str) -> list[Claim]:
+    """Load claims by their name in `manifests/claims`, or by the path of a TOML file.
+
+    Raises:
+        InputError: there is no such file, or it is not a file of claims.
+    """
+    path = Path(name) if name.endswith(".toml") else CLAIMS / f"{name}.toml"
+    try:
+        return read_claims(path.read_text(), str(path))
+    except FileNotFoundError as error:
+        known = sorted(each.stem for each in CLAIMS.glob("*.toml"))
+        hint = "" if name.endswith(".toml") else did_you_mean(name, known)
+        raise InputError(f"{name}: no such file of claims{hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{name}: cannot be read: {error}") from error
 
 
 def read_claims(text: str, name: str) -> list[Claim]:
@@ -81,9 +125,9 @@ def read_claims(text: str, name: str) -> list[Claim]:
     lines = [
         number
         for number, line in enumerate(text.splitlines(), start=1)
-        if re.match(r"\s*\[\[\s*claim\s*\]\]", line)
+        if re.match(r"\s*(\[\[\s*claim\s*\]\]|\{)", line)
     ]
-    # Claims in one line, as in claim = [{…}], have the line of the file's start.
+    # Where claims do not begin lines, as in claim = [{…}, {…}], none has a line of its own.
     positions = lines if len(lines) == len(entries) else [1] * len(entries)
     return [_read(entry, f"{name}:{line}") for entry, line in zip(entries, positions, strict=True)]
 
@@ -99,8 +143,15 @@ def _read(entry: dict[str, Any], where: str) -> Claim:
     if metric not in METRICS:
         raise InputError(f"{where}: unknown metric {metric!r}{did_you_mean(metric, METRICS)}")
     if "better" in entry:
+        if metric not in ALL:
+            raise InputError(f"{where}: systems are not compared by {metric}; known: {', '.join(ALL)}")
         return Claim(where, metric, entry["corpus"], better=_read_pair(entry, where))
-    return Claim(where, metric, entry["corpus"], *_read_limits(entry, where))
+    system = entry.get("system", "")
+    if not isinstance(system, str):
+        raise InputError(f"{where}: system is {system!r}; it must be a name")
+    if "published" in entry:
+        return Claim(where, metric, entry["corpus"], system, **_read_published(entry, where))
+    return Claim(where, metric, entry["corpus"], system, **_read_limits(entry, where))
 
 
 def _read_pair(entry: dict[str, Any], where: str) -> tuple[str, str]:
@@ -113,46 +164,72 @@ def _read_pair(entry: dict[str, Any], where: str) -> tuple[str, str]:
     )
 
 
-def _read_limits(entry: dict[str, Any], where: str) -> tuple[str, float | None, float | None, By]:
-    """Read system, lower and upper limit of a claim, and what must be within them."""
-    system, by = entry.get("system", ""), entry.get("by", "point")
-    if not isinstance(system, str):
-        raise InputError(f"{where}: system is {system!r}; it must be a name")
+def _read_limits(entry: dict[str, Any], where: str) -> dict[str, Any]:
+    """Read the lower and the upper limit of a claim, and what must be within them."""
+    by = entry.get("by", "point")
     if by not in get_args(By):
         raise InputError(f"{where}: by is {by!r}; known: {', '.join(get_args(By))}")
-    limits = {key: entry[key] for key in ("below", "above") if key in entry}
+    limits = [key for key in ("below", "above") if key in entry]
     if not limits:
-        raise InputError(f"{where}: a claim needs below or above, or else better")
-    for key, limit in limits.items():
-        if isinstance(limit, bool) or not isinstance(limit, int | float):
-            raise InputError(f"{where}: {key} is {limit!r}; it must be a number, such as 0.02 for 2 %")
-    return system, limits.get("below"), limits.get("above"), by
+        raise InputError(f"{where}: a claim needs below or above, published, or else better")
+    return {key: _read_number(entry, key, where) for key in limits} | {"by": by}
+
+
+def _read_published(entry: dict[str, Any], where: str) -> dict[str, Any]:
+    """Read a published value and how far from it the measured one may be."""
+    if not entry.get("system") or "within" not in entry or entry.keys() & {"below", "above", "by"}:
+        raise InputError(f"{where}: published needs a system and within, and no below, above and by")
+    return {key: _read_number(entry, key, where) for key in ("published", "within")}
+
+
+def _read_number(entry: dict[str, Any], key: str, where: str) -> float:
+    number = entry[key]
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise InputError(f"{where}: {key} is {number!r}; it must be a number, such as 0.02 for 2 %")
+    return float(number)
 
 
 def check_claims(claims: Sequence[Claim], results: Results) -> list[Verdict]:
-    """Check claims against the measurements.
+    """Check claims against the measurements; published values of what was not measured are left out.
 
     Raises:
-        InputError: a claim is about a system or corpus that was not measured.
+        InputError: a claim is about a system or corpus that was not measured; or all published values are.
     """
-    return [
-        _check_better(claim, results) if claim.better else _check_limits(claim, results) for claim in claims
-    ]
+    verdicts = []
+    for claim in claims:
+        if claim.better is not None:
+            verdicts.append(_check_better(claim, results))
+        elif claim.published is None or (claim.system, claim.corpus, "all", "all") in results.measurements:
+            verdicts.append(_check_value(claim, results))
+    if claims and not verdicts:
+        raise InputError(
+            f"{claims[0].where}: no system and corpus of these claims was measured; name systems with "
+            f"`bonafide score --system`, as in {claims[0].system}"
+        )
+    return verdicts
 
 
-def _check_limits(claim: Claim, results: Results) -> Verdict:
+def _check_value(claim: Claim, results: Results) -> Verdict:
     system = _known(claim, claim.system or _only(claim, results), results.systems, "system")
     corpus = _known(claim, claim.corpus, results.corpora_and_totals, "corpus")
     measurement = results.measurements.get((system, corpus, "all", "all"))
     if measurement is None:
         raise InputError(f"{claim.where}: {system} has no scores for {corpus}")
-    value = measurement.metrics[claim.metric]
-    interval = measurement.intervals.get(claim.metric)
+    value, interval = measurement.metrics[claim.metric], measurement.intervals.get(claim.metric)
     if value is None:
-        return Verdict(claim, False, f"{system} has no {claim.metric} on {corpus}, where a class is missing")
-    low, high = (value, value) if claim.by == "point" or interval is None else interval
+        return Verdict(claim, False, f"{system} has no {claim.metric} on {corpus}")
     if claim.by == "interval" and interval is None:
         return Verdict(claim, False, f"{system} has no interval of {claim.metric} on {corpus}")
+    low, high = interval if claim.by == "interval" and interval is not None else (value, value)
+    text = (
+        f"{claim.metric} of {system} on {corpus} is {number(claim.metric, value)}"
+        f"{span(claim.metric, interval)}, from {measurement.num_bonafide:,} bona fide and "
+        f"{measurement.num_spoof:,} spoof utterances{count_clusters(measurement.clusters)}; "
+    )
+    if claim.published is not None:
+        holds = abs(value - claim.published) <= claim.within + 1e-12
+        published, within = (number(claim.metric, each) for each in (claim.published, claim.within))
+        return Verdict(claim, holds, f"{text}published: {published}, to be met within {within}")
     holds = (claim.below is None or high < claim.below) and (claim.above is None or low > claim.above)
     limits = " and ".join(
         f"{side} {number(claim.metric, limit)}"
@@ -160,13 +237,7 @@ def _check_limits(claim: Claim, results: Results) -> Verdict:
         if limit is not None
     )
     which = "the whole interval is" if claim.by == "interval" else "it is"
-    text = (
-        f"{claim.metric} of {system} on {corpus} is {number(claim.metric, value)}"
-        f"{span(claim.metric, interval)}, from {measurement.num_bonafide:,} bona fide and "
-        f"{measurement.num_spoof:,} spoof utterances{count_clusters(measurement.clusters)}; "
-        f"claimed: {which} {limits}"
-    )
-    return Verdict(claim, holds, text)
+    return Verdict(claim, holds, f"{text}claimed: {which} {limits}")
 
 
 def _check_better(claim: Claim, results: Results) -> Verdict:

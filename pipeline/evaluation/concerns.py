@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow.compute as pc
 
+from pipeline.evaluation.calibration import Calibration
 from pipeline.evaluation.measure import Measurement
 from pipeline.evaluation.scores import PROTOCOL, ScoreSet, Utterances
 from pipeline.metrics import DEFINITIONS, eer_of
@@ -24,13 +25,17 @@ FEW_CLUSTERS = 10
 
 
 def concerns(
-    score_sets: Sequence[ScoreSet], measurements: Mapping[tuple[str, str, str, str], Measurement]
+    score_sets: Sequence[ScoreSet],
+    measurements: Mapping[tuple[str, str, str, str], Measurement],
+    calibrations: Mapping[str, Calibration],
 ) -> list[str]:
     """List what a reader of the results must know before trusting or comparing them."""
     sentences = [*itertools.chain.from_iterable(_losses(scores) for scores in score_sets)]
     for scores in score_sets:
         for corpus, utterances in scores.by_corpus.items():
             sentences += _oddities(measurements[scores.system, corpus, "all", "all"], utterances)
+        if scores.system in calibrations:
+            sentences += _optimism(scores, calibrations[scores.system])
     first, *others = score_sets
     for other in others:
         sentences += _differences(first, other)
@@ -43,6 +48,16 @@ def _losses(scores: ScoreSet) -> Iterator[str]:
         yield f"{scores.system}: {num_rejected:,} utterances could not be scored and are left out."
     if scores.num_unlabelled:
         yield f"{scores.system}: {scores.num_unlabelled:,} utterances have no label and are left out."
+
+
+def _optimism(scores: ScoreSet, calibration: Calibration) -> Iterator[str]:
+    """Name the corpora whose calibrated metrics are too good."""
+    seen = [corpus for corpus in scores.corpora if corpus in calibration.corpora]
+    if seen:
+        yield (
+            f"{scores.system} was calibrated on utterances of {', '.join(seen)}; if they are those measured here, its "
+            "calibrated metrics are too good."
+        )
 
 
 def _oddities(measurement: Measurement, utterances: Utterances) -> Iterator[str]:

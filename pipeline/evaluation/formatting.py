@@ -19,7 +19,7 @@ def number(metric: str, value: float | None) -> str:
     """Format the value of a metric, rates in percent."""
     if value is None:
         return "–"
-    if metric in COSTS or metric in ("roc_auc", "eer_threshold"):
+    if metric.removeprefix("calibrated_") in COSTS or metric in ("roc_auc", "eer_threshold"):
         return f"{value:.3f}"
     return f"{100 * value:.2f} %"
 

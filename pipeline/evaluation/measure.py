@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation.calibration import Calibration
 from pipeline.evaluation.scores import GROUPS, ClusterKind, ScoreSet, Utterances, renumber
 from pipeline.metrics import Definition, Trials, operating_points
 from pipeline.metrics.bootstrap import ALL, EER_ONLY, Samples, bootstrap
 from pipeline.metrics.intervals import Interval, interval_of, p_value_of
+from pipeline.metrics.rates import decisions_of
 from pipeline.metrics.summary import summarise_trials
 
 MEAN, POOLED = "mean", "pooled"
 """Stand for a corpus in measurements over all corpora: the mean over corpora, and all utterances pooled."""
 
-METRICS = ("eer", "eer_threshold", *ALL[1:])
+CALIBRATED = "calibrated_"
+"""Prefix of metrics of calibrated scores, which only corpora have; the rates are those at the chosen threshold."""
+
+CALIBRATED_COSTS = ("act_dcf", "cllr", "cllr_cal")
+CALIBRATED_RATES = ("miss", "false_alarm")
+
+METRICS = (
+    "eer",
+    "eer_threshold",
+    *ALL[1:],
+    *(f"{CALIBRATED}{name}" for name in (*CALIBRATED_COSTS, *CALIBRATED_RATES)),
+)
 """Names of all metrics, in the order of the report."""
 
 UNAVERAGED = ("eer_threshold",)
@@ -58,7 +72,7 @@ class Measurement:
     """`all`, or the attack, artifact, language …"""
     num_bonafide: int
     num_spoof: int
-    metrics: Mapping[str, float | None]
+    metrics: dict[str, float | None]
     """Name → value; None for a metric that needs both classes if one is missing, or too small in a group."""
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     """Name → 95 % interval, of the EER in groups and of every metric in corpora."""
@@ -74,17 +88,27 @@ class Measurement:
     """Name → [num_resamples] bootstrap values, of every metric in corpora."""
 
 
-def measure(scores: ScoreSet, settings: Settings, *, is_compared: bool = False) -> Iterator[Measurement]:
+def measure(
+    scores: ScoreSet,
+    settings: Settings,
+    calibration: Calibration | None = None,
+    *,
+    is_compared: bool = False,
+) -> Iterator[Measurement]:
     """Measure one system: each corpus with its groups, then the mean over corpora, then all utterances.
 
     Args:
         scores: of the system.
         settings: of the evaluation.
+        calibration: of the system, if it has one.
         is_compared: whether resamples must be those of other systems with the same utterances.
     """
     corpora: list[Measurement] = []
+    measure_all = partial(
+        _measure_all, scores.system, settings=settings, calibration=calibration, is_compared=is_compared
+    )
     for corpus, utterances in scores.by_corpus.items():
-        corpora.append(_measure_all(scores.system, corpus, utterances, settings, is_compared=is_compared))
+        corpora.append(measure_all(corpus, utterances))
         yield corpora[-1]
         yield from _measure_groups(corpora[-1], utterances, settings)
     if len(corpora) == 1:
@@ -92,11 +116,17 @@ def measure(scores: ScoreSet, settings: Settings, *, is_compared: bool = False) 
             yield replace(corpora[0], corpus=name)
         return
     yield _mean(corpora)
-    yield _measure_all(scores.system, POOLED, scores.utterances, settings, is_compared=is_compared)
+    yield measure_all(POOLED, scores.utterances)
 
 
 def _measure_all(
-    system: str, corpus: str, utterances: Utterances, settings: Settings, *, is_compared: bool
+    system: str,
+    corpus: str,
+    utterances: Utterances,
+    *,
+    settings: Settings,
+    calibration: Calibration | None,
+    is_compared: bool,
 ) -> Measurement:
     """Measure all utterances of a corpus, or of all corpora."""
     clusters = utterances.clusters(settings.clusters)
@@ -107,23 +137,45 @@ def _measure_all(
     )
     if not (measurement.num_bonafide and measurement.num_spoof):
         return replace(measurement, metrics=_one_class(trials))
-    metrics = summarise_trials(trials, operating_points(trials), settings.definition)
-    seed = bootstrap_seed(settings, corpus)
-    samples = bootstrap(trials, ALL, num_resamples=settings.num_bootstrap, seed=seed)
+    metrics: dict[str, float | None] = dict.fromkeys(METRICS)
+    metrics |= summarise_trials(trials, operating_points(trials), settings.definition)
+    resample = partial(bootstrap, num_resamples=settings.num_bootstrap, seed=bootstrap_seed(settings, corpus))
+    samples = resample(trials, ALL)
+    if calibration is not None:
+        calibrated, calibrated_samples = _calibrated(trials, calibration, resample)
+        metrics |= calibrated
+        samples |= calibrated_samples
     num_clusters = count_clusters(trials)
     independent = samples
     if not clusters.are_single:
-        independent = bootstrap(
-            trials._replace(clusters=None), EER_ONLY, num_resamples=settings.num_bootstrap, seed=seed
-        )
+        independent = resample(trials._replace(clusters=None), EER_ONLY)
     num_trials = min(measurement.num_bonafide, measurement.num_spoof)
     return replace(
         measurement,
         metrics=metrics,
         intervals=_intervals(metrics, samples, num_clusters, num_trials),
-        independent_eer=interval_of("eer", metrics["eer"], independent["eer"], num_trials, num_trials),
+        independent_eer=interval_of("eer", metrics["eer"] or 0.0, independent["eer"], num_trials, num_trials),
         num_clusters=num_clusters,
         samples=samples,
+    )
+
+
+def _calibrated(
+    trials: Trials, calibration: Calibration, resample: Callable[[Trials, Sequence[str]], Samples]
+) -> tuple[dict[str, float | None], Samples]:
+    """Measure the costs of calibrated scores, and the error rates at the chosen threshold; and resample them."""
+    llr = trials._replace(scores=calibration.llr(trials.scores))
+    costs = summarise_trials(llr, operating_points(llr))
+    metrics: dict[str, float | None] = {name: costs[name] for name in CALIBRATED_COSTS}
+    samples = resample(llr, CALIBRATED_COSTS)
+    if calibration.threshold is not None:
+        decided = llr._replace(scores=llr.scores - calibration.threshold.llr)  # rates are those at 0
+        rates = decisions_of(decided)
+        metrics |= {"miss": rates.miss, "false_alarm": rates.false_alarm}
+        samples |= resample(decided, CALIBRATED_RATES)
+    return (
+        {f"{CALIBRATED}{name}": value for name, value in metrics.items()},
+        {f"{CALIBRATED}{name}": values for name, values in samples.items()},
     )
 
 
@@ -141,12 +193,16 @@ def count_clusters(trials: Trials) -> int:
 
 
 def _intervals(
-    metrics: Mapping[str, float], samples: Samples, num_clusters: int, num_trials: int
+    metrics: Mapping[str, float | None], samples: Samples, num_clusters: int, num_trials: int
 ) -> dict[str, Interval]:
-    intervals = {
-        name: interval_of(name, metrics[name], samples[name], num_clusters, num_trials) for name in samples
-    }
-    return {name: interval for name, interval in intervals.items() if interval is not None}
+    intervals = {}
+    for name, values in samples.items():
+        value, kind = metrics[name], name.removeprefix(CALIBRATED)
+        assert value is not None, f"{name} was resampled, so it is known"
+        interval = interval_of(kind, value, values, num_clusters, num_trials)
+        if interval is not None:
+            intervals[name] = interval
+    return intervals
 
 
 def _one_class(trials: Trials) -> dict[str, float | None]:
@@ -209,7 +265,7 @@ def _measure_rows(
     if trials.clusters is not None:
         codes, num_clusters = renumber(trials.clusters)
         trials = trials._replace(clusters=codes if num_clusters < codes.size else None)
-    metrics = summarise_trials(trials, operating_points(trials), settings.definition)
+    metrics = measurement.metrics | summarise_trials(trials, operating_points(trials), settings.definition)
     seed = bootstrap_seed(settings, corpus.corpus)
     num_resamples = min(settings.num_bootstrap, GROUP_RESAMPLES)
     samples = bootstrap(trials, EER_ONLY, num_resamples=num_resamples, seed=seed)
@@ -261,12 +317,11 @@ def _mean(corpora: Sequence[Measurement]) -> Measurement:
     measured = [corpus for corpus in corpora if corpus.samples]
     samples = {
         name: np.mean([corpus.samples[name] for corpus in measured], axis=0)
-        for name in ALL
-        if measured and all(corpus.samples or corpus.metrics[name] is None for corpus in corpora)
+        for name in (measured[0].samples if measured else ())
+        if all(corpus.samples or corpus.metrics[name] is None for corpus in corpora)
     }
     num_clusters = min((corpus.num_clusters for corpus in measured), default=0)
     num_trials = sum(min(corpus.num_bonafide, corpus.num_spoof) for corpus in measured)
-    means = {name: value for name, value in metrics.items() if value is not None}
     return Measurement(
         corpora[0].system,
         MEAN,
@@ -275,7 +330,7 @@ def _mean(corpora: Sequence[Measurement]) -> Measurement:
         sum(corpus.num_bonafide for corpus in corpora),
         sum(corpus.num_spoof for corpus in corpora),
         metrics,
-        _intervals(means, samples, num_clusters, num_trials),
+        _intervals(metrics, samples, num_clusters, num_trials),
         num_clusters=num_clusters,
         samples=samples,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.evaluation import layout
+from pipeline.evaluation.calibration_section import calibration_sections
 from pipeline.evaluation.claims import Verdict
 from pipeline.evaluation.columns import NOT_STATED
 from pipeline.evaluation.comparison import Comparison
@@ -12,6 +13,7 @@ from pipeline.evaluation.concerns import format_value
 from pipeline.evaluation.figures import Curve, det_plot
 from pipeline.evaluation.formatting import PLURALS, number, percent
 from pipeline.evaluation.measure import AGAINST_ALL_BONAFIDE, MEAN, POOLED, Measurement
+from pipeline.evaluation.published_section import published_section
 from pipeline.evaluation.results import Results
 from pipeline.evaluation.scores import GROUPS, ScoreSet
 from pipeline.metrics.intervals import Interval
@@ -62,9 +64,11 @@ def to_page(results: Results, verdicts: Sequence[Verdict] = ()) -> Page:
         [
             *_claims(verdicts),
             _overview(results),
+            *published_section(results),
             *_comparisons(results),
             *_det_curves(results),
             Section("Score distributions", _histograms(results)),
+            *calibration_sections(results),
             _all_metrics(results),
             _groups(results),
             _identities(results),
@@ -285,12 +289,27 @@ def _histograms(results: Results) -> list[Figure]:
             f"{corpus} · {scores.system}",
             [("bona fide", bonafide, 1), ("spoof", spoof, 2)],
             "score",
+            _thresholds(results, scores, corpus),
         )
         for corpus in results.corpora
         for scores in results.score_sets
         if corpus in scores.by_corpus
         for bonafide, spoof in [scores.by_corpus[corpus].trials().by_class]
     ]
+
+
+def _thresholds(results: Results, scores: ScoreSet, corpus: str) -> list[tuple[float, str]]:
+    """The thresholds to show in a distribution: of the EER, and the one that was chosen with the calibration."""
+    measurement = results.measurements[scores.system, corpus, "all", "all"]
+    at_eer = measurement.metrics["eer_threshold"]
+    shown = [] if at_eer is None else [(at_eer, f"threshold of the EER: {at_eer:.3f}")]
+    calibration = results.calibrations.get(scores.system)
+    if calibration is not None and calibration.threshold is not None:
+        score = (calibration.threshold.llr - calibration.offset) / calibration.scale
+        shown.append(
+            (score, f"chosen threshold: {score:.3f}, log-likelihood ratio {calibration.threshold.llr:.3f}")
+        )
+    return shown
 
 
 def _all_metrics(results: Results) -> Section:

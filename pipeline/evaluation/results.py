@@ -8,6 +8,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from pipeline.evaluation.calibration import Calibration
 from pipeline.evaluation.comparison import Comparison, compare
 from pipeline.evaluation.concerns import concerns
 from pipeline.evaluation.measure import MEAN, POOLED, Measurement, Settings, measure
@@ -22,6 +23,8 @@ class Results:
     measurements: Mapping[tuple[str, str, str, str], Measurement]
     """(system, corpus, group, key) → measurement, in the order of `measure`."""
     comparisons: Sequence[Comparison]
+    calibrations: Mapping[str, Calibration]
+    """System → its calibration, for those that have one."""
     settings: Settings
     warnings: Sequence[str]
 
@@ -48,15 +51,26 @@ class Results:
         return list(dict.fromkeys(each.key for each in found))
 
 
-def evaluate(score_sets: Sequence[ScoreSet], settings: Settings) -> Results:
-    """Measure every system, compare them, and collect warnings."""
+def evaluate(
+    score_sets: Sequence[ScoreSet], settings: Settings, calibrations: Mapping[str, Calibration] | None = None
+) -> Results:
+    """Measure every system, compare them, and collect warnings.
+
+    Args:
+        score_sets: the systems, with different names.
+        settings: of the evaluation.
+        calibrations: system → its calibration, for those that have one.
+    """
+    known = calibrations or {}
     measurements = {
         (each.system, each.corpus, each.group, each.key): each
         for scores in score_sets
-        for each in measure(scores, settings, is_compared=len(score_sets) > 1)
+        for each in measure(scores, settings, known.get(scores.system), is_compared=len(score_sets) > 1)
     }
     comparisons = compare(score_sets, measurements, settings)
-    return Results(score_sets, measurements, comparisons, settings, concerns(score_sets, measurements))
+    return Results(
+        score_sets, measurements, comparisons, known, settings, concerns(score_sets, measurements, known)
+    )
 
 
 def to_table(measurements: Iterable[Measurement]) -> pa.Table:

@@ -13,6 +13,8 @@ from pipeline.report.page import Figure, colour
 
 WIDTH, HEIGHT, LOW_HEIGHT = 560.0, 360.0, 240.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 12.0, 12.0, 44.0
+HOVER_DISTANCE = 14.0
+"""Distance of the points of a curve that tell their values on hover, in SVG units."""
 CHARACTER_WIDTH = 6.2
 """Average width of a character of a label, in SVG units."""
 
@@ -77,8 +79,12 @@ class Line:
     colour: int
     is_filled: bool = False
     """Whether the area down to the x axis is filled."""
+    is_dashed: bool = False
+    """A dashed line belongs to a solid one of the same colour, and is not in the legend."""
     marks: Sequence[tuple[float, float, str]] = ()
     """Points to mark with a dot: (x, y, text shown on hover)."""
+    describe: Callable[[float, float], str] | None = None
+    """Text shown on hover at a point of the curve; None: only the name is shown."""
 
 
 def line_chart(
@@ -88,16 +94,30 @@ def line_chart(
     y: Axis,
     *,
     has_diagonal: bool = False,
+    verticals: Sequence[tuple[float, str]] = (),
     total_height: float = HEIGHT,
 ) -> Figure:
-    """Draw curves over two axes; parts outside of the axes are clipped."""
+    """Draw curves over two axes; parts outside of the axes are clipped.
+
+    Args:
+        title: shown above the chart.
+        lines: the curves.
+        x: horizontal axis.
+        y: vertical axis.
+        has_diagonal: whether a guide leads from the lower left to the upper right corner.
+        verticals: (x, text shown on hover) of vertical guides, such as a threshold.
+        total_height: of the chart, in SVG units.
+    """
     width, height = WIDTH - LEFT - RIGHT, total_height - TOP - BOTTOM
     guide = [element("path", d=f"M0 {height}L{width} 0", class_="guide")] if has_diagonal else []
+    for value, text in verticals:
+        line = f"M{width * x.fraction(value):.1f} 0V{height}"
+        guide.append(element("path", element("title", text), d=line, class_="threshold"))
     curves = [part for line in lines for part in _curve(line, x, y, width, height)]
     # A nested svg clips at its borders, so charts need no clip path with a unique id.
     plot = element("svg", *guide, *curves, x=LEFT, y=TOP, width=width, height=height, overflow="hidden")
     svg = _svg(title, total_height, [*_axes(x, y, width, height), plot])
-    return Figure(title, svg, [(line.name, line.colour) for line in lines])
+    return Figure(title, svg, [(line.name, line.colour) for line in lines if not line.is_dashed])
 
 
 def _curve(line: Line, x: Axis, y: Axis, width: float, height: float) -> Iterator[Markup]:
@@ -110,12 +130,30 @@ def _curve(line: Line, x: Axis, y: Axis, width: float, height: float) -> Iterato
     if line.is_filled:
         area = f"{path}L{points[-1][0]:.1f} {height}L{points[0][0]:.1f} {height}Z"
         yield element("path", d=area, style=f"fill: {shade}; opacity: .22")
-    stroke = f"fill: none; stroke: {shade}; stroke-width: 1.8; stroke-linejoin: round"
+    dashes = "; stroke-dasharray: 5 4" if line.is_dashed else ""
+    stroke = f"fill: none; stroke: {shade}; stroke-width: 1.8; stroke-linejoin: round{dashes}"
     yield element("path", element("title", line.name), d=path, style=stroke)
+    if line.describe is not None:
+        yield from _hover_points(line, points, width, height)
     for u, v, text in line.marks:
         dot = f"fill: {shade}; stroke: var(--surface); stroke-width: 1.5"
         u, v = width * x.fraction(u), height * (1 - y.fraction(v))
         yield element("circle", element("title", text), cx=u, cy=v, r=4, style=dot)
+
+
+def _hover_points(
+    line: Line, points: Sequence[tuple[float, float]], width: float, height: float
+) -> Iterator[Markup]:
+    """Put invisible dots along the visible part of a curve, each of which tells its values."""
+    assert line.describe is not None
+    x, y = np.asarray(line.x), np.asarray(line.y)
+    last = (math.inf, math.inf)
+    for (u, v), one, other in zip(points, x.tolist(), y.tolist(), strict=True):
+        if not (0 <= u <= width and 0 <= v <= height) or math.dist((u, v), last) < HOVER_DISTANCE:
+            continue
+        last = (u, v)
+        text = f"{line.name}: {line.describe(one, other)}"
+        yield element("circle", element("title", text), cx=u, cy=v, r=HOVER_DISTANCE / 2, class_="hover")
 
 
 def _axes(x: Axis, y: Axis, width: float, height: float) -> list[Markup]:
@@ -135,8 +173,13 @@ def _axes(x: Axis, y: Axis, width: float, height: float) -> list[Markup]:
     return parts
 
 
-def histogram(title: str, series: Sequence[tuple[str, ArrayLike, int]], x_label: str) -> Figure:
-    """Draw the densities of several series (name, values, colour) over common bins."""
+def histogram(
+    title: str,
+    series: Sequence[tuple[str, ArrayLike, int]],
+    x_label: str,
+    verticals: Sequence[tuple[float, str]] = (),
+) -> Figure:
+    """Draw the densities of several series (name, values, colour) over common bins, and vertical guides."""
     arrays = [np.asarray(values, dtype=np.float64) for _, values, _ in series]
     edges = _bin_edges(arrays)
     densities = []
@@ -145,21 +188,37 @@ def histogram(title: str, series: Sequence[tuple[str, ArrayLike, int]], x_label:
         densities.append(counts / (max(values.size, 1) * np.diff(edges)))
     steps = [(name, density, index) for (name, _, index), density in zip(series, densities, strict=True)]
     x = linear_axis(x_label, float(edges[0]), float(edges[-1]))
-    return step_chart(title, edges, steps, x, "density")
+    return step_chart(title, edges, steps, x, "density", verticals)
 
 
 def step_chart(
-    title: str, edges: ArrayLike, series: Sequence[tuple[str, ArrayLike, int]], x: Axis, y_label: str
+    title: str,
+    edges: ArrayLike,
+    series: Sequence[tuple[str, ArrayLike, int]],
+    x: Axis,
+    y_label: str,
+    verticals: Sequence[tuple[float, str]] = (),
 ) -> Figure:
     """Draw series (name, heights [num_bins], colour) as filled steps over bins between edges [num_bins + 1]."""
     steps_x = np.repeat(np.asarray(edges, dtype=np.float64), 2)
+
+    def describe(value: float, height: float) -> str:
+        return f"{y_label} {height:.3g} at {x.label} {value:.3g}"
+
     lines = [
-        Line(name, steps_x, np.concatenate(([0.0], np.repeat(heights, 2), [0.0])), index, is_filled=True)
+        Line(
+            name,
+            steps_x,
+            np.concatenate(([0.0], np.repeat(heights, 2), [0.0])),
+            index,
+            is_filled=True,
+            describe=describe,
+        )
         for name, heights, index in series
     ]
     highest = max((float(np.max(np.asarray(line.y))) for line in lines), default=1.0)
     y = linear_axis(y_label, 0.0, highest * 1.06, num_ticks=3)
-    return line_chart(title, lines, x, y, total_height=LOW_HEIGHT)
+    return line_chart(title, lines, x, y, verticals=verticals, total_height=LOW_HEIGHT)
 
 
 def _bin_edges(arrays: Sequence[NDArray[np.float64]], num_bins: int = 60) -> NDArray[np.float64]:

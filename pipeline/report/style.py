@@ -88,6 +88,9 @@ svg .value { fill: var(--ink); }
 svg .gridline { stroke: var(--line); stroke-width: 1; }
 svg .frame { stroke: var(--muted); stroke-width: 1; fill: none; }
 svg .guide { stroke: var(--muted); stroke-width: 1; stroke-dasharray: 3 4; fill: none; }
+svg .threshold { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 2 3; }
+svg .hover { fill: transparent; }
+svg .hover:hover { fill: var(--ink); fill-opacity: .25; }
 svg .whisker { stroke: var(--ink); stroke-width: 1.2; opacity: .75; fill: none; }
 @media (max-width: 640px) {
   header { position: static; }

@@ -2,8 +2,10 @@
 
 import pytest
 
+from pipeline.data.corpora.manifest import load_manifests
+from pipeline.detector.variants import VARIANTS
 from pipeline.errors import InputError
-from pipeline.evaluation.claims import check_claims, read_claims
+from pipeline.evaluation.claims import check_claims, load_claims, read_claims
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.measure import MEAN, POOLED, Settings
 from pipeline.evaluation.page import to_page
@@ -151,7 +153,7 @@ def test_a_claim_holds_or_fails_with_value_interval_count_and_line(two_systems):
         ("[[claim]]\nmetric = 'eer'\nbelow = 1", "claims.toml:1: a claim needs a corpus, as text"),
         (
             "[[claim]]\nmetric = 'eer'\ncorpus = 'a'",
-            "claims.toml:1: a claim needs below or above, or else better",
+            "claims.toml:1: a claim needs below or above, published, or else better",
         ),
         ("[[claim]]\nmetric = 'eer'\ncorpus = 'a'\nbelow = true", "below is True; it must be a number"),
         ("[[claim]]\nmetric = 'eer'\ncorpus = 'a'\nbetter = ['x']", "better is a pair of systems"),
@@ -186,3 +188,41 @@ def test_a_claim_about_what_was_not_measured_is_an_error(two_systems, entry, mes
     with pytest.raises(InputError) as caught:
         check_claims(read_claims(f"[[claim]]\nmetric = 'eer'\n{entry}", "claims.toml"), two_systems)
     assert message in str(caught.value)
+
+
+def test_published_rates_are_claims_about_the_systems_that_were_measured(tmp_path):
+    folder = write_system(
+        tmp_path / "a", system="xlsr_1b", corpora=["in_the_wild", "other"], skill=4, variant="xlsr_1b"
+    )
+    results = results_of(folder, settings=Settings(num_bootstrap=20))
+    (verdict,) = check_claims(load_claims("antideepfake"), results)
+    assert verdict.claim.published == 0.0135 and verdict.claim.where.endswith("antideepfake.toml:81")
+    assert not verdict.holds and "published: 1.35 %, to be met within 0.10 %" in verdict.text
+    html = to_page(results).to_html()
+    assert "Beside the paper" in html and ">1.36<" in html and ">1.35<" in html
+    with pytest.raises(InputError, match="no system and corpus of these claims was measured"):
+        check_claims(load_claims("antideepfake"), results_of(write_system(tmp_path / "b")))
+
+
+def test_a_published_rate_holds_within_its_tolerance(two_systems):
+    eer = two_systems.measurements["good", "alpha", "all", "all"].metrics["eer"] or 0
+    entry = "[[claim]]\nmetric = 'eer'\ncorpus = 'alpha'\nsystem = 'good'\nwithin = 0.001\npublished = {}"
+    for published, holds in ((eer + 0.001, True), (eer - 0.0011, False)):
+        (verdict,) = check_claims(read_claims(entry.format(published), "c"), two_systems)
+        assert verdict.holds is holds
+
+
+def test_every_front_end_of_the_paper_has_a_rate_for_its_six_corpora():
+    claims = load_claims("antideepfake")
+    assert len({(claim.system, claim.corpus) for claim in claims}) == len(claims) == 7 * 2 * 6
+    assert {claim.system.removesuffix("_nda") for claim in claims} < set(VARIANTS)
+    assert {claim.corpus for claim in claims} == {
+        name for name, manifest in load_manifests().items() if manifest.role == "evaluation"
+    }
+
+
+def test_claims_that_do_not_exist_are_named(tmp_path):
+    with pytest.raises(InputError, match="antideepfak: no such file of claims; did you mean antideepfake"):
+        load_claims("antideepfak")
+    with pytest.raises(InputError, match=r"x\.toml: no such file of claims"):
+        load_claims(str(tmp_path / "x.toml"))
