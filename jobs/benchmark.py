@@ -1,9 +1,10 @@
-"""Measure the speed of ingest, loader, training or scoring against a bare loop and other libraries.
+"""Measure the speed of ingest, loader, training, scoring or evaluation against a bare loop and other libraries.
 
     bonafide benchmark ingest
     bonafide benchmark loader
     bonafide benchmark train
     bonafide benchmark score
+    bonafide benchmark evaluate
 
 Prints the machine, library versions, speeds and ratios to the bare loop. Ratios can be compared between machines;
 speeds cannot.
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jobs.benchmarks import ingest, loader, score, train
+from jobs.benchmarks import evaluate, ingest, loader, score, train
 from jobs.benchmarks.table import machine, show
 from pipeline.config import run
 
@@ -26,12 +27,13 @@ from pipeline.config import run
 class BenchmarkConfig:
     """What to measure, and the settings of each benchmark."""
 
-    benchmark: Literal["ingest", "loader", "train", "score"] = "ingest"
+    benchmark: Literal["ingest", "loader", "train", "score", "evaluate"] = "ingest"
     """Benchmark to run."""
     ingest: ingest.IngestBenchmark = field(default_factory=ingest.IngestBenchmark)
     loader: loader.LoaderBenchmark = field(default_factory=loader.LoaderBenchmark)
     train: train.TrainBenchmark = field(default_factory=train.TrainBenchmark)
     score: score.ScoreBenchmark = field(default_factory=score.ScoreBenchmark)
+    evaluate: evaluate.EvaluateBenchmark = field(default_factory=evaluate.EvaluateBenchmark)
 
 
 def main(config: BenchmarkConfig) -> None:
@@ -43,6 +45,7 @@ def main(config: BenchmarkConfig) -> None:
             "loader": lambda: loader.measure(config.loader, Path(folder)),
             "train": lambda: train.measure(config.train),
             "score": lambda: score.measure(config.score, Path(folder)),
+            "evaluate": lambda: evaluate.measure(config.evaluate),
         }
         show(benchmarks[config.benchmark]())
 

@@ -19,6 +19,7 @@ from jobs.training.config import TrainConfig
 from pipeline.config import config_class, parse
 from pipeline.data.corpora.manifest import load_manifest
 from pipeline.data.corpora.recipe import load_recipe
+from pipeline.evaluation.claims import read_claims
 from tests.documents import DOCUMENTS, ROOT, all_examples, command_lines, examples, read, spans
 
 PLACEHOLDERS = re.compile("NAME|new_corpus|calls.toml")
@@ -114,12 +115,14 @@ def test_every_command_is_in_the_readme():
 
 
 @pytest.mark.parametrize("example", all_examples("toml"))
-def test_every_toml_example_is_a_manifest_a_recipe_or_a_config(example: str, tmp_path: Path):
+def test_every_toml_example_is_a_manifest_a_recipe_claims_or_a_config(example: str, tmp_path: Path):
     keys = tomllib.loads(example)
     path = tmp_path / f"{keys.get('name', 'train')}.toml"
     path.write_text(example, encoding="utf-8")
     if "audio" in keys:
         assert load_manifest(path).name == keys["name"]
+    elif "claim" in keys:
+        assert len(read_claims(example, str(path))) == len(keys["claim"])
     elif "name" in keys:
         assert load_recipe(str(path)).name == keys["name"]
     else:

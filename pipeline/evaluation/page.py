@@ -230,7 +230,7 @@ def _comparisons(results: Results) -> list[Section]:
     if not results.comparisons:
         return []
     rows: list[list[Value]] = [_comparison(comparison) for comparison in results.comparisons]
-    columns = ["corpus", "first", "second", "EER %: first − second", "p", "in words", "p, swapped", "p, AUC"]
+    columns = ["corpus", "first − second", "in words", "EER %", "p", "p, swapped", "p, AUC"]
     explanation = (
         "Differences on the utterances that all systems scored, with 95 % intervals: both systems are measured on the "
         "same resamples of speakers or files. p is how often two equal systems would differ at least so much; below "
@@ -250,10 +250,9 @@ def _comparison(comparison: Comparison) -> list[Value]:
         cells = [Cell(f"{100 * difference.value:+.2f}", span), Cell(_p_value(difference.p_value))]
     return [
         comparison.corpus,
-        comparison.first,
-        comparison.second,
-        *cells,
+        f"{comparison.first} − {comparison.second}",
         Cell(comparison.in_words(), is_best=comparison.is_significant, is_word=True),
+        *cells,
         Cell(_p_value(comparison.permutation_p_value)),
         Cell(_p_value(None if comparison.auc is None else comparison.auc.p_value)),
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.benchmarks import score, train
+from jobs.benchmarks import evaluate, score, train
 from jobs.benchmarks.loader import LoaderBenchmark, measure
 from jobs.benchmarks.noise_store import make_store
 from jobs.benchmarks.peers import planned_batches
@@ -69,6 +69,14 @@ def test_scoring_is_measured_beside_bare_loops(tmp_path: Path, cluster: None) ->
         assert "of the fastest bare loop" in lines[f"bonafide score, {precision}"]
         assert "% of large matrix products alone" in lines[f"operations, {precision}"]
     assert {"decoding", "scores in bf16"} <= lines.keys()
+
+
+def test_metrics_are_measured_beside_a_sort_and_resamples_that_are_sorted() -> None:
+    config = evaluate.EvaluateBenchmark(num_eer=1000, num_trials=1000, num_clusters=50, num_resamples=20)
+    lines = {line.name: f"{line.value} {line.against}" for line in evaluate.measure(config)}
+    assert "× the sort" in lines["EER"] and "MiB above the arrays" in lines["EER"]
+    for title in ("EER", "all metrics"):
+        assert "× as fast" in lines[f"bootstrap of two systems, {title}"]
 
 
 def test_an_unknown_variant_is_an_error_that_names_it() -> None:
