@@ -13,6 +13,7 @@ from pipeline.evaluation.concerns import format_value
 from pipeline.evaluation.figures import Curve, det_plot
 from pipeline.evaluation.formatting import PLURALS, number, percent
 from pipeline.evaluation.measure import AGAINST_ALL_BONAFIDE, MEAN, POOLED, Measurement
+from pipeline.evaluation.provenance_section import provenance_section
 from pipeline.evaluation.published_section import published_section
 from pipeline.evaluation.results import Results
 from pipeline.evaluation.scores import GROUPS, ScoreSet
@@ -71,6 +72,7 @@ def to_page(results: Results, verdicts: Sequence[Verdict] = ()) -> Page:
             *calibration_sections(results),
             _all_metrics(results),
             _groups(results),
+            *provenance_section(results),
             _identities(results),
         ],
     )
