@@ -1,4 +1,4 @@
-"""The section of a report about the training of each detector: sources shared with the evaluated corpora, and licences."""
+"""The section of a report about the training of a detector: sources shared with evaluated corpora, and licences."""
 
 from __future__ import annotations
 
