@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline import tracking
 from pipeline.evaluation import layout
+from pipeline.evaluation.formatting import percent
 from pipeline.evaluation.measure import MEAN, METRICS, POOLED, UNAVERAGED
 from pipeline.evaluation.results import Results
 from pipeline.evaluation.scores import ScoreSet
@@ -75,16 +76,24 @@ def run_note(results: Results, scores: ScoreSet) -> str:
         measurement = results.measurements.get((scores.system, corpus, "all", "all"))
         eer = measurement.metrics["eer"] if measurement else None
         if measurement is not None and eer is not None:
+            interval = measurement.intervals.get("eer")
+            span = "–" if interval is None else " – ".join(map(percent, interval))
             counts = f"{measurement.num_bonafide:,} | {measurement.num_spoof:,}"
-            rows.append(f"| {corpus} | {100 * eer:.2f} | {counts} |")
+            rows.append(f"| {corpus} | {percent(eer)} | {span} | {counts} |")
     return "\n".join(
         [
             f"**{scores.system}**, EER by the definition “{results.settings.definition}”; curves, intervals and "
             f"groups are in the artifact `{layout.REPORT_PAGE}`.",
             "",
-            "| corpus | EER % | bona fide | spoof |",
-            "|---|---:|---:|---:|",
+            "| corpus | EER % | 95 % interval | bona fide | spoof |",
+            "|---|---:|---:|---:|---:|",
             *rows,
+            "",
+            *(
+                f"- {each.corpus}: {each.first} and {each.second}: {each.in_words()}"
+                for each in results.comparisons
+                if scores.system in (each.first, each.second)
+            ),
         ]
     )
 

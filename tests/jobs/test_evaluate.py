@@ -18,8 +18,11 @@ from pipeline import tracking
 from pipeline.config import parse, run
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
+from pipeline.evaluation.calibration import fit
+from pipeline.evaluation.scores import load_scores
 from pipeline.fields import Names
 from pipeline.storage import Folder
+from tests.evaluation.simulated import write_system
 
 
 def write_scores(
@@ -260,3 +263,55 @@ def test_a_recipe_decides_which_artifacts_count_as_spoof(tmp_path: Path):
     assert any(
         "vocoder, codec count as bona fide" in line for line in reports["copy_synthesis_bonafide"]["warnings"]
     )
+
+
+def test_claims_decide_the_exit_status_and_the_same_claims_give_the_same_lines(tmp_path, capsys):
+    scores = write_system(tmp_path / "s", system="detector")
+    claims = tmp_path / "claims.toml"
+    limit = "[[claim]]\nmetric = 'eer'\ncorpus = 'alpha'\nbelow = {}\n"
+    flags = ["--scores", str(scores), "--num-bootstrap", "50", "--check", str(claims), "--out"]
+    claims.write_text(limit.format(0.5))
+    assert run(main, [*flags, str(tmp_path / "one")]) == 0
+    assert f"{claims}:1: holds: eer of detector on alpha is " in capsys.readouterr().out
+    claims.write_text(limit.format(0.5) + limit.format(0.001))
+    outputs = []
+    for name in ("two", "three"):
+        assert run(main, [*flags, str(tmp_path / name)]) == 2
+        outputs.append(capsys.readouterr())
+    assert outputs[0].err == outputs[1].err
+    assert re.search(
+        rf"{claims}:5: FAILS: eer of detector on alpha is [\d.]+ % \(95 % interval [\d.]+ % to [\d.]+ %\), from 300 "
+        r"bona fide and 300 spoof utterances of 30 speakers; claimed: it is below 0\.10 %",
+        outputs[0].err,
+    )
+    assert "1 of 2 claims fail" in outputs[0].err
+    verdicts = json.loads((tmp_path / "two" / "metrics.json").read_bytes())["claims"]
+    assert [verdict["holds"] for verdict in verdicts] == [True, False]
+
+
+def test_claims_that_cannot_be_read_end_the_command_before_anything_is_written(tmp_path, capsys):
+    scores = write_system(tmp_path / "s")
+    flags = ["--scores", str(scores), "--out", str(tmp_path / "report"), "--check"]
+    for name, message in (
+        ("nowhere.toml", "no such file of claims"),
+        ("antideepfak", "did you mean antideepfake"),
+    ):
+        assert run(main, [*flags, name]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_calibration_is_applied_to_the_systems_that_it_was_fitted_for(tmp_path, capsys):
+    one, two = (
+        write_system(tmp_path / name, system=name, seed=seed) for seed, name in enumerate(("one", "two"))
+    )
+    file = tmp_path / "one.json"
+    file.write_text(fit(load_scores(Folder(str(one))), 0.5, llr=0.0).to_json())
+    flags = ["--num-bootstrap", "20", "--out", str(tmp_path / "report"), "--calibration", str(file)]
+    assert run(main, ["--scores", f"{one},{two}", *flags]) == 0
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_bytes())["metrics"]
+    costs = {system: metrics[system]["alpha"]["all"]["all"]["calibrated_cllr"] for system in ("one", "two")}
+    assert costs["one"] < 1 and costs["two"] is None
+    capsys.readouterr()
+    assert run(main, ["--scores", str(two), *flags]) == 2
+    assert f"{file}: the calibration is for the weights {0:016x}, and these are" in capsys.readouterr().err
