@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from pipeline.errors import InputError
 from pipeline.metrics import ASVSPOOF5, act_dcf, cllr, min_dcf, operating_points, sort_trials
 from pipeline.metrics.calibration import affine_calibration, ece_curve, reliability_curve, threshold_for
-from pipeline.metrics.isotonic import cllr_min
+from pipeline.metrics.isotonic import cllr_min, isotonic_posteriors
 
 
 def miscalibrated(seed: int, num: int = 4000) -> tuple[np.ndarray, np.ndarray]:
@@ -80,14 +80,21 @@ def test_the_reliability_of_calibrated_scores_is_near_the_diagonal():
     assert np.abs(supported - scores)[is_inside].max() < 0.6
 
 
-def test_scores_mapped_by_the_reliability_curve_need_no_calibration():
+def test_the_best_increasing_map_leaves_no_cost_of_calibration():
     bonafide, spoof = miscalibrated(5, 500)
     points = operating_points(sort_trials(bonafide, spoof))
-    scores, supported = reliability_curve(points)
-    mapped_b, mapped_s = (
-        np.interp(each[np.isin(each, scores)], scores, supported) for each in (bonafide, spoof)
-    )
-    assert cllr(mapped_b, mapped_s) - cllr_min(mapped_b, mapped_s) < 0.02
+    p = isotonic_posteriors(np.diff(points.miss), -np.diff(points.false_alarm)).clip(1e-18, 1 - 1e-16)
+    best = dict(zip(points.thresholds[1:].tolist(), (np.log(p) - np.log1p(-p)).tolist(), strict=True))
+    mapped_b, mapped_s = ([best[score] for score in scores.tolist()] for scores in (bonafide, spoof))
+    assert cllr(mapped_b, mapped_s) == pytest.approx(cllr_min(bonafide, spoof), abs=1e-12)
+    assert cllr(mapped_b, mapped_s) == pytest.approx(cllr_min(mapped_b, mapped_s), abs=1e-12)
+
+
+def test_permuted_labels_are_worth_nothing():
+    scores = np.random.default_rng(8).normal(0, 2, 20_000)
+    fitted = affine_calibration(scores[::2], scores[1::2])
+    llr = fitted.apply(scores[::2]), fitted.apply(scores[1::2])
+    assert cllr(*llr) == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize(("rate", "num_needed"), [(0.05, 59), (0.01, 299), (0.001, 2995)])
