@@ -22,13 +22,8 @@ from pipeline.evaluation.measure import Settings
 from pipeline.evaluation.mlflow_runs import log_to_mlflow
 from pipeline.evaluation.page import eer_table
 from pipeline.evaluation.results import evaluate
-from pipeline.evaluation.scores import (
-    ClusterKind,
-    ScoreSet,
-    find_score_folders,
-    load_scores,
-    with_unique_names,
-)
+from pipeline.evaluation.scores import ScoreSet, find_score_folders, load_scores, with_unique_names
+from pipeline.evaluation.utterances import ClusterKind
 from pipeline.fields import Location, Locations, Names, Range, Seed
 from pipeline.metrics import Definition
 from pipeline.storage import Folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation.cells import metric_cell
 from pipeline.evaluation.figures import Ratios, cross_entropy_plot, reliability_plot, tippett_plot
 from pipeline.evaluation.formatting import number, percent
 from pipeline.evaluation.measure import CALIBRATED, Measurement
@@ -94,27 +95,24 @@ def _llr(results: Results, scores: ScoreSet, corpus: str) -> Trials:
 def _costs(results: Results, corpus: str) -> Table:
     measured = _both_classes(results, corpus)
     rows: list[list[Value]] = [
-        ["Cllr, as scored", *(_cell(each, "cllr") for _, _, each in measured)],
+        ["Cllr, as scored", *(metric_cell(each, "cllr") for _, _, each in measured)],
         [
             "Cllr, prior of the training removed",
             *(_without_prior(scores, corpus) for _, scores, _ in measured),
         ],
-        ["Cllr, calibrated", *(_cell(each, f"{CALIBRATED}cllr") for _, _, each in measured)],
-        ["Cllr, lowest", *(_cell(each, "cllr_min") for _, _, each in measured)],
-        ["actDCF, as scored", *(_cell(each, "act_dcf") for _, _, each in measured)],
-        ["actDCF, calibrated", *(_cell(each, f"{CALIBRATED}act_dcf") for _, _, each in measured)],
-        ["minDCF", *(_cell(each, "min_dcf") for _, _, each in measured)],
-        ["miss at the chosen threshold", *(_cell(each, f"{CALIBRATED}miss") for _, _, each in measured)],
-        ["false alarm there", *(_cell(each, f"{CALIBRATED}false_alarm") for _, _, each in measured)],
+        ["Cllr, calibrated", *(metric_cell(each, f"{CALIBRATED}cllr") for _, _, each in measured)],
+        ["Cllr, lowest", *(metric_cell(each, "cllr_min") for _, _, each in measured)],
+        ["actDCF, as scored", *(metric_cell(each, "act_dcf") for _, _, each in measured)],
+        ["actDCF, calibrated", *(metric_cell(each, f"{CALIBRATED}act_dcf") for _, _, each in measured)],
+        ["minDCF", *(metric_cell(each, "min_dcf") for _, _, each in measured)],
+        [
+            "miss at the chosen threshold",
+            *(metric_cell(each, f"{CALIBRATED}miss") for _, _, each in measured),
+        ],
+        ["false alarm there", *(metric_cell(each, f"{CALIBRATED}false_alarm") for _, _, each in measured)],
     ]
     shown = [row for row in rows if any(isinstance(cell, Cell) and cell.text != "–" for cell in row[1:])]
     return Table(["", *(scores.system for _, scores, _ in measured)], shown, corpus)
-
-
-def _cell(measurement: Measurement, name: str) -> Cell:
-    interval = measurement.intervals.get(name)
-    note = "" if interval is None else f"{number(name, interval.low)} – {number(name, interval.high)}"
-    return Cell(number(name, measurement.metrics[name]), note)
 
 
 def _without_prior(scores: ScoreSet, corpus: str) -> Cell:

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.evaluation.measure import MEAN, POOLED, Measurement, Settings, bootstrap_seed, count_clusters
-from pipeline.evaluation.scores import ScoreSet, Utterances
+from pipeline.evaluation.scores import ScoreSet
+from pipeline.evaluation.utterances import Utterances
 from pipeline.metrics import ClassScores, operating_points
 from pipeline.metrics.bootstrap import ALL, Samples, bootstrap
 from pipeline.metrics.intervals import Difference, difference_of

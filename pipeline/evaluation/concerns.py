@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from pipeline.evaluation.calibration import Calibration
 from pipeline.evaluation.measure import Measurement
-from pipeline.evaluation.scores import PROTOCOL, ScoreSet, Utterances
+from pipeline.evaluation.scores import PROTOCOL, ScoreSet
+from pipeline.evaluation.utterances import Utterances
 from pipeline.metrics import DEFINITIONS, eer_of
 
 MIN_DISTINCT_SHARE = 0.5

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.calibration import Calibration
-from pipeline.evaluation.scores import GROUPS, ClusterKind, ScoreSet, Utterances, renumber
+from pipeline.evaluation.scores import ScoreSet
+from pipeline.evaluation.utterances import GROUPS, ClusterKind, Utterances, renumber
 from pipeline.metrics import Definition, Trials, operating_points
 from pipeline.metrics.bootstrap import ALL, EER_ONLY, Samples, bootstrap
 from pipeline.metrics.intervals import Interval, interval_of, p_value_of

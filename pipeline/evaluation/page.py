@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.evaluation import layout
 from pipeline.evaluation.calibration_section import calibration_sections
+from pipeline.evaluation.cells import eer_cells, metric_cell, percent_span
 from pipeline.evaluation.claims import Verdict
-from pipeline.evaluation.columns import NOT_STATED
-from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.comparison_section import comparison_section
 from pipeline.evaluation.concerns import format_value
 from pipeline.evaluation.figures import Curve, det_plot
-from pipeline.evaluation.formatting import PLURALS, number, percent
-from pipeline.evaluation.measure import AGAINST_ALL_BONAFIDE, MEAN, POOLED, Measurement
+from pipeline.evaluation.formatting import PLURALS, percent
+from pipeline.evaluation.groups_section import groups_section
+from pipeline.evaluation.measure import MEAN, POOLED, Measurement
 from pipeline.evaluation.provenance_section import provenance_section
 from pipeline.evaluation.published_section import published_section
 from pipeline.evaluation.results import Results
-from pipeline.evaluation.scores import GROUPS, ScoreSet
-from pipeline.metrics.intervals import Interval
+from pipeline.evaluation.scores import ScoreSet
 from pipeline.report import Block, Cell, Facts, Figure, Page, Section, Table, Text, Value
 from pipeline.report.charts import Bar, bar_chart, histogram, linear_axis
 
@@ -36,12 +35,6 @@ TITLES = {
     "false_alarm": "false alarm",
 }
 """Metric → title, for all metrics that are shown; recall is left out because it is 1 − miss."""
-
-GROUP_TITLES = {"seconds": "duration", "sample_rate": "sample rate"}
-"""Groups whose column has another name."""
-
-NUM_HARDEST = 60
-"""Maximum number of rows of a breakdown; `layout.METRICS_TABLE` has all of them."""
 
 
 def eer_table(results: Results) -> str:
@@ -66,12 +59,12 @@ def to_page(results: Results, verdicts: Sequence[Verdict] = ()) -> Page:
             *_claims(verdicts),
             _overview(results),
             *published_section(results),
-            *_comparisons(results),
+            *comparison_section(results),
             *_det_curves(results),
             Section("Score distributions", _histograms(results)),
             *calibration_sections(results),
             _all_metrics(results),
-            _groups(results),
+            groups_section(results),
             *provenance_section(results),
             _identities(results),
         ],
@@ -95,7 +88,7 @@ def _claims(verdicts: Sequence[Verdict]) -> list[Section]:
 def _overview(results: Results) -> Section:
     corpora, settings = results.corpora_and_totals, results.settings
     rows: list[list[Value]] = [
-        [corpus, _clusters(results.by_system(corpus)), *_eer_cells(results.by_system(corpus))]
+        [corpus, _clusters(results.by_system(corpus)), *eer_cells(results.by_system(corpus))]
         for corpus in corpora
     ]
     bars = [[_bar(each) for each in results.by_system(corpus)] for corpus in corpora]
@@ -144,7 +137,7 @@ def _independence(results: Results) -> list[Block]:
             if set(each.clusters) > {"utterance"} or "utterance" not in each.clusters:
                 widths = [high - low for low, high in (each.intervals["eer"], each.independent_eer)]
                 ratio = f"{widths[0] / widths[1]:.1f} ×" if widths[1] else "–"
-                spans = [_span(each.intervals["eer"]), _span(each.independent_eer)]
+                spans = [percent_span(each.intervals["eer"]), percent_span(each.independent_eer)]
                 rows.append([corpus, each.system, *spans, Cell(ratio)])
     if not rows:
         return []
@@ -157,10 +150,6 @@ def _independence(results: Results) -> list[Block]:
         ),
         Table(columns, rows, "EER %: what the intervals rest on"),
     ]
-
-
-def _span(interval: Interval) -> str:
-    return f"{percent(interval.low)} – {percent(interval.high)}"
 
 
 def _headline(results: Results) -> Facts:
@@ -181,44 +170,6 @@ def _headline(results: Results) -> Facts:
     )
 
 
-def _eer_cells(measurements: Sequence[Measurement | None], *, has_bar: bool = False) -> list[Cell]:
-    rates = [each.metrics["eer"] if each else None for each in measurements]
-    lowest = min((rate for rate in rates if rate is not None), default=None)
-    cells = []
-    for each, rate in zip(measurements, rates, strict=True):
-        if each is None:
-            cells.append(Cell("–", "not scored"))
-        elif rate is None:
-            cells.append(Cell("–", _missing_class(each)))
-        else:
-            is_best = len(measurements) > 1 and rate == lowest
-            cells.append(
-                Cell(
-                    percent(rate),
-                    _interval(each),
-                    rate if has_bar else None,
-                    is_best,
-                    is_warning=bool(each.is_different),
-                )
-            )
-    return cells
-
-
-def _missing_class(measurement: Measurement) -> str:
-    """Say why there is no EER."""
-    miss, false_alarm = measurement.metrics["miss"], measurement.metrics["false_alarm"]
-    if miss is not None:
-        return f"no spoof, {percent(miss)} % misses"
-    if false_alarm is not None:
-        return f"no bona fide, {percent(false_alarm)} % false alarms"
-    return "too few"
-
-
-def _interval(measurement: Measurement) -> str:
-    interval = measurement.intervals.get("eer")
-    return "" if interval is None else _span(interval)
-
-
 def _bar(measurement: Measurement | None) -> Bar | None:
     eer = measurement.metrics["eer"] if measurement else None
     if measurement is None or eer is None:
@@ -226,44 +177,6 @@ def _bar(measurement: Measurement | None) -> Bar | None:
     interval = measurement.intervals.get("eer")
     shown = None if interval is None else (100 * interval.low, 100 * interval.high)
     return Bar(100 * eer, f"{percent(eer)} %", shown)
-
-
-def _comparisons(results: Results) -> list[Section]:
-    if not results.comparisons:
-        return []
-    rows: list[list[Value]] = [_comparison(comparison) for comparison in results.comparisons]
-    columns = ["corpus", "first − second", "in words", "EER %", "p", "p, swapped", "p, AUC"]
-    explanation = (
-        "Differences on the utterances that all systems scored, with 95 % intervals: both systems are measured on the "
-        "same resamples of speakers or files. p is how often two equal systems would differ at least so much; below "
-        "0.05, they are said to differ. As a check, p, swapped comes from exchanging the systems in randomly chosen "
-        "speakers or files, and p, AUC from DeLong's test, which takes utterances for independent and is therefore "
-        "too small if they are not."
-    )
-    return [Section("Comparisons", [Table(columns, rows), Text(explanation)])]
-
-
-def _comparison(comparison: Comparison) -> list[Value]:
-    difference = comparison.differences.get("eer")
-    cells: list[Value] = [Cell("–"), Cell("–")]
-    if difference is not None:
-        low, high = difference.interval
-        span = f"{100 * low:+.2f} – {100 * high:+.2f}"
-        cells = [Cell(f"{100 * difference.value:+.2f}", span), Cell(_p_value(difference.p_value))]
-    return [
-        comparison.corpus,
-        f"{comparison.first} − {comparison.second}",
-        Cell(comparison.in_words(), is_best=comparison.is_significant, is_word=True),
-        *cells,
-        Cell(_p_value(comparison.permutation_p_value)),
-        Cell(_p_value(None if comparison.auc is None else comparison.auc.p_value)),
-    ]
-
-
-def _p_value(p_value: float | None) -> str:
-    if p_value is None:
-        return "–"
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def _det_curves(results: Results) -> list[Section]:
@@ -322,7 +235,7 @@ def _all_metrics(results: Results) -> Section:
             ["spoof", *(each.num_spoof for each in measured)],
         ]
         for name, title in TITLES.items():
-            rows.append([title, *(_metric_cell(each, name) for each in measured)])
+            rows.append([title, *(metric_cell(each, name) for each in measured)])
         tables.append(Table(["", *(each.system for each in measured)], rows, corpus))
     explanation = (
         "minDCF and actDCF are normalised detection costs as in ASVspoof 5: the prior of spoof is 5 %, a miss costs "
@@ -333,65 +246,6 @@ def _all_metrics(results: Results) -> Section:
         "the positive class. Small numbers are 95 % intervals."
     )
     return Section("All metrics", [*tables, Text(explanation)])
-
-
-def _metric_cell(measurement: Measurement, name: str) -> Cell:
-    interval = measurement.intervals.get(name)
-    note = "" if interval is None else f"{number(name, interval.low)} – {number(name, interval.high)}"
-    return Cell(number(name, measurement.metrics[name]), note)
-
-
-def _groups(results: Results) -> Section:
-    settings = results.settings
-    blocks: list[Block] = [
-        Text(
-            "Each attack and artifact is measured against all bona fide utterances of its corpus, every other group "
-            f"against its own bona fide utterances. A group with fewer than {settings.min_group} utterances of a class "
-            "shows only their number. The hardest comes first. Marked rates differ from that of the corpus by more "
-            "than chance; of all marks, at most 5 % are expected to be wrong."
-        )
-    ]
-    for corpus in results.corpora:
-        unstated, constant = [], []
-        for group in GROUPS:
-            keys = results.keys(corpus, group)
-            title = GROUP_TITLES.get(group, group)
-            if set(keys) <= {NOT_STATED}:
-                unstated.append(title)
-            elif len(keys) == 1:
-                constant.append(f"{title} ({keys[0]})")
-            else:
-                blocks += _group(results, corpus, group)
-        if constant:
-            blocks.append(Text(f"{corpus} has only one {', one '.join(constant)}."))
-        if unstated:
-            blocks.append(Text(f"{corpus} does not state, or not often enough: {', '.join(unstated)}."))
-    return Section("Groups", blocks)
-
-
-def _group(results: Results, corpus: str, group: str) -> list[Block]:
-    by_key = {key: results.by_system(corpus, group, key) for key in results.keys(corpus, group)}
-    hardest_first = sorted(by_key, key=lambda key: _ease(by_key[key]))
-    rows: list[list[Value]] = []
-    for key in hardest_first[:NUM_HARDEST]:
-        scored = [each for each in by_key[key] if each is not None]
-        counts = (max(each.num_bonafide for each in scored), max(each.num_spoof for each in scored))
-        shown = counts if group not in AGAINST_ALL_BONAFIDE else counts[1:]
-        rows.append([key, *shown, *_eer_cells(by_key[key], has_bar=True)])
-    counted = ["bona fide", "spoof"] if group not in AGAINST_ALL_BONAFIDE else ["spoof"]
-    title = GROUP_TITLES.get(group, group)
-    table = Table([title, *counted, *results.systems], rows, f"{corpus}: EER % by {title}")
-    num_hidden = len(hardest_first) - NUM_HARDEST
-    if num_hidden <= 0:
-        return [table]
-    return [table, Text(f"{num_hidden} easier rows are omitted; {layout.METRICS_TABLE} has all of them.")]
-
-
-def _ease(measurements: Sequence[Measurement | None]) -> float:
-    """Return the negative mean EER over systems, as a sort key; 1 if there is no EER."""
-    rates = [each.metrics["eer"] for each in measurements if each is not None]
-    known = [rate for rate in rates if rate is not None]
-    return -sum(known) / len(known) if known else 1.0
 
 
 def _identities(results: Results) -> Section:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.evaluation.cells import eer_span
 from pipeline.evaluation.claims import load_claims
 from pipeline.evaluation.formatting import percent
 from pipeline.evaluation.results import Results
@@ -25,10 +26,8 @@ def published_section(results: Results) -> list[Section]:
             eer = measurement.metrics["eer"] if measurement else None
             if measurement is None or eer is None or (variant, corpus) not in published:
                 continue
-            interval = measurement.intervals.get("eer")
-            note = "" if interval is None else f"{percent(interval.low)} – {percent(interval.high)}"
             rates = [published[f"{variant}{suffix}", corpus] for suffix in (WITHOUT_RAWBOOST, "")]
-            cells = [Cell(percent(eer), note), *(Cell(percent(rate)) for rate in rates)]
+            cells = [Cell(percent(eer), eer_span(measurement)), *(Cell(percent(rate)) for rate in rates)]
             rows.append([corpus, scores.system, variant, str(scores.identity.get("policy")), *cells])
     if not rows:
         return []
