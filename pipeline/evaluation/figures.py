@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.evaluation.formatting import percent
-from pipeline.metrics import ClassScores, Trials, det_curve, operating_points
+from pipeline.metrics import Trials, operating_points
 from pipeline.metrics.calibration import ece_curve, reliability_curve
+from pipeline.metrics.rates import det_curve_of
 from pipeline.report import Figure
 from pipeline.report.charts import Line, line_chart, linear_axis, probit_axis
 
@@ -32,7 +33,7 @@ class Curve(NamedTuple):
 
     name: str
     colour: int
-    scores: ClassScores
+    trials: Trials
     eer: float
 
 
@@ -40,10 +41,18 @@ def det_plot(corpus: str, curves: Iterable[Curve]) -> Figure:
     """Draw DET curves on one corpus, each with its EER marked."""
     lines: list[Line] = []
     lowest = 0.01
-    for name, colour, (bonafide, spoof), eer in curves:
-        lowest = min(lowest, 1 / bonafide.size, 1 / spoof.size)
+    for name, colour, trials, eer in curves:
+        lowest = min(lowest, 1 / trials.num_bonafide, 1 / trials.num_spoof)
         marks = [(eer, eer, f"{name}: EER {percent(eer)} %")]
-        lines.append(Line(name, *det_curve(bonafide, spoof), colour, marks=marks, describe=_describe_rates))
+        lines.append(
+            Line(
+                name,
+                *det_curve_of(operating_points(trials)),
+                colour,
+                marks=marks,
+                describe=_describe_rates,
+            )
+        )
     x, y = (probit_axis(f"{rate} %", max(lowest, 1e-4), 0.8) for rate in ("false alarm", "miss"))
     return line_chart(f"DET: {corpus}", lines, x, y, has_diagonal=True)
 

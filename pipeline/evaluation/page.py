@@ -193,7 +193,7 @@ def _det_figure(results: Results, corpus: str) -> Figure:
         eer = measurement.metrics["eer"] if measurement else None
         if eer is not None:
             utterances = scores.utterances if corpus == POOLED else scores.by_corpus[corpus]
-            curves.append(Curve(scores.system, colour, utterances.trials().by_class, eer))
+            curves.append(Curve(scores.system, colour, utterances.trials(), eer))
     return det_plot(corpus, curves)
 
 

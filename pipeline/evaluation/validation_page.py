@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.evaluation.figures import Curve, det_plot
 from pipeline.evaluation.formatting import percent
-from pipeline.metrics import ClassScores, equal_error_rate
+from pipeline.metrics import ClassScores, equal_error_rate, sort_trials
 from pipeline.report import Block, Cell, Facts, Figure, Page, Section, Table, Text, Value
 from pipeline.report.charts import Line, histogram, line_chart, linear_axis
 from pipeline.tracking import Report
@@ -184,7 +184,7 @@ def _det_figure(corpus: str, shown: Sequence[ValidationScores], names: Mapping[i
         eer = validation.eer(corpus)
         if eer is not None:
             scores = validation.all if corpus == ALL else validation.by_corpus[corpus]
-            curves.append(Curve(names[validation.step], colour, scores, eer))
+            curves.append(Curve(names[validation.step], colour, sort_trials(*scores), eer))
     return det_plot(corpus, curves)
 
 

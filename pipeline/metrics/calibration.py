@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from pipeline.errors import InputError
 from pipeline.metrics.isotonic import isotonic_posteriors
 from pipeline.metrics.rates import ASVSPOOF5
 from pipeline.metrics.trials import OperatingPoints, Trials, operating_points, sort_trials
+
+MAX_POINTS = 10_000
+"""A curve over more distinct scores is computed from evenly chosen thresholds."""
 
 
 class AffineMap(NamedTuple):
@@ -93,19 +97,22 @@ def threshold_for(spoof: ArrayLike, false_alarm: float = 0.01, confidence: float
     Raises:
         InputError: the rate is not between 0 and 1, or there are no scores.
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     if not 0 < false_alarm < 1:
         raise InputError(f"the false alarm rate is {false_alarm}; it must be between 0 and 1")
     scores = np.sort(np.asarray(spoof, np.float64).reshape(-1))
     if not scores.size or not np.isfinite(scores).all():
         raise InputError("a threshold needs spoof scores, all of them finite")
-    num_accepted = np.arange(math.floor(false_alarm * scores.size) + 1)
-    upper = beta.ppf(confidence, num_accepted + 1, scores.size - num_accepted)
-    promised = np.flatnonzero(upper <= false_alarm)
+
+    def upper_bound(num_accepted: int) -> float:
+        return float(betaincinv(num_accepted + 1, scores.size - num_accepted, confidence))
+
+    most = math.floor(false_alarm * scores.size)
+    num_promised = bisect.bisect_right(range(most + 1), false_alarm, key=upper_bound)
     return Threshold(
-        point=_above(scores, int(num_accepted[-1])),
-        guaranteed=_above(scores, int(promised[-1])) if promised.size else None,
+        point=_above(scores, most),
+        guaranteed=_above(scores, num_promised - 1) if num_promised else None,
         num_spoof=scores.size,
         num_needed=math.ceil(math.log(1 - confidence) / math.log1p(-false_alarm)),
     )
@@ -135,7 +142,7 @@ class EceCurve(NamedTuple):
 def ece_curve(trials: Trials, log10_prior_odds: ArrayLike) -> EceCurve:
     """Compute the normalised cross-entropy (Ramos and Gonzalez-Rodriguez, 2013); at prior odds of 1 it is Cllr."""
     odds = np.asarray(log10_prior_odds, np.float64).reshape(-1)
-    points = operating_points(trials)
+    points = operating_points(trials).thinned(MAX_POINTS)
     weight_b, weight_s = np.diff(points.miss), -np.diff(points.false_alarm)
     with np.errstate(divide="ignore"):
         posteriors = isotonic_posteriors(weight_b, weight_s)
@@ -166,6 +173,7 @@ def reliability_curve(points: OperatingPoints) -> tuple[NDArray[np.float64], NDA
         Scores, and natural-log likelihood ratios by pool adjacent violators; where only one class has scores, the
         ratio is infinite and is left out.
     """
+    points = points.thinned(MAX_POINTS)
     posteriors = isotonic_posteriors(np.diff(points.miss), -np.diff(points.false_alarm))
     is_finite = (posteriors > 0) & (posteriors < 1)
     p = posteriors[is_finite]

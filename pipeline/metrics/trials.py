@@ -97,6 +97,13 @@ class OperatingPoints(NamedTuple):
     def num_spoof(self) -> int:
         return int(self.false_alarms[0])
 
+    def thinned(self, max_points: int) -> OperatingPoints:
+        """Keep at most so many points, evenly chosen, with both ends."""
+        if self.thresholds.size <= max_points:
+            return self
+        kept = np.linspace(0, self.thresholds.size - 1, max_points).astype(np.int64)
+        return OperatingPoints(self.thresholds[kept], self.misses[kept], self.false_alarms[kept])
+
     @property
     def miss(self) -> NDArray[np.float64]:
         """Fraction of bona fide utterances rejected at each point."""
