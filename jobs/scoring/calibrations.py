@@ -77,15 +77,15 @@ def choose_calibrations(
     for policy in config.window:
         key = key_of(policy, config.precision)
         for place, calibrations in stored:
-            calibration = calibrations.get(key)
-            if policy not in chosen and calibration and calibration.weights_digest == loaded.digest:
-                chosen[policy] = calibration
+            found = calibrations.get(key)
+            if policy not in chosen and found is not None and found.weights_digest == loaded.digest:
+                chosen[policy] = found
                 print(f"llr of {key}: {place}", flush=True)
         if stored and policy not in chosen:
-            known = ", ".join(sorted({each.key for _, found in stored for each in found.values()} - {key}))
-            others = f"for {known} only" if known else "for other weights only"
+            known = ", ".join(sorted({each.key for _, others in stored for each in others.values()} - {key}))
+            which = f"for {known} only" if known else "for other weights only"
             print(
-                f"no llr of {key}: the detector has calibrations {others}; fit one with `bonafide calibrate`",
+                f"no llr of {key}: the detector has calibrations {which}; fit one with `bonafide calibrate`",
                 flush=True,
             )
     return chosen
