@@ -158,18 +158,18 @@ def describe_threshold(calibration: Calibration, scores: ScoreSet) -> list[str]:
     bonafide, spoof = map(calibration.llr, scores.utterances.trials().by_class)
     rates = decisions(bonafide, spoof, chosen.llr)
     lines = [
-        f"bona fide from llr {chosen.llr:.3f}: rejects {rates.miss:.2%} of these bona fide utterances and accepts "
-        f"{rates.false_alarm:.2%} of these spoof utterances"
+        f"bona fide from llr {chosen.llr:.3f}: rejects {100 * rates.miss:.2f} % of these bona fide utterances and "
+        f"accepts {100 * rates.false_alarm:.2f} % of these spoof utterances"
     ]
     if chosen.false_alarm is not None and chosen.is_guaranteed:
         lines.append(
-            f"accepts at most {chosen.false_alarm:.3%} of new spoof utterances like these, with 95 % confidence"
+            f"accepts at most {100 * chosen.false_alarm:g} % of new spoof utterances like these, with 95 % confidence"
         )
     elif chosen.false_alarm is not None:
         num_needed = threshold_for(spoof, chosen.false_alarm).num_needed
         lines.append(
-            f"a false alarm rate of {chosen.false_alarm:.3%} cannot be promised with {calibration.num_spoof:,} spoof "
-            f"utterances; {num_needed:,} are needed"
+            f"a false alarm rate of {100 * chosen.false_alarm:g} % cannot be promised with "
+            f"{calibration.num_spoof:,} spoof utterances; {num_needed:,} are needed"
         )
     return lines
 

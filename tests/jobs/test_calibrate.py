@@ -13,6 +13,7 @@ from pipeline.detector.checkpoint import load_detector, save_detector
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.evaluation.calibration import METADATA_KEY, Calibration, parse_calibration, parse_calibrations
 from pipeline.evaluation.layout import policy_folder, policy_marker
+from pipeline.storage import Folder
 from tests.evaluation.simulated import write_system
 
 
@@ -46,11 +47,11 @@ def test_the_calibration_and_its_threshold_are_written_and_described(
     assert calibration.threshold is not None and calibration.threshold.is_guaranteed
     assert "tiny, whole fp32, on 600 bona fide and 600 spoof utterances of alpha, beta:\n" in printed
     assert f"  llr = {calibration.scale:.4g} × score" in printed
-    assert "accepts at most 1.000% of new spoof utterances like these, with 95 % confidence\n" in printed
+    assert "accepts at most 1 % of new spoof utterances like these, with 95 % confidence\n" in printed
     assert printed.endswith(f"calibration: {out}\n")
 
     assert calibrate(scores, out, "--false-alarm", "0.001") == 0
-    assert "0.100% cannot be promised with 600 spoof utterances; 2,995 are needed" in capsys.readouterr().out
+    assert "0.1 % cannot be promised with 600 spoof utterances; 2,995 are needed" in capsys.readouterr().out
     assert calibrate(scores, out, "--threshold", "-0.5", "--prior", "0.5") == 0
     assert "bona fide from llr -0.500: rejects " in capsys.readouterr().out
     chosen = parse_calibration(out.read_bytes(), str(out))
@@ -134,3 +135,17 @@ def test_labels_are_those_of_a_recipe(tmp_path: Path) -> None:
     assert not out.exists()
     assert calibrate(scores, out) == 0
     assert json.loads(out.read_text())["corpora"] == ["alpha", "beta"]
+
+
+def test_scores_calibration_and_detector_can_be_on_s3(detector: Path, bucket: str, tmp_path: Path) -> None:
+    digest, remote = load_detector(detector).digest, Folder(bucket)
+    write_system(tmp_path / "scores", weights_digest=digest)
+    for info in list(Folder(str(tmp_path / "scores")).find()):
+        remote.commit(f"scores/{info.name}", (tmp_path / "scores" / info.name).read_bytes())
+    remote.commit("run/detector.safetensors", detector.read_bytes())
+    flags = ["--scores", f"{bucket}/scores", "--out", f"{bucket}/run/c.json"]
+    assert run_command("calibrate", [*flags, "--detector", f"{bucket}/run/detector.safetensors"]) == 0
+    detector.write_bytes(remote.read("run/detector.safetensors"))
+    calibration = parse_calibration(remote.read("run/c.json"), "c.json")
+    assert stored_in(detector) == {"whole fp32": calibration}
+    assert load_detector(detector).digest == digest

@@ -914,11 +914,20 @@ def test_scores_with_another_calibration_need_another_folder(detector: Path, tmp
 
 
 @pytest.mark.ray
-def test_the_validation_utterances_of_a_recipe_are_planned(place: Path, tmp_path: Path) -> None:
+def test_the_validation_utterances_of_a_recipe_are_scored(
+    place: Path, detector: Path, tmp_path: Path
+) -> None:
     store = Folder(str(place / "store"))
     plan = plan_validation(store, "latest", (), Recipe())
     assert set(plan.rows["split"].to_pylist()) == {"validation"} and len(plan.rows) == 16
     assert plan.identity["use"] == "validation" and plan.identity["corpora"] == ["asvspoof2019_la"]
+    asked = ScoreConfig(
+        store=store.uri, use="validation", checkpoint=str(detector), out=str(tmp_path / "out")
+    )
+    assert score.main(replace(asked, num_workers=1)) == 0
+    scored = load_scores(Folder(asked.out))
+    assert sorted(scored.utterances.uids.to_pylist()) == sorted(plan.rows["uid"].to_pylist())
+    assert scored.identity["utterances"] == plan.identity["utterances"]
     other = plan_validation(store, "latest", (), Recipe(name="r", validation=("asvspoof2019_la/train",)))
     assert set(other.rows["split"].to_pylist()) == {"train"}
     assert other.identity["utterances"] != plan.identity["utterances"]
