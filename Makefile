@@ -1,4 +1,4 @@
-# make demo   the whole pipeline on small synthetic corpora: ingest, train, score, evaluate
+# make demo   the whole pipeline on small synthetic corpora: ingest, train, calibrate, score, evaluate
 # make test   everything that CI runs
 # make check  its fast part: format, lint, types, import contracts
 # make lock   resolve the dependencies again into constraints.txt

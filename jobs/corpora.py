@@ -10,7 +10,6 @@ bonafide corpora --store STORE --export-protocol train.csv
 
 from __future__ import annotations
 
-import posixpath
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -112,7 +111,7 @@ def write_card(file: str, store: Folder, snapshot: Snapshot, recipe: str) -> Non
     from pipeline.card.page import corpus_card
     from pipeline.data.corpora.recipe import load_recipe
 
-    folder, name = _split_path(file)
+    folder, name = Folder.of_file(file)
     card = corpus_card(store, snapshot, load_recipe(recipe) if recipe else None)
     folder.commit(name, card.to_html().encode())
     print(f"card of snapshot {snapshot.name}: {file}")
@@ -122,7 +121,7 @@ def export_protocol(file: str, store: Folder, snapshot: Snapshot) -> None:
     """Write an AntiDeepfake protocol CSV, with paths below a data root as the manifests expect them."""
     from pipeline.data.store.export import write_protocol
 
-    folder, name = _split_path(file)
+    folder, name = Folder.of_file(file)
     folders = {manifest.name: manifest.folder for manifest in choose_manifests(()).values()}
     with folder.staged(name) as staged:
         counts = write_protocol(staged, store, snapshot, folders)
@@ -135,11 +134,6 @@ def export_protocol(file: str, store: Folder, snapshot: Snapshot) -> None:
         print(
             f"  omitted: {counted(num_files, 'file')} of {corpus}; no cell of the format can contain a line end"
         )
-
-
-def _split_path(file: str) -> tuple[Folder, str]:
-    folder, name = posixpath.split(file)
-    return Folder(folder or "."), name
 
 
 def table_row(manifest: Manifest) -> list[str]:

@@ -4,6 +4,7 @@
     bonafide score --audio DIR --checkpoint FILE --out SCORES
     bonafide score --audio DIR --checkpoint models:/bonafide-xlsr_300m@best --tracking-uri URI --out SCORES
     bonafide score --store STORE --checkpoint FILE --window whole,window:4.04:first --out OUT
+    bonafide score --store STORE --use validation --checkpoint FILE --out VALIDATION_SCORES
 
 With several windows, each utterance is decoded once, and OUT has a SCORES folder for each window. Running the
 same command again scores only the missing parts. The exit status is 1 if any audio has no score under one of the
@@ -25,6 +26,7 @@ from jobs.checkpoint_source import Checkpoint, fetch_checkpoint
 from jobs.devices import check_gpus
 from jobs.ray_session import ray_session
 from jobs.scoring import alone
+from jobs.scoring.calibrations import choose_calibrations, read_files
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.description import (
     PolicyScoring,
@@ -64,6 +66,7 @@ def main(config: ScoreConfig) -> int:
     continue_without_output()
     tracking.check(config.tracking_uri, config.experiment)
     out = Folder(config.out)
+    files = read_files(config)
     plan = plan_scoring(config, out)
     checkpoint = fetch_checkpoint(config.checkpoint, config.tracking_uri)
     check_gpus(config.device, 1)
@@ -78,8 +81,9 @@ def main(config: ScoreConfig) -> int:
     loaded = load_detector(checkpoint.path, config.variant or None)
     checkpoint.check(loaded.digest)
     print(loaded.coverage, flush=True)
+    calibrations = choose_calibrations(config, files, checkpoint, loaded)
 
-    scorings = divide_scoring(config, plan, checkpoint, loaded, outs)
+    scorings = divide_scoring(config, plan, checkpoint, loaded, outs, calibrations, files)
     identities = {policy: scoring.identity for policy, scoring in scorings.items()}
     check_folders(out, identities)
     folder_of_plan = outs[config.window[0]]
@@ -100,7 +104,7 @@ def main(config: ScoreConfig) -> int:
         audio_s = dict.fromkeys(outs, 0.0)
         if division.missing:
             pool = choose_pool(config, division.missing_seconds, executor.machines())
-            audio_s = score_parts(plan, division, outs, executor, pool)
+            audio_s = score_parts(plan, division, outs, calibrations, executor, pool)
         results = {}
         for policy, scoring in scorings.items():
             tracked = tracked_of[policy]

@@ -127,6 +127,18 @@ def test_registered_weights_can_be_downloaded_again(tracking_uri: str, tmp_path:
     assert version.tags == {"weights": "d", "eer": "0.1", "validation": "v"}
 
 
+def test_a_tag_of_a_registered_version_is_set_and_replaced_unless_it_is_too_long(tracking_uri: str) -> None:
+    version = register(tracking_uri, "tagged", "s3://bucket/x.safetensors", "d", 0.1)
+    for text in ('{"whole fp32":{}}', "[]"):
+        tracking.set_version_tag(tracking_uri, version, "calibration", text)
+        found = tracking.find_version(tracking_uri, version.uri)
+        assert found.tags == {**version.tags, "calibration": text}
+    with pytest.raises(
+        InputError, match=r"models:/tagged/1: the tag calibration would have 9,000 characters"
+    ):
+        tracking.set_version_tag(tracking_uri, version, "calibration", "x" * 9000)
+
+
 def test_weights_on_s3_are_referenced_and_not_copied(tracking_uri: str) -> None:
     registered = register(tracking_uri, "on-s3", "s3://bucket/run/detector.safetensors", "d", 0.1)
     assert registered.source == "s3://bucket/run/detector.safetensors"

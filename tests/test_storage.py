@@ -190,3 +190,12 @@ def test_an_unreachable_endpoint_is_a_user_error(
             Folder("s3://nowhere").read("x")
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_the_location_of_a_file_names_its_folder(folder: Folder):
+    folder.commit("a/b.json", b"x")
+    parent, name = Folder.of_file(folder.location("a/b.json"))
+    assert (parent, name) == (folder.folder("a"), "b.json") and parent.read(name) == b"x"
+    for no_file in ("s3://bucket", "s3://bucket/", f"{folder.uri}/"):
+        with pytest.raises(InputError, match="names no file"):
+            Folder.of_file(no_file)

@@ -300,7 +300,7 @@ class Job:
         write_plan(out, plan.rows, division.sizes)
         executor = TimedExecutor(plan.audio_source, out, self._detector)
         pool = choose_pool(self._config, division.missing_seconds, executor.machines())
-        score_parts(plan, division, outs, executor, pool)
+        score_parts(plan, division, outs, {}, executor, pool)
         return time.perf_counter() - executor.started_at
 
     def scores(self) -> NDArray[np.float32]:

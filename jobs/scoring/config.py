@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pipeline import tracking
+from pipeline.data.corpora.recipe import RecipeName
 from pipeline.detector.variants import VariantName
 from pipeline.errors import InputError
-from pipeline.fields import Checkpoint, Location, Names, Range, Reader
+from pipeline.fields import Checkpoint, Location, Locations, Names, Range, Reader
 
 
 def _windows(text: str) -> Names:
@@ -39,9 +40,16 @@ class ScoreConfig:
     audio: Location = ""
     """Instead of a store: folder or s3:// URI of audio files in any common format."""
     corpora: Names = Names()
-    """Corpora of the store to score; default: all evaluation corpora of the snapshot."""
+    """Corpora of the store to score; default: all evaluation corpora of the snapshot, or with --use validation those
+    that the recipe covers."""
     snapshot: str = "latest"
     """Name of the store's snapshot."""
+    use: Literal["evaluation", "validation"] = "evaluation"
+    """evaluation: every utterance of the corpora; validation: those that the recipe holds out from a training, to
+    calibrate its detector."""
+    recipe: RecipeName = ""
+    """With --use validation: name or TOML file of the recipe of the training; default: the validation splits of all
+    training corpora."""
     system: str = ""
     """Name of this detector in tables; default: the name and step of the checkpoint."""
     variant: VariantName = ""
@@ -52,6 +60,9 @@ class ScoreConfig:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Arithmetic precision. Published EERs use fp32 or tf32. Scores depend on it, so --out holds scores of one
     precision only."""
+    calibration: Locations = Names()
+    """File that `bonafide calibrate` wrote, or one for each window, separated by commas; default: what is stored with
+    the detector for the window and precision, except for --use validation."""
     batch_seconds: Annotated[float, Range(0, 1e6)] = 0.0
     """Audio per batch, including padding, in seconds; 0: 10 on a CPU, 200 on a GPU."""
     memory_gib: Annotated[float, Range(0, 1e6)] = 0.0
@@ -77,10 +88,12 @@ class ScoreConfig:
             raise InputError(
                 "give either --store, to score corpora of a store, or --audio, to score a folder"
             )
-        if self.audio and (self.corpora or self.snapshot != "latest"):
+        if self.audio and (self.corpora or self.snapshot != "latest" or self.use != "evaluation"):
             raise InputError(
-                "--corpora and --snapshot select from a store; remove them, or replace --audio by --store"
+                "--corpora, --snapshot and --use select from a store; remove them, or replace --audio by --store"
             )
+        if self.recipe and self.use != "validation":
+            raise InputError("--recipe decides what validates a training; add --use validation, or remove it")
         if self.out in (self.store, self.audio):
             raise InputError(f"--out {self.out} is the input as well; give the scores a folder of their own")
         if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:

@@ -15,6 +15,7 @@ from pipeline import tracking
 from pipeline.config import to_dict
 from pipeline.data.audio.containers.names import is_audio_name
 from pipeline.evaluation import layout
+from pipeline.evaluation.calibration import Calibration
 from pipeline.fields import Names
 from pipeline.progress import counted
 from pipeline.storage import Folder
@@ -38,7 +39,13 @@ class PolicyScoring:
 
 
 def divide_scoring(
-    config: ScoreConfig, plan: ScoringPlan, checkpoint: Checkpoint, loaded: Loaded, outs: Mapping[str, Folder]
+    config: ScoreConfig,
+    plan: ScoringPlan,
+    checkpoint: Checkpoint,
+    loaded: Loaded,
+    outs: Mapping[str, Folder],
+    calibrations: Mapping[str, Calibration],
+    files: Mapping[str, Calibration],
 ) -> dict[str, PolicyScoring]:
     """Divide a scoring by window policy.
 
@@ -48,6 +55,8 @@ def divide_scoring(
         checkpoint: the detector.
         loaded: the detector.
         outs: window policy → folder of its scores.
+        calibrations: window policy → calibration of its scores; some have none.
+        files: location → calibration, of those that the user gave.
     """
     system = system_name(config, checkpoint, loaded)
     scorings = {}
@@ -55,12 +64,16 @@ def divide_scoring(
         name, alone = system, config
         if len(outs) > 1:
             name = f"{system} · {policy}"
-            alone = replace(config, window=Names([policy]), out=out.uri, system=name)
-        scorings[policy] = PolicyScoring(alone, name, scores_identity(config, plan, loaded, policy))
+            own = Names(location for location, each in files.items() if each.policy == policy)
+            alone = replace(config, window=Names([policy]), out=out.uri, system=name, calibration=own)
+        identity = scores_identity(config, plan, loaded, policy, calibrations.get(policy))
+        scorings[policy] = PolicyScoring(alone, name, identity)
     return scorings
 
 
-def scores_identity(config: ScoreConfig, plan: ScoringPlan, loaded: Loaded, policy: str) -> dict[str, Any]:
+def scores_identity(
+    config: ScoreConfig, plan: ScoringPlan, loaded: Loaded, policy: str, calibration: Calibration | None
+) -> dict[str, Any]:
     """Collect everything that determines the scores and their division into parts."""
     return {
         "weights_digest": loaded.digest,
@@ -68,6 +81,7 @@ def scores_identity(config: ScoreConfig, plan: ScoringPlan, loaded: Loaded, poli
         **plan.identity,
         "policy": policy,
         "precision": config.precision,
+        "calibration": None if calibration is None else calibration.to_record(),
         "part_seconds": config.part_seconds,
     }
 
@@ -90,13 +104,16 @@ def describe(
     run_id: str | None,
 ) -> dict[str, Any]:
     """Describe finished scores: the content of `layout.DESCRIPTION`."""
-    step = loaded.metadata.get("step")
+    step, log_odds = loaded.metadata.get("step"), loaded.metadata.get("training_log_odds")
+    corpora = loaded.metadata.get("training_corpora")
     config = scoring.config
     return {
         **scoring.identity,
         "system": scoring.system,
         "checkpoint": checkpoint.uri,
         "step": int(step) if step else None,
+        "training_log_odds": None if log_odds is None else float(log_odds),
+        "training_corpora": corpora.split(",") if corpora else None,
         "decoder": _decoder(config),
         "num_utterances": num_scored,
         "num_rejected": len(rejects),

@@ -28,7 +28,8 @@ def policy_folders(out: Folder, policies: Sequence[str]) -> dict[str, Folder]:
 def check_folders(out: Folder, identities: Mapping[str, Mapping[str, Any]]) -> None:
     """Check that a folder has room for scores under some window policies, without writing anything.
 
-    The scores of further policies, which another command has written there, must differ in nothing but the policy.
+    The scores of further policies, which another command has written there, must differ in nothing but the policy and
+    its calibration.
 
     Args:
         out: as for `policy_folders`.
@@ -47,7 +48,7 @@ def check_folders(out: Folder, identities: Mapping[str, Mapping[str, Any]]) -> N
         check_folder(folder, identities[policy])
     for folder in find_score_folders(out):
         if folder not in folders.values():
-            check_folder(folder, next(iter(identities.values())), ignored={"policy"})
+            check_folder(folder, next(iter(identities.values())), ignored={"policy", "calibration"})
 
 
 def check_folder(out: Folder, identity: Mapping[str, Any], ignored: Collection[str] = ()) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from jobs.scoring.config import ScoreConfig
 from pipeline.data.corpora.files import FILE_PROBLEMS, left_out
+from pipeline.data.corpora.recipe import Recipe, load_recipe
 from pipeline.errors import InputError, UnreadableError
 from pipeline.evaluation import layout
 from pipeline.storage import FileInfo, Folder
@@ -151,6 +152,9 @@ def plan_scoring(config: ScoreConfig, out: Folder) -> ScoringPlan:
     Raises:
         InputError: the store, its snapshot, a corpus or the folder does not exist, or contains nothing to score.
     """
+    if config.use == "validation":
+        recipe = load_recipe(config.recipe) if config.recipe else Recipe()
+        return plan_validation(Folder(config.store), config.snapshot, config.corpora, recipe)
     if config.store:
         return plan_store(Folder(config.store), config.snapshot, config.corpora)
     return plan_folder(Folder(config.audio), out)
@@ -211,6 +215,48 @@ def plan_store(store: Folder, snapshot_name: str, corpora: Sequence[str]) -> Sco
         identity={"snapshot": snapshot.digest, "corpora": sorted(chosen.corpora)},
         name=f"snapshot {snapshot.name}",
         digest=snapshot.digest,
+        uri=store.uri,
+    )
+
+
+def plan_validation(store: Folder, snapshot_name: str, corpora: Sequence[str], recipe: Recipe) -> ScoringPlan:
+    """List the utterances that a recipe holds out from a training; of all corpora that it covers, or the named ones.
+
+    Raises:
+        InputError: the store, the snapshot or a corpus does not exist, the recipe does not cover a corpus, or it holds
+            out nothing.
+    """
+    from pipeline.data.store.snapshot import choose_corpora, load_snapshot, load_utterances
+
+    snapshot = load_snapshot(store, snapshot_name)
+    named = choose_corpora(snapshot, corpora).corpora
+    covered = [name for name, corpus in named.items() if recipe.covers(name, corpus.role)]
+    uncovered = sorted(set(corpora) - set(covered))
+    name = f"recipe {recipe.name}" if recipe.name else "the recipe"
+    if uncovered or not covered:
+        raise InputError(
+            f"{name} trains and validates with none of {', '.join(uncovered or named)}; name other --corpora, or score "
+            "evaluation corpora without --use"
+        )
+    chosen = choose_corpora(snapshot, covered)
+    rows = load_utterances(store, chosen)
+    rows = rows.filter(pa.array(recipe.mask(rows, "validation")))
+    if not rows.num_rows:
+        raise InputError(f"{name} validates with no utterance of {', '.join(covered)}; name another --recipe")
+    uids = "\n".join(sorted(rows["uid"].to_pylist()))
+    digest = hashlib.sha256(uids.encode()).hexdigest()[:16]
+    return ScoringPlan(
+        audio_source=StoredUtterances(store),
+        rows=rows,
+        rejects=[],
+        identity={
+            "snapshot": snapshot.digest,
+            "corpora": sorted(set(rows["corpus"].to_pylist())),
+            "use": "validation",
+            "utterances": digest,
+        },
+        name=f"snapshot {snapshot.name}, validation",
+        digest=digest,
         uri=store.uri,
     )
 

@@ -34,6 +34,7 @@ from jobs.scoring.parts import (
 from jobs.scoring.pool import ScorerPool
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.errors import InputError
+from pipeline.evaluation.calibration import Calibration
 from pipeline.progress import Progress
 from pipeline.storage import Folder
 
@@ -57,7 +58,12 @@ SAMPLE_BYTES = 4
 
 
 def score_parts(
-    plan: ScoringPlan, division: Division, outs: Mapping[str, Folder], executor: Executor, pool: ScorerPool
+    plan: ScoringPlan,
+    division: Division,
+    outs: Mapping[str, Folder],
+    calibrations: Mapping[str, Calibration],
+    executor: Executor,
+    pool: ScorerPool,
 ) -> dict[str, float]:
     """Score the missing parts; each is decoded once, and scored under every window policy under which it is missing.
 
@@ -65,6 +71,7 @@ def score_parts(
         plan: what to score.
         division: its parts.
         outs: window policy → folder of its scores.
+        calibrations: window policy → calibration of its scores; some have none.
         executor: starts the processes.
         pool: number of processes and settings.
 
@@ -74,7 +81,7 @@ def score_parts(
     Raises:
         InputError: scorers die whatever they score, or a part cannot be decoded.
     """
-    return _Loop(plan, division, outs, executor, pool).run()
+    return _Loop(plan, division, outs, calibrations, executor, pool).run()
 
 
 @dataclass(frozen=True)
@@ -145,10 +152,12 @@ class _Loop:
         plan: ScoringPlan,
         division: Division,
         outs: Mapping[str, Folder],
+        calibrations: Mapping[str, Calibration],
         executor: Executor,
         pool: ScorerPool,
     ) -> None:
         self._plan, self._outs, self._executor, self._pool = plan, outs, executor, pool
+        self._calibrations = calibrations
         ends = np.cumsum(division.sizes)
         self._rows_of = [
             plan.rows.slice(int(end) - size, size) for end, size in zip(ends, division.sizes, strict=True)
@@ -316,7 +325,8 @@ class _Loop:
         in_order = np.argsort(np.array(part.positions, np.int64))
         scored = in_order[~np.isnan(result.logits[in_order, 0])]
         schema = self._plan.audio_source.schema
-        table = scores_table(part.rows.take(pa.array(scored)), result.logits[scored], schema)
+        rows, calibration = part.rows.take(pa.array(scored)), self._calibrations.get(policy)
+        table = scores_table(rows, result.logits[scored], schema, calibration)
         write_part(self._outs[policy], number, table, result.rejects)
         audio_s = sum(part.lengths[position] for position in scored) / SAMPLE_RATE
         self._audio_s[policy] += audio_s

@@ -27,7 +27,8 @@ def start_run(
     config: ScoreConfig, system: str, checkpoint: Checkpoint, loaded: Loaded, identity: Mapping[str, Any]
 ) -> AbstractContextManager[tracking.Run]:
     """Start the MLflow run, or reopen the one that an earlier attempt started for the same folder and identity."""
-    identity = {**identity, "checkpoint": checkpoint.uri}
+    known = {name: value for name, value in identity.items() if value is not None}
+    identity = {**known, "checkpoint": checkpoint.uri}
     key = json.dumps([Folder(config.out).uri, identity], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return tracking.run(

@@ -17,6 +17,7 @@ from pipeline.data.audio.waveform import PCM16_SCALE, SAMPLE_RATE, Waveform
 from pipeline.detector.memory import GIB
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
+from pipeline.evaluation.calibration import Calibration
 from pipeline.progress import counted
 from pipeline.storage import Folder
 
@@ -251,12 +252,30 @@ def _to_waveform(samples: Samples) -> Waveform:
     return samples.view(np.float32)
 
 
-def scores_table(rows: pa.Table, logits_N2: NDArray[np.float32], schema: pa.Schema) -> pa.Table:
-    """Combine rows of the plan with their logits into the columns of the scores."""
+def scores_table(
+    rows: pa.Table, logits_N2: NDArray[np.float32], schema: pa.Schema, calibration: Calibration | None
+) -> pa.Table:
+    """Combine rows of the plan with their logits into the columns of the scores.
+
+    Args:
+        rows: of the plan.
+        logits_N2: of spoof and bona fide.
+        schema: the columns.
+        calibration: turns scores into log-likelihood ratios and verdicts; without one, these are null.
+    """
     columns = {name: rows[name] for name in schema.names if name in rows.schema.names}
+    score_N = logits_N2[:, 1] - logits_N2[:, 0]
     columns |= {
         "logit_spoof": pa.array(logits_N2[:, 0]),
         "logit_bonafide": pa.array(logits_N2[:, 1]),
-        "score": pa.array(logits_N2[:, 1] - logits_N2[:, 0]),
+        "score": pa.array(score_N),
+        "llr": pa.nulls(len(score_N)),
+        "verdict": pa.nulls(len(score_N)),
     }
+    if calibration is not None:
+        llr_N = calibration.llr(score_N)
+        columns["llr"] = pa.array(llr_N.astype(np.float32))
+        if calibration.threshold is not None:
+            is_bonafide_N = llr_N >= calibration.threshold.llr
+            columns["verdict"] = pa.array(np.where(is_bonafide_N, "bonafide", "spoof"), pa.string())
     return pa.table(columns).select(schema.names).cast(schema)

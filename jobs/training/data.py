@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -71,6 +72,17 @@ class WorkerData:
             world=self._world,
             num_workers=self._config.loader_workers,
         )
+
+    def log_odds(self) -> float:
+        """Compute the natural log of the odds of bona fide in training: by draws, and by the weights in the loss.
+
+        It depends on the index and on settings that a resumed training keeps, not on the epoch or the number of ranks.
+        """
+        from pipeline.data.loading.buckets import draw_log_odds
+
+        batches, training = self._training, self._config.training
+        draws = draw_log_odds(batches.index, batches.config, batches.buckets)
+        return draws + math.log(training.bonafide_weight / training.spoof_weight)
 
     def summary(self) -> str:
         """Describe the first epoch in one line."""

@@ -162,6 +162,7 @@ def publish(out: Folder, record: TrainingRecord, run_id: str | None) -> Training
                 f"{out.location(best)}: was replaced: its header names another training; {remedy}"
             )
         out.commit(folder.DETECTOR, path.read_bytes())
+    log_odds = loaded.metadata.get("training_log_odds")
     result = TrainingResult(
         id=record.id,
         snapshot=record.snapshot,
@@ -172,6 +173,7 @@ def publish(out: Folder, record: TrainingRecord, run_id: str | None) -> Training
         best_eer=last.best_eer,
         num_steps=last.step,
         run_id=run_id,
+        training_log_odds=None if log_odds is None else float(log_odds),
     )
     write_result(out, result)
     for file in list(out.find(folder.WEIGHTS)):

@@ -43,6 +43,8 @@ class TrainingResult:
     num_steps: int
     run_id: str | None
     """MLflow run of the training; None if it was not tracked, or the server was away."""
+    training_log_odds: float | None = None
+    """Natural log of the odds of bona fide in training; None in results of an earlier version."""
 
 
 def load_record(out: Folder) -> TrainingRecord | None:

@@ -37,6 +37,7 @@ def register(
             "validation": validation_digest(record),
             "training": result.id,
             "weights": result.weights,
+            "training_log_odds": result.training_log_odds,
         },
         description=f"Validation EER {result.best_eer:.2%} at step {result.best_step:,}, from {location}",
     )

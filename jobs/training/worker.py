@@ -85,11 +85,17 @@ def _train(
     if config.device == "cpu" or not torch.cuda.is_available():
         torch.set_num_threads(config.cpus_per_worker)
     detector = _load_initial(training.out)
-    metadata = {"variant": config.variant, "training": record.id, "snapshot": record.snapshot_digest}
+    data = WorkerData(training, rank, dist.get_world_size())
+    metadata = {
+        "variant": config.variant,
+        "training": record.id,
+        "snapshot": record.snapshot_digest,
+        "training_log_odds": f"{data.log_odds():.6f}",
+        "training_corpora": ",".join(sorted(training.snapshot.corpora)),
+    }
     reporter = Reporter(
         training.out, arguments.fence, detector, metadata, tracked, rank, config.keep_checkpoints
     )
-    data = WorkerData(training, rank, dist.get_world_size())
     if rank == 0:
         print_now(data.summary())
         print_now(f"resuming from step {state['progress']['step']}" if state else "starting from step 0")

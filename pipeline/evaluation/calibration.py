@@ -23,6 +23,16 @@ from pipeline.storage import Folder
 IDENTITY = ("weights_digest", "policy", "precision")
 """Entries of a description that scores and their calibration must share."""
 
+METADATA_KEY = "calibrations"
+"""Entry in the header of a detector's file: calibrations by their key, as JSON."""
+TAG = "calibration"
+"""Tag of a registered detector with the same JSON."""
+
+
+def key_of(policy: str, precision: str) -> str:
+    """The name of a calibration among those of a detector."""
+    return f"{policy} {precision}"
+
 
 @dataclass(frozen=True)
 class ChosenThreshold:
@@ -80,9 +90,18 @@ class Calibration:
                     f"these are scores with {identity.get(name)}; fit one with `bonafide calibrate` for them"
                 )
 
+    @property
+    def key(self) -> str:
+        """Its name among the calibrations of its detector."""
+        return key_of(self.policy, self.precision)
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON object of the calibration, which `from_record` reads."""
+        return {**asdict(self), "corpora": list(self.corpora)}
+
     def to_json(self) -> str:
         """Write the calibration as JSON."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+        return json.dumps(self.to_record(), indent=1, sort_keys=True)
 
 
 def parse_calibration(text: str | bytes, where: str) -> Calibration:
@@ -107,11 +126,13 @@ def load_calibration(location: str) -> Calibration:
     Raises:
         InputError: there is none.
     """
-    parent, _, name = location.rpartition("/")
+    folder, name = Folder.of_file(location)
     try:
-        return parse_calibration(Folder(parent).read(name), location)
+        return parse_calibration(folder.read(name), location)
     except FileNotFoundError as error:
-        raise InputError(f"{location}: no such file; write it with `bonafide calibrate`") from error
+        raise InputError(
+            f"{location}: no such file; write it with `bonafide calibrate --out {location}`"
+        ) from error
 
 
 def stored_calibration(scores: ScoreSet) -> Calibration | None:
@@ -120,8 +141,40 @@ def stored_calibration(scores: ScoreSet) -> Calibration | None:
     return None if record is None else from_record(record)
 
 
+def with_calibration(stored: str | None, calibration: Calibration, where: str) -> str:
+    """Add a calibration to those of a detector; one with the same key is replaced.
+
+    Args:
+        stored: the calibrations of the detector as JSON; None if it has none.
+        calibration: the one to add.
+        where: their place, for the message.
+
+    Raises:
+        InputError: `stored` are no calibrations.
+    """
+    calibrations = parse_calibrations(stored, where) | {calibration.key: calibration}
+    records = {key: each.to_record() for key, each in sorted(calibrations.items())}
+    return json.dumps(records, separators=(",", ":"), sort_keys=True)
+
+
+def parse_calibrations(stored: str | None, where: str) -> dict[str, Calibration]:
+    """Read the calibrations of a detector, by key.
+
+    Args:
+        stored: JSON that `with_calibration` wrote; None for none.
+        where: their place, for the message.
+
+    Raises:
+        InputError: they are none.
+    """
+    try:
+        return {key: from_record(record) for key, record in json.loads(stored or "{}").items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{where}: not calibrations by `bonafide calibrate` ({error!r})") from error
+
+
 def from_record(record: Mapping[str, Any]) -> Calibration:
-    """Build a calibration from its JSON object; the reverse of `asdict`."""
+    """Build a calibration from its JSON object; the reverse of `to_record`."""
     threshold = record["threshold"]
     calibration = Calibration(
         **{

@@ -43,10 +43,12 @@ METRICS_JSON = "metrics.json"
 METRICS_TABLE = "metrics.parquet"
 REPORT_PAGE = "report.html"
 
-LOGITS = [
+SCORE_COLUMNS = [
     ("logit_spoof", pa.float32()),
     ("logit_bonafide", pa.float32()),
     ("score", pa.float32()),  # logit_bonafide − logit_spoof
+    ("llr", pa.float32()),  # natural-log likelihood ratio; null without a calibration
+    ("verdict", pa.string()),  # bonafide or spoof; null without a threshold
 ]
 UTTERANCE_COLUMNS = pa.schema(
     [
@@ -63,12 +65,13 @@ UTTERANCE_COLUMNS = pa.schema(
         ("seconds", pa.float32()),
         ("codec", pa.string()),  # of the source file, as `sample_rate`; segments of one file have one path
         ("sample_rate", pa.int32()),
-        *LOGITS,
+        *SCORE_COLUMNS,
     ]
 )
-"""Columns of the scores of a store, in order; scores of an earlier version lack `codec` and `sample_rate`."""
-FILE_COLUMNS = pa.schema([("id", pa.string()), ("path", pa.string()), *LOGITS])
-"""Columns of the scores of a folder of audio files, in order."""
+"""Columns of the scores of a store, in order; scores of earlier versions lack some: `codec`, `sample_rate`, `llr`,
+`verdict`."""
+FILE_COLUMNS = pa.schema([("id", pa.string()), ("path", pa.string()), *SCORE_COLUMNS])
+"""Columns of the scores of a folder of audio files, in order; scores of earlier versions lack the last two."""
 REJECT_COLUMNS = pa.schema(
     [
         ("path", pa.string()),

@@ -39,6 +39,21 @@ class Folder:
         uri = f"s3://{path.strip('/')}" if protocol == "s3" else absolute_path(path)
         object.__setattr__(self, "uri", uri)
 
+    @classmethod
+    def of_file(cls, location: str) -> tuple[Folder, str]:
+        """The folder of a file, and the name of the file in it.
+
+        Args:
+            location: absolute path or s3:// URI of the file.
+
+        Raises:
+            InputError: the URI names a bucket and no file.
+        """
+        parent, _, name = location.rpartition("/")
+        if parent == "s3:/" or not name:
+            raise InputError(f"{location}: names no file; give the name of a file")
+        return cls(parent or "/"), name
+
     @property
     def is_local(self) -> bool:
         """Whether files can be opened by path on this machine."""

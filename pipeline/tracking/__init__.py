@@ -8,7 +8,15 @@ The only package that imports MLflow, and only inside functions that talk to a s
 
 from pipeline.tracking.metrics_file import Report
 from pipeline.tracking.metrics_file import read as read_metrics
-from pipeline.tracking.registry import Version, check_name, download, find_version, register
+from pipeline.tracking.registry import (
+    Version,
+    check_name,
+    check_tag,
+    download,
+    find_version,
+    register,
+    set_version_tag,
+)
 from pipeline.tracking.runs import Run, find_run, run
 from pipeline.tracking.server import EXPERIMENT, INGEST_EXPERIMENT, check, check_flags
 from pipeline.tracking.texts import without_credentials
@@ -24,11 +32,13 @@ __all__ = [
     "check",
     "check_flags",
     "check_name",
+    "check_tag",
     "download",
     "find_run",
     "find_version",
     "read_metrics",
     "register",
     "run",
+    "set_version_tag",
     "without_credentials",
 ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import InputError
 from pipeline.tracking.failures import as_input_errors, failures, reason, warn
 from pipeline.tracking.server import connect, long_timeout
-from pipeline.tracking.texts import clean_tags, without_credentials
+from pipeline.tracking.texts import MAX_TAG_LENGTH, clean_tags, without_credentials
 from pipeline.tracking.uris import is_http
 
 if TYPE_CHECKING:
@@ -151,6 +151,31 @@ def find_version(tracking_uri: str, uri: str) -> Version:
         numbers = ", ".join(str(number) for number in sorted(map(_number, versions)))
         raise InputError(f"{uri}: {name} has no such version or alias; its versions: {numbers}")
     return _version(version, is_best=named is not None and named.version == version.version)
+
+
+def check_tag(version: Version, key: str, value: str) -> None:
+    """Check that MLflow takes a tag.
+
+    Raises:
+        InputError: the value is too long.
+    """
+    if len(value) > MAX_TAG_LENGTH:
+        raise InputError(
+            f"{version.uri}: the tag {key} would have {len(value):,} characters, and MLflow takes {MAX_TAG_LENGTH:,}; "
+            "delete the tag in MLflow, or use files instead"
+        )
+
+
+def set_version_tag(tracking_uri: str, version: Version, key: str, value: str) -> None:
+    """Set a tag of a registered version.
+
+    Raises:
+        InputError: the value is too long, or the server refuses or does not respond.
+    """
+    check_tag(version, key, value)
+    client = connect(tracking_uri)
+    with as_input_errors(tracking_uri):
+        client.set_model_version_tag(version.name, str(version.number), key, value)
 
 
 def download(tracking_uri: str, version: Version, folder: Path) -> Path:

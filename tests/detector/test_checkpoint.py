@@ -1,6 +1,7 @@
 """Checkpoints: every format loads completely or not at all, and none executes code."""
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -29,7 +30,7 @@ from transformers import (
 
 from pipeline.detector.checkpoint import load_detector, load_weights, save_detector, weights_digest
 from pipeline.detector.formats import config_to_json
-from pipeline.detector.header import read_header
+from pipeline.detector.header import copy_with_metadata, read_header
 from pipeline.detector.huggingface import export_transformers
 from pipeline.detector.network import PREFIX, VARIANTS, Detector, DetectorConfig, EncoderConfig, normalise
 from pipeline.errors import InputError
@@ -640,6 +641,26 @@ def test_odd_metadata_of_our_own_files_is_an_error(tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "x", {"detector": json.dumps(config)})
     with pytest.raises(InputError, match=r"does not describe a detector: num_layers is \[2\]; it must be"):
         load_detector(tmp_path / "x")
+
+
+def test_a_copy_with_other_metadata_has_the_same_tensors(tmp_path):
+    detector = make_detector()
+    digest = save_detector(detector, tmp_path / "x", {"step": "7"})
+    for text in ("é" * 7, "a", "b" * 5000, ""):  # headers of several lengths
+        source, target = io.BytesIO((tmp_path / "x").read_bytes()), io.BytesIO()
+        copy_with_metadata(source, target, {"text": text})
+        (tmp_path / "x").write_bytes(target.getvalue())
+        header = read_header(lambda start, end: target.getvalue()[start:end])  # noqa: B023
+        assert (header.metadata["text"], header.num_bytes) == (text, len(target.getvalue()))
+        assert int.from_bytes(target.getvalue()[:8], "little") % 8 == 0, "the tensors are aligned"
+    loaded = load_detector(tmp_path / "x")
+    assert loaded.digest == digest and {"step": "7", "digest": digest}.items() <= loaded.metadata.items()
+    assert all(
+        torch.equal(tensor, loaded.detector.state_dict()[name])
+        for name, tensor in detector.state_dict().items()
+    )
+    with pytest.raises(ValueError, match="a header of 0 bytes"):
+        copy_with_metadata(io.BytesIO(), io.BytesIO(), {})
 
 
 def test_the_header_tells_metadata_and_size_without_the_weights(tmp_path):

@@ -20,6 +20,7 @@ REQUIRED = {
     "train": ["--store=store", "--out=out"],
     "score": ["--checkpoint=weights", "--audio=calls", "--out=out"],
     "evaluate": ["--scores=scores", "--out=out"],
+    "calibrate": ["--scores=scores", "--out=calibration.json"],
     "export": ["--scores=scores", "--format=csv", "--out=out"],
     "verify": ["--store=store"],
     "gc": ["--store=store"],
@@ -33,6 +34,9 @@ WRONG = ("-1", "nan", "inf", "-inf", "1e300", "-1e-9", "1" + "0" * 30)
 ACCEPTED = {
     ("train", "batch.crop_max_s", "inf"),
     ("train", "training.optimiser.clip_norm", "inf"),
+    ("calibrate", "threshold", "inf"),
+    ("calibrate", "threshold", "-1"),
+    ("calibrate", "threshold", "-1e-9"),
     *(
         ("train", f"training.loss.{margin}", value)
         for margin in ("bonafide_margin", "spoof_margin")
@@ -129,6 +133,7 @@ def test_relative_locations_become_absolute_in_every_command(tmp_path: Path, mon
         "train": "store out init",
         "score": "checkpoint out",
         "evaluate": "out scores",
+        "calibrate": "scores detector",
         "corpora": "root",
         "verify": "store",
         "gc": "store",
@@ -153,6 +158,7 @@ def test_a_text_field_without_a_reader_names_no_location():
         f"{command} {name}" for command, name, hint in ALL if hint is str or hint is Names or hint is Pairs
     }
     assert plain == {
+        "calibrate experiment",
         "corpora corpora",
         "corpora snapshot",
         "evaluate experiment",

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import struct
 import sys
 from collections.abc import Iterator
@@ -26,8 +27,11 @@ from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
 from jobs import score
+from jobs.__main__ import run_command
 from jobs.benchmarks.noise_store import make_store
+from jobs.checkpoint_source import Checkpoint
 from jobs.scoring import alone, loop, on_ray
+from jobs.scoring.calibrations import choose_calibrations
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.description import is_loss
 from jobs.scoring.executor import ProcessDiedError
@@ -39,6 +43,7 @@ from jobs.scoring.inputs import (
     Reject,
     StoredUtterances,
     plan_folder,
+    plan_validation,
     to_reject_row,
 )
 from jobs.scoring.loop import MAX_DEATHS, NUM_PIECES, Span
@@ -49,17 +54,20 @@ from pipeline import tables, tracking
 from pipeline.config import parse, to_toml
 from pipeline.data.audio.containers.names import AUDIO_SUFFIXES
 from pipeline.data.audio.load import load_audio
+from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.store.layout import tar_name
 from pipeline.data.store.shard_tables import read_index
 from pipeline.detector.checkpoint import load_detector, save_detector
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.scoring import Scorer, WindowPolicy
 from pipeline.errors import InputError
+from pipeline.evaluation.calibration import METADATA_KEY, from_record, parse_calibration, with_calibration
 from pipeline.evaluation.layout import FILE_COLUMNS, UTTERANCE_COLUMNS, part_rejects_name, policy_folder
 from pipeline.evaluation.scores import find_score_folders, load_scores
 from pipeline.fields import Names
 from pipeline.storage import STAGED_SUFFIX, Folder
 from tests.data.store.test_odd_names import NAMES, NOT_ON_THE_TEST_SERVER
+from tests.evaluation.simulated import write_system
 from tests.faults import ordinary_permissions
 from tests.jobs.deadly import (
     DEADLY_SAMPLES,
@@ -179,9 +187,12 @@ def test_scores_equal_those_of_each_file_in_a_batch_of_its_own(
 ) -> None:
     table = pq.read_table(scored / "scores")
     assert (
-        table.schema.names == FILE_COLUMNS.names == ["id", "path", "logit_spoof", "logit_bonafide", "score"]
+        table.schema.names
+        == FILE_COLUMNS.names
+        == ["id", "path", "logit_spoof", "logit_bonafide", "score", "llr", "verdict"]
     )
-    assert {str(table.schema.field(name).type) for name in table.schema.names[2:]} == {"float"}
+    assert {str(table.schema.field(name).type) for name in table.schema.names[2:6]} == {"float"}
+    assert table["llr"].null_count == table["verdict"].null_count == len(table), "there is no calibration"
     expected = score_one_by_one(audio, detector)
     rows = {row["path"]: row for row in table.to_pylist()}
     assert rows.keys() == expected.keys()
@@ -277,17 +288,27 @@ def test_audio_scores_and_a_checkpoint_in_the_released_layout_can_be_on_s3(
 
 @pytest.mark.ray
 def test_scores_of_a_registered_detector_have_an_mlflow_run_for_each_policy_below_its_training(
-    scored: Path, audio: Path, detector: Path, tmp_path: Path
+    scored: Path, audio: Path, detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     tags = {"bonafide.training": "feedbeef"}
     with tracking.run(uri, "bonafide", job="train", name="train", tags=tags) as training:
         pass
     version_tags = {"weights": load_detector(detector).digest, "eer": 0.1, "validation": "v"}
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(detector, copy)
     registered = tracking.register(
-        uri, "calls", str(detector), run_id=str(training.run_id), tags=version_tags, description=""
+        uri, "calls", str(copy), run_id=str(training.run_id), tags=version_tags, description=""
     )
     assert registered is not None
+    fitted_on = write_system(tmp_path / "validation", weights_digest=version_tags["weights"])
+    flags = ["--detector", "models:/calls@best", "--tracking-uri", uri, "--false-alarm", "0.01"]
+    for _ in range(2):  # the second one changes nothing
+        calibrate = ["--scores", str(fitted_on), "--out", str(tmp_path / "calibration.json"), *flags]
+        assert run_command("calibrate", calibrate) == 0
+        printed = capsys.readouterr().out
+        assert f"stored in the metadata of {copy}\n" in printed
+        assert "stored in the tag calibration of models:/calls/1\n" in printed
     out = tmp_path / "scores"
     one = tmp_path / "one"
     one.mkdir()
@@ -298,13 +319,26 @@ def test_scores_of_a_registered_detector_have_an_mlflow_run_for_each_policy_belo
     folders = [out / "whole", out / "window-0.1-mean"]
     records = [json.loads((folder / "scores.json").read_text()) for folder in folders]
     assert {record["checkpoint"] for record in records} == {"models:/calls/1"}
+    record, none = (record["calibration"] for record in records)
+    assert record == json.loads((tmp_path / "calibration.json").read_text()) and none is None
+    printed = capsys.readouterr().out
+    assert "llr of whole fp32: tag calibration of models:/calls/1\n" in printed
+    assert (
+        "no llr of window:0.1:mean fp32: the detector has calibrations for whole fp32 only; fit one with"
+        in printed
+    )
     systems = ["calls v1 (step 7) · whole", "calls v1 (step 7) · window:0.1:mean"]
     assert [record["system"] for record in records] == systems
     (row,) = pq.read_table(out / "whole/scores").to_pylist()
     (before,) = (row for row in pq.read_table(scored / "scores").to_pylist() if row["path"] == "a.wav")
     assert row["score"] == pytest.approx(before["score"], abs=1e-5)
+    assert row["llr"] == pytest.approx(record["scale"] * row["score"] + record["offset"], abs=1e-5)
+    (row,) = pq.read_table(out / "window-0.1-mean/scores").to_pylist()
+    assert row["llr"] is row["verdict"] is None
     client = MlflowClient(uri)
     experiment = client.get_run(str(training.run_id)).info.experiment_id
+    (calibrated, _) = client.search_runs([experiment], "tags.`bonafide.job` = 'calibrate'")
+    assert calibrated.data.metrics["calibration/scale"] == record["scale"]
     found = client.search_runs([experiment], "tags.`bonafide.job` = 'score'")
     runs = {run.data.tags["bonafide.system"]: run for run in found}
     assert len(found) == 2
@@ -513,6 +547,8 @@ def test_input_that_cannot_be_scored_is_an_error(tmp_path: Path) -> None:
             ScoreConfig(checkpoint="c", out="o", store=store, audio=audio)
     with pytest.raises(InputError, match="select from a store"):
         ScoreConfig(checkpoint="c", out="o", audio="a", corpora=Names(["x"]))
+    with pytest.raises(InputError, match="select from a store"):
+        ScoreConfig(checkpoint="c", out="o", audio="a", use="validation")
     with pytest.raises(InputError, match=r"--gpus-per-worker 1\.5"):
         ScoreConfig(checkpoint="c", out="o", audio="a", gpus_per_worker=1.5)
 
@@ -793,6 +829,127 @@ def test_a_scoring_decodes_although_the_scorers_of_another_job_hold_all_other_cp
         ray.kill(other)
 
 
+def write_calibration(folder: Path, detector: Path, middle: float, **changes: object) -> str:
+    """Write a calibration of whole utterances in fp32 that doubles the distance from a score; returns its path."""
+    record = {
+        "scale": 2.0,
+        "offset": -2 * middle,
+        "prior": 0.5,
+        "weights_digest": load_detector(detector).digest,
+        "policy": "whole",
+        "precision": "fp32",
+        "system": "tiny",
+        "snapshot": "0123",
+        "corpora": ["alpha"],
+        "scores_digest": "4567",
+        "num_bonafide": 10,
+        "num_spoof": 10,
+        "threshold": {"llr": 0.0, "false_alarm": None, "is_guaranteed": False},
+    }
+    path = folder / f"calibration-{len(list(folder.iterdir()))}.json"
+    path.write_text(from_record(record | changes).to_json())
+    return str(path)
+
+
+def test_a_calibration_of_other_weights_policies_or_precisions_is_refused(
+    five: Path, detector: Path, tmp_path: Path
+) -> None:
+    def refuse(message: str, *files: str, **changes: Any) -> None:
+        asked = replace(config(five, detector, tmp_path / "scores"), calibration=Names(files), **changes)
+        with pytest.raises(InputError, match=message):
+            score.main(asked)
+        assert not (tmp_path / "scores").exists()
+
+    whole = write_calibration(tmp_path, detector, 0)
+    other = write_calibration(tmp_path, detector, 0, weights_digest="f" * 64)
+    window = write_calibration(tmp_path, detector, 0, policy="window:2:max")
+    refuse(f"{other}: the calibration is for the weights ffff", other)
+    refuse("is for the window that is scored window:2:max, and these are scores with whole", window)
+    refuse(
+        "is for the arithmetic precision fp32, and these are scores with bf16; fit one",
+        whole,
+        precision="bf16",
+    )
+    again = write_calibration(tmp_path, detector, 1)
+    refuse(f"{whole} and {again} are both for whole; give one of them", whole, again)
+    refuse("no such file; write it with `bonafide calibrate", str(tmp_path / "none.json"))
+    (tmp_path / "wrong.json").write_text("[]")
+    refuse(r"wrong\.json: not a calibration by `bonafide calibrate`", str(tmp_path / "wrong.json"))
+
+
+def test_calibrations_in_the_metadata_are_for_their_own_policy_precision_and_weights(
+    detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = parse_calibration(Path(write_calibration(tmp_path, detector, 0)).read_bytes(), "file")
+    stored = with_calibration(None, whole, "metadata")
+    stored = with_calibration(stored, replace(whole, policy="window:2:max"), "metadata")
+    other = replace(whole, precision="bf16", weights_digest="f" * 64)
+    stored = with_calibration(stored, other, "metadata")
+    loaded = replace(load_detector(detector), metadata={METADATA_KEY: stored})
+    checkpoint = Checkpoint(detector, str(detector), "detector")
+    asked = replace(config("a", detector, "o"), window=Names(["whole", "window:4:mean"]))
+    chosen = choose_calibrations(asked, {}, checkpoint, loaded)
+    assert chosen == {"whole": whole}
+    known = "whole bf16, whole fp32, window:2:max fp32"
+    printed = capsys.readouterr().out
+    assert f"no llr of window:4:mean fp32: the detector has calibrations for {known} only" in printed
+    assert choose_calibrations(replace(asked, precision="bf16"), {}, checkpoint, loaded) == {}
+    validation = replace(asked, store="s", audio="", use="validation")
+    assert choose_calibrations(validation, {}, checkpoint, loaded) == {}, "it was fitted on these"
+    with pytest.raises(InputError, match=r"metadata of .*: not calibrations by `bonafide calibrate`"):
+        choose_calibrations(asked, {}, checkpoint, replace(loaded, metadata={METADATA_KEY: "[]"}))
+
+
+def test_scores_with_another_calibration_need_another_folder(detector: Path, tmp_path: Path) -> None:
+    record = json.loads(Path(write_calibration(tmp_path, detector, 0)).read_text())
+    out = Folder(str(tmp_path / "out"))
+    claim_folders(out, {"whole": {"policy": "whole", "calibration": record}})
+    check_folders(out, {"whole": {"policy": "whole", "calibration": record}})
+    for calibration in (None, record | {"offset": 1.0}):
+        with pytest.raises(InputError, match="scores with another calibration; choose another --out"):
+            check_folders(out, {"whole": {"policy": "whole", "calibration": calibration}})
+    before = Folder(str(tmp_path / "before"))  # of an earlier version
+    claim_folders(before, {"whole": {"policy": "whole"}})
+    check_folders(before, {"whole": {"policy": "whole", "calibration": None}})
+
+
+@pytest.mark.ray
+def test_the_validation_utterances_of_a_recipe_are_scored(
+    place: Path, detector: Path, tmp_path: Path
+) -> None:
+    store = Folder(str(place / "store"))
+    plan = plan_validation(store, "latest", (), Recipe())
+    assert set(plan.rows["split"].to_pylist()) == {"validation"} and len(plan.rows) == 16
+    assert plan.identity["use"] == "validation" and plan.identity["corpora"] == ["asvspoof2019_la"]
+    asked = ScoreConfig(
+        store=store.uri, use="validation", checkpoint=str(detector), out=str(tmp_path / "out")
+    )
+    assert score.main(replace(asked, num_workers=1)) == 0
+    scored = load_scores(Folder(asked.out))
+    assert sorted(scored.utterances.uids.to_pylist()) == sorted(plan.rows["uid"].to_pylist())
+    assert scored.identity["utterances"] == plan.identity["utterances"]
+    other = plan_validation(store, "latest", (), Recipe(name="r", validation=("asvspoof2019_la/train",)))
+    assert set(other.rows["split"].to_pylist()) == {"train"}
+    assert other.identity["utterances"] != plan.identity["utterances"]
+    for recipe, corpora, message in (
+        (
+            Recipe(validation=()),
+            (),
+            "the recipe validates with no utterance of asvspoof2019_la; name another",
+        ),
+        (
+            Recipe(name="r", corpora=("mlaad",)),
+            (),
+            "recipe r trains and validates with none of asvspoof2019_la",
+        ),
+        (Recipe(), ("mlaad",), "snapshot 000001 has no mlaad"),
+    ):
+        with pytest.raises(InputError, match=message):
+            plan_validation(store, "latest", corpora, recipe)
+    with pytest.raises(InputError, match="--recipe decides what validates a training; add --use validation"):
+        ScoreConfig(checkpoint="c", out="o", store="s", recipe="antideepfake")
+
+
 class CountingExecutor(alone.AloneExecutor):
     """Counts how often a part is decoded."""
 
@@ -815,10 +972,23 @@ def test_without_ray_a_part_is_decoded_once_and_has_the_scores_of_every_policy(
     monkeypatch.setattr(alone, "AloneExecutor", CountingExecutor)
     policies = Names(["whole", "window:0.2:max", "window:0.2:first"])
     asked = replace(config(five, detector, tmp_path / "scores"), part_seconds=60.0, window=policies)
-    assert score.main(asked) == 0
+    ranked = sorted(float(logits[1] - logits[0]) for logits in score_one_by_one(five, detector).values())
+    middle = (ranked[1] + ranked[2]) / 2
+    calibration = write_calibration(tmp_path, detector, middle)
+    assert score.main(replace(asked, calibration=Names([calibration]))) == 0
     assert CountingExecutor.num_decoded == 1
     for policy in policies:
-        table = pq.read_table(tmp_path / "scores" / policy_folder(policy) / "scores")
+        folder = tmp_path / "scores" / policy_folder(policy)
+        table = pq.read_table(folder / "scores")
+        record = json.loads((folder / "scores.json").read_text())
+        assert (record["calibration"] is not None) == (policy == "whole")
+        if policy == "whole":
+            llr, difference = (table[name].to_numpy() for name in ("llr", "score"))
+            np.testing.assert_allclose(llr, 2 * difference - 2 * middle, atol=1e-4)
+            decided = np.where(difference >= middle, "bonafide", "spoof")
+            assert (table["verdict"].to_numpy() == decided).all() and set(decided) == {"bonafide", "spoof"}
+        else:
+            assert table["llr"].null_count == table["verdict"].null_count == len(table)
         rows = {row["path"]: row["score"] for row in table.to_pylist()}
         expected = score_one_by_one(five, detector, policy)
         differences = {path: logits[1] - logits[0] for path, logits in expected.items()}

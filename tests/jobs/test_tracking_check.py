@@ -16,6 +16,7 @@ ARGUMENTS = {
     "train": "--store store --out run",
     "score": "--store store --checkpoint detector.safetensors --out scores",
     "evaluate": "--scores scores --out report",
+    "calibrate": "--scores scores --out calibration.json",
 }
 
 

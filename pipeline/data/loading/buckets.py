@@ -164,6 +164,28 @@ def plan_buckets(index: Index, config: BatchConfig) -> Buckets:
     return Buckets(padded_samples, batch_size)
 
 
+def draw_log_odds(index: Index, config: BatchConfig, buckets: Buckets) -> float:
+    """Compute the natural log of (bona fide draws / spoof draws) of an average epoch.
+
+    Utterances that fit into no batch are not drawn; those that are left over at the end of an epoch count as drawn.
+
+    Raises:
+        InputError: no utterance of a class is drawn.
+    """
+    weights = weight_table(index.corpora, config)
+    _, longest = _crop_range(config)
+    draws = np.zeros(len(LABELS))
+    for _, _, rows in shard_slices(index):
+        num_samples = np.rint(index.seconds[rows] * np.float32(SAMPLE_RATE)).astype(np.int32)
+        fits = buckets.assign(np.minimum(num_samples, longest).astype(np.int32)) < len(buckets)
+        label = index.label[rows][fits]
+        draws += np.bincount(label, weights[index.corpus[rows][fits], label], minlength=len(LABELS))
+    if not draws.all():
+        missing = LABELS[int(draws.argmin())]
+        raise InputError(f"no {missing} utterance has a length that can be trained on; check the corpora")
+    return math.log(draws[LABELS.index("bonafide")] / draws[LABELS.index("spoof")])
+
+
 def shard_slices(index: Index) -> Iterator[tuple[int, int, slice]]:
     """Divide the index into slices of whole shards: first shard, end shard (exclusive), rows."""
     first_row = np.searchsorted(index.shard, np.arange(len(index.shards) + 1))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.data.loading.buckets import BatchConfig, plan_buckets
+from pipeline.data.loading.buckets import BatchConfig, draw_log_odds, plan_buckets
 from pipeline.data.loading.epoch import EpochPlan
 from pipeline.data.store.index import COLUMNS, Index
 from pipeline.errors import InputError
@@ -222,6 +222,24 @@ def test_an_integer_weight_is_the_number_of_draws_per_epoch() -> None:
     missing = expected - drawn
     assert missing.min() >= 0
     assert missing.sum() == EpochPlan(index, config).summary().leftover < 10
+
+
+def test_the_log_odds_of_draws_are_those_of_the_drawn_labels() -> None:
+    seconds = np.where(np.arange(3000) % 7 == 0, 0.01, 3.0)  # some are too short
+    seconds[5::11] = 40.0
+    index = make_index(seconds, num_corpora=2)
+    config = replace(SMALL, weights={"corpus1": 2.0, "spoof": 0.25, "corpus0/bonafide": 3.0})
+    for crop_max_s in (13.0, float("inf")):  # without cropping, 40 s are too long for a batch
+        config = replace(config, crop_max_s=crop_max_s)
+        drawn = np.zeros(len(index), np.int64)
+        for epoch in range(4):
+            drawn += draws_per_row(EpochPlan(index, config, epoch))
+        expected = np.log(drawn[index.label == 1].sum() / drawn[index.label == 0].sum())
+        log_odds = draw_log_odds(index, config, plan_buckets(index, config))
+        assert log_odds == pytest.approx(expected, abs=0.01)
+    with pytest.raises(InputError, match="no spoof utterance has a length that can be trained on"):
+        only_bonafide = replace(index, label=np.ones(len(index), np.int8))
+        draw_log_odds(only_bonafide, config, plan_buckets(only_bonafide, config))
 
 
 def test_repeats_of_an_utterance_are_cropped_and_augmented_differently() -> None:

@@ -313,6 +313,21 @@ SITUATIONS = [
         command="evaluate --scores a --out report",
         line="{here}/a: no scores here; write them with `bonafide score --out {here}/a`",
     ),
+    Situation(
+        what="a calibration with two thresholds",
+        command="calibrate --scores a --out c.json --false-alarm 0.01 --threshold 2",
+        line="--false-alarm and --threshold both choose a threshold; give one of them",
+    ),
+    Situation(
+        what="a calibration on scores that do not exist",
+        command="calibrate --scores a --out c.json",
+        line="{here}/a: no scores here; write them with `bonafide score --out {here}/a`",
+    ),
+    Situation(
+        what="a recipe for scores of evaluation corpora",
+        command=f"{SCORE} --store store --recipe antideepfake",
+        line="--recipe decides what validates a training; add --use validation, or remove it",
+    ),
     # the other commands
     Situation(
         what="a recipe without a card",

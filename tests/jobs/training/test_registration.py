@@ -21,6 +21,7 @@ from jobs.training.registration import validation_digest
 from jobs.training.reporter import Reporter, _Pending
 from jobs.training.validation_log import ValidationLog
 from pipeline import lease, tracking
+from pipeline.detector.checkpoint import load_detector
 from pipeline.detector.state import TrainingProgress
 from pipeline.detector.validation import Validation
 from pipeline.errors import InputError
@@ -50,6 +51,9 @@ def test_the_best_detector_is_registered_once(
     assert float(found.tags["eer"]) == result.best_eer
     assert int(found.tags["step"]) == result.best_step
     assert found.tags["snapshot"] == result.snapshot_digest
+    # As many bona fide utterances as spoof ones are drawn.
+    assert float(found.tags["training_log_odds"]) == result.training_log_odds == 0
+    assert load_detector(place / whole / "detector.safetensors").metadata["training_log_odds"] == "0.000000"
     versions = MlflowClient(tracking_uri(place)).search_model_versions("name = 'bonafide-tiny'")
     assert [int(version.version) for version in versions if version.tags["training"] == result.id] == [1]
 
