@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline import tracking
 from pipeline.detector.header import copy_with_metadata, read_header
@@ -28,8 +29,10 @@ class CalibrationTarget:
         Raises:
             InputError: no such version is registered, or the server does not respond.
         """
-        if not uri.startswith("models:"):
+        if uri.startswith("s3://"):
             return cls(uri, None, tracking_uri)
+        if not uri.startswith("models:"):
+            return cls(str(Path(uri).resolve()), None, tracking_uri)  # a link stays a link
         version = tracking.find_version(tracking_uri, uri)
         source = version.source.removeprefix("file://")
         return cls(source if source.startswith(("s3://", "/")) else "", version, tracking_uri)

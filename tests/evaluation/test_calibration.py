@@ -65,7 +65,7 @@ def test_a_file_that_is_no_calibration_is_named(text, tmp_path):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(InputError, match=r"c\.json: not a calibration by `bonafide calibrate`"):
         load_calibration(str(tmp_path / "c.json"))
-    with pytest.raises(InputError, match=r"d\.json: no such file; write it with `bonafide calibrate`"):
+    with pytest.raises(InputError, match=r"d\.json: no such file; write it with `bonafide calibrate --out "):
         load_calibration(str(tmp_path / "d.json"))
 
 
