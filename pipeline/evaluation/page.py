@@ -37,6 +37,10 @@ TITLES = {
 """Metric → title, for all metrics that are shown; recall is left out because it is 1 − miss."""
 
 
+SHOWN_ELSEWHERE = ("calibration", "training_corpora")
+"""Entries of a description that have a section of their own."""
+
+
 def eer_table(results: Results) -> str:
     """Format the EERs in percent as a table in plain text, one row per corpus and one column per system."""
     lines = [["EER (%)", *results.systems]]
@@ -251,7 +255,7 @@ def _all_metrics(results: Results) -> Section:
 def _identities(results: Results) -> Section:
     """Show everything that determines the scores, one column per system."""
     columns = [identity(scores) for scores in results.score_sets]
-    names = list(dict.fromkeys(name for column in columns for name in column))
+    names = list(dict.fromkeys(name for column in columns for name in column if name not in SHOWN_ELSEWHERE))
     rows = [
         [name.replace("_", " "), *(format_value(column.get(name)) for column in columns)] for name in names
     ]
