@@ -102,13 +102,13 @@ def _overview(results: Results) -> Section:
         *(Text(warning, "warning") for warning in results.warnings),
         _headline(results),
         Table(
-            ["EER %", "drawn again", *results.systems],
+            ["EER %", "resampled", *results.systems],
             rows,
             num_totals=len(corpora) - len(results.corpora),
         ),
         Text(
             f"EER by the definition “{settings.definition}”. Small numbers are 95 % confidence intervals from "
-            f"{settings.num_bootstrap:,} resamples, in which whole speakers or source files are drawn again if they "
+            f"{settings.num_bootstrap:,} resamples, in which whole speakers or source files are resampled if they "
             "have several utterances. Random guessing has an EER of 50 %."
         ),
         bar_chart(
@@ -124,7 +124,7 @@ def _overview(results: Results) -> Section:
 
 
 def _clusters(measurements: Sequence[Measurement | None]) -> str:
-    """Name what is drawn again for the intervals of a corpus."""
+    """Name what is resampled for the intervals of a corpus."""
     for each in measurements:
         if each is not None:
             return ", ".join(f"{count:,} {PLURALS[kind]}" for kind, count in each.clusters.items()) or "–"

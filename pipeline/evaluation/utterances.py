@@ -21,7 +21,7 @@ ClusterKind = Literal["auto", "speaker", "file", "utterance"]
 
 
 class Clusters(NamedTuple):
-    """Which utterances are drawn together when they are drawn again."""
+    """Which utterances are resampled together."""
 
     codes: NDArray[np.int64]
     """[N] number of the cluster of each utterance, from 0."""

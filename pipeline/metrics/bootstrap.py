@@ -1,6 +1,6 @@
-"""Bootstrap of whole clusters: the values that every metric takes when speakers (or files) are drawn again.
+"""Bootstrap of whole clusters: the values that every metric takes when speakers or files are resampled.
 
-Utterances of one speaker resemble each other, so drawing single utterances again makes intervals too narrow. Here a
+Utterances of one speaker resemble each other, so resampling single utterances makes intervals too narrow. Here a
 cluster is drawn with all its utterances, of both classes at once. Its weight in a resample is Poisson distributed with
 mean 1, which for rates within each class is a draw with replacement whose size varies a little.
 
