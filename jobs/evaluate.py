@@ -48,8 +48,8 @@ class EvaluateConfig:
     seed: Seed = 0
     """Seed of the bootstrap."""
     clusters: ClusterKind = "auto"
-    """Utterances that are resampled together for the intervals: those of a speaker, of a source file, or each on its own
-    (utterance). auto: of a speaker, or of a source file where no speaker is stated."""
+    """Utterances that are resampled together for the intervals: those of a speaker, of a source file, or each on its
+    own (utterance). auto: of a speaker, or of a source file where no speaker is stated."""
     min_group: Annotated[int, Range(1, 1_000_000)] = 30
     """A group of utterances with fewer of a class shows counts only."""
     calibration: Locations = Names()

@@ -108,8 +108,8 @@ def _overview(results: Results) -> Section:
         ),
         Text(
             f"EER by the definition “{settings.definition}”. Small numbers are 95 % confidence intervals from "
-            f"{settings.num_bootstrap:,} resamples, in which whole speakers or source files are resampled if they "
-            "have several utterances. Random guessing has an EER of 50 %."
+            f"{settings.num_bootstrap:,} resamples, in which the utterances of a speaker or of a source file stay "
+            "together. Random guessing has an EER of 50 %."
         ),
         bar_chart(
             "EER with 95 % confidence interval",
