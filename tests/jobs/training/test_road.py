@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -97,11 +98,26 @@ def test_the_report_shows_the_eer_of_both_detectors(place: Path, report: Path):
         rates[system] = equal_error_rate(bonafide, spoof).eer
         assert metrics[system][CORPUS]["all"]["all"]["eer"] == rates[system]
     assert rates["trained"] < rates["untrained"]
-    # The row of the first table: the corpus, then one cell per system, with its interval behind the rate.
+    # The row of the first table: the corpus, what is resampled, then one cell per system, with the interval of its rate.
     cells = "".join(
-        rf"<td[^>]*>{100 * rates[system]:.2f}<small>[^<]*</small></td>" for system in ("untrained", "trained")
+        rf"<td[^>]*>{100 * rates[system]:.2f}(<small>[^<]*</small>)?</td>"
+        for system in ("untrained", "trained")
     )
-    assert re.search(rf"<th[^>]*>{CORPUS}</th>{cells}", page)
+    assert re.search(rf"<th[^>]*>{CORPUS}</th><td>[^<]*</td>{cells}", page)
+
+
+def test_scores_and_report_say_what_the_detector_was_trained_on(place: Path, report: Path):
+    description = json.loads((place / "scores" / "trained" / "scores.json").read_text())
+    corpora = [
+        name
+        for name, corpus in load_snapshot(Folder(str(place / "store"))).corpora.items()
+        if corpus.role == "train"
+    ]
+    assert description["training_corpora"] == sorted(corpora)
+    assert math.isfinite(description["training_log_odds"])
+    page = (report / "report.html").read_text()
+    assert "Licences of the corpora that trained was trained on" in page
+    assert "Cllr, prior of the training removed" in page
 
 
 def test_mlflow_links_the_runs_of_the_four_jobs(place: Path, report: Path):
