@@ -19,7 +19,7 @@ MIN_DISTINCT_SHARE = 0.5
 """If a smaller share of the scores differ, they were rounded or saturated."""
 
 SWAPPED_EER = 0.55
-"""An EER above this is worse than chance allows: labels or scores have the wrong sign."""
+"""An EER above this, and above guessing by its whole interval: labels or scores may have the wrong sign."""
 
 FEW_CLUSTERS = 10
 """An interval from fewer speakers or files is only a rough one."""
@@ -77,8 +77,8 @@ def _oddities(measurement: Measurement, utterances: Utterances) -> Iterator[str]
             f"{name}: only {num_distinct:,} of {scores.size:,} scores differ, so they were rounded or saturated; "
             f"score again at full precision. {_by_definition(utterances)}"
         )
-    eer = measurement.metrics["eer"]
-    if eer is not None and eer > SWAPPED_EER:
+    eer, interval = measurement.metrics["eer"], measurement.intervals.get("eer")
+    if eer is not None and eer > SWAPPED_EER and (interval is None or interval.low > 0.5):
         yield f"{name}: an EER of {100 * eer:.2f} % is worse than guessing. Are the labels swapped?"
     kinds = [kind for kind in measurement.clusters if kind != "utterance"]
     if kinds and measurement.num_clusters < FEW_CLUSTERS:
