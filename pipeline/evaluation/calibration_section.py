@@ -154,4 +154,4 @@ def _thresholds(results: Results) -> Section:
 def _threshold(threshold: float, bonafide: NDArray[np.float64]) -> Cell:
     """Show a threshold and the share of sorted bona fide scores that it misses."""
     miss = float(np.searchsorted(bonafide, threshold)) / bonafide.size
-    return Cell(f"{threshold:.3f}", f"misses {percent(miss)} %")
+    return Cell(f"{threshold:.3f}", f"misses {percent(miss)} %", is_word=True)
