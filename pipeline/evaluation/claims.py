@@ -31,7 +31,7 @@ from typing import Annotated, Any, Literal, get_args
 from pipeline.data.corpora.manifest import MANIFESTS
 from pipeline.errors import InputError, did_you_mean
 from pipeline.evaluation.comparison import SIGNIFICANT
-from pipeline.evaluation.formatting import count_clusters, number, span
+from pipeline.evaluation.formatting import count_clusters, format_p_value, number, span
 from pipeline.evaluation.measure import METRICS
 from pipeline.evaluation.results import Results
 from pipeline.fields import Reader, local_path
@@ -263,9 +263,9 @@ def _check_better(claim: Claim, results: Results) -> Verdict:
     low, high = sorted(sign * end for end in difference.interval)
     text = (
         f"{claim.metric} of {first} minus that of {second} on {corpus} is "
-        f"{number(claim.metric, sign * difference.value)}{span(claim.metric, (low, high))}, p = "
-        f"{difference.p_value:.3f}, from {comparison.num_bonafide:,} bona fide and {comparison.num_spoof:,} spoof "
-        f"utterances of {comparison.num_clusters:,} clusters; claimed: {first} is better"
+        f"{number(claim.metric, sign * difference.value)}{span(claim.metric, (low, high))}, p value "
+        f"{format_p_value(difference.p_value)}, from {comparison.num_bonafide:,} bona fide and "
+        f"{comparison.num_spoof:,} spoof utterances; claimed: {first} is better"
     )
     return Verdict(claim, is_better and difference.p_value < SIGNIFICANT, text)
 

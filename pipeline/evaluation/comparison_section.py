@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.formatting import format_p_value
 from pipeline.evaluation.results import Results
 from pipeline.report import Cell, Section, Table, Text, Value
 
@@ -29,18 +30,12 @@ def _comparison(comparison: Comparison) -> list[Value]:
     if difference is not None:
         low, high = difference.interval
         span = f"{100 * low:+.2f} – {100 * high:+.2f}"
-        cells = [Cell(f"{100 * difference.value:+.2f}", span), Cell(_p_value(difference.p_value))]
+        cells = [Cell(f"{100 * difference.value:+.2f}", span), Cell(format_p_value(difference.p_value))]
     return [
         comparison.corpus,
         f"{comparison.first} − {comparison.second}",
         Cell(comparison.in_words(), is_best=comparison.is_significant, is_word=True),
         *cells,
-        Cell(_p_value(comparison.permutation_p_value)),
-        Cell(_p_value(None if comparison.auc is None else comparison.auc.p_value)),
+        Cell(format_p_value(comparison.permutation_p_value)),
+        Cell(format_p_value(None if comparison.auc is None else comparison.auc.p_value)),
     ]
-
-
-def _p_value(p_value: float | None) -> str:
-    if p_value is None:
-        return "–"
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"

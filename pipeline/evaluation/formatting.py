@@ -39,3 +39,10 @@ def count_clusters(clusters: Mapping[str, int]) -> str:
     if clusters.get("utterance"):
         kinds.append(f"{clusters['utterance']:,} single utterances")
     return f" of {' and '.join(kinds)}"
+
+
+def format_p_value(p_value: float | None) -> str:
+    """Format a p value; None becomes a dash."""
+    if p_value is None:
+        return "–"
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
