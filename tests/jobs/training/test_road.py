@@ -98,7 +98,7 @@ def test_the_report_shows_the_eer_of_both_detectors(place: Path, report: Path):
         rates[system] = equal_error_rate(bonafide, spoof).eer
         assert metrics[system][CORPUS]["all"]["all"]["eer"] == rates[system]
     assert rates["trained"] < rates["untrained"]
-    # The row of the first table: the corpus, what is resampled, then one cell per system, with the interval of its rate.
+    # The row of the first table: the corpus, what is resampled, then one cell per system, with its interval.
     cells = "".join(
         rf"<td[^>]*>{100 * rates[system]:.2f}(<small>[^<]*</small>)?</td>"
         for system in ("untrained", "trained")
