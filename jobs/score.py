@@ -45,11 +45,12 @@ from jobs.scoring.folder import (
     read_rejects,
     write_plan,
 )
-from jobs.scoring.inputs import Row, ScoringPlan, plan_scoring
+from jobs.scoring.inputs import Row, ScoringPlan
 from jobs.scoring.loop import score_parts
 from jobs.scoring.mlflow_run import log_to_mlflow, start_run
 from jobs.scoring.on_ray import RayExecutor
 from jobs.scoring.parts import divide_rows
+from jobs.scoring.planning import plan_scoring
 from jobs.scoring.pool import choose_pool
 from jobs.scoring.weights import load_again
 from pipeline import tracking

@@ -24,9 +24,9 @@ from jobs.benchmarks.noise_store import speech_like
 from jobs.benchmarks.table import Measured, print_now
 from jobs.devices import usable_cpus
 from jobs.ray_session import ray_session
+from jobs.scoring.audio_files import plan_folder
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.folder import policy_folders, write_plan
-from jobs.scoring.inputs import plan_folder
 from jobs.scoring.loop import score_parts
 from jobs.scoring.on_ray import RayExecutor
 from jobs.scoring.parts import divide_rows

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from jobs.checkpoint_source import Checkpoint
+from jobs.scoring.audio_files import LEFT_OUT
 from jobs.scoring.config import ScoreConfig
-from jobs.scoring.inputs import LEFT_OUT, Row, ScoringPlan
+from jobs.scoring.inputs import Row, ScoringPlan
 from pipeline import tracking
 from pipeline.config import to_dict
 from pipeline.data.audio.containers.names import is_audio_name

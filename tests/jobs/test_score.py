@@ -31,24 +31,17 @@ from jobs.__main__ import run_command
 from jobs.benchmarks.noise_store import make_store
 from jobs.checkpoint_source import Checkpoint
 from jobs.scoring import alone, loop, on_ray
+from jobs.scoring.audio_files import LARGE_BYTES, LOSSLESS_ENDINGS, AudioFiles, plan_folder
 from jobs.scoring.calibrations import choose_calibrations
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.description import is_loss
 from jobs.scoring.executor import ProcessDiedError
 from jobs.scoring.folder import check_folders, claim_folders, missing_parts, read_rejects, write_part
-from jobs.scoring.inputs import (
-    LARGE_BYTES,
-    LOSSLESS_ENDINGS,
-    AudioFiles,
-    Reject,
-    StoredUtterances,
-    plan_folder,
-    plan_validation,
-    to_reject_row,
-)
+from jobs.scoring.inputs import Reject, to_reject_row
 from jobs.scoring.loop import MAX_DEATHS, NUM_PIECES, Span
 from jobs.scoring.parts import PartScorer, ScorerSettings, divide
 from jobs.scoring.pool import share_cpus
+from jobs.scoring.stored_utterances import StoredUtterances, plan_validation
 from jobs.scoring.weights import load_again
 from pipeline import tables, tracking
 from pipeline.config import parse, to_toml
