@@ -267,6 +267,8 @@ def _check_better(claim: Claim, results: Results) -> Verdict:
         f"{format_p_value(difference.p_value)}, from {comparison.num_bonafide:,} bona fide and "
         f"{comparison.num_spoof:,} spoof utterances; claimed: {first} is better"
     )
+    if not comparison.is_same_protocol:
+        return Verdict(claim, False, f"{text}; but they were scored by different protocols")
     return Verdict(claim, is_better and difference.p_value < SIGNIFICANT, text)
 
 

@@ -131,7 +131,7 @@ def _share(
     systems, aligned = {}, {}
     for system, all_of_it, utterances in zip(sets, sets.values(), kept, strict=True):
         measured = measurements[system, corpus, "all", "all"]
-        if len(utterances) == len(all_of_it):
+        if measured.samples and len(utterances) == len(all_of_it):
             systems[system] = _Measured(measured.metrics, measured.samples)
         else:
             systems[system] = _measure(corpus, utterances, settings)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.evaluation.calibration import Calibration
+from pipeline.evaluation.formatting import PLURALS
 from pipeline.evaluation.measure import Measurement
 from pipeline.evaluation.scores import PROTOCOL, ScoreSet
 from pipeline.evaluation.utterances import Utterances
@@ -82,10 +83,8 @@ def _oddities(measurement: Measurement, utterances: Utterances) -> Iterator[str]
         yield f"{name}: an EER of {100 * eer:.2f} % is worse than guessing. Are the labels swapped?"
     kinds = [kind for kind in measurement.clusters if kind != "utterance"]
     if kinds and measurement.num_clusters < FEW_CLUSTERS:
-        yield (
-            f"{name}: one class has utterances of only {measurement.num_clusters} clusters ({' and '.join(kinds)}), so "
-            "the intervals are rough."
-        )
+        counted = " or ".join(PLURALS[kind] for kind in kinds)
+        yield f"{name}: one class has only {measurement.num_clusters} {counted}, so the intervals are rough."
 
 
 def _by_definition(utterances: Utterances) -> str:

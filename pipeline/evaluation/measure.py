@@ -86,7 +86,8 @@ class Measurement:
     is_different: bool | None = None
     """Whether the EER of a group differs from that of its corpus; None if that was not tested."""
     samples: Samples = field(default_factory=dict, repr=False)
-    """Name → [num_resamples] bootstrap values, of every metric in corpora."""
+    """Name → [num_resamples] bootstrap values, of every metric in corpora; empty where they are those of another
+    corpus."""
 
 
 def measure(
@@ -114,7 +115,7 @@ def measure(
         yield from _measure_groups(corpora[-1], utterances, settings)
     if len(corpora) == 1:
         for name in (MEAN, POOLED):
-            yield replace(corpora[0], corpus=name)
+            yield replace(corpora[0], corpus=name, samples={})
         return
     yield _mean(corpora)
     yield measure_all(POOLED, scores.utterances)
@@ -287,7 +288,7 @@ def _mark_different(corpus: Measurement, groups: Sequence[Measurement]) -> Itera
         [
             np.nan
             if eer is None or not each.samples or each.num_clusters < 2
-            else p_value_of("eer", eer, each.metrics["eer"] or 0.0, each.samples["eer"], each.num_clusters)
+            else p_value_of(eer, each.metrics["eer"] or 0.0, each.samples["eer"], each.num_clusters)
             for each in groups
         ]
     )

@@ -296,9 +296,7 @@ def _metrics(blocks: _Blocks, counts: _Counts, names: Sequence[str], costs: Cost
     false_alarm /= -num_s
     false_alarm += 1
     if "eer" in names:
-        at = np.argmin(np.abs(miss - false_alarm), axis=0)
-        columns = np.arange(num_b.size)
-        samples["eer"] = (miss[at, columns] + false_alarm[at, columns]) / 2
+        samples["eer"] = eer_of_columns(miss, false_alarm)
     if tuple(names) == EER_ONLY:
         return samples
     if "min_dcf" in names:
@@ -321,6 +319,14 @@ def _metrics(blocks: _Blocks, counts: _Counts, names: Sequence[str], costs: Cost
     if "cllr_cal" in names:
         samples["cllr_cal"] = samples["cllr"] - samples["cllr_min"]
     return {name: samples[name] for name in names}
+
+
+def eer_of_columns(miss: NDArray[np.float64], false_alarm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The EER of each column of rates [num_points, num_resamples]: their mean where they differ least."""
+    at = np.argmin(np.abs(miss - false_alarm), axis=0)
+    columns = np.arange(miss.shape[1])
+    rates: NDArray[np.float64] = (miss[at, columns] + false_alarm[at, columns]) / 2
+    return rates
 
 
 def _rates_at(

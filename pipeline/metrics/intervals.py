@@ -72,21 +72,17 @@ def interval_of(
     return Interval(_expit(centre - half), _expit(centre + half))
 
 
-def p_value_of(
-    name: str, expected: float, value: float, samples: NDArray[np.float64], num_clusters: int
-) -> float:
+def p_value_of(expected: float, value: float, samples: NDArray[np.float64], num_clusters: int) -> float:
     """How often a rate differs at least so much from an expected one by chance, two-sided.
 
     Args:
-        name: the metric, a rate.
-        expected: the value to compare with.
-        value: of the trials themselves.
+        expected: the rate to compare with.
+        value: the rate of the trials themselves.
         samples: [num_resamples] bootstrap values.
         num_clusters: clusters of the class that has fewer, at least 2.
     """
     from scipy.special import stdtr
 
-    assert name not in COSTS
     expected, value = (float(np.clip(rate, SMALLEST_RATE, 1 - SMALLEST_RATE)) for rate in (expected, value))
     error = float(_logit(np.clip(samples, SMALLEST_RATE, 1 - SMALLEST_RATE)).std())
     distance = abs(float(_logit(np.float64(value)) - _logit(np.float64(expected))))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.metrics.bootstrap import CHUNK_WEIGHTS
+from pipeline.metrics.bootstrap import CHUNK_WEIGHTS, eer_of_columns
 from pipeline.metrics.intervals import Difference, Interval
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def permutation_p_value(
     observed = abs(
         _eers(b1.sum(axis=1)[:, None], s1.sum(axis=1)[:, None])
         - _eers(b2.sum(axis=1)[:, None], s2.sum(axis=1)[:, None])
-    )
+    ).item()
     num_columns = min(128, max(8, CHUNK_WEIGHTS // num_clusters))
     num_as_large = 0
     for start in range(0, num_permutations, num_columns):
@@ -131,7 +131,4 @@ def _eers(counts_b: NDArray[np.floating], counts_s: NDArray[np.floating]) -> NDA
     """The EER of each column, from the numbers of trials in each block of ranks."""
     miss = np.cumsum(counts_b, axis=0, dtype=np.float64) / counts_b.sum(axis=0)
     false_alarm = 1 - np.cumsum(counts_s, axis=0, dtype=np.float64) / counts_s.sum(axis=0)
-    at = np.argmin(np.abs(miss - false_alarm), axis=0)
-    columns = np.arange(miss.shape[1])
-    rates: NDArray[np.float64] = (miss[at, columns] + false_alarm[at, columns]) / 2
-    return rates
+    return eer_of_columns(miss, false_alarm)

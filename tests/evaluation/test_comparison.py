@@ -47,6 +47,16 @@ def test_a_system_equals_itself_exactly(tmp_path):
     assert all(each.value == 0 and each.p_value == 1 for each in same.differences.values())
 
 
+def test_pooled_utterances_are_resampled_alike_for_a_system_that_scored_one_corpus_only(tmp_path):
+    both = [write_system(tmp_path / name, system=name) for name in ("one", "two")]
+    alone = write_system(tmp_path / "alone", system="alone", corpora=["alpha"])
+    comparisons = results_of(*both, alone).comparisons
+    pooled = [each for each in comparisons if each.corpus == POOLED]
+    assert len(pooled) == 3
+    # The same scores on the shared utterances: any difference of a resample would be one of its weights.
+    assert all(each.differences["eer"].interval == (0, 0) for each in pooled)
+
+
 @pytest.mark.parametrize("kind", ["auto", "utterance"])
 def test_systems_are_compared_on_shared_utterances_alone(tmp_path, kind):
     one = write_system(tmp_path / "one", system="one")
@@ -75,6 +85,9 @@ def test_another_protocol_is_not_called_a_better_system(tmp_path):
         "have the same weights, so every difference between them is one of protocol" in w
         for w in results.warnings
     )
+    claim = "[[claim]]\nmetric = 'eer'\ncorpus = 'alpha'\nbetter = ['whole', 'window']"
+    (verdict,) = check_claims(read_claims(claim, "c"), results)
+    assert not verdict.holds and verdict.text.endswith("but they were scored by different protocols")
     other = write_system(tmp_path / "other", system="other", seed=2, policy="window:4:first")
     assert any("must not be ranked" in warning for warning in results_of(whole, other).warnings)
 

@@ -42,4 +42,4 @@ def test_a_class_of_few_speakers_is_named(tmp_path):
         speakers = [f"s{row % 4}" for row in range(len(table))]
         pq.write_table(table.set_column(table.column_names.index("speaker"), "speaker", [speakers]), path)
     (warning,) = results_of(folder).warnings
-    assert "one class has utterances of only 2 clusters (speaker), so the intervals are rough" in warning
+    assert "one class has only 2 speakers, so the intervals are rough" in warning
