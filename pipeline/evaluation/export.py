@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -61,7 +62,7 @@ class Scoring:
     rows: Mapping[str, pa.Table]
     """Corpus → its scores."""
     num_rejected: Mapping[str, int]
-    """Corpus → utterances without a score."""
+    """Corpus → utterances without a score; may have corpora that have no scores at all."""
 
 
 def load_scoring(location: Folder) -> Scoring:
@@ -95,7 +96,7 @@ def load_scoring(location: Folder) -> Scoring:
     return Scoring(
         identity,
         {corpus: rows.filter(pc.equal(rows["corpus"], corpus)) for corpus in corpora},
-        {corpus: pc.sum(pc.equal(rejects, corpus)).as_py() or 0 for corpus in corpora},
+        dict.fromkeys(corpora, 0) | Counter(rejects.to_pylist()),
     )
 
 
@@ -136,7 +137,11 @@ def export(scoring: Scoring, form: Format, params_millions: float | None = None)
                 text = yaml.safe_dump(submission, sort_keys=False, allow_unicode=True, width=1000)
                 files[f"{corpus}/scores.txt"], files[f"{corpus}/submission.yaml"] = scores, text.encode()
                 entries |= dict.fromkeys(_open_entries(submission))
-    remarks = []
+    remarks = [
+        f"{corpus}: no file, because none of its {counted(count, 'utterance')} has a score"
+        for corpus, count in scoring.num_rejected.items()
+        if corpus not in scoring.rows
+    ]
     num_unlabelled = sum(rows.num_rows - len(_labels(rows).drop_null()) for rows in scoring.rows.values())
     if num_unlabelled and form in WITHOUT_LABEL:
         remarks.append(f"{counted(num_unlabelled, 'utterance')} without a label: {WITHOUT_LABEL[form]}")

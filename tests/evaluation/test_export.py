@@ -185,3 +185,13 @@ def test_only_complete_scores_of_one_policy_are_exported(tmp_path: Path) -> None
     part.unlink()
     with pytest.raises(InputError, match=r"states 12 utterances, the Parquet files have 6"):
         load_scoring(Folder(str(several / "whole")))
+
+
+def test_a_corpus_without_any_score_is_named(tmp_path: Path) -> None:
+    folder = write_scores(tmp_path / "plain", PLAIN_IDS)
+    reject = {"path": "r", "reason": "kills_scorer", "detail": "d", "corpus": "three"}
+    rejects = pa.Table.from_pylist([reject, reject], layout.REJECT_COLUMNS)
+    folder.commit(layout.REJECTS, to_parquet(rejects))
+    exported = export(load_scoring(folder), "csv")
+    assert sorted(exported.files) == ["one.csv", "two.csv"]
+    assert exported.remarks == ["three: no file, because none of its 2 utterances has a score"]
