@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jobs.benchmarks import evaluate, ingest, loader, score, train
+from jobs.benchmarks import evaluate, ingest, learning, loader, score, train
 from jobs.benchmarks.table import machine, show
 from pipeline.config import run
 
@@ -27,13 +27,14 @@ from pipeline.config import run
 class BenchmarkConfig:
     """What to measure, and the settings of each benchmark."""
 
-    benchmark: Literal["ingest", "loader", "train", "score", "evaluate"] = "ingest"
+    benchmark: Literal["ingest", "loader", "train", "score", "evaluate", "learning"] = "ingest"
     """Benchmark to run."""
     ingest: ingest.IngestBenchmark = field(default_factory=ingest.IngestBenchmark)
     loader: loader.LoaderBenchmark = field(default_factory=loader.LoaderBenchmark)
     train: train.TrainBenchmark = field(default_factory=train.TrainBenchmark)
     score: score.ScoreBenchmark = field(default_factory=score.ScoreBenchmark)
     evaluate: evaluate.EvaluateBenchmark = field(default_factory=evaluate.EvaluateBenchmark)
+    learning: learning.LearningBenchmark = field(default_factory=learning.LearningBenchmark)
 
 
 def main(config: BenchmarkConfig) -> None:
@@ -46,6 +47,7 @@ def main(config: BenchmarkConfig) -> None:
             "train": lambda: train.measure(config.train),
             "score": lambda: score.measure(config.score, Path(folder)),
             "evaluate": lambda: evaluate.measure(config.evaluate),
+            "learning": lambda: learning.measure(config.learning, Path(folder)),
         }
         show(benchmarks[config.benchmark]())
 

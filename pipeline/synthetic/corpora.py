@@ -45,6 +45,7 @@ def write_demo_corpora(
     *,
     seed: int = 0,
     minutes: float = 60.0,
+    dominance: int = 1,
     num_workers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -56,14 +57,15 @@ def write_demo_corpora(
     Args:
         root: Folder for the corpora.
         seed: Seed of all random choices.
-        minutes: Total duration of the audio.
+        minutes: Total duration of the audio with a dominance of 1.
+        dominance: How many times as many recordings of MLAAD are from one attack as from each other one.
         num_workers: Processes that make audio; the files do not depend on it.
         on_progress: Called with (num_written, num_planned) as files are written.
 
     Raises:
         InputError: `root` has a corpus folder that the demo did not write, or espeak-ng is not installed.
     """
-    plan = plan_recordings(seed, minutes)
+    plan = plan_recordings(seed, minutes, dominance)
     digest = _digest(plan)
     if _is_complete(root, digest, plan):
         if on_progress:

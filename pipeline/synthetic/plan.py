@@ -10,7 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,9 @@ SHARES = {
     "FakeOrReal": 0.14,
 }
 """Corpus folder → share of all recordings."""
+
+DOMINANT = "griffin_lim"
+"""The process that dominates the spoofs of MLAAD, as two vocoded corpora do in the training set of AntiDeepfake."""
 
 # Training and evaluation share no voice.
 _TRAINING_VARIANTS = ("m1", "m2", "m3", "m4", "f1", "f2", "f3")
@@ -96,13 +99,19 @@ def load_sentences(part: str) -> dict[str, tuple[str, ...]]:
     return {language: tuple(sentences) for language, sentences in table[part].items()}
 
 
-def plan_recordings(seed: int, minutes: float) -> list[Recording]:
-    """Plan about `minutes` of audio in total; equal arguments give equal plans."""
+def plan_recordings(seed: int, minutes: float, dominance: int = 1) -> list[Recording]:
+    """Plan the recordings of all corpora; equal arguments give equal plans.
+
+    Args:
+        seed: Seed of all random choices.
+        minutes: About the total duration of the audio with a dominance of 1.
+        dominance: How many times as many recordings of MLAAD are from `DOMINANT` as from each other process.
+    """
     num_recordings = minutes * 60 / MEAN_S
     planners = {
         "ASVspoof2019-LA": _plan_asvspoof2019_la,
         "FLEURS": _plan_fleurs,
-        "MLAAD_v5": _plan_mlaad,
+        "MLAAD_v5": partial(_plan_mlaad, dominance),
         "In-the-Wild": _plan_in_the_wild,
         "FakeOrReal": _plan_fake_or_real,
     }
@@ -162,10 +171,12 @@ def _plan_fleurs(num_recordings: int, generator: np.random.Generator) -> Iterato
         )
 
 
-def _plan_mlaad(num_recordings: int, generator: np.random.Generator) -> Iterator[Recording]:
+def _plan_mlaad(dominance: int, num_recordings: int, generator: np.random.Generator) -> Iterator[Recording]:
     """Spoofs only, in the same languages as FLEURS, so that language does not predict the label."""
-    processes = generator.permuted(np.resize(list(TRAINING_PROCESSES), num_recordings))
-    languages = np.resize(list(load_sentences("training")), num_recordings)
+    evenly = np.resize(list(TRAINING_PROCESSES), num_recordings)
+    more = [DOMINANT] * ((dominance - 1) * int(np.count_nonzero(evenly == DOMINANT)))
+    processes = generator.permuted([*evenly, *more])
+    languages = np.resize(list(load_sentences("training")), len(processes))
     for number, (language, process) in enumerate(zip(languages, processes, strict=True)):
         script = _script_for_new_voice(str(language), "training", str(process), generator)
         path = f"fake/{language}/{process}/demo_{number:05d}.wav"
