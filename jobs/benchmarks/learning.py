@@ -122,8 +122,10 @@ def merge(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     merged = dict(settings)
     for name, value in changes.items():
         nested = merged.get(name)
-        is_table = isinstance(value, dict) and isinstance(nested, dict)
-        merged[name] = merge(nested, value) if is_table else value
+        if isinstance(value, dict) and isinstance(nested, dict):
+            merged[name] = merge(nested, value)
+        else:
+            merged[name] = value
     return merged
 
 

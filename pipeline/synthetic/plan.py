@@ -8,7 +8,7 @@ the true language of each recording.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -108,7 +108,7 @@ def plan_recordings(seed: int, minutes: float, dominance: int = 1) -> list[Recor
         dominance: How many times as many recordings of MLAAD are from `DOMINANT` as from each other process.
     """
     num_recordings = minutes * 60 / MEAN_S
-    planners = {
+    planners: dict[str, Callable[[int, np.random.Generator], Iterator[Recording]]] = {
         "ASVspoof2019-LA": _plan_asvspoof2019_la,
         "FLEURS": _plan_fleurs,
         "MLAAD_v5": partial(_plan_mlaad, dominance),

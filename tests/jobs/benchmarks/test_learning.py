@@ -10,7 +10,7 @@ import pytest
 
 from jobs.benchmarks import learning
 from jobs.benchmarks.learning import Run, compare, fill, load_methods, mean_interval
-from jobs.train import TrainConfig
+from jobs.training.config import TrainConfig
 from pipeline.config import parse
 from pipeline.errors import InputError
 
