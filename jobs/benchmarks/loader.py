@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.benchmarks import peers
 from jobs.benchmarks.noise_store import durations, make_store
@@ -28,6 +28,8 @@ from pipeline.errors import InputError
 from pipeline.fields import Count, Positive
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from pipeline.data.loading.batches import TrainingBatches
     from pipeline.data.store.index import Index
     from pipeline.storage import Folder
@@ -303,16 +305,20 @@ def write_index_of_size(num: str, folder: str) -> None:
     """Write an index of synthetic utterances in shards of 256 MiB, part by part."""
     import numpy as np
 
+    from pipeline.data.corpora.domains import Domain
+    from pipeline.data.corpora.utterance import LABELS
     from pipeline.data.store.index import Part, write_index
     from pipeline.data.store.layout import tar_name
 
     num_rows, per_shard = int(num), 3700
+    corpora = tuple(f"corpus{number}" for number in range(29))
+    domains = tuple(Domain(corpus, label, f"{corpus}/{label}") for corpus in corpora for label in LABELS)
 
     def parts() -> Iterator[Part]:
         rng = np.random.default_rng(0)
         for begin in range(0, num_rows, 100 * per_shard):
             rows = np.arange(begin, min(begin + 100 * per_shard, num_rows))
-            yield {
+            columns: dict[str, NDArray[Any]] = {
                 "shard": (rows // per_shard).astype(np.int32),
                 "offset": rows % per_shard * 70_000,
                 "num_bytes": np.full(len(rows), 69_000, np.int32),
@@ -320,12 +326,13 @@ def write_index_of_size(num: str, folder: str) -> None:
                     np.float32
                 ),
                 "label": (rows % 2).astype(np.int8),
-                "corpus": (rows // per_shard % 29).astype(np.int16),
+                "domain": (rows // per_shard % 29 * 2 + rows % 2).astype(np.int32),
                 "uid": rng.integers(2**64, size=len(rows), dtype=np.uint64),
             }
+            yield Part(domains, columns)
 
     tars = tuple(tar_name("corpus", f"{number:016x}") for number in range(-(-num_rows // per_shard)))
-    write_index(Path(folder), tars, tuple(f"corpus{number}" for number in range(29)), parts())
+    write_index(Path(folder), tars, corpora, parts())
 
 
 def plan(folder: str) -> None:

@@ -107,8 +107,8 @@ def _augmentation(names: Sequence[str]) -> Augmentation | None:
 def _corpus_of(index: Index) -> dict[str, str]:
     """uid → corpus."""
     return {
-        f"{uid:016x}": index.corpora[corpus]
-        for uid, corpus in zip(index.uid.tolist(), index.corpus.tolist(), strict=True)
+        f"{uid:016x}": index.domains[domain].corpus
+        for uid, domain in zip(index.uid.tolist(), index.domain.tolist(), strict=True)
     }
 
 

@@ -121,6 +121,18 @@ def weight_table(corpora: Sequence[str], config: BatchConfig) -> NDArray[np.floa
     return table
 
 
+def domain_weights(index: Index, config: BatchConfig) -> NDArray[np.float64]:
+    """Compute the draws per epoch of an utterance of each domain: [domains].
+
+    Raises:
+        InputError: a weight names neither one of the corpora nor a label.
+    """
+    table = weight_table(index.corpora, config)
+    corpora = {corpus: row for row, corpus in enumerate(index.corpora)}
+    weights = [table[corpora[domain.corpus], LABELS.index(domain.label)] for domain in index.domains]
+    return np.array(weights, np.float64)
+
+
 def draw_rows(
     index: Index, rows: slice, repeat: int, weights: NDArray[np.float64], config: BatchConfig, epoch: int
 ) -> DrawnRows:
@@ -132,7 +144,7 @@ def draw_rows(
     uid, seconds = index.uid[rows], index.seconds[rows]
     chosen = np.arange(rows.start, rows.stop)
     if np.any(weights != 1):
-        weight = weights[index.corpus[rows], index.label[rows]]
+        weight = weights[index.domain[rows]]
         phase = hash_uniform(uid, _REPEATS, config.seed)
         is_drawn = np.floor(weight * (epoch + 1) + phase) - np.floor(weight * epoch + phase) > repeat
         chosen, uid, seconds = chosen[is_drawn], uid[is_drawn], seconds[is_drawn]
@@ -172,14 +184,14 @@ def draw_log_odds(index: Index, config: BatchConfig, buckets: Buckets) -> float:
     Raises:
         InputError: no utterance of a class is drawn.
     """
-    weights = weight_table(index.corpora, config)
+    weights = domain_weights(index, config)
     _, longest = _crop_range(config)
     draws = np.zeros(len(LABELS))
     for _, _, rows in shard_slices(index):
         num_samples = np.rint(index.seconds[rows] * np.float32(SAMPLE_RATE)).astype(np.int32)
         fits = buckets.assign(np.minimum(num_samples, longest).astype(np.int32)) < len(buckets)
-        label = index.label[rows][fits]
-        draws += np.bincount(label, weights[index.corpus[rows][fits], label], minlength=len(LABELS))
+        weight = weights[index.domain[rows][fits]]
+        draws += np.bincount(index.label[rows][fits], weight, minlength=len(LABELS))
     if not draws.all():
         missing = LABELS[int(draws.argmin())]
         raise InputError(f"no {missing} utterance has a length that can be trained on; check the corpora")
@@ -199,7 +211,7 @@ def shard_slices(index: Index) -> Iterator[tuple[int, int, slice]]:
 
 def _count_frames(index: Index, config: BatchConfig) -> NDArray[np.float64]:
     """Count the utterances of each length in frames that an epoch draws on average: [F]."""
-    weights = weight_table(index.corpora, config)
+    weights = domain_weights(index, config)
     shortest, longest = _crop_range(config)
     limit = math.ceil(min(longest, config.max_seconds * SAMPLE_RATE) / FRAME_SAMPLES)
     total = np.zeros(limit + 2)
@@ -207,7 +219,7 @@ def _count_frames(index: Index, config: BatchConfig) -> NDArray[np.float64]:
         num_samples = np.rint(index.seconds[rows] * np.float32(SAMPLE_RATE)).astype(np.int32)
         frames = np.minimum(_num_frames(num_samples), limit + 1)
         frames[num_samples < MIN_SAMPLES] = 0
-        weight = None if np.all(weights == 1) else weights[index.corpus[rows], index.label[rows]]
+        weight = None if np.all(weights == 1) else weights[index.domain[rows]]
         total += np.bincount(frames, weight, minlength=limit + 2)
     per_frame, num_long = total[:-1], total[-1]
     if longest < math.inf:

@@ -26,10 +26,10 @@ from pipeline.data.loading.buckets import (
     BatchConfig,
     Buckets,
     DrawnRows,
+    domain_weights,
     draw_rows,
     plan_buckets,
     shard_slices,
-    weight_table,
 )
 from pipeline.data.loading.hash_random import hash64, hash_order, hash_uniform
 from pipeline.data.store.index import Index
@@ -93,7 +93,7 @@ class EpochPlan:
         self.epoch = epoch
         self.buckets = buckets or plan_buckets(index, config)
         """The same for all epochs of an index; pass them on to the next plan to save a pass over the index."""
-        self._weights = weight_table(index.corpora, config)
+        self._weights = domain_weights(index, config)
         self._first_row = np.searchsorted(index.shard, np.arange(len(index.shards) + 1))
         self._draws: OrderedDict[int, tuple[DrawnRows, NDArray[np.int64]]] = OrderedDict()
         self._orders: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
