@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.data.corpora.domains import DomainRule
+from pipeline.data.corpora.domains import DomainRule, read_domain_rule
 from pipeline.data.corpora.manifest import MANIFESTS, Manifest
 from pipeline.data.corpora.toml import TomlTable, load_table
 from pipeline.data.corpora.utterance import ARTIFACTS, LABELS, SPLITS
@@ -132,6 +132,7 @@ def load_recipe(name: str) -> Recipe:
         excluded=table.strings("excluded", ()),
         weights=_weights(table.table("weights")),
         bonafide_artifacts=table.strings("bonafide_artifacts", ()),
+        domains=read_domain_rule(table.table("domains")),
     )
     table.finish()
     _check(recipe, table)

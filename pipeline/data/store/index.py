@@ -45,6 +45,9 @@ COLUMNS = {
 INDEX_COLUMNS = ["uid", "offset", "num_bytes", "seconds", "split", *DOMAIN_COLUMNS]
 """Columns of the shards' indexes from which the training index is made."""
 
+CHECKED_ROWS = 8_000_000
+"""Rows of an index that are checked at once, so that the temporary arrays stay small."""
+
 UNUSED_LIFETIME_S = 14 * 24 * 3600
 """How long a shared index is kept after its last use, seconds."""
 
@@ -105,14 +108,19 @@ class Index:
         _check_range("domain", self.domain, len(self.domains))
         _check_range("shard", self.shard, len(self.shards))
         labels = np.array([LABELS.index(domain.label) for domain in self.domains], np.int8)
-        if not np.array_equal(labels[self.domain], self.label):
-            raise ValueError("index column label differs from the labels of the domains")
-        before, after = self.shard[:-1], self.shard[1:]
-        later = self.offset[1:] > self.offset[:-1]
-        later &= after == before
-        later |= after > before
+        for begin in range(0, len(self), CHECKED_ROWS):
+            rows = slice(begin, begin + CHECKED_ROWS)
+            if not np.array_equal(labels[self.domain[rows]], self.label[rows]):
+                raise ValueError("index column label differs from the labels of the domains")
+            self._check_order(slice(begin, begin + CHECKED_ROWS + 1))
+
+    def _check_order(self, rows: slice) -> None:
+        shard, offset = self.shard[rows], self.offset[rows]
+        later = offset[1:] > offset[:-1]
+        later &= shard[1:] == shard[:-1]
+        later |= shard[1:] > shard[:-1]
         if not later.all():
-            row = int(np.argmin(later)) + 1
+            row = rows.start + int(np.argmin(later)) + 1
             raise ValueError(f"index row {row} must follow row {row - 1}: sort rows by shard and offset")
 
     def __len__(self) -> int:
@@ -122,6 +130,11 @@ class Index:
         if self.folder is not None:
             return map_index, (self.folder,)
         return Index, (self.shards, self.corpora, self.domains, *self.part().columns.values())
+
+    @functools.cached_property
+    def first_row(self) -> NDArray[np.int64]:
+        """[shards + 1] The first row of each shard, then the number of rows."""
+        return np.searchsorted(self.shard, np.arange(len(self.shards) + 1, dtype=np.int32))
 
     def part(self) -> Part:
         """All rows as one part."""
