@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.benchmarks import peers
 from jobs.benchmarks.noise_store import durations, make_store
@@ -28,12 +28,21 @@ from pipeline.errors import InputError
 from pipeline.fields import Count, Positive
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from pipeline.data.loading.batches import TrainingBatches
     from pipeline.data.store.index import Index
     from pipeline.storage import Folder
 
 WARMUP_BATCHES = 8
 """Batches before a measurement, in which workers start and fill their queues."""
+
+
+CAP_HOURS = 5.0
+"""Hours per epoch of each domain in the measurement of a plan with balanced domains."""
+
+ATTACKS_PER_CORPUS = 172
+"""Attacks in each of the 29 corpora of a plan; with those of bona fide speech, 5,017 domains."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ def measure(config: LoaderBenchmark, folder: Path) -> Iterator[Measured]:
     yield measure_access(store, index)
     for num_rows in sorted({min(num, config.plan_rows) for num in (1_000_000, 10_000_000, config.plan_rows)}):
         print_now(f"planning an epoch of {num_rows:,} utterances")
-        yield measure_plan(num_rows, folder / "plan")
+        yield from measure_plans(num_rows, folder / "plan")
     print_now("augmentations")
     yield from measure_augmentations(config, store, index)
 
@@ -272,16 +281,21 @@ def measure_access(store: Folder, index: Index) -> Measured:
     return Measured("random access", f"{len(ranges) / seconds:.0f} utterances/s", "pread, one core")
 
 
-def measure_plan(num_rows: int, folder: Path) -> Measured:
-    """Plan an epoch in a new process, over an index that the ranks of a machine share."""
+def measure_plans(num_rows: int, folder: Path) -> Iterator[Measured]:
+    """Plan an epoch over an index that the ranks of a machine share, also with balanced domains; in new processes."""
     folder = folder / str(num_rows)
     start("write_index_of_size", num_rows, folder)()
-    seconds, peak_gib, own_gib, jump_ms, padding = map(float, start("plan", folder)().split())
-    return Measured(
-        f"plan of {num_rows:,}",
-        f"{seconds:.1f} s, {peak_gib:.2f} GiB",
-        f"{own_gib:.2f} GiB of it for each further rank; {jump_ms:.0f} ms to any batch; {padding:.1%} padding",
-    )
+    for title, cap_hours in (
+        (f"plan of {num_rows:,}", "inf"),
+        (f"capped plan of {num_rows:,}", f"{CAP_HOURS}"),
+    ):
+        seconds, peak_gib, own_gib, jump_ms, padding = map(float, start("plan", folder, cap_hours)().split())
+        yield Measured(
+            title,
+            f"{seconds:.1f} s, {peak_gib:.2f} GiB",
+            f"{own_gib:.2f} GiB of it for each further rank; {jump_ms:.0f} ms to any batch; "
+            f"{padding:.1%} padding",
+        )
 
 
 def start(function: str, *arguments: str | int | Path) -> Callable[[], str]:
@@ -303,16 +317,24 @@ def write_index_of_size(num: str, folder: str) -> None:
     """Write an index of synthetic utterances in shards of 256 MiB, part by part."""
     import numpy as np
 
+    from pipeline.data.corpora.domains import Domain
     from pipeline.data.store.index import Part, write_index
     from pipeline.data.store.layout import tar_name
 
     num_rows, per_shard = int(num), 3700
+    corpora = tuple(f"corpus{number}" for number in range(29))
+    attacks = [f"attack{number}" for number in range(ATTACKS_PER_CORPUS)]
+    domains = (
+        *(Domain(corpus, "bonafide", corpus) for corpus in corpora),
+        *(Domain(corpus, "spoof", f"{corpus}/{attack}") for attack in attacks for corpus in corpora),
+    )
 
     def parts() -> Iterator[Part]:
         rng = np.random.default_rng(0)
         for begin in range(0, num_rows, 100 * per_shard):
             rows = np.arange(begin, min(begin + 100 * per_shard, num_rows))
-            yield {
+            attack = rng.integers(1, ATTACKS_PER_CORPUS + 1, len(rows))
+            columns: dict[str, NDArray[Any]] = {
                 "shard": (rows // per_shard).astype(np.int32),
                 "offset": rows % per_shard * 70_000,
                 "num_bytes": np.full(len(rows), 69_000, np.int32),
@@ -320,22 +342,32 @@ def write_index_of_size(num: str, folder: str) -> None:
                     np.float32
                 ),
                 "label": (rows % 2).astype(np.int8),
-                "corpus": (rows // per_shard % 29).astype(np.int16),
+                "domain": (rows // per_shard % 29 + 29 * np.where(rows % 2, 0, attack)).astype(np.int32),
                 "uid": rng.integers(2**64, size=len(rows), dtype=np.uint64),
             }
+            yield Part(domains, columns)
 
     tars = tuple(tar_name("corpus", f"{number:016x}") for number in range(-(-num_rows // per_shard)))
-    write_index(Path(folder), tars, tuple(f"corpus{number}" for number in range(29)), parts())
+    write_index(Path(folder), tars, corpora, parts())
 
 
-def plan(folder: str) -> None:
-    """Plan an epoch; print the seconds, peak and private GiB, ms to reach a batch, and the padding fraction."""
-    from pipeline.data.loading.buckets import BatchConfig
+def plan(folder: str, cap_hours: str) -> None:
+    """Plan an epoch; print the seconds, peak and private GiB, ms to reach a batch, and the padding fraction.
+
+    Args:
+        folder: has the index.
+        cap_hours: hours per epoch of each domain, as many of bona fide as of spoofed speech; inf balances nothing.
+    """
+    from pipeline.data.corpora.domains import MAX_REPEATS, DomainRule
+    from pipeline.data.loading.buckets import BatchConfig, plan_buckets
     from pipeline.data.loading.epoch import EpochPlan
     from pipeline.data.store.index import map_index
 
     started = time.perf_counter()
-    epoch = EpochPlan(map_index(Path(folder)), BatchConfig())
+    is_capped = math.isfinite(float(cap_hours))
+    rule = DomainRule("attack", float(cap_hours), 1.0, MAX_REPEATS) if is_capped else DomainRule()
+    index, config = map_index(Path(folder)), BatchConfig()
+    epoch = EpochPlan(index, config, buckets=plan_buckets(index, config, rule))
     seconds = time.perf_counter() - started
     numbers = range(0, epoch.num_batches, -(-epoch.num_batches // 5))
     jump_ms = 1000 * max(timed(partial(epoch.__getitem__, number)) for number in numbers)

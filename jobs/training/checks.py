@@ -6,18 +6,25 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.training.config import TrainConfig
 from jobs.training.record import TrainingRecord
 from jobs.training.resolve import ResolvedTraining, fixed_settings
+from pipeline.data.corpora.domains import DOMAIN_COLUMNS, Domain, DomainRule, balance_domains, domain_of
 from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.corpora.recipe import EXCLUDED, Recipe, Use, find_leakage, load_recipe
 from pipeline.data.corpora.utterance import LABELS
-from pipeline.data.loading.buckets import BatchConfig, weight_table
-from pipeline.data.store.snapshot import Snapshot, load_utterances
+from pipeline.data.loading.buckets import BatchConfig, domain_weights, expected_seconds, weight_table
+from pipeline.data.store.shard_tables import map_indexes
+from pipeline.data.store.snapshot import Snapshot, snapshot_shards
 from pipeline.errors import InputError
+from pipeline.storage import Folder
+
+COUNT_COLUMNS = [*DOMAIN_COLUMNS, "split"]
+"""What decides the use of an utterance, its label and its domain."""
 
 CHUNK_TOLERANCE_S = 0.05
 """How far resampling may move the length of a chunk."""
@@ -83,7 +90,7 @@ def check_data(training: ResolvedTraining) -> None:
     config, recipe, snapshot = training.config, training.recipe, training.snapshot
     weight_table(list(snapshot.corpora), config.batch)  # before the utterances are read: checks the names
     check_exclusions(recipe, snapshot)
-    table = load_utterances(training.store, snapshot, ["corpus", "label", "artifact", "split", "seconds"])
+    table = count_utterances(training.store, snapshot, config.batch)
     check_chunks(config, table)
     purposes: tuple[tuple[Use, str], ...] = (("train", "train on"), ("validation", "validate with"))
     for use, purpose in purposes:
@@ -95,34 +102,64 @@ def check_data(training: ResolvedTraining) -> None:
                 f"{', '.join(snapshot.corpora)}; ingest or name more corpora"
             )
         if use == "train":
-            check_weights(config.batch, list(snapshot.corpora), chosen)
+            check_weights(config.batch, recipe.domains, list(snapshot.corpora), chosen)
     if config.recipe:
         for line in describe_recipe(config, recipe, table):
             print(line, flush=True)
 
 
-def check_weights(batch: BatchConfig, corpora: Sequence[str], table: pa.Table) -> None:
+def count_utterances(store: Folder, snapshot: Snapshot, batch: BatchConfig) -> pa.Table:
+    """Count the utterances of each shard by all that a recipe looks at.
+
+    Returns:
+        `COUNT_COLUMNS`, then seconds (the longest), expected_s (the sum after cropping) and num_utterances.
+    """
+
+    def count(index: pa.Table) -> pa.Table:
+        expected = expected_seconds(index["seconds"].to_numpy(), batch).astype(np.float64)
+        groups = index.append_column("expected_s", pa.array(expected)).group_by(COUNT_COLUMNS)
+        counts = groups.aggregate([("seconds", "max"), ("expected_s", "sum"), ([], "count_all")])
+        aggregates = counts.select(["seconds_max", "expected_s_sum", "count_all"])
+        return pa.table(
+            [*counts.select(COUNT_COLUMNS).columns, *aggregates.columns],
+            names=[*COUNT_COLUMNS, "seconds", "expected_s", "num_utterances"],
+        )
+
+    shards = snapshot_shards(snapshot)
+    if not shards:
+        raise InputError(f"snapshot {snapshot.name} of {store.uri} has no shards")
+    return pa.concat_tables(map_indexes(count, store, shards, [*COUNT_COLUMNS, "seconds"]))
+
+
+def check_weights(batch: BatchConfig, rule: DomainRule, corpora: Sequence[str], table: pa.Table) -> None:
     """Refuse weights with which an epoch draws less than one utterance of a label.
 
     Args:
         batch: has the weights of the recipe, too.
+        rule: balances the domains.
         corpora: all corpora of the training.
-        table: the utterances to train on, with the columns corpus and label.
+        table: the utterances to train on, from `count_utterances`.
 
     Raises:
         InputError: a label is hardly ever drawn, or a weight names no corpus.
     """
-    weights = weight_table(corpora, batch)
-    counts = table.group_by(["corpus", "label"]).aggregate([([], "count_all")]).to_pylist()
-    drawn: Counter[str] = Counter()  # adds floats as well as counts
-    for group in counts:
-        weight = weights[corpora.index(group["corpus"]), LABELS.index(group["label"])]
-        drawn[group["label"]] += group["count_all"] * weight
+    hours: Counter[Domain] = Counter()  # adds floats as well as counts
+    counts: Counter[Domain] = Counter()
+    for row in table.to_pylist():
+        domain = domain_of(rule.by, *(row[name] for name in DOMAIN_COLUMNS))
+        hours[domain] += row["expected_s"] / 3600
+        counts[domain] += row["num_utterances"]
+    domains = tuple(sorted(hours))
+    amounts = np.array([hours[domain] for domain in domains], np.float64)
+    draws = balance_domains(domains, amounts, domain_weights(domains, corpora, batch), rule)
+    drawn: Counter[str] = Counter()
+    for domain, weight in zip(domains, draws.weights.tolist(), strict=True):
+        drawn[domain.label] += counts[domain] * weight
     for label in LABELS:
         if drawn[label] < 1:
             raise InputError(
                 f"the weights leave {drawn[label]:.2g} {label} utterances per epoch; "
-                f"raise those in --batch.weights or in the recipe that match {label}"
+                f"raise those in --batch.weights or in the recipe that match {label}, or cap_hours of its domains"
             )
 
 

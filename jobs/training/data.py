@@ -46,6 +46,7 @@ class WorkerData:
             training.store,
             load_index(*load_part, "train", node_folder()),
             training.config.batch,
+            domains=training.recipe.domains,
             rank=rank,
             world=world,
             num_workers=training.config.loader_workers,
@@ -85,13 +86,14 @@ class WorkerData:
         return draws + math.log(training.bonafide_weight / training.spoof_weight)
 
     def summary(self) -> str:
-        """Describe the first epoch in one line."""
+        """Describe the first epoch and what is drawn of the domains, in one line each."""
         epoch = self._training.plan(0).summary(self._world)
         return (
             f"{epoch.used} training utterances, {epoch.audio_s / 3600:.1f} h, in {epoch.num_steps} batches for each "
             f"of {counted(self._world, 'worker')}, {epoch.padding:.1%} padding; "
             f"left out: {epoch.leftover} that fill no batch, {epoch.too_short} too short, {epoch.too_long} too long; "
-            f"{len(self._validation.label)} validation utterances"
+            f"{len(self._validation.label)} validation utterances\n"
+            f"{self._training.buckets.draws.describe()}"
         )
 
 
@@ -107,8 +109,8 @@ def _augmentation(names: Sequence[str]) -> Augmentation | None:
 def _corpus_of(index: Index) -> dict[str, str]:
     """uid → corpus."""
     return {
-        f"{uid:016x}": index.corpora[corpus]
-        for uid, corpus in zip(index.uid.tolist(), index.corpus.tolist(), strict=True)
+        f"{uid:016x}": index.domains[domain].corpus
+        for uid, domain in zip(index.uid.tolist(), index.domain.tolist(), strict=True)
     }
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.card.bars import LABEL_SERIES, Series, hours_chart, shares_chart
+from pipeline.card.domain_blocks import domain_blocks, training_domains
 from pipeline.card.formatting import (
     LABEL_ORDER,
     LABEL_TITLES,
@@ -34,7 +34,7 @@ _SPLITS = (*SPLITS, NOT_STATED)
 
 @dataclass(frozen=True, slots=True)
 class RecipePart:
-    """Hours of one corpus, split and artifact, which a recipe treats alike."""
+    """Hours of one corpus, split and artifact, which a recipe uses alike."""
 
     corpus: str
     split: str | None
@@ -44,29 +44,25 @@ class RecipePart:
     """The label under the recipe."""
     hours: float
     weight: float
-    """How often each training utterance is drawn per epoch, on average."""
+    """How often an utterance is drawn per epoch, on average; 0 unless it trains."""
 
 
 def recipe_parts(tally: Tally, snapshot: Snapshot, recipe: Recipe) -> list[RecipePart]:
     """Split the hours of the corpora in a recipe by corpus, split, artifact and label."""
     keys = ("corpus", "split", "artifact", "label")
+    weights = training_domains(tally, snapshot, recipe).mean_weights
     parts = []
     for (corpus, split, artifact, label), hours in tally.content.hours(*keys).items():
         if recipe.covers(corpus, snapshot.corpora[corpus].role):
             recipe_label = "bonafide" if artifact in recipe.bonafide_artifacts else label
-            weight = utterance_weight(recipe, corpus, recipe_label)
             use = recipe.use(corpus, split)
+            weight = weights.get((corpus, split, artifact), 0.0)
             parts.append(RecipePart(corpus, split, artifact, use, recipe_label, hours, weight))
     return parts
 
 
-def utterance_weight(recipe: Recipe, corpus: str, label: str) -> float:
-    """How often an utterance is drawn per epoch: the product of all weights that match it."""
-    return math.prod(recipe.weights.get(name, 1.0) for name in (corpus, label, f"{corpus}/{label}"))
-
-
 def recipe_section(tally: Tally, snapshot: Snapshot, recipe: Recipe) -> Section:
-    """Show the label policy, the uses and the weights of a recipe, and the resulting hours."""
+    """Show the label policy, the uses, the weights and the domains of a recipe, and the resulting hours."""
     parts = recipe_parts(tally, snapshot, recipe)
     training = [part for part in parts if part.use == "train"]
     by_use = _sums((USE_TITLES[part.use], part.label, part.hours) for part in parts)
@@ -82,8 +78,9 @@ def recipe_section(tally: Tally, snapshot: Snapshot, recipe: Recipe) -> Section:
         shares_chart("Uses within each corpus", uses, USE_SERIES),
         hours_chart("Hours drawn per epoch, by corpus", drawn, LABEL_SERIES),
         _uses_table(parts, snapshot),
-        _training_table(training, snapshot, recipe),
+        _training_table(training, snapshot),
         _artifact_table(parts, recipe),
+        *domain_blocks(training_domains(tally, snapshot, recipe).draws),
     ]
     return Section(f"Recipe {recipe.name}", blocks)
 
@@ -175,7 +172,7 @@ def _uses_table(parts: Sequence[RecipePart], snapshot: Snapshot) -> Table:
     return Table(["corpus", *titles], format_hour_columns(rows, 4, 5, 6), "Use of each split")
 
 
-def _training_table(training: Sequence[RecipePart], snapshot: Snapshot, recipe: Recipe) -> Table:
+def _training_table(training: Sequence[RecipePart], snapshot: Snapshot) -> Table:
     """List training hours, weights and hours drawn per epoch by corpus and label."""
     hours = _sums((part.corpus, part.label, part.hours) for part in training)
     drawn = _sums((part.corpus, part.label, part.weight * part.hours) for part in training)
@@ -184,9 +181,8 @@ def _training_table(training: Sequence[RecipePart], snapshot: Snapshot, recipe: 
     for corpus in _corpora(training, snapshot):
         row: list[Value] = [corpus]
         for label in LABEL_ORDER:
-            weight = (
-                Cell(f"{utterance_weight(recipe, corpus, label):g}") if (corpus, label) in hours else None
-            )
+            part = (corpus, label)
+            weight = Cell(f"{drawn[part] / hours[part]:.3g}") if hours.get(part) else None
             row += [hours.get((corpus, label)), weight, drawn.get((corpus, label))]
         share = sum(drawn.get((corpus, label), 0.0) for label in LABEL_ORDER) / total
         rows.append([*row, Cell(format_percent(share), share=share)])

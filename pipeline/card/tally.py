@@ -1,6 +1,6 @@
 """Count the utterances and seconds of a snapshot in one pass over its shard indexes.
 
-Each index is reduced to five small tables of counts, which are summed as they arrive, so the rows of a whole snapshot
+Each index is reduced to six small tables of counts, which are summed as they arrive, so the rows of a whole snapshot
 are never in memory at once.
 """
 
@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.data.corpora.domains import DOMAIN_COLUMNS
+from pipeline.data.loading.buckets import BatchConfig, expected_seconds
 from pipeline.data.store.shard_tables import INDEX, map_indexes
 from pipeline.data.store.snapshot import Snapshot
 from pipeline.storage import Folder
@@ -33,8 +35,12 @@ CHAIN = (
 BITRATES = ("corpus", "label", "bitrate_bin")
 BANDWIDTHS = ("corpus", "label", "bandwidth")
 DURATIONS = ("corpus", "label", "duration_bin")
+DOMAINS = (*DOMAIN_COLUMNS, "split")
 
-INDEX_COLUMNS = sorted({*CONTENT, *CHAIN, "bitrate", "bandwidth_hz", "seconds"} & set(INDEX.names))
+CROP = BatchConfig()
+"""The default crop of a training, after which the hours of domains count."""
+
+INDEX_COLUMNS = sorted({*CONTENT, *CHAIN, *DOMAINS, "bitrate", "bandwidth_hz", "seconds"} & set(INDEX.names))
 """The index columns that the counts need."""
 
 DURATION_BINS_PER_OCTAVE = 8
@@ -91,6 +97,8 @@ class Tally:
     """By `BANDWIDTHS`: measured in the decoded audio, in Hz; None if it was too short, or not measured."""
     durations: Counts
     """By `DURATIONS`."""
+    domains: Counts
+    """By `DOMAINS`; the seconds are those after cropping."""
 
 
 def tally_snapshot(store: Folder, snapshot: Snapshot) -> Tally:
@@ -109,20 +117,25 @@ def tally_snapshot(store: Folder, snapshot: Snapshot) -> Tally:
 
 
 def count_rows(index: pa.Table) -> list[pa.Table]:
-    """Reduce the rows of an index to the five tables of a `Tally`, in the order of its fields."""
+    """Reduce the rows of an index to the six tables of a `Tally`, in the order of its fields."""
     seconds = index["seconds"].cast(pa.float64())
     index = index.set_column(index.schema.get_field_index("seconds"), "seconds", seconds)
     for name, column in (
         ("bandwidth", _bandwidth(index["bandwidth_hz"])),
         ("bitrate_bin", _bitrate_bin(index["bitrate"])),
         ("duration_bin", _duration_bin(seconds)),
+        ("expected_s", pa.array(expected_seconds(index["seconds"].to_numpy(), CROP).astype(np.float64))),
     ):
         index = index.append_column(name, column)
     counted = [("seconds", "count"), ("seconds", "sum")]
     tables = (
         _grouped(index, columns, counted) for columns in (CONTENT, CHAIN, BITRATES, BANDWIDTHS, DURATIONS)
     )
-    return [table.rename_columns([*table.column_names[:-2], "num_utterances", "seconds"]) for table in tables]
+    cropped = _grouped(index, DOMAINS, [("expected_s", "count"), ("expected_s", "sum")])
+    return [
+        table.rename_columns([*table.column_names[:-2], "num_utterances", "seconds"])
+        for table in (*tables, cropped)
+    ]
 
 
 def _sum_tables(parts: Iterable[pa.Table]) -> pa.Table:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.card.domain_blocks import utterance_weight
 from pipeline.card.page import corpus_card
-from pipeline.card.recipe_section import recipe_parts, recipe_warnings, utterance_weight
+from pipeline.card.recipe_section import recipe_parts, recipe_warnings
 from pipeline.card.tally import tally_snapshot
+from pipeline.data.corpora.domains import DomainRule
 from pipeline.data.corpora.recipe import Recipe, Use, load_recipe
 from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.loading.buckets import BatchConfig, weight_table
@@ -59,8 +61,8 @@ def test_hours_are_split_by_use_label_and_weight(store: Folder):
         for part in parts
     } == {
         ("speech", "train", None): ("train", "bonafide", 1.0, 6.0),
-        ("speech", "validation", None): ("validation", "bonafide", pytest.approx(1 / 6), 6.0),
-        ("speech", "test", None): ("excluded", "bonafide", pytest.approx(1 / 12), 6.0),
+        ("speech", "validation", None): ("validation", "bonafide", pytest.approx(1 / 6), 0.0),
+        ("speech", "test", None): ("excluded", "bonafide", pytest.approx(1 / 12), 0.0),
         ("vocoded", None, "codec"): ("train", "bonafide", 2.0, 3.0),
         ("vocoded", "train", "vocoder"): ("train", "spoof", 1.0, 0.5),
     }
@@ -97,6 +99,43 @@ def test_weights_match_those_used_to_draw_batches(store: Folder):
     assert table.tolist() == [
         [utterance_weight(MIX, corpus, label) for label in LABELS] for corpus in snapshot.corpora
     ]
+
+
+def test_the_card_shows_domains_and_their_effective_number_before_and_after_the_rule(store: Folder):
+    known = [
+        *utterances(12, "spoof", seconds=9.0, attack="x"),
+        *utterances(4, "spoof", seconds=9.0, attack="y"),
+    ]
+    unknown = utterances(16, "spoof", seconds=9.0, artifact="vocoder")
+    held_out = utterances(50, "spoof", seconds=9.0, attack="z", split="validation")
+    corpora = [
+        write_corpus(store, "small", [utterances(4, "bonafide", seconds=9.0)]),
+        write_corpus(store, "large", [utterances(12, "bonafide", seconds=9.0)]),
+        write_corpus(store, "faked", [known, unknown, held_out]),
+    ]
+    recipe = Recipe(name="r", domains=DomainRule(cap_hours=0.01, bonafide_ratio=1.0, max_repeats=4))
+    text = words_of(store, *corpora, recipe=recipe)
+    # Bona fide: 1 : 3, then 1 : 1. Spoof: 3 : 1 : 4, then 1 : 1 : 1.
+    assert "effective number of bona fide domains 1.8 → 2.0 of 2, by hours → as drawn" in text
+    assert "effective number of spoof domains 2.6 → 3.0 of 3, by hours → as drawn" in text
+    assert "bona fide drawn per epoch 108 s after cropping" in text
+    assert "large bona fide 0.0300 0.0150 0.5 50.0 %" in text
+    assert "small bona fide 0.0100 0.0150 1.5 50.0 %" in text
+    assert "faked/vocoder spoof 0.0400 0.0100 0.25 33.3 %" in text
+    assert "faked/x spoof 0.0300 0.0100 0.333 33.3 %" in text
+    assert "faked/y spoof 0.0100 0.0100 1 33.3 %" in text
+    assert "faked – – – 0.0800 0.375 0.0300" in text  # the average weight of the corpus
+    text = words_of(store, *corpora, recipe=replace(recipe, domains=DomainRule("attack", 0.01, 9.0, 4)))
+    assert "bonafide_ratio 9 cannot be reached with max_repeats 4: it is 5.33." in text
+
+
+def test_small_domains_are_summed_in_the_card(store: Folder):
+    rows = [row for number in range(18) for row in utterances(18 - number, "spoof", attack=f"a{number:02}")]
+    corpora = [write_corpus(store, "faked", [rows]), write_corpus(store, "real", [utterances(9, "bonafide")])]
+    text = words_of(store, *corpora, recipe=Recipe(name="r"))
+    assert "faked/a14 spoof" in text
+    assert "faked/a15 spoof" not in text
+    assert "3 others spoof" in text
 
 
 def test_missing_labels_corpora_and_splits_and_leakage_cause_warnings(store: Folder):

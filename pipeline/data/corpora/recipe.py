@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.data.corpora.domains import DomainRule, read_domain_rule
 from pipeline.data.corpora.manifest import MANIFESTS, Manifest
 from pipeline.data.corpora.toml import TomlTable, load_table
 from pipeline.data.corpora.utterance import ARTIFACTS, LABELS, SPLITS
@@ -57,6 +58,8 @@ class Recipe:
     """Draws per epoch of each utterance of a label, `corpus` or `corpus/label`, as in `BatchConfig.weights`."""
     bonafide_artifacts: tuple[str, ...] = ()
     """Artifact families that count as bona fide; all others count as spoof."""
+    domains: DomainRule = field(default_factory=DomainRule)
+    """What the domains of the training utterances are, and how they are balanced."""
 
     def use(self, corpus: str, split: str | None) -> Use:
         """Return the use of the utterances of a corpus and split; the most specific rule counts."""
@@ -129,6 +132,7 @@ def load_recipe(name: str) -> Recipe:
         excluded=table.strings("excluded", ()),
         weights=_weights(table.table("weights")),
         bonafide_artifacts=table.strings("bonafide_artifacts", ()),
+        domains=read_domain_rule(table.table("domains")),
     )
     table.finish()
     _check(recipe, table)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
+from pipeline.data.corpora.domains import DomainRule
 from pipeline.data.loading.buckets import BatchConfig, Buckets, plan_buckets
 from pipeline.data.loading.epoch import EpochPlan, PlannedBatch
 from pipeline.data.loading.padding import plan_padded_batches
@@ -57,6 +58,7 @@ class TrainingBatches:
         index: Index,
         config: BatchConfig,
         *,
+        domains: DomainRule | None = None,
         rank: int = 0,
         world: int = 1,
         num_workers: int = 0,
@@ -69,7 +71,7 @@ class TrainingBatches:
         self.world = world
         self.num_workers = num_workers
         self.augment = augment
-        self.buckets: Buckets = plan_buckets(index, config)
+        self.buckets: Buckets = plan_buckets(index, config, domains)
 
     def plan(self, epoch: int) -> EpochPlan:
         """Plan an epoch; the plan is the same on every rank."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.audio.waveform import MIN_SAMPLES, SAMPLE_RATE
+from pipeline.data.corpora.domains import Domain, DomainDraws, DomainRule, balance_domains
 from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.loading.hash_random import hash_uniform
 from pipeline.data.store.index import Index
@@ -20,8 +21,8 @@ from pipeline.fields import Range, Seed, check_ranges
 FRAME_SAMPLES = 320
 """Hop of the encoder, 20 ms; padded lengths are multiples of it."""
 
-ROWS_PER_PASS = 4_000_000
-"""Rows of the index that are processed at once; their temporary arrays take about 150 MB."""
+ROWS_PER_PASS = 200_000
+"""Rows of the index that are processed at once, so that their temporary arrays stay in the processor's cache."""
 
 GRID_POINTS = 512
 """Candidate lengths for the upper edges of the buckets."""
@@ -75,6 +76,8 @@ class Buckets:
     """[K] Upper edges, increasing multiples of `FRAME_SAMPLES`."""
     batch_size: NDArray[np.int64]
     """[K] Number of utterances."""
+    draws: DomainDraws
+    """How often the utterances of each domain of the index are drawn."""
 
     def __len__(self) -> int:
         return len(self.batch_size)
@@ -121,21 +124,82 @@ def weight_table(corpora: Sequence[str], config: BatchConfig) -> NDArray[np.floa
     return table
 
 
-def draw_rows(
-    index: Index, rows: slice, repeat: int, weights: NDArray[np.float64], config: BatchConfig, epoch: int
-) -> DrawnRows:
-    """Choose the rows of a slice that an epoch draws more than `repeat` times, in the order of the index.
+def plan_draws(index: Index, config: BatchConfig, rule: DomainRule) -> DomainDraws:
+    """Compute how often the utterances of each domain are drawn; it is the same for all epochs and ranks.
+
+    Raises:
+        InputError: a weight names neither one of the corpora nor a label.
+    """
+    weights = domain_weights(index.domains, index.corpora, config)
+    seconds = np.zeros(len(index.domains))
+    for _, _, rows in shard_slices(index):
+        expected = expected_seconds(index.seconds[rows], config)
+        seconds += np.bincount(index.domain[rows], expected, minlength=len(seconds))
+    return balance_domains(index.domains, seconds / 3600, weights, rule)
+
+
+def domain_weights(
+    domains: Sequence[Domain], corpora: Sequence[str], config: BatchConfig
+) -> NDArray[np.float64]:
+    """Compute the draws per epoch that `config.weights` ask for an utterance of each domain: [domains].
+
+    Raises:
+        InputError: a weight names neither one of the corpora nor a label.
+    """
+    table = weight_table(corpora, config)
+    numbers = {corpus: row for row, corpus in enumerate(corpora)}
+    weights = [table[numbers[domain.corpus], LABELS.index(domain.label)] for domain in domains]
+    return np.array(weights, np.float64)
+
+
+def expected_seconds(seconds: NDArray[np.float32], config: BatchConfig) -> NDArray[np.float32]:
+    """Return the mean length of each utterance after cropping; 0 if it fits into no batch."""
+    shortest, longest = (limit / SAMPLE_RATE for limit in _crop_range(config))
+    is_long = seconds > np.float32(min(longest, _longest_frames(config) * FRAME_SAMPLES / SAMPLE_RATE))
+    mean_crop = 0.0 if math.isinf(longest) else (shortest + longest) / 2
+    expected = np.where(is_long, np.float32(mean_crop), seconds)
+    expected[seconds < np.float32(MIN_CROP_S)] = 0
+    return expected
+
+
+def count_draws(
+    index: Index, rows: slice, weights: NDArray[np.float64], config: BatchConfig, epoch: int
+) -> NDArray[np.uint8]:
+    """Count the draws of each row of a slice in an epoch.
 
     Before epoch e, an utterance of weight w has been drawn floor(w·e + phase) times, with a random phase for each
     utterance. Over any range of epochs, the number of draws is therefore within one of its expectation.
     """
+    if np.all(weights == 1):
+        return np.ones(rows.stop - rows.start, np.uint8)
+    weight = weights[index.domain[rows]]
+    phase = hash_uniform(index.uid[rows], _REPEATS, config.seed)
+    before = weight * epoch
+    before += phase
+    weight *= epoch + 1
+    weight += phase
+    return (np.floor(weight, out=weight) - np.floor(before, out=before)).astype(np.uint8)
+
+
+def draw_rows(
+    index: Index, rows: slice, repeat: int, num_draws: NDArray[np.uint8], config: BatchConfig, epoch: int
+) -> DrawnRows:
+    """Choose the rows of a slice that an epoch draws more than `repeat` times, in the order of the index.
+
+    Args:
+        index: has the rows.
+        rows: the slice.
+        repeat: 0 for the first draw of each row, and so on.
+        num_draws: draws of each row of the slice, from `count_draws`.
+        config: limits the lengths.
+        epoch: crops differ between epochs.
+    """
     uid, seconds = index.uid[rows], index.seconds[rows]
+    is_drawn = num_draws > repeat
     chosen = np.arange(rows.start, rows.stop)
-    if np.any(weights != 1):
-        weight = weights[index.corpus[rows], index.label[rows]]
-        phase = hash_uniform(uid, _REPEATS, config.seed)
-        is_drawn = np.floor(weight * (epoch + 1) + phase) - np.floor(weight * epoch + phase) > repeat
-        chosen, uid, seconds = chosen[is_drawn], uid[is_drawn], seconds[is_drawn]
+    if not is_drawn.all():
+        drawn = np.flatnonzero(is_drawn)
+        chosen, uid, seconds = chosen[drawn], uid[drawn], seconds[drawn]
     num_samples = np.rint(seconds * np.float32(SAMPLE_RATE)).astype(np.int32)
     shortest, longest = _crop_range(config)
     is_long = np.flatnonzero(num_samples > longest)
@@ -144,13 +208,19 @@ def draw_rows(
     return DrawnRows(chosen, np.full(len(chosen), repeat, np.uint8), num_samples)
 
 
-def plan_buckets(index: Index, config: BatchConfig) -> Buckets:
+def plan_buckets(index: Index, config: BatchConfig, rule: DomainRule | None = None) -> Buckets:
     """Choose the bucket edges that minimise padding; they are the same for all epochs.
+
+    Args:
+        index: the utterances to train on.
+        config: limits lengths and sizes; its weights count before the rule.
+        rule: balances the domains of the index; None draws by the weights alone.
 
     Raises:
         InputError: a weight matches nothing, or no utterance is left to draw.
     """
-    per_frame = _count_frames(index, config)
+    draws = plan_draws(index, config, rule or DomainRule())
+    per_frame = _count_frames(index, config, draws.weights)
     if not per_frame.any():
         raise InputError("no utterances to train on: check the corpora, splits and weights")
     step = -(-len(per_frame) // GRID_POINTS)
@@ -161,7 +231,7 @@ def plan_buckets(index: Index, config: BatchConfig) -> Buckets:
     num_buckets = min(config.num_buckets, len(edges))
     padded_samples = _cheapest_edges(edges, count, num_buckets) * FRAME_SAMPLES
     batch_size = np.maximum(1, int(config.max_seconds * SAMPLE_RATE) // padded_samples)
-    return Buckets(padded_samples, batch_size)
+    return Buckets(padded_samples, batch_size, draws)
 
 
 def draw_log_odds(index: Index, config: BatchConfig, buckets: Buckets) -> float:
@@ -172,14 +242,14 @@ def draw_log_odds(index: Index, config: BatchConfig, buckets: Buckets) -> float:
     Raises:
         InputError: no utterance of a class is drawn.
     """
-    weights = weight_table(index.corpora, config)
+    weights = buckets.draws.weights
     _, longest = _crop_range(config)
     draws = np.zeros(len(LABELS))
     for _, _, rows in shard_slices(index):
         num_samples = np.rint(index.seconds[rows] * np.float32(SAMPLE_RATE)).astype(np.int32)
         fits = buckets.assign(np.minimum(num_samples, longest).astype(np.int32)) < len(buckets)
-        label = index.label[rows][fits]
-        draws += np.bincount(label, weights[index.corpus[rows][fits], label], minlength=len(LABELS))
+        weight = weights[index.domain[rows][fits]]
+        draws += np.bincount(index.label[rows][fits], weight, minlength=len(LABELS))
     if not draws.all():
         missing = LABELS[int(draws.argmin())]
         raise InputError(f"no {missing} utterance has a length that can be trained on; check the corpora")
@@ -188,7 +258,7 @@ def draw_log_odds(index: Index, config: BatchConfig, buckets: Buckets) -> float:
 
 def shard_slices(index: Index) -> Iterator[tuple[int, int, slice]]:
     """Divide the index into slices of whole shards: first shard, end shard (exclusive), rows."""
-    first_row = np.searchsorted(index.shard, np.arange(len(index.shards) + 1))
+    first_row = index.first_row
     begin = 0
     while begin < len(index.shards):
         end = int(np.searchsorted(first_row, first_row[begin] + ROWS_PER_PASS, side="right")) - 1
@@ -197,17 +267,16 @@ def shard_slices(index: Index) -> Iterator[tuple[int, int, slice]]:
         begin = end
 
 
-def _count_frames(index: Index, config: BatchConfig) -> NDArray[np.float64]:
+def _count_frames(index: Index, config: BatchConfig, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Count the utterances of each length in frames that an epoch draws on average: [F]."""
-    weights = weight_table(index.corpora, config)
     shortest, longest = _crop_range(config)
-    limit = math.ceil(min(longest, config.max_seconds * SAMPLE_RATE) / FRAME_SAMPLES)
+    limit = _longest_frames(config)
     total = np.zeros(limit + 2)
     for _, _, rows in shard_slices(index):
         num_samples = np.rint(index.seconds[rows] * np.float32(SAMPLE_RATE)).astype(np.int32)
         frames = np.minimum(_num_frames(num_samples), limit + 1)
         frames[num_samples < MIN_SAMPLES] = 0
-        weight = None if np.all(weights == 1) else weights[index.corpus[rows], index.label[rows]]
+        weight = None if np.all(weights == 1) else weights[index.domain[rows]]
         total += np.bincount(frames, weight, minlength=limit + 2)
     per_frame, num_long = total[:-1], total[-1]
     if longest < math.inf:
@@ -243,6 +312,11 @@ def _crop_range(config: BatchConfig) -> tuple[int, float]:
     """Return the shortest and longest crop in samples."""
     longest = config.crop_max_s * SAMPLE_RATE
     return round(config.crop_min_s * SAMPLE_RATE), longest if math.isinf(longest) else round(longest)
+
+
+def _longest_frames(config: BatchConfig) -> int:
+    """Return the number of frames of the longest utterance that fits into a batch after cropping."""
+    return math.ceil(min(_crop_range(config)[1], config.max_seconds * SAMPLE_RATE) / FRAME_SAMPLES)
 
 
 def _num_frames(num_samples: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -1,7 +1,9 @@
 """The plan of an epoch: a pure function that returns the utterances of any batch directly.
 
 Shards are visited in random order, `window_shards` at a time. Within a window, utterances are shuffled and assigned to
-buckets of similar length. Batch j of a bucket is a slice of that bucket's sequence, which continues across windows.
+buckets of similar length, in which the classes are interleaved in proportion. Batch j of a bucket is a slice of that
+bucket's sequence, which continues across windows; it has utterances of both classes unless its part of the sequence has
+fewer than one of a class for each batch.
 The position of every batch follows from counts alone, so the number of batches is known before any audio is read, and
 resuming replays nothing. Utterances that do not fill a batch at the end of a bucket move to the next longer bucket;
 only those of the last bucket are left over, and they are reported.
@@ -22,14 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
+from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.loading.buckets import (
     BatchConfig,
     Buckets,
     DrawnRows,
+    count_draws,
     draw_rows,
     plan_buckets,
     shard_slices,
-    weight_table,
 )
 from pipeline.data.loading.hash_random import hash64, hash_order, hash_uniform
 from pipeline.data.store.index import Index
@@ -93,8 +96,7 @@ class EpochPlan:
         self.epoch = epoch
         self.buckets = buckets or plan_buckets(index, config)
         """The same for all epochs of an index; pass them on to the next plan to save a pass over the index."""
-        self._weights = weight_table(index.corpora, config)
-        self._first_row = np.searchsorted(index.shard, np.arange(len(index.shards) + 1))
+        self._weights = self.buckets.draws.weights
         self._draws: OrderedDict[int, tuple[DrawnRows, NDArray[np.int64]]] = OrderedDict()
         self._orders: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
         self._count_visits()
@@ -160,11 +162,11 @@ class EpochPlan:
     def _count_visits(self) -> None:
         """Count the utterances of each visit and bucket; a shard is visited once for each repeat drawn from it."""
         width = len(self.buckets) + 2
-        num_repeats = int(np.ceil(self._weights.max()))
         shards, repeats, counts, self._num_samples = [], [], [], 0
         for begin, end, rows in shard_slices(self.index):
-            for repeat in range(num_repeats):
-                draws = draw_rows(self.index, rows, repeat, self._weights, self.config, self.epoch)
+            num_draws = count_draws(self.index, rows, self._weights, self.config, self.epoch)
+            for repeat in range(num_draws.max(initial=0)):
+                draws = draw_rows(self.index, rows, repeat, num_draws, self.config, self.epoch)
                 bucket = self.buckets.assign(draws.num_samples)
                 cell = (self.index.shard[draws.rows] - begin) * width + bucket
                 count = np.bincount(cell, minlength=(end - begin) * width).reshape(-1, width)
@@ -237,20 +239,35 @@ class EpochPlan:
         return _join(pieces)
 
     def _window(self, window: int) -> tuple[DrawnRows, NDArray[np.int64]]:
-        """Return the shuffled draws of a window, sorted by bucket, and the start of each bucket."""
+        """Return the shuffled draws of a window, by bucket with interleaved classes, and the start of each bucket."""
         return _cached(self._draws, window, self._draw_window)
 
     def _draw_window(self, window: int) -> tuple[DrawnRows, NDArray[np.int64]]:
         visits = self._visits[self._window_ends[window] : self._window_ends[window + 1]]
         pieces = []
         for shard, repeat in visits.tolist():
-            rows = slice(int(self._first_row[shard]), int(self._first_row[shard + 1]))
-            pieces.append(draw_rows(self.index, rows, repeat, self._weights, self.config, self.epoch))
+            rows = slice(int(self.index.first_row[shard]), int(self.index.first_row[shard + 1]))
+            num_draws = count_draws(self.index, rows, self._weights, self.config, self.epoch)
+            pieces.append(draw_rows(self.index, rows, repeat, num_draws, self.config, self.epoch))
         draws = _join(pieces)
         bucket = self.buckets.assign(draws.num_samples)
         shuffled = hash_order(_draw_keys(self.index, draws), _UTTERANCES, self.config.seed, self.epoch)
-        order = shuffled[np.argsort(bucket[shuffled], kind="stable")]
+        order = shuffled[_interleaved(bucket[shuffled], self.index.label[draws.rows[shuffled]])]
         return _select(draws, order), np.searchsorted(bucket[order], np.arange(len(self.buckets) + 1))
+
+
+def _interleaved(bucket: NDArray[np.int16], label: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Return the order that sorts by bucket and, in each bucket, spaces the utterances of each class evenly.
+
+    Otherwise the utterances of a class keep their order. Of a class with n of the N utterances of a bucket, any
+    ⌈N / n⌉ + 1 consecutive utterances contain one, also where the next window with the same proportion begins.
+    """
+    group = bucket.astype(np.int32) * len(LABELS) + label
+    by_group = np.argsort(group, kind="stable")
+    count = np.bincount(group)
+    rank = np.empty(len(group), np.int64)
+    rank[by_group] = np.arange(len(group)) - np.repeat(np.cumsum(count) - count, count)
+    return np.lexsort([(rank + 0.5) / count[group], bucket])
 
 
 def _draw_keys(index: Index, draws: DrawnRows) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""The training index: position, length and label of every utterance as a struct of arrays, 31 bytes per utterance."""
+"""The training index: position, length and label of every utterance as a struct of arrays, 33 bytes per utterance."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.data.corpora.domains import DOMAIN_COLUMNS, By, Domain, DomainRule, number_domains
 from pipeline.data.corpora.recipe import Recipe, Use
 from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.store import layout
@@ -27,7 +28,7 @@ from pipeline.data.store.shard_tables import map_indexes
 from pipeline.data.store.snapshot import Snapshot, snapshot_shards
 from pipeline.storage import Folder, local_errors, user_folder
 
-FORMAT = 1
+FORMAT = 2
 """Version of the arrays; processes share an index only with those of the same version."""
 
 COLUMNS = {
@@ -36,19 +37,29 @@ COLUMNS = {
     "num_bytes": np.int32,
     "seconds": np.float32,
     "label": np.int8,
-    "corpus": np.int16,
+    "domain": np.int32,
     "uid": np.uint64,
 }
 """The arrays of an index and their types."""
 
-Part = dict[str, NDArray[Any]]
-"""Some rows of each column."""
-
-INDEX_COLUMNS = ["uid", "offset", "num_bytes", "seconds", "label", "artifact", "corpus", "split"]
+INDEX_COLUMNS = ["uid", "offset", "num_bytes", "seconds", "split", *DOMAIN_COLUMNS]
 """Columns of the shards' indexes from which the training index is made."""
+
+CHECKED_ROWS = 8_000_000
+"""Rows of an index that are checked at once, so that the temporary arrays stay small."""
 
 UNUSED_LIFETIME_S = 14 * 24 * 3600
 """How long a shared index is kept after its last use, seconds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Consecutive rows of an index."""
+
+    domains: tuple[Domain, ...]
+    """The domains of these rows."""
+    columns: Mapping[str, NDArray[Any]]
+    """The arrays of `COLUMNS`; `domain` is a position in `domains` above."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +67,16 @@ class Index:
     """Utterances sorted by (shard, offset); read-only and shared, never copied.
 
     Raises:
-        ValueError: a column has the wrong type or length, a value out of range, or is not sorted.
+        ValueError: a column has the wrong type or length, a value out of range, or is not sorted; or a label is not
+            that of the domain.
     """
 
     shards: tuple[str, ...]
     """Tar names relative to the store."""
     corpora: tuple[str, ...]
+    """All corpora from which utterances were chosen, also those that have none."""
+    domains: tuple[Domain, ...]
+    """In the order of their first utterances."""
     shard: NDArray[np.int32]
     """[N] Position in `shards`."""
     offset: NDArray[np.int64]
@@ -72,8 +87,8 @@ class Index:
     """[N] Exact duration of the FLAC: number of samples / 16 000."""
     label: NDArray[np.int8]
     """[N] Position in `utterance.LABELS`: 0 spoof, 1 bona fide."""
-    corpus: NDArray[np.int16]
-    """[N] Position in `corpora`."""
+    domain: NDArray[np.int32]
+    """[N] Position in `domains`, which also gives the corpus."""
     uid: NDArray[np.uint64]
     """[N] The uid as a number."""
     folder: Path | None = field(default=None, compare=False)
@@ -90,14 +105,22 @@ class Index:
         if not len(self):
             return
         _check_range("label", self.label, 2)
-        _check_range("corpus", self.corpus, len(self.corpora))
+        _check_range("domain", self.domain, len(self.domains))
         _check_range("shard", self.shard, len(self.shards))
-        before, after = self.shard[:-1], self.shard[1:]
-        later = self.offset[1:] > self.offset[:-1]
-        later &= after == before
-        later |= after > before
+        labels = np.array([LABELS.index(domain.label) for domain in self.domains], np.int8)
+        for begin in range(0, len(self), CHECKED_ROWS):
+            rows = slice(begin, begin + CHECKED_ROWS)
+            if not np.array_equal(labels[self.domain[rows]], self.label[rows]):
+                raise ValueError("index column label differs from the labels of the domains")
+            self._check_order(slice(begin, begin + CHECKED_ROWS + 1))
+
+    def _check_order(self, rows: slice) -> None:
+        shard, offset = self.shard[rows], self.offset[rows]
+        later = offset[1:] > offset[:-1]
+        later &= shard[1:] == shard[:-1]
+        later |= shard[1:] > shard[:-1]
         if not later.all():
-            row = int(np.argmin(later)) + 1
+            row = rows.start + int(np.argmin(later)) + 1
             raise ValueError(f"index row {row} must follow row {row - 1}: sort rows by shard and offset")
 
     def __len__(self) -> int:
@@ -106,19 +129,28 @@ class Index:
     def __reduce__(self) -> tuple[Callable[..., Index], tuple[object, ...]]:
         if self.folder is not None:
             return map_index, (self.folder,)
-        return Index, (self.shards, self.corpora, *(getattr(self, name) for name in COLUMNS))
+        return Index, (self.shards, self.corpora, self.domains, *self.part().columns.values())
+
+    @functools.cached_property
+    def first_row(self) -> NDArray[np.int64]:
+        """[shards + 1] The first row of each shard, then the number of rows."""
+        return np.searchsorted(self.shard, np.arange(len(self.shards) + 1, dtype=np.int32))
+
+    def part(self) -> Part:
+        """All rows as one part."""
+        return Part(self.domains, {name: getattr(self, name) for name in COLUMNS})
 
     def save(self, folder: Path) -> None:
         """Write the arrays for `map_index`."""
-        write_index(folder, self.shards, self.corpora, [{name: getattr(self, name) for name in COLUMNS}])
+        write_index(folder, self.shards, self.corpora, [self.part()])
 
 
 def join_index(shards: tuple[str, ...], corpora: tuple[str, ...], parts: Iterable[Part]) -> Index:
     """An index in memory, from consecutive parts."""
-    empty = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
-    joined = [empty, *parts]
+    numbers: dict[Domain, int] = {}
+    joined = [_empty_columns(), *(_numbered(part, numbers) for part in parts)]
     columns: dict[str, Any] = {name: np.concatenate([part[name] for part in joined]) for name in COLUMNS}
-    return Index(shards, corpora, **columns)
+    return Index(shards, corpora, tuple(numbers), **columns)
 
 
 def write_index(
@@ -128,31 +160,45 @@ def write_index(
     staged = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
     staged.mkdir(parents=True)
     num_rows = 0
+    numbers: dict[Domain, int] = {}
     with contextlib.ExitStack() as stack:
         files = {name: cast("BinaryIO", stack.enter_context((staged / name).open("xb"))) for name in COLUMNS}
         for part in parts:
+            columns = _numbered(part, numbers)
             for name, dtype in COLUMNS.items():
-                assert part[name].dtype == dtype
-                files[name].write(np.ascontiguousarray(part[name]).data)
-            num_rows += len(part["uid"])
+                assert columns[name].dtype == dtype
+                files[name].write(np.ascontiguousarray(columns[name]).data)
+            num_rows += len(columns["uid"])
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
-    tables = {"num_rows": num_rows, "shards": shards, "corpora": corpora}
+    domains = [(domain.corpus, domain.label, domain.name) for domain in numbers]
+    tables = {"num_rows": num_rows, "shards": shards, "corpora": corpora, "domains": domains}
     (staged / "tables.json").write_text(json.dumps(tables))
     shutil.rmtree(folder, ignore_errors=True)
     staged.rename(folder)
+
+
+def _numbered(part: Part, numbers: dict[Domain, int]) -> dict[str, NDArray[Any]]:
+    """The columns of a part with the domains numbered as in `numbers`, to which those that are new are added."""
+    table = [numbers.setdefault(domain, len(numbers)) for domain in part.domains]
+    return {**part.columns, "domain": np.array(table, np.int32)[part.columns["domain"]]}
+
+
+def _empty_columns() -> dict[str, Any]:
+    return {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
 
 
 def map_index(folder: Path) -> Index:
     """Map a written index into memory; the processes of a machine share its pages."""
     tables = json.loads((folder / "tables.json").read_text())
     num_rows = tables["num_rows"]
-    columns: dict[str, Any] = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
+    columns = _empty_columns()
     if num_rows:  # an empty file cannot be mapped
         for name, dtype in COLUMNS.items():
             columns[name] = np.memmap(folder / name, dtype, "r", shape=num_rows).view(np.ndarray)
-    return Index(tuple(tables["shards"]), tuple(tables["corpora"]), **columns, folder=folder)
+    domains = tuple(Domain(*domain) for domain in tables["domains"])
+    return Index(tuple(tables["shards"]), tuple(tables["corpora"]), domains, **columns, folder=folder)
 
 
 def node_folder() -> Path:
@@ -209,7 +255,8 @@ def load_index(
     Args:
         store: holds the shards.
         snapshot: lists the shards; see `choose_corpora`.
-        recipe: decides which utterances train and which validate, and which artifacts count as spoof.
+        recipe: decides which utterances train and which validate, which artifacts count as spoof, and what the domains
+            of the training utterances are; those of other utterances are always by attack.
         use: which utterances to load.
         shared: folder in which the processes of a machine share indexes, see `node_folder`; None keeps the arrays in
             this process.
@@ -218,8 +265,10 @@ def load_index(
     corpora = tuple(snapshot.corpora)
     if shared is None:
         return join_index(tars, corpora, _index_parts(store, snapshot, recipe, use))
-    rules = asdict(replace(recipe, name="", weights={}))
-    key = json.dumps([FORMAT, snapshot.digest, tars, corpora, rules, use], sort_keys=True)
+    # Only what decides the arrays: how often a domain is drawn is computed from them.
+    rules = asdict(replace(recipe, name="", weights={}, domains=DomainRule()))
+    by = _division(recipe, use)
+    key = json.dumps([FORMAT, snapshot.digest, tars, corpora, rules, by, use], sort_keys=True)
     return shared_index(
         shared / hashlib.sha256(key.encode()).hexdigest()[:16],
         lambda folder: write_index(folder, tars, corpora, _index_parts(store, snapshot, recipe, use)),
@@ -228,35 +277,34 @@ def load_index(
 
 def _index_parts(store: Folder, snapshot: Snapshot, recipe: Recipe, use: Use) -> Iterator[Part]:
     """The rows of each shard, in the order of the shards."""
-    corpora = {name: position for position, name in enumerate(snapshot.corpora)}
-    to_part = functools.partial(_index_part, corpora=corpora, recipe=recipe, use=use)
+    to_part = functools.partial(_index_part, recipe=recipe, use=use)
     parts = map_indexes(to_part, store, snapshot_shards(snapshot), INDEX_COLUMNS)
     for number, part in enumerate(parts):
-        yield part | {"shard": np.full(len(part["uid"]), number, np.int32)}
+        shard = np.full(len(part.columns["uid"]), number, np.int32)
+        yield Part(part.domains, {**part.columns, "shard": shard})
 
 
-def _index_part(table: pa.Table, corpora: Mapping[str, int], recipe: Recipe, use: Use) -> Part:
+def _division(recipe: Recipe, use: Use) -> By:
+    """What divides the utterances of a use into domains."""
+    return recipe.domains.by if use == "train" else "attack"
+
+
+def _index_part(table: pa.Table, recipe: Recipe, use: Use) -> Part:
     """The rows of a shard, sorted by their offset in the tar; all columns but `shard`."""
     table = recipe.relabel(table.filter(pa.array(recipe.mask(table, use)))).sort_by("offset")
-    return {
+    domains, domain = number_domains(table, _division(recipe, use))
+    labels = np.array([LABELS.index(each.label) for each in domains], np.int8)
+    columns = {
         "offset": table["offset"].to_numpy(),
         "num_bytes": table["num_bytes"].to_numpy(),
         "seconds": table["seconds"].to_numpy(),
-        "label": _codes(table["label"], {label: code for code, label in enumerate(LABELS)}, np.int8),
-        "corpus": _codes(table["corpus"], corpora, np.int16),
+        "label": labels[domain],
+        "domain": domain,
         "uid": _numbers(table["uid"]),
     }
+    return Part(domains, columns)
 
 
 def _numbers(uids: pa.ChunkedArray) -> NDArray[np.uint64]:
     """[N] Hexadecimal uids as numbers."""
     return np.frombuffer(bytes.fromhex("".join(uids.to_pylist())), ">u8").astype(np.uint64)
-
-
-def _codes(column: pa.ChunkedArray, number: Mapping[str, int], dtype: type[np.signedinteger[Any]]) -> Any:
-    """[N] Each name of a column as its number."""
-    encoded = pa.chunked_array(column.chunks, type=pa.string()).combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    codes = np.array([number[name] for name in encoded.dictionary.to_pylist()], dtype)
-    return codes[encoded.indices.to_numpy(zero_copy_only=False)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.data.corpora.domains import DomainRule
 from pipeline.data.corpora.manifest import load_manifests
 from pipeline.data.corpora.recipe import EXCLUDED, RECIPES, Recipe, find_leakage, load_recipe, recipe_names
 from pipeline.data.corpora.utterance import SPLITS, Problem, Utterance
@@ -122,6 +125,43 @@ def test_the_leakage_of_the_paper_is_found():
     assert find_leakage(recipe, [("my_recordings", "train")], MANIFESTS).unknown == ("my_recordings",)
 
 
+def test_the_balanced_recipe_differs_from_that_of_the_paper_by_its_domains():
+    balanced = load_recipe("antideepfake_balanced")
+    paper = load_recipe("antideepfake")
+    assert balanced.domains == DomainRule("attack", cap_hours=5.0, bonafide_ratio=1.0, max_repeats=4)
+    assert replace(balanced, name=paper.name, domains=paper.domains) == paper
+
+
+def test_a_table_of_domains_is_read_and_each_key_is_optional(tmp_path: Path):
+    text = 'name = "toy"\n[domains]\n'
+    assert load_recipe(write(tmp_path, text)).domains == DomainRule(max_repeats=4)
+    text += 'by = "language"\ncap_hours = 2.5\nmax_repeats = 9\n'
+    assert load_recipe(write(tmp_path, text)).domains == DomainRule("language", 2.5, None, 9)
+    assert load_recipe(write(tmp_path, 'name = "toy"')).domains == DomainRule()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('by = "speaker"', "by: 'speaker' is not one of attack, corpus, language"),
+        ("cap_hours = 0", "cap_hours: must be a number above 0, not 0"),
+        ("cap_hours = -1", "cap_hours: must be a number ≥ 0, not -1"),
+        ("cap_hours = inf", "cap_hours: must be a number above 0, not inf"),
+        ("bonafide_ratio = nan", "bonafide_ratio: must be a number above 0, not nan"),
+        ("bonafide_ratio = 0.0", "bonafide_ratio: must be a number above 0, not 0"),
+        ('bonafide_ratio = "1:1"', "bonafide_ratio: must be a number ≥ 0, not '1:1'"),
+        ("max_repeats = 0", "max_repeats: must be a whole number from 1 to 255, not 0"),
+        ("max_repeats = 1.5", "max_repeats: must be a whole number from 1 to 255, not 1.5"),
+        ("max_repeats = 256", "max_repeats: must be a whole number from 1 to 255, not 256"),
+        ("cap = 5", "cap: unknown key; see manifests/README.md"),
+    ],
+)
+def test_a_wrong_line_about_domains_names_the_file_and_the_key(tmp_path: Path, line: str, message: str):
+    path = write(tmp_path, f'name = "toy"\n[domains]\n{line}\n')
+    with pytest.raises(InputError, match=f"^{re.escape(f'{path}: domains.{message}')}$"):
+        load_recipe(path)
+
+
 def test_copy_synthesis_bonafide_relabels_vocoders_and_codecs():
     assert load_recipe("copy_synthesis_bonafide").bonafide_artifacts == ("vocoder", "codec")
 
@@ -201,7 +241,7 @@ def test_a_mistake_in_a_recipe_is_reported_with_file_and_key(
 def test_a_recipe_that_does_not_exist_is_answered_with_the_nearest_name_or_all_names():
     with pytest.raises(InputError, match=r"unknown recipe 'antideepfakes'; did you mean antideepfake\?"):
         load_recipe("antideepfakes")
-    with pytest.raises(InputError, match="known: antideepfake, copy_synthesis_bonafide"):
+    with pytest.raises(InputError, match="known: antideepfake, antideepfake_balanced, copy"):
         load_recipe("zzz")
     with pytest.raises(InputError, match=r"nowhere/mix\.toml: no such recipe file"):
         load_recipe("nowhere/mix.toml")

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.flac import decode_flac, encode_flac, quantise
 from pipeline.data.audio.waveform import Waveform
+from pipeline.data.corpora.domains import Domain
 from pipeline.data.loading.augment import AUGMENTATIONS, augmentation
 from pipeline.data.loading.batches import (
     Batch,
@@ -69,12 +70,13 @@ def write_store(num: int = 60, per_shard: int = 25) -> tuple[dict[str, bytes], I
     return tars, Index(
         shards=tuple(tars),
         corpora=("noise",),
+        domains=(Domain("noise", "spoof", "noise/a"), Domain("noise", "bonafide", "noise")),
         shard=(rows // per_shard).astype(np.int32),
         offset=np.array(offsets, np.int64),
         num_bytes=np.array(sizes, np.int32),
         seconds=np.array([len(make_waveform(number)) / 16_000 for number in range(num)], np.float32),
         label=(rows % 2).astype(np.int8),
-        corpus=np.zeros(num, np.int16),
+        domain=(rows % 2).astype(np.int32),
         uid=rows.astype(np.uint64),
     )
 

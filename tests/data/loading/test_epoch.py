@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.data.corpora.domains import Domain
+from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.loading.buckets import BatchConfig, draw_log_odds, plan_buckets
 from pipeline.data.loading.epoch import EpochPlan
 from pipeline.data.store.index import COLUMNS, Index
@@ -22,17 +24,26 @@ def make_index(seconds: NDArray[np.floating], rows_per_shard: int = 100, num_cor
     rng = np.random.default_rng(7)
     rows = np.arange(len(seconds))
     shard = rows // rows_per_shard
+    corpora = tuple(f"corpus{number}" for number in range(num_corpora))
+    label = rng.integers(0, 2, len(rows)).astype(np.int8)
     return Index(
         shards=tuple(f"shards/{number:03d}.tar" for number in range(shard[-1] + 1)),
-        corpora=tuple(f"corpus{number}" for number in range(num_corpora)),
+        corpora=corpora,
+        domains=tuple(Domain(corpus, label, f"{corpus}/{label}") for corpus in corpora for label in LABELS),
         shard=shard.astype(np.int32),
         offset=rows * 70_000,
         num_bytes=np.full(len(rows), 60_000, np.int32),
         seconds=(np.rint(seconds * 16_000) / 16_000).astype(np.float32),
-        label=rng.integers(0, 2, len(rows)).astype(np.int8),
-        corpus=(shard % num_corpora).astype(np.int16),
+        label=label,
+        domain=(shard % num_corpora * 2 + label).astype(np.int32),
         uid=rng.integers(0, 2**64, len(rows), dtype=np.uint64),
     )
+
+
+def corpus_of(index: Index) -> NDArray[np.int64]:
+    """[N] The number of each row's corpus."""
+    numbers = [index.corpora.index(domain.corpus) for domain in index.domains]
+    return np.array(numbers)[index.domain]
 
 
 def speech_seconds(num: int, seed: int = 0) -> NDArray[np.float64]:
@@ -106,10 +117,10 @@ def test_the_order_depends_only_on_index_settings_epoch_and_seed() -> None:
         assert np.array_equal(column, getattr(index, name))
 
 
-FIRST_BATCH = [0, 7, 10, 4]
-FIRST_LENGTHS = [16_000, 70_564, 93_949, 47_179]
-LAST_BATCH = [17, 30]
-LAST_LENGTHS = [148_513, 167_378]  # both cropped
+FIRST_BATCH = [0, 7, 4, 5]
+FIRST_LENGTHS = [16_000, 70_564, 47_179, 54_974]
+LAST_BATCH = [30, 21]
+LAST_LENGTHS = [167_378, 179_692]  # both cropped
 
 
 def test_the_draws_are_the_same_on_every_machine_and_in_every_release() -> None:
@@ -218,7 +229,7 @@ def test_an_integer_weight_is_the_number_of_draws_per_epoch() -> None:
     index = make_index(np.full(600, 3.0), num_corpora=2)  # 10 per batch
     config = replace(SMALL, weights={"corpus1": 2.0, "spoof": 3.0})
     drawn = draws_per_row(EpochPlan(index, config))
-    expected = np.where(index.corpus == 1, 2, 1) * np.where(index.label == 0, 3, 1)
+    expected = np.where(corpus_of(index) == 1, 2, 1) * np.where(index.label == 0, 3, 1)
     missing = expected - drawn
     assert missing.min() >= 0
     assert missing.sum() == EpochPlan(index, config).summary().leftover < 10
@@ -238,7 +249,12 @@ def test_the_log_odds_of_draws_are_those_of_the_drawn_labels() -> None:
         log_odds = draw_log_odds(index, config, plan_buckets(index, config))
         assert log_odds == pytest.approx(expected, abs=0.01)
     with pytest.raises(InputError, match="no spoof utterance has a length that can be trained on"):
-        only_bonafide = replace(index, label=np.ones(len(index), np.int8))
+        is_bonafide = np.array([domain.label == "bonafide" for domain in index.domains])
+        only_bonafide = replace(
+            index,
+            label=np.ones(len(index), np.int8),
+            domain=np.full(len(index), np.argmax(is_bonafide), np.int32),
+        )
         draw_log_odds(only_bonafide, config, plan_buckets(only_bonafide, config))
 
 
@@ -262,10 +278,10 @@ def test_a_weight_of_a_quarter_covers_the_corpus_in_four_epochs() -> None:
     index = make_index(np.full(800, 3.0), num_corpora=2)
     config = replace(SMALL, weights={"corpus0": 0.25, "corpus1/bonafide": 0.0})
     epochs = [draws_per_row(EpochPlan(index, config, epoch)) for epoch in range(4)]
-    sampled = index.corpus == 0
+    sampled = corpus_of(index) == 0
     for drawn in epochs:
         assert 60 < drawn[sampled].sum() < 140
-        assert drawn[(index.corpus == 1) & (index.label == 1)].sum() == 0
+        assert drawn[(corpus_of(index) == 1) & (index.label == 1)].sum() == 0
     total = np.sum(epochs, axis=0)[sampled]
     assert total.max() == 1
     assert total.sum() > 0.9 * sampled.sum()  # the rest was left over

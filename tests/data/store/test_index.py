@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from pipeline.data.corpora.domains import By, Domain, DomainRule
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.store.index import (
     COLUMNS,
@@ -42,18 +43,33 @@ def make_index(num: int = 60) -> Index:
     return Index(
         shards=tuple(f"shards/noise/{number}.tar" for number in range(3)),
         corpora=("noise",),
+        domains=(Domain("noise", "spoof", "noise/a"), Domain("noise", "bonafide", "noise")),
         shard=(rows // 25).astype(np.int32),
         offset=rows.astype(np.int64) * 512,
         num_bytes=np.full(num, 500, np.int32),
         seconds=np.linspace(1, 2, num, dtype=np.float32),
         label=(rows % 2).astype(np.int8),
-        corpus=np.zeros(num, np.int16),
+        domain=(rows % 2).astype(np.int32),
         uid=rows.astype(np.uint64),
     )
 
 
+def cut(part: Part, begin: int, end: int) -> Part:
+    return Part(part.domains, {name: column[begin:end] for name, column in part.columns.items()})
+
+
+def split(index: Index, num_rows: int) -> list[Part]:
+    """Divide an index into parts of so many rows."""
+    return [cut(index.part(), begin, begin + num_rows) for begin in range(0, len(index), num_rows)]
+
+
+def names_of(index: Index) -> list[str]:
+    """The name of the domain of each row."""
+    return [index.domains[domain].name for domain in index.domain]
+
+
 def assert_equal(one: Index, other: Index) -> None:
-    assert (one.shards, one.corpora) == (other.shards, other.corpora)
+    assert (one.shards, one.corpora, one.domains) == (other.shards, other.corpora, other.domains)
     for name in COLUMNS:
         assert np.array_equal(getattr(one, name), getattr(other, name))
 
@@ -88,6 +104,8 @@ def make_member(folder: Path, corpus: str, number: int) -> ShardMember:
         "path": path,
         "label": ("spoof", "bonafide")[number % 2],
         "artifact": None if number % 2 else ("tts", "vocoder")[number % 4 // 2],
+        "attack": "bark" if number % 4 == 0 and number < 8 else None,
+        "language": ("pl", None)[number // 6],
         "split": SPLITS[number % 3],
     }
 
@@ -98,7 +116,8 @@ def test_an_index_has_the_utterances_of_the_shards(store: tuple[Folder, Snapshot
     numbers = (index.uid - np.uint64(0xF000000000000000)).tolist()
     assert numbers == [0, 2, 3, 5, 6, 8, 9, 11]  # the others validate
     assert index.corpora == ("aaa", "bbb")
-    assert [index.corpora[corpus] for corpus in index.corpus] == ["aaa"] * 4 + ["bbb"] * 4
+    assert names_of(index) == ["aaa/bark", "aaa", "aaa", "aaa", "bbb", "bbb/tts", "bbb", "bbb"]
+    assert [index.domains[domain].corpus for domain in index.domain] == ["aaa"] * 4 + ["bbb"] * 4
     assert [index.shards[shard] for shard in index.shard[:3]] == [
         "shards/aaa/aaa-9.tar",
         "shards/aaa/aaa-9.tar",
@@ -131,6 +150,29 @@ def test_a_shared_index_is_equal_and_reads_the_store_once(
     )
 
 
+@pytest.mark.parametrize(
+    ("by", "training"),
+    [
+        ("attack", ["aaa/bark", "aaa/vocoder", "aaa", "aaa", "bbb/vocoder", "bbb/tts", "bbb", "bbb"]),
+        ("corpus", ["aaa/spoof", "aaa/spoof", "aaa", "aaa", "bbb/spoof", "bbb/spoof", "bbb", "bbb"]),
+        (
+            "language",
+            ["aaa:pl/spoof", "aaa:pl/spoof", "aaa:pl", "aaa:pl", "bbb/spoof", "bbb/spoof", "bbb", "bbb"],
+        ),
+    ],
+)
+def test_a_recipe_divides_the_training_utterances_into_domains(
+    store: tuple[Folder, Snapshot], tmp_path: Path, by: By, training: list[str]
+) -> None:
+    recipe = Recipe(domains=DomainRule(by=by))
+    shared = load_index(*store, recipe, "train", tmp_path)
+    assert names_of(shared) == training
+    assert len(shared.domains) == len(set(training))
+    assert_equal(shared, load_index(*store, recipe, "train"))
+    validation = load_index(*store, recipe, "validation", tmp_path)
+    assert names_of(validation) == ["aaa", "aaa/bark", "bbb", "bbb/vocoder"]
+
+
 def test_an_index_may_be_empty(store: tuple[Folder, Snapshot], tmp_path: Path) -> None:
     folder, snapshot = store
     everything = Recipe(validation=("aaa", "bbb"))
@@ -144,13 +186,12 @@ def write_and_log(log: Path, folder: Path) -> None:
     with log.open("a") as file:
         file.write("written\n")
     index = make_index()
-    parts = [{name: getattr(index, name)[rows] for name in COLUMNS} for rows in (slice(0, 7), slice(7, None))]
-    write_index(folder, index.shards, index.corpora, parts)
+    write_index(folder, index.shards, index.corpora, split(index, 7))
 
 
 def die_while_writing(folder: Path) -> None:
     def parts() -> Iterator[Part]:
-        yield {name: getattr(make_index(), name) for name in COLUMNS}
+        yield make_index().part()
         os._exit(1)
 
     write_index(folder, (), (), parts())
@@ -231,8 +272,9 @@ def test_a_saved_index_is_mapped_and_pickled_as_its_path(tmp_path: Path) -> None
 
 def test_consecutive_parts_are_joined_to_one_index() -> None:
     index = make_index()
-    parts = [{name: getattr(index, name)[begin : begin + 9] for name in COLUMNS} for begin in range(0, 60, 9)]
-    assert_equal(join_index(index.shards, index.corpora, parts), index)
+    assert_equal(join_index(index.shards, index.corpora, split(index, 9)), index)
+    turned = Part(index.domains[::-1], {**index.part().columns, "domain": 1 - index.domain})
+    assert_equal(join_index(index.shards, index.corpora, [*split(index, 9)[:1], cut(turned, 9, 60)]), index)
 
 
 def test_an_unsorted_or_malformed_index_is_refused() -> None:
@@ -241,5 +283,9 @@ def test_an_unsorted_or_malformed_index_is_refused() -> None:
         replace(index, offset=index.offset[::-1].copy())
     with pytest.raises(ValueError, match="label"):
         replace(index, label=index.label + np.int8(1))
+    with pytest.raises(ValueError, match="differs from the labels of the domains"):
+        replace(index, label=1 - index.label)
+    with pytest.raises(ValueError, match="domain has values from 1 to 2; allowed: 0 to 1"):
+        replace(index, domain=index.domain + np.int32(1))
     with pytest.raises(ValueError, match="seconds"):
         replace(index, seconds=index.seconds.astype(np.float64))

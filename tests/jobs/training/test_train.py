@@ -25,6 +25,7 @@ from jobs.training.ray_trainer import LeanTrainer
 from jobs.training.record import TrainingRecord
 from jobs.training.resolve import RESUMABLE_CHANGES, ResolvedTraining, fixed_settings, resolve
 from pipeline import lease
+from pipeline.data.corpora.domains import DomainRule
 from pipeline.data.corpora.recipe import Recipe, load_recipe
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_snapshot
@@ -294,14 +295,17 @@ def test_a_crop_longer_than_the_stored_chunks_is_refused() -> None:
 
 def test_weights_that_draw_less_than_one_utterance_of_a_label_are_refused() -> None:
     labels = {"a": ["spoof"] * 10 + ["bonafide"] * 10, "b": ["spoof"] * 5}
-    table = pa.table(
-        {
-            "corpus": [corpus for corpus, each in labels.items() for _ in each],
-            "label": [label for each in labels.values() for label in each],
-        }
-    )
+    rows = [
+        {"corpus": corpus, "label": label, "expected_s": 36.0, "num_utterances": 1}
+        for corpus, each in labels.items()
+        for label in each
+    ]
+    unknown = pa.nulls(len(rows), pa.string())
+    table = pa.Table.from_pylist(rows)
+    for name in ("artifact", "attack", "language"):
+        table = table.append_column(name, unknown)
     for weights in ({"spoof": 0.1}, {"b": 0.0}, {"a/spoof": 0.0}, {"a/spoof": 0.0, "b": 0.2}):
-        check_weights(BatchConfig(weights=weights), ["a", "b"], table)
+        check_weights(BatchConfig(weights=weights), DomainRule(), ["a", "b"], table)
     for weights, number in (
         ({"spoof": 0.0}, "0 spoof"),
         ({"a": 0.0}, "0 bonafide"),
@@ -309,7 +313,11 @@ def test_weights_that_draw_less_than_one_utterance_of_a_label_are_refused() -> N
         ({"a/spoof": 0.0, "b/spoof": 1e-9}, "5e-09 spoof"),
     ):
         with pytest.raises(InputError, match=f"the weights leave {number} utterances per epoch; raise those"):
-            check_weights(BatchConfig(weights=weights), ["a", "b"], table)
+            check_weights(BatchConfig(weights=weights), DomainRule(), ["a", "b"], table)
+    capped = DomainRule(cap_hours=0.005)  # half an utterance of each domain
+    with pytest.raises(InputError, match=r"the weights leave 0\.5 bonafide utterances per epoch"):
+        check_weights(BatchConfig(), capped, ["a", "b"], table)
+    check_weights(BatchConfig(), replace(capped, bonafide_ratio=2.0), ["a", "b"], table)
 
 
 def test_a_corpus_that_the_recipe_lacks_is_named() -> None:
