@@ -27,7 +27,8 @@ MAX_NAMED = 5
 """At most so many utterances are named in a message."""
 
 STATE_COPIES = 4
-"""Tensors of the size of the weights in a training: weights, gradients, and two moments of AdamW."""
+"""Tensors of the size of the weights in a training: weights, gradients, and two moments of AdamW. A loss with a
+reference has one more."""
 
 
 class WorkerData:
@@ -74,14 +75,19 @@ class WorkerData:
             num_workers=self._config.loader_workers,
         )
 
-    def log_odds(self) -> float:
+    def log_odds(self) -> float | None:
         """Compute the natural log of the odds of bona fide in training: by draws, and by the weights in the loss.
+
+        None for expected_accuracy, whose scores are not log odds: they keep the unknown odds of the detector from
+        which it started, and move from there by the side of even odds on which an utterance is, not by its odds.
 
         It depends on the index and on settings that a resumed training keeps, not on the epoch or the number of ranks.
         """
         from pipeline.data.loading.buckets import draw_log_odds
 
         batches, training = self._training, self._config.training
+        if training.loss.name == "expected_accuracy":
+            return None
         draws = draw_log_odds(batches.index, batches.config, batches.buckets)
         return draws + math.log(training.bonafide_weight / training.spoof_weight)
 
@@ -129,7 +135,8 @@ def free_for_validation(training: ResolvedTraining, world: int) -> float:
     device = _device(training)
     # A GPU has one rank; the ranks of a machine share its memory.
     num_sharing = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return SAFETY * free_bytes(device) / num_sharing - STATE_COPIES * num_weights * 4 / num_shards
+    num_copies = STATE_COPIES + config.training.loss.has_reference
+    return SAFETY * free_bytes(device) / num_sharing - num_copies * num_weights * 4 / num_shards
 
 
 def check_validation_memory(training: ResolvedTraining, validation: Index, free: float) -> None:

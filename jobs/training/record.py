@@ -44,7 +44,8 @@ class TrainingResult:
     run_id: str | None
     """MLflow run of the training; None if it was not tracked, or the server was away."""
     training_log_odds: float | None = None
-    """Natural log of the odds of bona fide in training; None in results of an earlier version."""
+    """Natural log of the odds of bona fide in training; None if the scores are not log odds, and in results of an
+    earlier version."""
 
 
 def load_record(out: Folder) -> TrainingRecord | None:

@@ -90,9 +90,11 @@ def _train(
         "variant": config.variant,
         "training": record.id,
         "snapshot": record.snapshot_digest,
-        "training_log_odds": f"{data.log_odds():.6f}",
         "training_corpora": ",".join(sorted(training.snapshot.corpora)),
     }
+    log_odds = data.log_odds()
+    if log_odds is not None:
+        metadata["training_log_odds"] = f"{log_odds:.6f}"
     reporter = Reporter(
         training.out, arguments.fence, detector, metadata, tracked, rank, config.keep_checkpoints
     )

@@ -10,7 +10,8 @@ from pipeline.errors import InputError
 from pipeline.fields import Count, CountOrZero, Positive, PositiveOrZero, Range, Seed, check_ranges
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-LossName = Literal["cross_entropy", "oc_softmax", "supervised_contrastive"]
+LossName = Literal["cross_entropy", "oc_softmax", "supervised_contrastive", "expected_accuracy"]
+Groups = Literal["batch", "utterance"]
 Strategy = Literal["ddp", "fsdp"]
 Implementation = Literal["auto", "fused", "foreach", "loop"]
 
@@ -47,11 +48,14 @@ class OptimiserConfig:
 Cosine = Annotated[float, Range(-1, 1)]
 
 LOSS_OF: dict[str, LossName] = {
+    "label_smoothing": "cross_entropy",
     "bonafide_margin": "oc_softmax",
     "spoof_margin": "oc_softmax",
     "scale": "oc_softmax",
     "temperature": "supervised_contrastive",
     "contrastive_weight": "supervised_contrastive",
+    "beta": "expected_accuracy",
+    "groups": "expected_accuracy",
 }
 """The settings that only one loss has."""
 
@@ -63,7 +67,10 @@ class LossConfig:
     name: LossName = "cross_entropy"
     """cross_entropy: cross-entropy of the two logits; oc_softmax: one-class softmax for the front end and cross-entropy
     for the head (Zhang et al., 2021); supervised_contrastive: cross-entropy plus a contrastive loss over the batch of
-    each rank (Khosla et al., 2020)."""
+    each rank (Khosla et al., 2020); expected_accuracy: the expected share of correct labels, near the weights at the
+    start of the training (what GRPO of arXiv 2603.02914 optimises, without its sampling)."""
+    label_smoothing: Annotated[float, Range(0, 0.9)] = 0.0
+    """cross_entropy: share of each label that is spread evenly over both classes; 0: none."""
     bonafide_margin: Cosine = 0.9
     """oc_softmax: cosine to the centre that bona fide speech should exceed."""
     spoof_margin: Cosine = 0.2
@@ -74,6 +81,12 @@ class LossConfig:
     """supervised_contrastive: divisor of the cosines; a lower value gives near neighbours more weight."""
     contrastive_weight: Positive = 1.0
     """supervised_contrastive: weight of the contrastive loss relative to cross-entropy."""
+    beta: PositiveOrZero = 0.04
+    """expected_accuracy: weight of the divergence from the detector at the start of the training. Above 0, a frozen
+    copy of that detector is kept in memory and run on every batch. 0: no copy and no divergence."""
+    groups: Groups = "batch"
+    """expected_accuracy: whose standard deviation of correct labels divides the accuracy. batch: that of the batch of
+    each rank, as published; utterance: that of each utterance alone."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -86,6 +99,11 @@ class LossConfig:
                 f"--spoof-margin {self.spoof_margin} is above --bonafide-margin {self.bonafide_margin}; "
                 "bona fide speech should exceed what spoofed speech stays below"
             )
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss compares the detector with a frozen copy of its weights at the start of the training."""
+        return self.name == "expected_accuracy" and self.beta > 0
 
 
 @dataclass(frozen=True)
@@ -110,9 +128,9 @@ class TrainingConfig:
     num_accumulated: Count = 1
     """Number of batches whose gradients are averaged in one step."""
     spoof_weight: Positive = 1.0
-    """Weight of spoof utterances in cross_entropy and oc_softmax."""
+    """Factor on the loss of each spoof utterance; the contrastive part of supervised_contrastive has none."""
     bonafide_weight: Positive = 1.0
-    """Weight of bona fide utterances in cross_entropy and oc_softmax."""
+    """Factor on the loss of each bona fide utterance; the contrastive part of supervised_contrastive has none."""
     validate_every: Count = 100_000
     """Steps between validations; the weights with the best EER are published."""
     patience: CountOrZero = 0

@@ -13,7 +13,7 @@ from pipeline.detector.config import TrainingConfig
 from pipeline.detector.losses import make_loss
 from pipeline.detector.network import Detector, normalise
 from pipeline.detector.precision import autocast, tf32_policy
-from pipeline.detector.trainer import clip, gradient_norm, make_optimiser, prepare
+from pipeline.detector.trainer import clip, gradient_norm, make_optimiser, prepare, reference_logits
 
 # B: utterances, T: samples at 16 kHz.
 
@@ -87,13 +87,14 @@ class DryRun:
 def prepare_dry_run(detector: Detector, config: TrainingConfig) -> DryRun:
     """Set up a detector, on its device, for dry-run steps as a training would."""
     loss = make_loss(config, detector)
-    prepare(detector, config, loss)
+    reference = prepare(detector, config, loss)
     detector.train()
 
     def loss_of(batch: Noise) -> Tensor:
+        reference_B2 = reference_logits(reference, batch.waveform, batch.num_samples)
         output = detector(batch.waveform, batch.num_samples)
         with torch.autocast(batch.waveform.device.type, enabled=False):
-            value: Tensor = loss(output.logits, output.embedding, batch.label)
+            value: Tensor = loss(output.logits, output.embedding, batch.label, reference_B2)
         return value
 
     return DryRun(loss_of, [*detector.parameters(), *loss.parameters()], config)

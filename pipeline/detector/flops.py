@@ -96,9 +96,18 @@ def forward_flops(config: EncoderConfig, num_samples_B: Sequence[int] | NDArray[
     )
 
 
-def training_flops(config: EncoderConfig, num_samples_B: Sequence[int] | NDArray[np.int64]) -> float:
-    """Count the operations of a training step on a batch; recomputation by activation checkpointing does not count."""
-    return FORWARD_AND_BACKWARD * float(forward_flops(config, num_samples_B).total.sum())
+def training_flops(
+    config: EncoderConfig, num_samples_B: Sequence[int] | NDArray[np.int64], *, has_reference: bool = False
+) -> float:
+    """Count the operations of a training step on a batch; recomputation by activation checkpointing does not count.
+
+    Args:
+        config: shape of the front end.
+        num_samples_B: length of each utterance in samples at 16 kHz.
+        has_reference: whether the loss needs a forward pass of a frozen detector as well.
+    """
+    num_passes = FORWARD_AND_BACKWARD + has_reference
+    return num_passes * float(forward_flops(config, num_samples_B).total.sum())
 
 
 def peak_tflops(device_name: str, precision: Precision) -> float | None:

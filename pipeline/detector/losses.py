@@ -1,7 +1,7 @@
 """Training losses, with or without weights of their own.
 
-Every loss also trains the head by cross-entropy, and scores always come from the head: a detector is saved and
-scored the same way whatever loss trained it.
+Scores always come from the logits of the head, which every loss trains: a detector is saved and scored the same way
+whatever loss trained it. Cross-entropy trains the head for all losses but `ExpectedAccuracy`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from pipeline.detector.network import Detector
 
 # B: utterances of one batch on one rank, E: channels of the embedding, 2: the classes (spoof, bonafide).
 
+MIN_SPREAD = 1e-5
+"""Added to the standard deviation by which `ExpectedAccuracy` divides, as published."""
+
 
 class Loss(nn.Module):
     """Logits, embeddings and labels of one batch on one rank → a float32 scalar."""
@@ -27,26 +30,46 @@ class Loss(nn.Module):
 
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__()
+        self.config: LossConfig = config.loss
         weight_2 = torch.tensor([config.spoof_weight, config.bonafide_weight])
         self.register_buffer("weight_2", weight_2, persistent=False)
 
-    def forward(self, logits_B2: Tensor, embedding_BE: Tensor, label_B: Tensor) -> Tensor:
-        """Sum the class-weighted cross-entropy of the logits and the loss of the embeddings."""
-        return F.cross_entropy(logits_B2.float(), label_B, self.weight_2) + self.of_embedding(
+    def forward(
+        self, logits_B2: Tensor, embedding_BE: Tensor, label_B: Tensor, reference_B2: Tensor | None = None
+    ) -> Tensor:
+        """Sum the loss of the logits and the loss of the embeddings.
+
+        Args:
+            logits_B2: of the detector.
+            embedding_BE: what its head classifies.
+            label_B: 0 spoof, 1 bona fide.
+            reference_B2: logits of the frozen detector, if `LossConfig.has_reference`.
+        """
+        reference_B2 = None if reference_B2 is None else reference_B2.float()
+        return self.of_logits(logits_B2.float(), label_B, reference_B2) + self.of_embedding(
             embedding_BE.float(), label_B
         )
 
-    def of_embedding(self, embedding_BE: Tensor, label_B: Tensor) -> Tensor | float:
-        """Compute the part of the loss that depends on the embeddings [B, E] directly."""
-        raise NotImplementedError
+    def of_logits(self, logits_B2: Tensor, label_B: Tensor, reference_B2: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Compute the part of the loss that trains the head: class-weighted cross-entropy."""
+        smoothing = self.config.label_smoothing
+        loss_B = F.cross_entropy(logits_B2, label_B, reduction="none", label_smoothing=smoothing)
+        return self.weighted(loss_B, label_B)
+
+    def of_embedding(self, embedding_BE: Tensor, label_B: Tensor) -> Tensor | float:  # noqa: ARG002
+        """Compute the part of the loss that depends on the embeddings [B, E] directly; by default there is none."""
+        return 0.0
+
+    def weighted(self, loss_B: Tensor, label_B: Tensor) -> Tensor:
+        """Average the losses of the utterances, each times the weight of its class.
+
+        The sum is not divided by the weights in the batch: they would cancel in a batch of one class.
+        """
+        return (self.weight_2[label_B] * loss_B).mean()
 
 
 class CrossEntropy(Loss):
     """Cross-entropy of the two logits alone, as in AntiDeepfake (arXiv 2506.21090)."""
-
-    def of_embedding(self, embedding_BE: Tensor, label_B: Tensor) -> float:  # noqa: ARG002
-        """Return 0: cross-entropy does not use the embedding."""
-        return 0.0
 
 
 class OneClassSoftmax(Loss):
@@ -62,7 +85,6 @@ class OneClassSoftmax(Loss):
 
     def __init__(self, config: TrainingConfig, head: Head) -> None:
         super().__init__(config)
-        self.config: LossConfig = config.loss
         self.centre = nn.Parameter(F.normalize(head.direction(), dim=0))
 
     def of_embedding(self, embedding_BE: Tensor, label_B: Tensor) -> Tensor:
@@ -71,21 +93,16 @@ class OneClassSoftmax(Loss):
         deficit_B = self.config.bonafide_margin - cosine_B
         excess_B = cosine_B - self.config.spoof_margin
         loss_B = F.softplus(self.config.scale * torch.where(label_B == 1, deficit_B, excess_B))
-        weight_B = self.weight_2[label_B]
-        return (weight_B * loss_B).sum() / weight_B.sum()
+        return self.weighted(loss_B, label_B)
 
 
 class SupervisedContrastive(Loss):
     """Supervised contrastive loss (Khosla et al., 2020) added to cross-entropy.
 
     Each embedding is pulled towards those of its class and pushed away from all others in the batch of its rank;
-    embeddings are not gathered across ranks. Class weights do not apply, and an utterance that is the only one
-    of its class in the batch is ignored.
+    embeddings are not gathered across ranks. Class weights apply to cross-entropy only, and an utterance that is the
+    only one of its class in the batch is ignored.
     """
-
-    def __init__(self, config: TrainingConfig) -> None:
-        super().__init__(config)
-        self.config: LossConfig = config.loss
 
     def of_embedding(self, embedding_BE: Tensor, label_B: Tensor) -> Tensor:
         """Average over utterances that share their class with another, times `contrastive_weight`."""
@@ -102,6 +119,57 @@ class SupervisedContrastive(Loss):
         return -self.config.contrastive_weight * mean_B.sum() / num_paired
 
 
+class ExpectedAccuracy(Loss):
+    """The expected share of correct labels, near the detector at the start of the training.
+
+    This is what the GRPO of arXiv 2603.02914 optimises. It draws 64 labels of each utterance from the detector, rewards
+    the correct ones, subtracts the mean of the rewards and divides by their standard deviation over the batch. The
+    gradient of that, averaged over the draws, has a closed form. With the probability p = sigmoid(z) of the true label,
+    where z is the difference of the two logits, and the probability q of the frozen detector:
+
+        L = mean(1 − p) / s + beta · mean(KL(q‖p)),  for each utterance  dL/dz = −p (1 − p) / s + beta (p − q)
+
+    s = sqrt(a (1 − a)) is the standard deviation over the batch of one rank, whose expected accuracy is a = mean(p). It
+    counts as a constant. With a standard deviation for each utterance alone, the first term has the gradient
+    −sqrt(p (1 − p)), that of 2 arccos(sqrt(p)). Cross-entropy has −(1 − p): it pushes hardest where the detector
+    contradicts the label with confidence, while both forms here leave such utterances alone, most of which have a
+    wrong label.
+
+    The score of such a detector is not a log odds: it keeps the prior of the frozen detector, and utterances that are
+    right already are pushed away from it without a limit other than beta.
+    """
+
+    def of_logits(self, logits_B2: Tensor, label_B: Tensor, reference_B2: Tensor | None) -> Tensor:
+        """Compute the whole loss: cross-entropy is not added."""
+        margin_B = self._margin(logits_B2, label_B)
+        loss_B = self._inaccuracy(margin_B, label_B)
+        if reference_B2 is not None:
+            log_p_B2, log_q_B2 = logits_B2.log_softmax(dim=1), reference_B2.log_softmax(dim=1)
+            divergence_B2 = F.kl_div(log_p_B2, log_q_B2, reduction="none", log_target=True)
+            loss_B = loss_B + self.config.beta * divergence_B2.sum(dim=1)
+        return self.weighted(loss_B, label_B)
+
+    def _inaccuracy(self, margin_B: Tensor, label_B: Tensor) -> Tensor:
+        if self.config.groups == "utterance":
+            # π/2 − 2 arctan(tanh(z / 4)) is 2 arccos(sqrt(p)), with a finite gradient for every z.
+            return torch.pi / 2 - 2 * torch.atan(torch.tanh(margin_B / 4))
+        wrong_B = torch.sigmoid(-margin_B)
+        with torch.no_grad():
+            weight_B = self.weight_2[label_B]
+            # 1 − a from its own sum, because a near 1 is rounded.
+            accuracy, inaccuracy = (
+                (weight_B * share_B).sum() / weight_B.sum() for share_B in (torch.sigmoid(margin_B), wrong_B)
+            )
+            spread = torch.sqrt(accuracy * inaccuracy) + MIN_SPREAD
+        return wrong_B / spread
+
+    @staticmethod
+    def _margin(logits_B2: Tensor, label_B: Tensor) -> Tensor:
+        """Compute the logit of the true label minus that of the other."""
+        difference_B = logits_B2[:, 1] - logits_B2[:, 0]
+        return torch.where(label_B == 1, difference_B, -difference_B)
+
+
 def make_loss(config: TrainingConfig, detector: Detector) -> Loss:
     """Build the loss of a training on the device of its detector.
 
@@ -115,4 +183,6 @@ def make_loss(config: TrainingConfig, detector: Detector) -> Loss:
             loss = OneClassSoftmax(config, detector.head)
         case "supervised_contrastive":
             loss = SupervisedContrastive(config)
+        case "expected_accuracy":
+            loss = ExpectedAccuracy(config)
     return loss.to(detector.device)

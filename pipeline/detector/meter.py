@@ -31,11 +31,13 @@ class StepRequests:
 class StepStats:
     """Counts of one step on this rank; `reduce` replaces all but the uids by the sums over all ranks."""
 
-    def __init__(self, encoder: EncoderConfig) -> None:
+    def __init__(self, encoder: EncoderConfig, *, has_reference: bool = False) -> None:
         self.uids: list[str] = []
         self.bad_uids: list[str] = []
         self.wait_s = self.valid_s = self.padded_s = self.flops = 0.0
+        self.num_batches = self.num_one_class = 0.0
         self._encoder = encoder
+        self._has_reference = has_reference
         self._losses: list[Tensor] = []
         self._batches: list[Batch] = []
 
@@ -44,7 +46,11 @@ class StepStats:
         self.wait_s += wait_s
         self.valid_s += float(batch.num_samples.sum()) / SAMPLE_RATE
         self.padded_s += batch.waveform.numel() / SAMPLE_RATE
-        self.flops += training_flops(self._encoder, batch.num_samples.numpy())
+        self.flops += training_flops(
+            self._encoder, batch.num_samples.numpy(), has_reference=self._has_reference
+        )
+        self.num_batches += 1
+        self.num_one_class += bool((batch.label == batch.label[0]).all())
         self._losses.append(loss)
         self._batches.append(batch)
 
@@ -63,14 +69,16 @@ class StepStats:
         """
         losses = torch.stack(self._losses).double()
         is_bad = ~(torch.isfinite(losses).all() & torch.isfinite(norm))
-        counts = [self.wait_s, self.valid_s, self.padded_s, self.flops, requests.stop, requests.checkpoint]
-        counts_6 = torch.tensor(counts, dtype=torch.float64, device=device)
-        sums = torch.cat([losses.mean().view(1), is_bad.double().view(1), counts_6])
+        counts = [self.wait_s, self.valid_s, self.padded_s, self.flops, self.num_batches, self.num_one_class]
+        counts += [requests.stop, requests.checkpoint]
+        counts_8 = torch.tensor(counts, dtype=torch.float64, device=device)
+        sums = torch.cat([losses.mean().view(1), is_bad.double().view(1), counts_8])
         world = 1
         if dist.is_initialized():
             dist.all_reduce(sums)
             world = dist.get_world_size()
-        loss, num_bad, self.wait_s, self.valid_s, self.padded_s, self.flops, *requested = sums.tolist()
+        loss, num_bad, self.wait_s, self.valid_s, self.padded_s, self.flops, *others = sums.tolist()
+        self.num_batches, self.num_one_class, *requested = others
         self.uids = [uid for batch in self._batches for uid in batch.uid]
         is_finite = torch.isfinite(losses).tolist() if num_bad else [True] * len(self._batches)
         for batch, is_batch_finite in zip(self._batches, is_finite, strict=True):
@@ -91,6 +99,7 @@ class Meter:
         self._peak_tflops: float | None = config.peak_tflops or None
         if self._peak_tflops is None and device.type == "cuda":
             self._peak_tflops = peak_tflops(torch.cuda.get_device_name(device), config.precision)
+        self._warns_of_one_class = config.loss.name == "supervised_contrastive"
         self._printed = time.perf_counter()
         self.restart()
 
@@ -100,6 +109,7 @@ class Meter:
         self._num_steps = self._num_finite = 0
         self._loss = self._norm = self._learning_rate = 0.0
         self._wait_s = self._valid_s = self._padded_s = self._flops = 0.0
+        self._num_batches = self._num_one_class = 0.0
 
     def add(self, stats: StepStats, loss: float, norm: float, learning_rate: float) -> None:
         """Add one step. A loss that is not finite is left out of the average."""
@@ -109,6 +119,8 @@ class Meter:
         self._valid_s += stats.valid_s
         self._padded_s += stats.padded_s
         self._flops += stats.flops
+        self._num_batches += stats.num_batches
+        self._num_one_class += stats.num_one_class
         if math.isfinite(loss) and math.isfinite(norm):
             self._num_finite += 1
             self._loss += loss
@@ -124,6 +136,7 @@ class Meter:
         elapsed = max(time.perf_counter() - self._started, 1e-9)
         metrics = {
             "train/learning_rate": self._learning_rate,
+            "train/one_class_share": self._num_one_class / self._num_batches,
             "speed/steps_per_s": self._num_steps / elapsed,
             "speed/audio_seconds_per_s": self._valid_s / elapsed,
             "speed/audio_seconds_per_s_per_rank": self._valid_s / elapsed / self._world,
@@ -141,6 +154,16 @@ class Meter:
                 "train/gradient_norm": self._norm / self._num_finite,
             }
         return metrics
+
+    def warning(self, step: int) -> str | None:
+        """Return a line about the first batch of one class if the loss compares the classes of a batch, else None."""
+        if not (self._warns_of_one_class and self._num_one_class):
+            return None
+        self._warns_of_one_class = False
+        return (
+            f"step {step}  a batch has one class only, and supervised_contrastive has nothing to push apart in it; "
+            "longer batches (--batch.max-seconds) make this rarer, and train/one_class_share tells how often it happens"
+        )
 
     def is_line_due(self) -> bool:
         """Whether the last line of progress is at least `PROGRESS_S` old."""

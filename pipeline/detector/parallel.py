@@ -57,11 +57,17 @@ def replicate(detector: Detector, loss: Loss) -> tuple[nn.Module, nn.Module]:
     return model, DistributedDataParallel(loss) if has_weights else loss
 
 
-def shard(detector: Detector, loss: Loss, precision: Precision) -> None:
+def shard(detector: Detector, loss: Loss, precision: Precision, reference: Detector | None = None) -> None:
     """Shard the weights over the ranks, in place; each layer is gathered when it is needed.
 
     In half precision, layers are gathered in that precision and their gradients are summed in float32. All other
     weights (convolutions, norms, head) are gathered in float32 and left to autocast.
+
+    Args:
+        detector: the detector in training.
+        loss: sharded if it has weights.
+        precision: of the training.
+        reference: a frozen detector, sharded alike.
     """
     device = detector.device
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
@@ -69,11 +75,27 @@ def shard(detector: Detector, loss: Loss, precision: Precision) -> None:
     if precision in HALF_DTYPES:
         half = HALF_DTYPES[precision]
         policy = MixedPrecisionPolicy(half, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for layer in detector.encoder.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(detector, mesh=mesh)
+    for model in (detector, reference):
+        if model is not None:
+            for layer in model.encoder.layers:
+                fully_shard(layer, mesh=mesh, mp_policy=policy)
+            fully_shard(model, mesh=mesh)
     if any(True for _ in loss.parameters()):
         fully_shard(loss, mesh=mesh)
+
+
+def release_forward(module: nn.Module) -> None:
+    """Free what FSDP keeps of a forward pass until the backward pass, for a module that has none.
+
+    That is the gathered weights of the root, and a list of the layers that grows with every pass.
+    """
+    if not isinstance(module, FSDPModule):
+        return
+    module.reshard()
+    root: Any = module._get_fsdp_state()
+    root._comm_ctx.post_forward_order.clear()
+    for state in root._state_ctx.all_states:
+        state._fsdp_param_group._post_forward_indices.clear()
 
 
 @contextmanager

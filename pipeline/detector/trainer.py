@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,12 +37,12 @@ class Trainer:
         self.device = detector.device
         self.rank, self.world = parallel.rank_and_world()
         self.loss = make_loss(config, detector)
-        prepare(detector, config, self.loss)
+        self.reference = prepare(detector, config, self.loss)
         _seed(config.seed, 0, self.rank)
         self.model: nn.Module = detector
         self.criterion: nn.Module = self.loss
         if self.world > 1 and config.strategy == "fsdp":
-            parallel.shard(detector, self.loss, config.precision)
+            parallel.shard(detector, self.loss, config.precision, self.reference)
         elif self.world > 1:
             self.model, self.criterion = parallel.replicate(detector, self.loss)
         named = {name: weight for name, weight in detector.named_parameters() if weight.requires_grad}
@@ -72,7 +73,7 @@ class Trainer:
             group["lr"] = rate
         self.detector.train()
         self.optimiser.zero_grad(set_to_none=True)
-        stats = StepStats(self.detector.config.front_end)
+        stats = StepStats(self.detector.config.front_end, has_reference=self.config.loss.has_reference)
         with tf32_policy(self.device, self.config.precision):
             for position in range(self.config.num_accumulated):
                 is_last = position == self.config.num_accumulated - 1
@@ -107,8 +108,9 @@ class Trainer:
         with parallel.gradient_sync((self.model, self.criterion), is_last):
             with autocast(self.device, self.config.precision):
                 # Lengths stay on the CPU: there the detector can see without a device sync that nothing is padded.
+                reference_B2 = reference_logits(self.reference, waveform_BT, batch.num_samples)
                 logits_B2, embedding_BC, _ = self.model(waveform_BT, batch.num_samples)
-            loss: Tensor = self.criterion(logits_B2, embedding_BC, label_B)
+            loss: Tensor = self.criterion(logits_B2, embedding_BC, label_B, reference_B2)
             torch.autograd.backward(self.scaler.scale(loss / self.config.num_accumulated))
         return loss.detach(), batch, wait_s
 
@@ -172,12 +174,36 @@ class Trainer:
         return replace(progress, world=self.world, is_interrupted=False)
 
 
-def prepare(detector: Detector, config: TrainingConfig, loss: Loss) -> None:
-    """Set up a detector for training, in place; its weights and their names do not change."""
+def prepare(detector: Detector, config: TrainingConfig, loss: Loss) -> Detector | None:
+    """Set up a detector for training, in place; its weights and their names do not change.
+
+    Returns:
+        A frozen copy without dropout, if the loss compares the detector with it. It is in no checkpoint: a resumed
+        training copies the same weights, because it prepares the detector before it restores a checkpoint.
+    """
+    reference = None
+    if config.loss.has_reference:
+        reference = copy.deepcopy(detector).requires_grad_(False).eval()
+        reference.pretraining_tensors = {}
     detector.is_head_probe = loss.is_head_probe
     detector.encoder.activation_checkpointing = config.activation_checkpointing
-    if config.compile:
-        compile_layers(detector)
+    for model in (detector, reference):
+        if model is not None and config.compile:
+            compile_layers(model)
+    return reference
+
+
+def reference_logits(reference: Detector | None, waveform_BT: Tensor, num_samples_B: Tensor) -> Tensor | None:
+    """Classify a batch [B, T] with the frozen copy that `prepare` made: [B, 2]; None without one.
+
+    Call it before the forward pass of the detector, whose activations take memory until the backward pass.
+    """
+    if reference is None:
+        return None
+    with torch.no_grad():
+        logits_B2: Tensor = reference(waveform_BT, num_samples_B).logits
+    parallel.release_forward(reference)
+    return logits_B2
 
 
 def compile_layers(detector: Detector, backend: str | Callable[..., Any] = "inductor") -> None:

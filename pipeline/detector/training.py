@@ -64,6 +64,8 @@ def train(
             progress, requests = trainer.step(
                 progress, meter, StepRequests(should_stop(), is_time and trainer.rank == 0)
             )
+            if trainer.rank == 0 and (warning := meter.warning(progress.step)):
+                print_now(warning)
             if trainer.rank == 0 and meter.is_line_due():
                 print_now(meter.line(progress.step, config.optimiser.num_steps))
         actions = _plan_actions(progress, config, requests, has_validation=validation_batches is not None)

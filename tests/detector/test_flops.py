@@ -10,6 +10,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.detector.config import LossConfig
+from pipeline.detector.dry_run import make_noise, prepare_dry_run
 from pipeline.detector.flops import forward_flops, peak_tflops, training_flops
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig, EncoderConfig
 from tests.detector.toys import run, toy_config
@@ -49,6 +51,23 @@ def test_a_step_costs_three_forward_passes() -> None:
 def test_published_shapes_have_known_costs(variant: str, giga: float) -> None:
     [flops] = forward_flops(VARIANTS[variant], [160_000]).total / 10
     assert flops / 1e9 == pytest.approx(giga, rel=0.002)
+
+
+def test_a_loss_with_a_frozen_detector_costs_one_more_forward_pass() -> None:
+    totals = []
+    for loss in (LossConfig("expected_accuracy", beta=0.0), LossConfig("expected_accuracy")):
+        dry_run = prepare_dry_run(Detector(DetectorConfig(VARIANTS["tiny"])), toy_config(loss=loss))
+        noise = make_noise(2, 0.5, torch.device("cpu"))
+        counter = FlopCounterMode(display=False)
+        with counter, sdpa_kernel(SDPBackend.MATH):
+            dry_run.step(noise)
+        totals.append(counter.get_total_flops())
+    without, with_reference = (
+        training_flops(VARIANTS["tiny"], [8000], has_reference=has_reference)
+        for has_reference in (False, True)
+    )
+    assert with_reference / without == pytest.approx(4 / 3)
+    assert totals[1] / totals[0] == pytest.approx(4 / 3, rel=0.02)
 
 
 def test_only_attention_is_quadratic() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from pipeline.detector.config import LossConfig, LossName, TrainingConfig
 from pipeline.detector.losses import CrossEntropy, OneClassSoftmax, SupervisedContrastive, make_loss
 from pipeline.errors import InputError
 from tests.detector.toys import (
+    ToyBatch,
     assert_same_weights,
     run,
     toy_batch,
@@ -24,7 +27,7 @@ from tests.detector.toys import (
 )
 
 LABEL = torch.tensor([0, 1, 1, 0, 1])
-LOSSES: tuple[LossName, ...] = ("cross_entropy", "oc_softmax", "supervised_contrastive")
+LOSSES: tuple[LossName, ...] = ("cross_entropy", "oc_softmax", "supervised_contrastive", "expected_accuracy")
 
 
 def settings(name: LossName, **changes: Any) -> TrainingConfig:
@@ -68,8 +71,34 @@ def test_class_weights_apply_to_both_parts_of_one_class_softmax() -> None:
     is_bonafide = LABEL == 1
     torch.testing.assert_close(
         only_bonafide(head(embedding), embedding, LABEL),
-        alone(head(embedding)[is_bonafide], embedding[is_bonafide], LABEL[is_bonafide]),
+        alone(head(embedding)[is_bonafide], embedding[is_bonafide], LABEL[is_bonafide]) * 3 / 5,
     )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_class_weights_multiply_the_gradient_in_a_batch_of_one_class(name: LossName) -> None:
+    def slopes(**weights: float) -> Tensor:
+        detector = toy_detector()
+        logits = torch.randn(4, 2, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        loss = make_loss(settings(name, **weights), detector)
+        value = loss(logits, embeddings(4), torch.ones(4, dtype=torch.long), torch.zeros(4, 2))
+        torch.autograd.backward(value)
+        assert logits.grad is not None
+        return logits.grad
+
+    torch.testing.assert_close(slopes(bonafide_weight=3.0, spoof_weight=0.5), 3 * slopes())
+
+
+def test_class_weights_move_the_odds_by_their_ratio_also_in_small_batches() -> None:
+    """The best score of utterances that cannot be told apart, half of each class, in batches of four."""
+    loss = CrossEntropy(settings("cross_entropy", bonafide_weight=1.0, spoof_weight=9.0))
+    score = torch.tensor(math.log(1 / 9), requires_grad=True)
+    for num_bonafide in range(5):
+        label = (torch.arange(4) < num_bonafide).long()
+        logits = torch.stack([torch.zeros(4), score.expand(4)], dim=1)
+        torch.autograd.backward(math.comb(4, num_bonafide) / 16 * loss(logits, torch.zeros(4, 1), label))
+    assert score.grad is not None
+    assert float(score.grad) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_head_probe_sends_no_gradient_to_the_front_end() -> None:
@@ -119,9 +148,18 @@ def test_a_batch_without_pairs_adds_no_loss(num: int) -> None:
 def test_cross_entropy_does_not_use_embeddings() -> None:
     logits = torch.randn(5, 2)
     loss = CrossEntropy(settings("cross_entropy", spoof_weight=3.0))
-    expected = F.cross_entropy(logits, LABEL, torch.tensor([3.0, 1.0]))
-    assert torch.equal(loss(logits, embeddings(), LABEL), expected)
+    expected = F.cross_entropy(logits, LABEL, torch.tensor([3.0, 1.0]), reduction="sum") / 5
+    torch.testing.assert_close(loss(logits, embeddings(), LABEL), expected)
     assert not list(loss.parameters())
+
+
+def test_smoothed_labels_spread_a_share_over_both_classes() -> None:
+    logits = torch.randn(5, 2)
+    loss = CrossEntropy(toy_config(loss=LossConfig(label_smoothing=0.2), spoof_weight=3.0))
+    target = F.one_hot(LABEL, 2) * 0.8 + 0.1
+    loss_per_utterance = -(target * logits.log_softmax(dim=1)).sum(dim=1)
+    expected = (torch.tensor([3.0, 1.0])[LABEL] * loss_per_utterance).mean()
+    torch.testing.assert_close(loss(logits, embeddings(), LABEL), expected)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -166,3 +204,26 @@ def test_impossible_margins_are_rejected() -> None:
 def test_a_setting_of_another_loss_is_refused() -> None:
     with pytest.raises(InputError, match=r"--scale has no effect on cross_entropy; .* --name oc_softmax"):
         LossConfig(scale=30.0)
+    with pytest.raises(
+        InputError, match=r"--groups has no effect on oc_softmax; .* --name expected_accuracy"
+    ):
+        LossConfig("oc_softmax", groups="utterance")
+    with pytest.raises(
+        InputError, match=r"--label-smoothing has no effect on expected_accuracy; .* cross_ent"
+    ):
+        LossConfig("expected_accuracy", label_smoothing=0.1)
+
+
+@pytest.mark.parametrize(("name", "num_lines"), [("supervised_contrastive", 1), ("cross_entropy", 0)])
+def test_batches_of_one_class_are_counted_and_told_once(name: LossName, num_lines: int) -> None:
+    def one_class_in_two(epoch: int, first: int) -> Iterator[ToyBatch]:
+        for step in range(first, 4):
+            batch = toy_batch(epoch, step)
+            yield replace(batch, label=batch.label * (step % 2))
+
+    lines: list[str] = []
+    _, log, _ = run(settings(name, log_every=4), one_class_in_two, print_now=lines.append)
+    assert log.metrics[4]["train/one_class_share"] == 0.5
+    told = [line for line in lines if "one class only" in line]
+    assert len(told) == num_lines
+    assert all(line.startswith("step 1 ") and "--batch.max-seconds" in line for line in told)

@@ -13,8 +13,10 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from pipeline.detector.config import LossConfig, TrainingConfig
+from pipeline.detector.meter import Meter, StepRequests
 from pipeline.detector.ranks import run_ranks
-from pipeline.detector.state import TrainingState
+from pipeline.detector.state import TrainingProgress, TrainingState
+from pipeline.detector.trainer import Trainer
 from pipeline.detector.training import train
 from tests.detector.toys import (
     NUM_BATCHES,
@@ -84,7 +86,9 @@ def one_rank(folder: Path) -> None:
     alone = torch.load(folder / "alone.pt", weights_only=True) if rank == 0 else None
     sharded = settings(strategy="fsdp")
     oc_softmax = replace(sharded, loss=LossConfig(name="oc_softmax"))
+    accuracy = replace(sharded, loss=LossConfig(name="expected_accuracy", beta=1.0))
     ddp, fsdp, centred = run(settings()), run(sharded), run(oc_softmax)
+    anchored = run(accuracy)
     half = replace(sharded, precision="bf16", activation_checkpointing=True)
     results = {
         "ddp": ddp,
@@ -102,11 +106,31 @@ def one_rank(folder: Path) -> None:
         "fsdp oc_softmax": centred,
         "fsdp oc_softmax resumed": run(oc_softmax, centred["states"][MIDDLE]),
         "ddp oc_softmax": run(settings(loss=oc_softmax.loss)),
+        "fsdp expected_accuracy": anchored,
+        "fsdp expected_accuracy resumed": run(accuracy, anchored["states"][MIDDLE]),
+        "ddp expected_accuracy": run(settings(loss=accuracy.loss)),
+        "fsdp bf16 expected_accuracy": run(replace(accuracy, precision="bf16")),
+        "frozen": frozen(accuracy),
         "fsdp bf16": run(half),
         "ddp bf16": run(settings(precision="bf16")),
         "fsdp fp16": run(replace(sharded, precision="fp16")),
     }
     torch.save(results, folder / f"rank{rank}.pt")
+
+
+def frozen(config: TrainingConfig) -> Results:
+    """How much of the frozen detector a rank holds, and what FSDP notes of its forward passes."""
+    trainer = Trainer(toy_detector(), shared_batches, config)
+    for _ in range(3):
+        trainer.step(TrainingProgress(), Meter(WORLD, trainer.device, config), StepRequests())
+    reference: Any = trainer.reference
+    weights = {name: weight.full_tensor() for name, weight in reference.named_parameters()}
+    return {
+        "num_local": sum(weight.to_local().numel() for weight in reference.parameters()),
+        "num_full": sum(weight.numel() for weight in reference.parameters()),
+        "num_noted": len(reference._get_fsdp_state()._comm_ctx.post_forward_order),
+        "weights": weights,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +155,7 @@ def test_a_sharded_training_matches_the_replicated_one(ranks: list[Mapping[str, 
         torch.testing.assert_close(fsdp["states"][NUM_STEPS]["detector"][name], weight, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["accumulated", "clipped", "oc_softmax"])
+@pytest.mark.parametrize("kind", ["accumulated", "clipped", "oc_softmax", "expected_accuracy"])
 def test_sharded_and_replicated_losses_agree(ranks: list[Mapping[str, Results]], kind: str) -> None:
     assert ranks[0][f"fsdp {kind}"]["losses"] == pytest.approx(ranks[0][f"ddp {kind}"]["losses"], abs=1e-4)
 
@@ -142,7 +166,17 @@ def test_each_rank_holds_a_shard_of_the_weights(ranks: list[Mapping[str, Results
     assert max(shares) < 0.6 * sum(shares)
 
 
-@pytest.mark.parametrize("kind", ["fsdp", "fsdp oc_softmax"])
+def test_a_frozen_detector_is_sharded_and_keeps_the_weights_of_the_start(
+    ranks: list[Mapping[str, Results]],
+) -> None:
+    for rank in ranks:
+        frozen = rank["frozen"]
+        assert frozen["num_local"] < 0.6 * frozen["num_full"]
+        assert frozen["num_noted"] == 0
+        assert_same_weights(frozen["weights"], toy_detector().state_dict())
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "fsdp oc_softmax", "fsdp expected_accuracy"])
 def test_a_sharded_training_resumes_bit_for_bit(ranks: list[Mapping[str, Results]], kind: str) -> None:
     uninterrupted, resumed = ranks[0][kind], ranks[0][f"{kind} resumed"]
     assert resumed["losses"] == {
@@ -189,6 +223,8 @@ def test_sharded_weights_are_float32_in_half_precision(ranks: list[Mapping[str, 
     for kind in ("fsdp bf16", "fsdp fp16"):
         assert {w.dtype for w in ranks[0][kind]["states"][NUM_STEPS]["detector"].values()} == {torch.float32}
     assert ranks[0]["fsdp bf16"]["losses"] == pytest.approx(ranks[0]["ddp bf16"]["losses"], abs=0.02)
+    half, full = (ranks[0][f"fsdp{kind} expected_accuracy"]["losses"] for kind in (" bf16", ""))
+    assert half == pytest.approx(full, abs=0.05)
     assert ranks[0]["fsdp fp16"]["losses"] == pytest.approx(ranks[0]["ddp"]["losses"], abs=0.02)
 
 

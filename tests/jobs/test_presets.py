@@ -11,6 +11,7 @@ from jobs.training.config import TrainConfig
 from jobs.training.resolve import resolve_batch
 from pipeline.config import parse
 from pipeline.data.corpora.recipe import Recipe, load_recipe
+from pipeline.detector.config import learning_rate
 from pipeline.detector.variants import VARIANTS
 
 PRESETS = sorted((Path(train.__file__).parent / "presets").glob("*.toml"))
@@ -61,3 +62,23 @@ def test_chunk_s_sets_the_crop_length_of_fine_tuning(seconds: float):
     assert (batch.crop_min_s, batch.crop_max_s) == (seconds, seconds)
     assert config.training.optimiser.learning_rate == 1e-6
     assert config.training.validate_every == config.training.optimiser.num_steps
+
+
+def test_the_learning_rate_of_the_anchored_fine_tuning_is_the_published_ramp():
+    preset = next(path for path in PRESETS if path.stem == "deepfake_eval_2024_grpo")
+    config = read(preset)
+    training = config.training
+    assert (training.loss.name, training.loss.beta, training.loss.groups) == (
+        "expected_accuracy",
+        0.04,
+        "batch",
+    )
+    assert (training.optimiser.num_steps, training.validate_every) == (50_000, 20_000)
+    for step in (1, 20_000, 50_000):  # 80,000 steps of warm-up to 1e-6
+        assert learning_rate(step, training.optimiser) == pytest.approx(step / 80_000 * 1e-6)
+    assert config.batch.max_seconds == 100.0
+    assert config.augment == ("rawboost5",)
+    recipe = load_recipe(config.recipe)
+    parts = [(corpus, split) for corpus in recipe.corpora for split in ("train", "validation", "test")]
+    used = {part: use for part in parts if (use := recipe.use(*part)) != "excluded"}
+    assert used == {("deepfake_eval_2024", "train"): "train", ("asvspoof2019_la", "validation"): "validation"}

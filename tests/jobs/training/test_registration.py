@@ -132,7 +132,8 @@ def test_metrics_are_grouped_and_the_note_of_the_run_states_the_result(place: Pa
     run = client.get_run(str(result_of(place, whole).run_id))
     assert {name.partition("/")[0] for name in run.data.metrics} == {"train", "speed", "validation"}
     assert {name for name in run.data.metrics if name.startswith("train/")} == {
-        f"train/{name}" for name in ("loss", "gradient_norm", "learning_rate", "epoch", "skipped_steps")
+        f"train/{name}"
+        for name in ("loss", "gradient_norm", "learning_rate", "epoch", "skipped_steps", "one_class_share")
     }
     assert run.data.metrics["validation/best_eer"] == result_of(place, whole).best_eer
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]

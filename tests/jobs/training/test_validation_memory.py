@@ -14,6 +14,7 @@ from jobs.training.resolve import ResolvedTraining, resolve
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.store.index import load_index
 from pipeline.data.store.snapshot import load_snapshot
+from pipeline.detector.config import LossConfig, TrainingConfig
 from pipeline.detector.memory import Inference
 from pipeline.detector.variants import VARIANTS
 from pipeline.errors import InputError
@@ -24,6 +25,9 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]
+
+
+EXPECTED_ACCURACY = TrainingConfig(loss=LossConfig("expected_accuracy"))
 
 
 @pytest.fixture
@@ -54,6 +58,14 @@ def test_the_weights_and_what_trains_them_count(training: ResolvedTraining, monk
     assert free_for_validation(training, 4) < 0.5 * alone
     large = replace(training, config=replace(training.config, variant="xlsr_2b"))
     assert alone - free_for_validation(replace(large), 1) > 20 * 2**30
+    compared = replace(large, config=replace(large.config, training=EXPECTED_ACCURACY))
+    assert free_for_validation(large, 1) - free_for_validation(compared, 1) > 7 * 2**30
+
+
+def test_only_scores_that_are_log_odds_have_the_odds_of_the_training(training: ResolvedTraining):
+    assert WorkerData(training, rank=0, world=1).log_odds() == 0
+    other = replace(training, config=replace(training.config, training=EXPECTED_ACCURACY))
+    assert WorkerData(other, rank=0, world=1).log_odds() is None
 
 
 def test_a_validation_with_a_crop_scores_the_first_seconds(training: ResolvedTraining):
