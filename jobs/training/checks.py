@@ -18,6 +18,7 @@ from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.loading.buckets import BatchConfig, weight_table
 from pipeline.data.store.snapshot import Snapshot, load_utterances
 from pipeline.errors import InputError
+from pipeline.metrics.grouped import Selection
 
 CHUNK_TOLERANCE_S = 0.05
 """How far resampling may move the length of a chunk."""
@@ -96,9 +97,30 @@ def check_data(training: ResolvedTraining) -> None:
             )
         if use == "train":
             check_weights(config.batch, list(snapshot.corpora), chosen)
+        else:
+            check_selection(config.training.select_by, chosen)
     if config.recipe:
         for line in describe_recipe(config, recipe, table):
             print(line, flush=True)
+
+
+def check_selection(select_by: Selection, table: pa.Table) -> None:
+    """Refuse a mean over corpora if no corpus has an EER.
+
+    Args:
+        select_by: the error rate that decides which weights are the best.
+        table: the utterances to validate with, with the columns corpus and label.
+
+    Raises:
+        InputError: no corpus has both classes.
+    """
+    pairs = table.group_by(["corpus", "label"]).aggregate([])
+    num_classes = Counter(pairs["corpus"].to_pylist())
+    if select_by == "corpora" and max(num_classes.values()) < len(LABELS):
+        raise InputError(
+            "--training.select-by corpora: no corpus has both bona fide and spoof utterances to validate with; "
+            "select by pooled or attacks, or add such a corpus"
+        )
 
 
 def check_weights(batch: BatchConfig, corpora: Sequence[str], table: pa.Table) -> None:

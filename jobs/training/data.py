@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -12,8 +13,10 @@ import pyarrow.compute as pc
 
 from jobs.training.resolve import ResolvedTraining
 from pipeline.data.audio.waveform import SAMPLE_RATE
+from pipeline.data.corpora.domains import DomainRule
 from pipeline.data.store.snapshot import load_utterances
 from pipeline.errors import InputError
+from pipeline.metrics import Group
 from pipeline.progress import counted
 
 if TYPE_CHECKING:
@@ -27,7 +30,8 @@ MAX_NAMED = 5
 """At most so many utterances are named in a message."""
 
 STATE_COPIES = 4
-"""Tensors of the size of the weights in a training: weights, gradients, and two moments of AdamW."""
+"""Tensors of the size of the weights in a training: weights, gradients, and two moments of AdamW; an average of the
+weights is one more."""
 
 
 class WorkerData:
@@ -40,11 +44,14 @@ class WorkerData:
         self._config = training.config
         self._store = training.store
         self._rank, self._world = rank, world
-        load_part = (training.store, training.snapshot, training.recipe)
-        self._validation = load_index(*load_part, "validation", node_folder())
+        # A recipe may divide the training otherwise; a validation is always measured by attack.
+        by_attack = replace(training.recipe, domains=DomainRule())
+        self._validation = load_index(
+            training.store, training.snapshot, by_attack, "validation", node_folder()
+        )
         self._training = TrainingBatches(
             training.store,
-            load_index(*load_part, "train", node_folder()),
+            load_index(training.store, training.snapshot, training.recipe, "train", node_folder()),
             training.config.batch,
             rank=rank,
             world=world,
@@ -52,8 +59,8 @@ class WorkerData:
             augment=_augmentation(training.config.augment),
         )
         check_validation_memory(training, self._validation, free_for_validation(training, world))
-        self.corpus_of = _corpus_of(self._validation)
-        """uid → corpus, of the validation utterances."""
+        self.group_of = _group_of(self._validation)
+        """uid → corpus and attack, of the validation utterances."""
 
     def batches(self, epoch: int, first_batch: int) -> Iterator[Batch]:
         """Yield this rank's share of an epoch, starting at a batch."""
@@ -104,10 +111,17 @@ def _augmentation(names: Sequence[str]) -> Augmentation | None:
     return augmentation(names)
 
 
-def _corpus_of(index: Index) -> dict[str, str]:
-    """uid → corpus."""
+def _group_of(index: Index) -> dict[str, Group]:
+    """uid → corpus and attack, of an index whose domains are divided by attack."""
+    groups = [
+        Group(
+            domain.corpus,
+            domain.name.removeprefix(f"{domain.corpus}/") if domain.label == "spoof" else "",
+        )
+        for domain in index.domains
+    ]
     return {
-        f"{uid:016x}": index.domains[domain].corpus
+        f"{uid:016x}": groups[domain]
         for uid, domain in zip(index.uid.tolist(), index.domain.tolist(), strict=True)
     }
 
@@ -127,7 +141,8 @@ def free_for_validation(training: ResolvedTraining, world: int) -> float:
     device = _device(training)
     # A GPU has one rank; the ranks of a machine share its memory.
     num_sharing = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return SAFETY * free_bytes(device) / num_sharing - STATE_COPIES * num_weights * 4 / num_shards
+    num_copies = STATE_COPIES + (config.training.ema.decay > 0)
+    return SAFETY * free_bytes(device) / num_sharing - num_copies * num_weights * 4 / num_shards
 
 
 def check_validation_memory(training: ResolvedTraining, validation: Index, free: float) -> None:

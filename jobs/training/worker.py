@@ -94,7 +94,14 @@ def _train(
         "training_corpora": ",".join(sorted(training.snapshot.corpora)),
     }
     reporter = Reporter(
-        training.out, arguments.fence, detector, metadata, tracked, rank, config.keep_checkpoints
+        training.out,
+        arguments.fence,
+        detector,
+        metadata,
+        tracked,
+        rank,
+        config.keep_checkpoints,
+        config.training.select_by,
     )
     if rank == 0:
         print_now(data.summary())
@@ -105,7 +112,7 @@ def _train(
         config.training,
         reporter,
         validation_batches=lambda: client.report_validation(data.validation_batches()),
-        corpus_of=data.corpus_of,
+        group_of=data.group_of,
         state=state,
         print_now=print_now,
         should_stop=client.should_stop,

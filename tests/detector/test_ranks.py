@@ -18,6 +18,7 @@ from pipeline.detector.state import TrainingProgress, TrainingState
 from pipeline.detector.training import train
 from tests.detector.toys import (
     NUM_BATCHES,
+    TOY_GROUPS,
     Log,
     ToyBatch,
     assert_same_weights,
@@ -61,6 +62,7 @@ def run(
         config,
         log,
         validation_batches=rank_validation,
+        group_of=TOY_GROUPS,
         state=state,
         print_now=log_line,
         should_stop=lambda: next(calls) >= stop_after,

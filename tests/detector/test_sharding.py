@@ -18,6 +18,7 @@ from pipeline.detector.state import TrainingState
 from pipeline.detector.training import train
 from tests.detector.toys import (
     NUM_BATCHES,
+    TOY_GROUPS,
     Log,
     ToyBatch,
     assert_same_weights,
@@ -57,6 +58,7 @@ def run(config: TrainingConfig, state: TrainingState | None = None) -> Results:
         config,
         log,
         validation_batches=unequal_validation,
+        group_of=TOY_GROUPS,
         state=state,
         print_now=lambda _: None,
     )

@@ -178,7 +178,7 @@ def register(here: Path, digest: str) -> None:
     (here / "mlflow.db").write_bytes(empty_database())
     with tracking.run(uri, "bonafide", job="train", name="train") as run:
         pass
-    tags = {"weights": digest, "eer": 0.1, "validation": "v"}
+    tags = {"weights": digest, "error": 0.1, "validation": "v"}
     tracking.register(uri, "calls", str(here / FILE), run_id=str(run.run_id), tags=tags, description="")
 
 

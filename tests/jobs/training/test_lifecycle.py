@@ -54,7 +54,7 @@ def test_a_training_starts_from_a_file_on_s3_or_a_registered_version(
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with tracking.run(uri, "bonafide", job="train", name="train") as run:
         pass
-    tags = {"weights": digest, "eer": 0.1, "validation": "v"}
+    tags = {"weights": digest, "error": 0.1, "validation": "v"}
     tracking.register(
         uri, "calls", f"{bucket}/x.safetensors", run_id=str(run.run_id), tags=tags, description=""
     )
