@@ -61,16 +61,17 @@ def validate(
         InputError: there are no bona fide or no spoof utterances.
     """
     scored = _union(score_batches(detector, batches, device, precision))
-    uids = sorted(scored)  # the result must not depend on the order in which ranks finish
-    numbers = {group: number for number, group in enumerate(sorted(set(map(group_of.__getitem__, uids))))}
+    # Scores are sorted within their group, so the result does not depend on the order in which ranks finish.
+    groups = [group_of[uid] for uid in scored]
+    numbers = {group: number for number, group in enumerate(sorted(set(groups)))}
     scores = group_scores(
         list(numbers),
-        np.array([numbers[group_of[uid]] for uid in uids], np.int64),
-        np.array([scored[uid] for uid in uids], np.float64),
+        np.fromiter((numbers[group] for group in groups), np.int64, len(groups)),
+        np.fromiter(scored.values(), np.float64, len(groups)),
     )
     if not (scores.all.bonafide.size and scores.all.spoof.size):
         raise InputError("the validation data have no bona fide or no spoof utterances; an EER needs both")
-    return Validation(weights, scores.error_rates, len(uids), scores)
+    return Validation(weights, scores.error_rates, len(groups), scores)
 
 
 def score_batches(
