@@ -33,7 +33,7 @@ from pipeline.streams import continue_without_output
 
 
 def main(config: TrainConfig) -> None:
-    """Start or resume, train on the cluster, publish the weights with the best validation EER."""
+    """Start or resume, train on the cluster, publish the best weights of all validations."""
     continue_without_output()
     started = time.monotonic()
     can_track = tracking.check(config.tracking_uri, config.experiment)
@@ -72,8 +72,7 @@ def main(config: TrainConfig) -> None:
             result = publish(out, record, tracked.run_id)
             log_result(training, record, result, tracked)
     print(
-        f"trained in {time.monotonic() - started:.0f} s; best validation EER {result.best_eer:.2%} "
-        f"at step {result.best_step}: {out.location(folder.DETECTOR)}"
+        f"trained in {time.monotonic() - started:.0f} s; validation {result.summary}: {out.location(folder.DETECTOR)}"
     )
     if tracked.url:
         print(f"MLflow: {tracked.url}")

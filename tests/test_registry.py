@@ -106,7 +106,7 @@ def register(
 def register_again(
     tracking_uri: str, name: str, weights: str, run_id: str, digest: str, eer: float, validation: str = "v"
 ) -> tracking.Version:
-    tags = {"weights": digest, "eer": eer, "validation": validation}
+    tags = {"weights": digest, "error": eer, "validation": validation}
     version = tracking.register(
         tracking_uri, name, weights, run_id=run_id, tags=tags, description="a detector"
     )
@@ -124,7 +124,7 @@ def test_registered_weights_can_be_downloaded_again(tracking_uri: str, tmp_path:
         version = tracking.find_version(tracking_uri, uri)
         assert version == registered
         assert tracking.download(tracking_uri, version, tmp_path / "fetched").read_bytes() == b"weights"
-    assert version.tags == {"weights": "d", "eer": "0.1", "validation": "v"}
+    assert version.tags == {"weights": "d", "error": "0.1", "validation": "v"}
 
 
 def test_a_tag_of_a_registered_version_is_set_and_replaced_unless_it_is_too_long(tracking_uri: str) -> None:
@@ -197,7 +197,7 @@ def test_a_name_that_mlflow_would_reject_is_rejected_at_once() -> None:
 def test_an_unreachable_server_costs_a_warning_and_no_training(
     unreachable: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tags, uri = {"weights": "d", "eer": 0.1, "validation": "v"}, f"http://{unreachable}"
+    tags, uri = {"weights": "d", "error": 0.1, "validation": "v"}, f"http://{unreachable}"
     registered = tracking.register(uri, "x", "s3://b/x", run_id="f" * 32, tags=tags, description="")
     assert registered is None
     assert "run the same command again" in caplog.text

@@ -30,7 +30,6 @@ class SavedCheckpoint:
     """Name of its folder in CHECKPOINTS."""
     step: int
     best_step: int
-    best_eer: float | None
 
 
 def save_state(state: TrainingState, path: Path) -> None:
@@ -60,7 +59,6 @@ def commit_state(folder: Folder, name: str, path: Path, progress: TrainingProgre
         "num_bytes": num_bytes,
         "step": progress.step,
         "best_step": progress.best_step,
-        "best_eer": progress.best_eer,
     }
     folder.commit(f"{name}/{COMMITTED}", json.dumps(committed).encode())
 

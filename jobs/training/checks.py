@@ -21,6 +21,7 @@ from pipeline.data.loading.buckets import BatchConfig, domain_weights, expected_
 from pipeline.data.store.shard_tables import map_indexes
 from pipeline.data.store.snapshot import Snapshot, snapshot_shards
 from pipeline.errors import InputError
+from pipeline.metrics.grouped import Selection
 from pipeline.storage import Folder
 
 COUNT_COLUMNS = [*DOMAIN_COLUMNS, "split"]
@@ -103,6 +104,8 @@ def check_data(training: ResolvedTraining) -> None:
             )
         if use == "train":
             check_weights(config.batch, recipe.domains, list(snapshot.corpora), chosen)
+        else:
+            check_selection(config.training.select_by, chosen)
     if config.recipe:
         for line in describe_recipe(config, recipe, table):
             print(line, flush=True)
@@ -129,6 +132,25 @@ def count_utterances(store: Folder, snapshot: Snapshot, batch: BatchConfig) -> p
     if not shards:
         raise InputError(f"snapshot {snapshot.name} of {store.uri} has no shards")
     return pa.concat_tables(map_indexes(count, store, shards, [*COUNT_COLUMNS, "seconds"]))
+
+
+def check_selection(select_by: Selection, table: pa.Table) -> None:
+    """Refuse a mean over corpora if no corpus has an EER.
+
+    Args:
+        select_by: the error rate that decides which weights are the best.
+        table: the utterances to validate with, with the columns corpus and label.
+
+    Raises:
+        InputError: no corpus has both classes.
+    """
+    pairs = table.group_by(["corpus", "label"]).aggregate([])
+    num_classes = Counter(pairs["corpus"].to_pylist())
+    if select_by == "corpora" and max(num_classes.values()) < len(LABELS):
+        raise InputError(
+            "--training.select-by corpora: no corpus has both bona fide and spoof utterances to validate with; "
+            "select by pooled or attacks, or add such a corpus"
+        )
 
 
 def check_weights(batch: BatchConfig, rule: DomainRule, corpora: Sequence[str], table: pa.Table) -> None:

@@ -14,6 +14,7 @@ from jobs.training.resolve import ResolvedTraining
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.store.snapshot import load_utterances
 from pipeline.errors import InputError
+from pipeline.metrics import Group
 from pipeline.progress import counted
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ MAX_NAMED = 5
 
 STATE_COPIES = 4
 """Tensors of the size of the weights in a training: weights, gradients, and two moments of AdamW. A loss with a
-reference has one more."""
+reference has one more, and so has an average of the weights."""
 
 
 class WorkerData:
@@ -54,8 +55,8 @@ class WorkerData:
             augment=_augmentation(training.config.augment),
         )
         check_validation_memory(training, self._validation, free_for_validation(training, world))
-        self.corpus_of = _corpus_of(self._validation)
-        """uid → corpus, of the validation utterances."""
+        self.group_of = _group_of(self._validation)
+        """uid → corpus and attack, of the validation utterances."""
 
     def batches(self, epoch: int, first_batch: int) -> Iterator[Batch]:
         """Yield this rank's share of an epoch, starting at a batch."""
@@ -112,10 +113,17 @@ def _augmentation(names: Sequence[str]) -> Augmentation | None:
     return augmentation(names)
 
 
-def _corpus_of(index: Index) -> dict[str, str]:
-    """uid → corpus."""
+def _group_of(index: Index) -> dict[str, Group]:
+    """uid → corpus and attack, of an index whose domains are divided by attack."""
+    groups = [
+        Group(
+            domain.corpus,
+            domain.name.removeprefix(f"{domain.corpus}/") if domain.label == "spoof" else "",
+        )
+        for domain in index.domains
+    ]
     return {
-        f"{uid:016x}": index.domains[domain].corpus
+        f"{uid:016x}": groups[domain]
         for uid, domain in zip(index.uid.tolist(), index.domain.tolist(), strict=True)
     }
 
@@ -135,7 +143,7 @@ def free_for_validation(training: ResolvedTraining, world: int) -> float:
     device = _device(training)
     # A GPU has one rank; the ranks of a machine share its memory.
     num_sharing = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    num_copies = STATE_COPIES + config.training.loss.has_reference
+    num_copies = STATE_COPIES + config.training.loss.has_reference + (config.training.ema.decay > 0)
     return SAFETY * free_bytes(device) / num_sharing - num_copies * num_weights * 4 / num_shards
 
 

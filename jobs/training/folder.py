@@ -9,11 +9,11 @@ RUN/
     committed.json                      written last: without it the checkpoint does not count
   checkpoints/checkpoint_manager_snapshot.json
                                         Ray Train's own list, deleted before each attempt
-  weights/step_00000100.safetensors     weights of the best step so far, until they are published
+  weights/step_00000100.safetensors     weights of the best step so far, or their average, until they are published
   metrics.jsonl                         every metric, one report a line
   validation/step_00001000.parquet      score of every validation utterance at a step
   validation.html                       all validations on one page
-  detector.safetensors                  the weights with the best validation EER
+  detector.safetensors                  the best weights of all validations
   result.json                           written last: the training is complete, see `TrainingResult`
   lease/                                which process trains here, see `pipeline.lease`
 """

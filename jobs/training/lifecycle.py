@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from jobs.checkpoint_source import fetch_checkpoint
 from jobs.training import checkpoints, folder
 from jobs.training.checks import check_resume
-from jobs.training.record import TrainingRecord, TrainingResult, load_record, write_record, write_result
+from jobs.training.record import (
+    RATE_TAGS,
+    TrainingRecord,
+    TrainingResult,
+    load_record,
+    write_record,
+    write_result,
+)
 from jobs.training.resolve import ResolvedTraining, fixed_settings
 from pipeline.detector.header import read_header
 from pipeline.errors import InputError
@@ -144,11 +151,11 @@ def start(training: ResolvedTraining, initial: Detector | None) -> TrainingRecor
 
 
 def publish(out: Folder, record: TrainingRecord, run_id: str | None) -> TrainingResult:
-    """Publish the weights with the best validation EER, then the result, which completes the training."""
+    """Publish the best weights of all validations, then the result, which completes the training."""
     from pipeline.detector.checkpoint import load_detector
 
     last = checkpoints.saved_checkpoints(out.folder(folder.CHECKPOINTS))[-1]
-    assert last.best_eer is not None, "the last step validates"
+    assert last.best_step, "the last step validates"
     best = folder.weights_name(last.best_step)
     remedy = "restore the file, or train again with another --out"
     if not out.exists(best):
@@ -162,7 +169,9 @@ def publish(out: Folder, record: TrainingRecord, run_id: str | None) -> Training
                 f"{out.location(best)}: was replaced: its header names another training; {remedy}"
             )
         out.commit(folder.DETECTOR, path.read_bytes())
-    log_odds = loaded.metadata.get("training_log_odds")
+    metadata = loaded.metadata
+    rates = {which: float(metadata[tag]) for which, tag in RATE_TAGS.items() if tag in metadata}
+    log_odds = metadata.get("training_log_odds")
     result = TrainingResult(
         id=record.id,
         snapshot=record.snapshot,
@@ -170,7 +179,9 @@ def publish(out: Folder, record: TrainingRecord, run_id: str | None) -> Training
         initial_weights=record.initial_weights,
         weights=loaded.digest,
         best_step=last.best_step,
-        best_eer=last.best_eer,
+        best_weights=metadata["weights"],
+        selected_by=record.settings["training"]["select_by"],
+        error_rates=rates,
         num_steps=last.step,
         run_id=run_id,
         training_log_odds=None if log_odds is None else float(log_odds),

@@ -11,6 +11,7 @@ from jobs.training.registration import register
 from jobs.training.resolve import ResolvedTraining
 from pipeline import tracking
 from pipeline.config import to_dict, to_toml
+from pipeline.metrics.grouped import METRIC_NAMES
 
 PLACES = ("out", "tracking_uri", "experiment", "register")
 """Settings that differ between trainings without making them different; they are no parameters of the run."""
@@ -75,16 +76,19 @@ def log_result(
     if tracked.is_tracked and out.exists(VALIDATION_PAGE):
         tracked.log_file(out.read(VALIDATION_PAGE), VALIDATION_PAGE)
     version = register(training, record, result, tracked.run_id)
-    note = f"**Validation EER {result.best_eer:.2%}** at step {result.best_step:,}: `{location}`"
+    note = f"**Validation {result.summary}**: `{location}`"
     if version is not None:
         note += f", registered as `{version.uri}`{' and `@best`' if version.is_best else ''}"
     tracked.describe(f"{note}\n\n{run_note(training)}")
-    tracked.log_metrics({"validation/best_eer": result.best_eer})
+    tracked.log_metrics(
+        {f"validation/best/{METRIC_NAMES[which]}": rate for which, rate in result.error_rates.items()}
+    )
     tracked.set_tags(
         {
             "bonafide.weights": result.weights,
             "bonafide.best_step": result.best_step,
-            "bonafide.best_eer": result.best_eer,
+            "bonafide.best_weights": result.best_weights,
+            "bonafide.selected_by": result.selected_by,
             "bonafide.detector": location,
         }
     )

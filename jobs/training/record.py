@@ -7,7 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from jobs.training import folder
+from pipeline.metrics.grouped import METRIC_NAMES, SELECTION_LABELS, Selection, describe_rates
 from pipeline.storage import Folder
+
+RATE_TAGS = {which: name.replace("/", "_") for which, name in METRIC_NAMES.items()}
+"""Names of error rates in the header of saved weights, and in tags of a registered detector."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,25 @@ class TrainingResult:
     weights: str
     """Digest of the weights in `detector.safetensors`."""
     best_step: int
-    best_eer: float
+    best_weights: str
+    """raw: the weights as the best step left them; ema: their exponential moving average."""
+    selected_by: Selection
+    """The error rate that decided which weights are the best."""
+    error_rates: dict[Selection, float]
+    """The validation error rates of the best weights; `corpora` is missing if no corpus has both classes."""
     num_steps: int
     run_id: str | None
     """MLflow run of the training; None if it was not tracked, or the server was away."""
     training_log_odds: float | None = None
     """Natural log of the odds of bona fide in training; None if the scores are not log odds, and in results of an
     earlier version."""
+
+    @property
+    def summary(self) -> str:
+        """The result in words: `EER 2.10% pooled, 3.00% mean of corpora …; best mean of corpora at step 2,000`."""
+        label = SELECTION_LABELS[self.selected_by]
+        ema = " (EMA)" if self.best_weights == "ema" else ""
+        return f"EER {describe_rates(self.error_rates)}; best {label} at step {self.best_step:,}{ema}"
 
 
 def load_record(out: Folder) -> TrainingRecord | None:

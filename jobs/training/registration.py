@@ -6,7 +6,7 @@ import hashlib
 import json
 
 from jobs.training.folder import DETECTOR
-from jobs.training.record import TrainingRecord, TrainingResult
+from jobs.training.record import RATE_TAGS, TrainingRecord, TrainingResult
 from jobs.training.resolve import ResolvedTraining
 from pipeline import tracking
 
@@ -30,7 +30,9 @@ def register(
         location,
         run_id=run_id,
         tags={
-            "eer": result.best_eer,
+            **{RATE_TAGS[which]: rate for which, rate in result.error_rates.items()},
+            "error": result.error_rates[result.selected_by],
+            "selected_by": result.selected_by,
             "step": result.best_step,
             "variant": config.variant,
             "snapshot": result.snapshot_digest,
@@ -39,22 +41,23 @@ def register(
             "weights": result.weights,
             "training_log_odds": result.training_log_odds,
         },
-        description=f"Validation EER {result.best_eer:.2%} at step {result.best_step:,}, from {location}",
+        description=f"Validation {result.summary}, from {location}",
     )
     if version is not None:
         note = (
             ""
             if version.is_best
-            else "; @best is another version: a better one, or one with other validation data"
+            else "; @best is another version: a better one, or one validated or selected otherwise"
         )
         print(f"registered as {version.uri}{note}")
     return version
 
 
 def validation_digest(record: TrainingRecord) -> str:
-    """Equal for trainings that validate with the same utterances, so that their error rates compare."""
+    """Equal for trainings that validate with the same utterances and select by the same error rate."""
     recipe = {
         name: value for name, value in record.settings["recipe"].items() if name not in ("name", "weights")
     }
-    identity = [record.snapshot_digest, record.settings["corpora"], recipe]
+    selection = record.settings["training"]["select_by"]
+    identity = [record.snapshot_digest, record.settings["corpora"], recipe, selection]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from jobs.training import checkpoints
 from jobs.training.folder import CHECKPOINTS, METRICS, new_checkpoint_name, weights_name
+from jobs.training.record import RATE_TAGS
 from jobs.training.validation_log import ValidationLog
 from pipeline import tracking
 from pipeline.lease import Fence
+from pipeline.metrics import Selection
 from pipeline.storage import Folder, local_errors, temporary_errors, temporary_folder, temporary_root
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class Reporter:
         tracked: tracking.Run,
         rank: int,
         num_kept: int,
+        select_by: Selection,
     ) -> None:
         """Prepare for a training.
 
@@ -78,6 +81,7 @@ class Reporter:
             tracked: MLflow run.
             rank: rank of this worker.
             num_kept: how many checkpoints to keep.
+            select_by: the error rate that decides which weights are the best.
         """
         self._out = out
         self._fence = fence
@@ -87,7 +91,8 @@ class Reporter:
         self._rank = rank
         self._num_kept = num_kept
         title = f"Training of {metadata['variant']} {metadata['training']}"
-        self._validation_log = ValidationLog(out, tracked, title)
+        self._validation_log = ValidationLog(out, tracked, title, select_by)
+        self._select_by = select_by
         self._is_uploaded = threading.Event()
         self._is_uploaded.set()
 
@@ -128,7 +133,8 @@ class Reporter:
         progress, checkpoint = pending.progress, None
         if self._rank == 0:
             if progress.best_step == progress.step:
-                self._save_weights(progress, state)
+                assert pending.validation is not None
+                self._save_weights(progress.step, pending.validation, state)
             with temporary_errors():
                 prefix = _temporary_prefix(self._metadata["training"])
                 folder = Path(tempfile.mkdtemp(prefix=prefix, dir=temporary_root()))
@@ -155,7 +161,8 @@ class Reporter:
             # Before the commit: a training that resumes from this checkpoint repeats neither steps nor validation.
             self._publish_metrics(pending.metrics_file)
             if pending.validation is not None:
-                self._validation_log.write(pending.progress.step, pending.validation.scores_by_corpus)
+                validation = pending.validation
+                self._validation_log.write(pending.progress.step, validation.scores, validation.weights)
             checkpoints.commit_state(folder, name, Path(checkpoint.path), pending.progress)
             checkpoints.prune(folder, self._num_kept)
             checkpoints.prune_weights(self._out, folder)
@@ -185,7 +192,8 @@ class Reporter:
         if content is not None:
             self._out.commit(METRICS, content)
 
-    def _save_weights(self, progress: TrainingProgress, state: TrainingState) -> None:
+    def _save_weights(self, step: int, validation: Validation, state: TrainingState) -> None:
+        """Save the weights, or their average, whichever the validation measured."""
         import torch
 
         from pipeline.detector.checkpoint import save_detector
@@ -194,11 +202,14 @@ class Reporter:
         # The detector in training may be sharded over many ranks; the state holds its full weights.
         with torch.device("meta"):
             detector = Detector(self._detector_config)
-        detector.load_state_dict(state["detector"], assign=True)
+        average = state["average"] if validation.weights == "ema" else {}
+        detector.load_state_dict(state["detector"] | average, assign=True)
         detector.pretraining_tensors = self._pretraining_tensors
-        metadata = {**self._metadata, "step": str(progress.step), "eer": str(progress.best_eer)}
+        rates = {RATE_TAGS[which]: str(rate) for which, rate in validation.error_rates.by_selection.items()}
+        described = {"step": str(step), "weights": validation.weights, "selected_by": self._select_by}
+        metadata = {**self._metadata, **described, **rates}
         self._fence.check()
         with temporary_folder(_temporary_prefix(self._metadata["training"])) as folder:
             path = folder / "weights.safetensors"
             save_detector(detector, path, metadata)
-            self._out.commit(weights_name(progress.step), path.read_bytes())
+            self._out.commit(weights_name(step), path.read_bytes())

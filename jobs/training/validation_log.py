@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from jobs.training.folder import VALIDATION_PAGE, VALIDATIONS, validation_name, validation_step
 from pipeline import tables, tracking
 from pipeline.evaluation.validation_page import (
-    ALL,
     ValidationScores,
     eer_history,
     from_table,
     to_page,
     to_table,
 )
-from pipeline.metrics import ClassScores
+from pipeline.metrics import GroupedScores, Selection
 from pipeline.storage import Folder
 
 
 class ValidationLog:
     """Writes tables of scores and the page; used on rank 0 only."""
 
-    def __init__(self, out: Folder, tracked: tracking.Run, title: str) -> None:
+    def __init__(self, out: Folder, tracked: tracking.Run, title: str, select_by: Selection) -> None:
         self._out = out
         self._tracked = tracked
         self._title = title
+        self._select_by: Selection = select_by
         self._cache: dict[int, ValidationScores] = {}
 
-    def write(self, step: int, scores_by_corpus: Mapping[str, ClassScores]) -> None:
-        """Write the scores of a step."""
-        validation = ValidationScores(step, dict(scores_by_corpus))
+    def write(self, step: int, scores: GroupedScores, weights: str) -> None:
+        """Write the scores of a step, which the weights (raw) or their average (ema) have."""
+        validation = ValidationScores(step, scores, weights)
         self._out.commit(validation_name(step), tables.to_parquet(to_table(validation)))
         self._cache[step] = validation
 
@@ -43,9 +41,10 @@ class ValidationLog:
         reports = tracking.read_metrics(file.read_bytes() if file is not None and file.exists() else b"")
         history = {at: rates for at, rates in eer_history(reports).items() if at <= step}
         for validation in shown:
-            rates = {corpus: validation.eer(corpus) for corpus in (ALL, *validation.by_corpus)}
-            history[validation.step] = {corpus: eer for corpus, eer in rates.items() if eer is not None}
-        page = to_page(self._title, dict(sorted(history.items())), best_step, shown).to_html()
+            history.setdefault(validation.step, {})[validation.weights] = validation.rates
+        page = to_page(
+            self._title, dict(sorted(history.items())), best_step, shown, self._select_by
+        ).to_html()
         self._out.commit(VALIDATION_PAGE, page.encode())
         self._tracked.log_text(page, VALIDATION_PAGE)
 

@@ -96,7 +96,14 @@ def _train(
     if log_odds is not None:
         metadata["training_log_odds"] = f"{log_odds:.6f}"
     reporter = Reporter(
-        training.out, arguments.fence, detector, metadata, tracked, rank, config.keep_checkpoints
+        training.out,
+        arguments.fence,
+        detector,
+        metadata,
+        tracked,
+        rank,
+        config.keep_checkpoints,
+        config.training.select_by,
     )
     if rank == 0:
         print_now(data.summary())
@@ -107,7 +114,7 @@ def _train(
         config.training,
         reporter,
         validation_batches=lambda: client.report_validation(data.validation_batches()),
-        corpus_of=data.corpus_of,
+        group_of=data.group_of,
         state=state,
         print_now=print_now,
         should_stop=client.should_stop,

@@ -8,12 +8,15 @@ from typing import Annotated, Literal
 
 from pipeline.errors import InputError
 from pipeline.fields import Count, CountOrZero, Positive, PositiveOrZero, Range, Seed, check_ranges
+from pipeline.metrics.grouped import Selection
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 LossName = Literal["cross_entropy", "oc_softmax", "supervised_contrastive", "expected_accuracy"]
 Groups = Literal["batch", "utterance"]
 Strategy = Literal["ddp", "fsdp"]
 Implementation = Literal["auto", "fused", "foreach", "loop"]
+Weights = Literal["raw", "ema"]
+"""The weights as the last step left them, or their exponential moving average."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,24 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class EmaConfig:
+    """Exponential moving average (EMA) of the weights that train. Validations measure it beside the weights."""
+
+    decay: Annotated[float, Range(0, 0.99999)] = 0.0
+    """Share of the average that each step keeps: 0.999 averages about the last 1,000 steps. Step t keeps at most
+    t / (t + 9), so that the start does not count for long. 0: no average."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """Settings of a training, apart from its data and hardware."""
 
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     precision: Precision = "bf16"
     """Precision of the forward pass: bf16 and fp16 use autocast; tf32 is the same as fp32 on devices without it.
     Weights, gradients and optimiser state are float32: bf16 weights would round away updates at learning rates
@@ -132,7 +148,11 @@ class TrainingConfig:
     bonafide_weight: Positive = 1.0
     """Factor on the loss of each bona fide utterance; the contrastive part of supervised_contrastive has none."""
     validate_every: Count = 100_000
-    """Steps between validations; the weights with the best EER are published."""
+    """Steps between validations; the best weights are published."""
+    select_by: Selection = "pooled"
+    """Error rate of a validation by which weights are better than others. pooled: EER of all utterances together;
+    corpora: mean of the EERs of the corpora that have both classes; attacks: mean of the EERs of all attacks, each
+    against the bona fide speech of its corpus, or of all corpora if its own has none."""
     patience: CountOrZero = 0
     """Number of consecutive validations without a better EER that ends the training; 0: never end early."""
     checkpoint_every: Count = 2_000

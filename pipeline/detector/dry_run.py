@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
+from pipeline.detector.average import WeightAverage
 from pipeline.detector.config import TrainingConfig
 from pipeline.detector.losses import make_loss
 from pipeline.detector.network import Detector, normalise
@@ -67,6 +68,9 @@ class DryRun:
         self._loss_of = loss_of
         self._weights = list(weights)
         self._optimiser = make_optimiser(self._weights, replace(config.optimiser, learning_rate=1.0))
+        # An average needs memory as in a training.
+        named = {str(number): weight for number, weight in enumerate(self._weights)}
+        self._average = WeightAverage(named, config.ema.decay) if config.ema.decay else None
         for group in self._optimiser.param_groups:
             group["lr"] = 0.0
 
@@ -81,6 +85,8 @@ class DryRun:
         on_phase_end("backward")
         clip(self._weights, gradient_norm(self._weights), self.config.optimiser.clip_norm)
         self._optimiser.step()
+        if self._average is not None:
+            self._average.update(1)
         on_phase_end("optimiser")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipeline.detector.config import Weights
 from pipeline.detector.validation import Validation
 
 
@@ -20,8 +21,12 @@ class TrainingProgress:
     """Batches of this epoch that all ranks together have taken."""
     world: int = 1
     """Number of ranks in the last step."""
-    best_eer: float | None = None
+    num_updates: int = 0
+    """Optimiser steps that changed the weights, so without skipped ones."""
+    best_error: float | None = None
+    """Lowest error rate of a validation, of those that `select_by` chooses."""
     best_step: int = 0
+    best_weights: Weights = "raw"
     num_stale: int = 0
     """Validations since the best one."""
     num_skipped: int = 0
@@ -42,10 +47,11 @@ class TrainingProgress:
 TrainingState = dict[str, Any]
 """The content of a checkpoint, as `torch.save` writes it.
 
-`detector`: full weights in the released layout; `loss`: weights of the loss; `optimiser`: moments of each weight by
-its name; `scaler`: of fp16; `rng`: random generators of each rank; `progress`: fields of `TrainingProgress`. Nothing
-depends on the number of ranks or on how they shared the work, so any number of ranks, replicated or sharded, can
-resume from it. Only rank 0 holds the tensors: on other ranks `detector`, `loss` and `optimiser` are empty.
+`detector`: full weights in the released layout; `average`: those of the weights that train, if the training keeps an
+average; `loss`: weights of the loss; `optimiser`: moments of each weight by its name; `scaler`: of fp16; `rng`: random
+generators of each rank; `progress`: fields of `TrainingProgress`. Nothing depends on the number of ranks or on how they
+shared the work, so any number of ranks, replicated or sharded, can resume from it. Only rank 0 holds the tensors: on
+other ranks the parts with tensors are empty.
 """
 
 
@@ -66,7 +72,8 @@ class Report(Protocol):
             metrics: values over all ranks, by the names that MLflow shows: `train/…`, `speed/…`, `validation/…`.
             state: given when a checkpoint is due. Its tensors may be the live ones: copy or write them before
                 returning.
-            validation: the result of a validation after this step; always accompanied by a state.
+            validation: the result of a validation after this step, of the better of the weights and their average;
+                always accompanied by a state.
         """
 
 

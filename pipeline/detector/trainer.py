@@ -15,8 +15,9 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
 from pipeline.detector import parallel
+from pipeline.detector.average import WeightAverage
 from pipeline.detector.batch import Batch
-from pipeline.detector.config import OptimiserConfig, TrainingConfig, learning_rate
+from pipeline.detector.config import OptimiserConfig, TrainingConfig, Weights, learning_rate
 from pipeline.detector.losses import Loss, make_loss
 from pipeline.detector.meter import Meter, StepRequests, StepStats
 from pipeline.detector.network import Detector
@@ -24,6 +25,7 @@ from pipeline.detector.precision import autocast, tf32_policy
 from pipeline.detector.state import NonFiniteError, TrainingProgress, TrainingState
 from pipeline.detector.stream import Batches, Stream
 from pipeline.detector.validation import Validation, validate
+from pipeline.metrics import Group
 
 # B: utterances, T: samples at 16 kHz, C: channels, 2: the logits of (spoof, bonafide).
 
@@ -46,6 +48,7 @@ class Trainer:
         elif self.world > 1:
             self.model, self.criterion = parallel.replicate(detector, self.loss)
         named = {name: weight for name, weight in detector.named_parameters() if weight.requires_grad}
+        self.average = WeightAverage(named, config.ema.decay) if config.ema.decay else None
         named |= {f"loss.{name}": weight for name, weight in self.loss.named_parameters()}
         self.names, self.weights = list(named), list(named.values())
         self.optimiser = make_optimiser(self.weights, config.optimiser)
@@ -92,6 +95,9 @@ class Trainer:
         if is_finite:
             clip(self.weights, norm, self.config.optimiser.clip_norm)
             self.scaler.step(self.optimiser)
+            progress = replace(progress, num_updates=progress.num_updates + 1)
+            if self.average is not None:
+                self.average.update(progress.num_updates)
         elif not (is_calibrating and math.isfinite(loss)):  # fp16 finds its loss scale by overflowing
             progress = self._count_skipped(progress, stats)
         if self.scaler.is_enabled():
@@ -130,10 +136,23 @@ class Trainer:
             )
         return progress
 
-    def validate(self, batches: Iterable[Batch], corpus_of: Mapping[str, str] | None) -> Validation:
-        """Measure the detector on the validation batches of all ranks."""
+    def validate(
+        self, batches: Callable[[], Iterable[Batch]], group_of: Mapping[str, Group]
+    ) -> list[Validation]:
+        """Measure the weights, and then their average if there is one, on the validation batches of all ranks."""
+
+        def measure(weights: Weights) -> Validation:
+            precision = self.config.precision
+            return validate(
+                self.detector, batches(), self.device, group_of, weights=weights, precision=precision
+            )
+
         with tf32_policy(self.device, self.config.precision):
-            return validate(self.detector, batches, self.device, corpus_of, precision=self.config.precision)
+            validations = [measure("raw")]
+            if self.average is not None:
+                with self.average.swapped_in():
+                    validations.append(measure("ema"))
+        return validations
 
     def state(self, progress: TrainingProgress) -> TrainingState:
         """Collect the content of a checkpoint from all ranks."""
@@ -142,6 +161,7 @@ class Trainer:
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
             "detector": parallel.gather_to_rank_0(self.detector.state_dict()),
+            "average": parallel.gather_to_rank_0(self.average.tensors if self.average else {}),
             "loss": parallel.gather_to_rank_0(self.loss.state_dict()),
             "optimiser": parallel.gather_moments_to_rank_0(self.optimiser, self.names),
             "scaler": self.scaler.state_dict(),
@@ -157,6 +177,8 @@ class Trainer:
             return TrainingProgress(world=self.world)
         state = state or {}
         parallel.broadcast(state.get("detector", {}), self.detector.state_dict(), "detector")
+        average = self.average.tensors if self.average else {}
+        parallel.broadcast(state.get("average", {}), average, "average of the weights")
         parallel.broadcast(state.get("loss", {}), self.loss.state_dict(), "loss")
         parallel.broadcast_moments(state.get("optimiser", {}), self.optimiser, self.names)
         self.scaler.load_state_dict(small["scaler"])

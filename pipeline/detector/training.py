@@ -8,7 +8,7 @@ bits as an uninterrupted one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.detector.batch import Batch
@@ -19,6 +19,7 @@ from pipeline.detector.state import Report, TrainingProgress, TrainingState
 from pipeline.detector.stream import Batches
 from pipeline.detector.trainer import Trainer
 from pipeline.detector.validation import Validation
+from pipeline.metrics.grouped import Group, Selection, describe_rates
 
 
 def train(
@@ -28,7 +29,7 @@ def train(
     report: Report,
     *,
     validation_batches: Callable[[], Iterable[Batch]] | None = None,
-    corpus_of: Mapping[str, str] | None = None,
+    group_of: Mapping[str, Group] | None = None,
     state: TrainingState | None = None,
     print_now: Callable[[str], None] = print,
     should_stop: Callable[[], bool] = lambda: False,
@@ -41,7 +42,7 @@ def train(
         config: settings of the training.
         report: called on every rank at the same steps.
         validation_batches: this rank's share of the validation data; without it there is no validation.
-        corpus_of: uid → corpus, for an EER of each corpus.
+        group_of: uid → corpus and attack, of all validation data.
         state: a checkpoint; the one of rank 0 is used on all ranks.
         print_now: prints a line of progress.
         should_stop: asked before every step on every rank. As soon as one rank answers yes, all ranks report a
@@ -82,11 +83,14 @@ def train(
         }
         validation = None
         if validation_batches is not None and actions.validate and not requests.stop:
-            validation = trainer.validate(validation_batches(), corpus_of)
+            validations = trainer.validate(validation_batches, group_of or {})
+            # Of equal ones the first, the weights themselves.
+            validation = min(validations, key=lambda each: each.error(config.select_by))
             progress = update_best(progress, validation, config)
-            metrics |= validation.metrics()
+            for each in validations:
+                metrics |= each.metrics()
             if trainer.rank == 0:
-                print_now(_validation_line(progress, validation))
+                print_now(_validation_line(progress, validations, config.select_by))
         if actions.checkpoint:
             last_checkpoint_s = time.monotonic()
         report(progress, metrics, trainer.state(progress) if actions.checkpoint else None, validation)
@@ -118,18 +122,31 @@ def update_best(
     progress: TrainingProgress, validation: Validation, config: TrainingConfig
 ) -> TrainingProgress:
     """Record the best step; stop early after `patience` validations without a better EER."""
-    if progress.best_eer is None or validation.eer < progress.best_eer:
-        return replace(progress, best_eer=validation.eer, best_step=progress.step, num_stale=0)
+    error = validation.error(config.select_by)
+    if progress.best_error is None or error < progress.best_error:
+        return replace(
+            progress,
+            best_error=error,
+            best_step=progress.step,
+            best_weights=validation.weights,
+            num_stale=0,
+        )
     num_stale = progress.num_stale + 1
     is_stopped_early = 0 < config.patience <= num_stale and progress.step < config.optimiser.num_steps
     return replace(progress, num_stale=num_stale, is_stopped_early=is_stopped_early)
 
 
-def _validation_line(progress: TrainingProgress, validation: Validation) -> str:
-    assert progress.best_eer is not None
+def _validation_line(
+    progress: TrainingProgress, validations: Sequence[Validation], select_by: Selection
+) -> str:
+    assert progress.best_error is not None
+    rates = "; EMA ".join(describe_rates(each.error_rates.by_selection) for each in validations)
+    best = describe_rates({select_by: progress.best_error})
+    if progress.best_weights == "ema":
+        best += " (EMA)"
     line = (
-        f"step {progress.step}  validation EER {validation.eer:.2%} on {validation.num_utterances} utterances  "
-        f"(best {progress.best_eer:.2%} at step {progress.best_step})"
+        f"step {progress.step}  validation EER {rates} on {validations[0].num_utterances} utterances  "
+        f"(best {best} at step {progress.best_step})"
     )
     if progress.is_stopped_early:
         line += f"; stopping early after {progress.num_stale} validations without a better EER"

@@ -1,4 +1,4 @@
-"""Score validation batches during training and measure the EER over all ranks."""
+"""Score validation batches during training and measure their error rates over all ranks."""
 
 from __future__ import annotations
 
@@ -12,44 +12,47 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from pipeline.detector.batch import Batch
-from pipeline.detector.config import Precision
+from pipeline.detector.config import Precision, Weights
 from pipeline.detector.precision import autocast
 from pipeline.detector.variants import MIN_NUM_SAMPLES
 from pipeline.errors import InputError
-from pipeline.metrics import ClassScores, equal_error_rate
+from pipeline.metrics.grouped import METRIC_NAMES, ErrorRates, Group, GroupedScores, Selection, group_scores
 
-Scored = dict[str, tuple[float, int]]
-"""uid → (score, label)"""
+Scored = dict[str, float]
+"""uid → score"""
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
     """The result of one validation; error rates are fractions."""
 
-    eer: float
+    weights: Weights
+    error_rates: ErrorRates
     num_utterances: int
-    eer_by_corpus: Mapping[str, float]
-    """Corpora with utterances of both classes only."""
-    scores: ClassScores
-    """Scores of all utterances, for a DET curve."""
-    scores_by_corpus: Mapping[str, ClassScores]
-    """Scores of each corpus; empty if `validate` was called without `corpus_of`."""
+    scores: GroupedScores
+
+    def error(self, select_by: Selection) -> float:
+        """The error rate that selects; the training has checked that the validation data have it."""
+        return self.error_rates.by_selection[select_by]
 
     def metrics(self) -> dict[str, float]:
-        """Return the error rates by name: `validation/eer`, `validation/eer/<corpus>`."""
-        by_corpus = {f"validation/eer/{corpus}": eer for corpus, eer in self.eer_by_corpus.items()}
-        return {"validation/eer": self.eer, **by_corpus}
+        """Return the error rates by name: `validation/eer`, `validation/mean_eer/corpora`, `validation/eer/CORPUS` …"""
+        prefix = "validation/ema" if self.weights == "ema" else "validation"
+        rates = {METRIC_NAMES[selection]: rate for selection, rate in self.error_rates.by_selection.items()}
+        rates |= {f"eer/{corpus}": eer for corpus, eer in self.error_rates.corpora.items()}
+        return {f"{prefix}/{name}": rate for name, rate in rates.items()}
 
 
 def validate(
     detector: nn.Module,
     batches: Iterable[Batch],
     device: torch.device,
-    corpus_of: Mapping[str, str] | None = None,
+    group_of: Mapping[str, Group],
     *,
+    weights: Weights = "raw",
     precision: Precision = "fp32",
 ) -> Validation:
-    """Score the batches of all ranks and measure the EER; every rank gets the same result.
+    """Score the batches of all ranks and measure the error rates; every rank gets the same result.
 
     An utterance scored by several ranks counts once. Nothing is drawn from torch's generator. The detector computes
     in float32, except that a sharded one computes in the precision in which its layers are gathered.
@@ -58,22 +61,17 @@ def validate(
         InputError: there are no bona fide or no spoof utterances.
     """
     scored = _union(score_batches(detector, batches, device, precision))
-    uids = sorted(scored)  # the result must not depend on the order in which ranks finish
-    values = np.array([scored[uid][0] for uid in uids])
-    labels = np.array([scored[uid][1] for uid in uids])
-    scores = ClassScores(values[labels == 1], values[labels == 0])
-    if not (scores.bonafide.size and scores.spoof.size):
+    # Scores are sorted within their group, so the result does not depend on the order in which ranks finish.
+    groups = [group_of[uid] for uid in scored]
+    numbers = {group: number for number, group in enumerate(sorted(set(groups)))}
+    scores = group_scores(
+        list(numbers),
+        np.fromiter((numbers[group] for group in groups), np.int64, len(groups)),
+        np.fromiter(scored.values(), np.float64, len(groups)),
+    )
+    if not (scores.all.bonafide.size and scores.all.spoof.size):
         raise InputError("the validation data have no bona fide or no spoof utterances; an EER needs both")
-    by_corpus: dict[str, ClassScores] = {}
-    if corpus_of is not None:
-        corpora = np.array([corpus_of[uid] for uid in uids])
-        for corpus in sorted(set(corpora.tolist())):
-            is_member = corpora == corpus
-            by_corpus[corpus] = ClassScores(
-                values[is_member & (labels == 1)], values[is_member & (labels == 0)]
-            )
-    eers = {name: _eer(part) for name, part in by_corpus.items() if part.bonafide.size and part.spoof.size}
-    return Validation(_eer(scores), len(uids), eers, scores, by_corpus)
+    return Validation(weights, scores.error_rates, len(groups), scores)
 
 
 def score_batches(
@@ -96,7 +94,7 @@ def score_batches(
                 continue
             logits_B2 = detector(batch.waveform.to(device), batch.num_samples).logits
             scores_B = (logits_B2[:, 1].double() - logits_B2[:, 0].double()).tolist()
-            scored |= dict(zip(batch.uid, zip(scores_B, batch.label.tolist(), strict=True), strict=True))
+            scored |= dict(zip(batch.uid, scores_B, strict=True))
     if isinstance(detector, FSDPModule):
         detector.reshard()  # else the root's weights stay gathered until a backward pass; a checkpoint may come first
     detector.train(was_training)
@@ -124,7 +122,3 @@ def _union(scored: Scored) -> Scored:
     for part in parts:
         union |= part
     return union
-
-
-def _eer(scores: ClassScores) -> float:
-    return equal_error_rate(scores.bonafide, scores.spoof).eer

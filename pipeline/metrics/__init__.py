@@ -14,6 +14,7 @@ tests of two systems.
 """
 
 from pipeline.metrics.eer import DEFINITIONS, Definition, EqualErrorRate, eer_of, equal_error_rate
+from pipeline.metrics.grouped import SELECTIONS, ErrorRates, Group, GroupedScores, Selection, group_scores
 from pipeline.metrics.rates import (
     ASVSPOOF5,
     Costs,
@@ -30,12 +31,17 @@ from pipeline.metrics.trials import ClassScores, OperatingPoints, Trials, operat
 __all__ = [
     "ASVSPOOF5",
     "DEFINITIONS",
+    "SELECTIONS",
     "ClassScores",
     "Costs",
     "Decisions",
     "Definition",
     "EqualErrorRate",
+    "ErrorRates",
+    "Group",
+    "GroupedScores",
     "OperatingPoints",
+    "Selection",
     "Trials",
     "act_dcf",
     "cllr",
@@ -43,6 +49,7 @@ __all__ = [
     "det_curve",
     "eer_of",
     "equal_error_rate",
+    "group_scores",
     "min_dcf",
     "operating_points",
     "roc_auc",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import InputError, did_you_mean
-from pipeline.metrics.trials import OperatingPoints, Trials, operating_points, sort_trials
+from pipeline.metrics.trials import OperatingPoints, Trials, check_scores, operating_points, sort_trials
 
 Definition = Literal["bonafide", "asvspoof", "arena", "roc"]
 DEFINITIONS: tuple[Definition, ...] = get_args(Definition)
@@ -38,6 +38,47 @@ def equal_error_rate(
     `asvspoof` (1) and `roc` (0), which do not treat equal scores as ties.
     """
     return eer_of(sort_trials(bonafide, spoof), definition)
+
+
+def eer_against(bonafide: NDArray[np.float64], spoof: NDArray[np.float64]) -> float:
+    """The EER of scores that are in ascending order within each class, by the definition `bonafide`.
+
+    It equals that of `equal_error_rate`, without sorting both classes together: many small groups of spoof scores can
+    be measured against the same bona fide scores, however many these are.
+
+    Raises:
+        InputError: a class has no scores, or a score is nan or infinite.
+    """
+    for scores, name in ((bonafide, "bona fide"), (spoof, "spoof")):
+        if not (
+            scores.size and np.isfinite(scores[[0, -1]]).all()
+        ):  # a nan is last, an infinity first or last
+            check_scores(scores, name)
+    num_b, num_s = bonafide.size, spoof.size
+
+    def errors(threshold: float, side: Literal["left", "right"]) -> tuple[int, int]:
+        """Misses and false alarms if scores up to the threshold are rejected, without it (left) or with it (right)."""
+        num_accepted = num_s - int(np.searchsorted(spoof, threshold, side))
+        return int(np.searchsorted(bonafide, threshold, side)), num_accepted
+
+    # The lowest threshold at which the miss rate is at least the false alarm rate: among the spoof scores,
+    misses = np.searchsorted(bonafide, spoof, "right")
+    false_alarms = num_s - np.searchsorted(spoof, spoof, "right")
+    crossing = float(spoof[int(np.argmax(misses * num_s >= false_alarms * num_b))])
+    # or among the bona fide scores between it and the next lower spoof score, which accept equally many spoof scores.
+    num_accepted = errors(crossing, "left")[1]
+    rank = -(-num_accepted * num_b // num_s)
+    crossing = min(crossing, float(bonafide[rank - 1]))
+    (miss_before, accepted_before), (miss_after, accepted_after) = (
+        errors(crossing, "left"),
+        errors(crossing, "right"),
+    )
+    before = accepted_before * num_b - miss_before * num_s
+    after = miss_after * num_s - accepted_after * num_b
+    # As in `eer_of`, the point that accepts everything does not count.
+    if before <= after and (miss_before, accepted_before) != (0, num_s):
+        return (miss_before * num_s + accepted_before * num_b) / (2 * num_b * num_s)
+    return (miss_after * num_s + accepted_after * num_b) / (2 * num_b * num_s)
 
 
 def eer_of(

@@ -71,7 +71,7 @@ def sort_trials(
     Raises:
         InputError: a class has no scores, or a score is nan or infinite.
     """
-    b, s = _checked(bonafide, "bona fide"), _checked(spoof, "spoof")
+    b, s = check_scores(bonafide, "bona fide"), check_scores(spoof, "spoof")
     scores = np.concatenate((b, s))
     order = np.argsort(scores, kind="stable")
     joined = None if clusters is None else np.concatenate([np.asarray(c, np.int64) for c in clusters])[order]
@@ -136,7 +136,12 @@ def tie_ends(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.append(np.flatnonzero(scores[1:] != scores[:-1]) + 1, scores.size)
 
 
-def _checked(values: ArrayLike, name: str) -> NDArray[np.float64]:
+def check_scores(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Return the scores of a class as an array [N].
+
+    Raises:
+        InputError: there are none, or one is nan or infinite.
+    """
     scores = np.asarray(values, dtype=np.float64).reshape(-1)
     if scores.size == 0:
         raise InputError(f"no {name} scores; metrics need scores of both classes")

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 BEST = "best"
-"""The alias of the version with the lowest EER."""
-# Tags that versions are compared by: their EER, the digest of their validation data, the digest of their weights.
-EER, VALIDATION, WEIGHTS = "eer", "validation", "weights"
+"""The alias of the version with the lowest validation error."""
+# Tags that versions are compared by: their error rate, the digest of how it was measured, the digest of their weights.
+ERROR, VALIDATION, WEIGHTS = "error", "validation", "weights"
 
 NAME = r"[^/@:'\"]+"
 MODEL_URI = re.compile(rf"models:/(?P<name>{NAME})(?:/(?P<version>\d+|latest)|@(?P<alias>[\w.-]+))")
@@ -86,15 +86,15 @@ def register(
 ) -> Version | None:
     """Register weights as a new version of `name`; registering the same weights of the same run again adds none.
 
-    The alias `best` moves to the new version if no version has it, or if the new `eer` is lower than that of the best
-    so far and both were measured on the same data (`validation`).
+    The alias `best` moves to the new version if no version has it, or if the new `error` is lower than that of the best
+    so far and both were measured in the same way on the same data (`validation`).
 
     Args:
         tracking_uri: tracking server or database.
         name: registered model; created if it does not exist.
         weights: s3:// URI or local file.
         run_id: run that trained the weights.
-        tags: tags of the version; `eer`, `validation` and `weights` (their digest) are required.
+        tags: tags of the version; `error`, `validation` and `weights` (their digest) are required.
         description: shown by MLflow; Markdown.
 
     Returns:
@@ -248,7 +248,7 @@ def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | Non
 def _is_better(tags: Mapping[str, str], best: Mapping[str, str]) -> bool:
     if tags[VALIDATION] != best.get(VALIDATION):
         return False
-    return float(tags[EER]) < float(best[EER])
+    return float(tags[ERROR]) < float(best[ERROR])
 
 
 def _number(version: ModelVersion) -> int:

@@ -8,10 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.detector.config import TrainingConfig
+from pipeline.detector.config import TrainingConfig, Weights
+from pipeline.detector.state import TrainingProgress
+from pipeline.detector.training import update_best
+from pipeline.detector.validation import Validation
 from pipeline.errors import InputError
-from pipeline.metrics import equal_error_rate
-from tests.detector.toys import assert_same_weights, run, toy_batches, toy_config, toy_validation
+from pipeline.metrics import ErrorRates, Group, GroupedScores, equal_error_rate
+from tests.detector.toys import (
+    TOY_GROUPS,
+    assert_same_weights,
+    run,
+    toy_batches,
+    toy_config,
+    toy_validation,
+)
 
 
 def after(num_calls: int) -> Callable[[], bool]:
@@ -109,14 +119,31 @@ def test_impossible_intervals_are_rejected() -> None:
 
 
 def test_a_validation_is_reported_with_its_scores_by_class_and_corpus() -> None:
-    corpus_of = {f"99-{step}-{row}": "ab"[step % 2] for step in range(4) for row in range(8)}
-    _, log, progress = run(
-        toy_config(10), toy_batches, validation_batches=toy_validation, corpus_of=corpus_of
-    )
+    group_of = {uid: Group("ab"[int(uid[3]) % 2], group.attack) for uid, group in TOY_GROUPS.items()}
+    _, log, progress = run(toy_config(10), toy_batches, validation_batches=toy_validation, group_of=group_of)
     assert log.validations.keys() == {10}
     validation = log.validations[10]
-    assert (progress.step, progress.best_eer) == (10, validation.eer)
-    assert [len(part) for part in validation.scores] == [16, 16]
-    assert equal_error_rate(*validation.scores).eer == validation.eer == log.metrics[10]["validation/eer"]
-    parts = [validation.scores_by_corpus[name].bonafide for name in "ab"]
-    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.sort(validation.scores.bonafide))
+    scores, eer = validation.scores, validation.error_rates.pooled
+    assert (progress.step, progress.best_error) == (10, eer)
+    assert [len(part) for part in scores.all] == [16, 16]
+    assert equal_error_rate(*scores.all).eer == eer == log.metrics[10]["validation/eer"]
+    parts = [scores.by_corpus[name].bonafide for name in "ab"]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), scores.all.bonafide)
+
+
+def test_patience_counts_validations_without_a_better_selected_error() -> None:
+    def validation(pooled: float, attack: float, weights: Weights = "raw") -> Validation:
+        rates = ErrorRates(pooled, {"a": pooled}, {Group("a", "x"): 0.2, Group("a", "y"): attack})
+        return Validation(weights, rates, 8, GroupedScores({}))
+
+    config = toy_config(100, select_by="attacks", patience=2)
+    progress = update_best(TrainingProgress(step=10), validation(0.5, 0.4), config)
+    progress = update_best(replace(progress, step=20), validation(0.1, 0.4), config)
+    assert progress.best_error == pytest.approx(0.3)
+    assert (progress.best_step, progress.num_stale) == (10, 1)
+    progress = update_best(replace(progress, step=30), validation(0.6, 0.2, "ema"), config)
+    assert (progress.best_error, progress.best_step, progress.best_weights) == (0.2, 30, "ema")
+    for step in (40, 50):
+        assert not progress.is_stopped_early
+        progress = update_best(replace(progress, step=step), validation(0.0, 0.3), config)
+    assert progress.is_stopped_early

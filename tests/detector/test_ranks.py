@@ -12,12 +12,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pipeline.detector.config import TrainingConfig
+from pipeline.detector.config import EmaConfig, TrainingConfig
 from pipeline.detector.ranks import run_ranks
 from pipeline.detector.state import TrainingProgress, TrainingState
 from pipeline.detector.training import train
 from tests.detector.toys import (
     NUM_BATCHES,
+    TOY_GROUPS,
     Log,
     ToyBatch,
     assert_same_weights,
@@ -61,6 +62,7 @@ def run(
         config,
         log,
         validation_batches=rank_validation,
+        group_of=TOY_GROUPS,
         state=state,
         print_now=log_line,
         should_stop=lambda: next(calls) >= stop_after,
@@ -82,7 +84,7 @@ def log_line(line: str) -> None:
 
 def one_rank(folder: Path) -> None:
     rank = dist.get_rank()
-    config = toy_config(10)
+    config = toy_config(10, ema=EmaConfig(0.9))
     uninterrupted = run(config)
     results = {
         "uninterrupted": uninterrupted,
@@ -110,6 +112,7 @@ def test_all_ranks_end_with_the_same_weights(ranks: list[Mapping[str, Results]])
 def test_three_ranks_resume_bit_for_bit(ranks: list[Mapping[str, Results]]) -> None:
     uninterrupted, resumed = ranks[0]["uninterrupted"], ranks[0]["resumed"]
     assert_same_weights(uninterrupted["weights"], resumed["weights"])
+    assert_same_weights(uninterrupted["states"][10]["average"], resumed["states"][10]["average"])
     assert resumed["losses"] == {step: loss for step, loss in uninterrupted["losses"].items() if step > 5}
     assert uninterrupted["position"] == resumed["position"] == (4, 6, WORLD)
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from pipeline.detector.config import LossConfig, TrainingConfig
+from pipeline.detector.config import EmaConfig, LossConfig, TrainingConfig
 from pipeline.detector.meter import Meter, StepRequests
 from pipeline.detector.ranks import run_ranks
 from pipeline.detector.state import TrainingProgress, TrainingState
@@ -20,6 +20,7 @@ from pipeline.detector.trainer import Trainer
 from pipeline.detector.training import train
 from tests.detector.toys import (
     NUM_BATCHES,
+    TOY_GROUPS,
     Log,
     ToyBatch,
     assert_same_weights,
@@ -59,15 +60,17 @@ def run(config: TrainingConfig, state: TrainingState | None = None) -> Results:
         config,
         log,
         validation_batches=unequal_validation,
+        group_of=TOY_GROUPS,
         state=state,
         print_now=lambda _: None,
     )
     return {
         "losses": log.losses,
         "eers": {
-            step: metrics["validation/eer"]
+            (step, name): rate
             for step, metrics in log.metrics.items()
-            if "validation/eer" in metrics
+            for name, rate in metrics.items()
+            if name in ("validation/eer", "validation/ema/eer")
         },
         "states": log.states,
         "num_local": sum(
@@ -78,7 +81,9 @@ def run(config: TrainingConfig, state: TrainingState | None = None) -> Results:
 
 
 def settings(**changes: Any) -> TrainingConfig:
-    return replace(toy_config(NUM_STEPS, validate_every=MIDDLE, checkpoint_every=MIDDLE), **changes)
+    """A config that validates the weights and their average twice."""
+    config = toy_config(NUM_STEPS, validate_every=MIDDLE, checkpoint_every=MIDDLE, ema=EmaConfig(decay=0.9))
+    return replace(config, **changes)
 
 
 def one_rank(folder: Path) -> None:
@@ -93,6 +98,8 @@ def one_rank(folder: Path) -> None:
     results = {
         "ddp": ddp,
         "fsdp": fsdp,
+        "ddp averaged": run(settings(checkpoint_every=1)),
+        "fsdp averaged": run(replace(sharded, checkpoint_every=1)),
         "fsdp resumed": run(sharded, fsdp["states"][MIDDLE]),
         "ddp from fsdp": run(settings(), fsdp["states"][MIDDLE]),
         "fsdp from ddp": run(sharded, ddp["states"][MIDDLE]),
@@ -151,8 +158,24 @@ def test_a_sharded_training_matches_the_replicated_one(ranks: list[Mapping[str, 
     ddp, fsdp = ranks[0]["ddp"], ranks[0]["fsdp"]
     assert fsdp["losses"] == pytest.approx(ddp["losses"], abs=1e-5)
     assert fsdp["eers"] == ddp["eers"]
-    for name, weight in ddp["states"][NUM_STEPS]["detector"].items():
-        torch.testing.assert_close(fsdp["states"][NUM_STEPS]["detector"][name], weight, atol=1e-4, rtol=0)
+    assert fsdp["eers"].keys() == {
+        (step, f"validation/{weights}eer") for step in (MIDDLE, NUM_STEPS) for weights in ("", "ema/")
+    }
+    for part in ("detector", "average"):
+        for name, weight in ddp["states"][NUM_STEPS][part].items():
+            torch.testing.assert_close(fsdp["states"][NUM_STEPS][part][name], weight, atol=1e-4, rtol=0)
+
+
+def test_the_average_of_all_ranks_is_that_of_the_weights_before(ranks: list[Mapping[str, Results]]) -> None:
+    for kind in ("ddp", "fsdp"):
+        states = ranks[0][f"{kind} averaged"]["states"]
+        expected = {name: weight.clone() for name, weight in toy_detector().state_dict().items()}
+        for step in range(1, NUM_STEPS + 1):
+            for name, weight in states[step]["detector"].items():
+                decay = step / (9 + step)
+                expected[name] = decay * expected[name] + (1 - decay) * weight
+        for name, weight in states[NUM_STEPS]["average"].items():
+            torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["accumulated", "clipped", "oc_softmax", "expected_accuracy"])
@@ -182,7 +205,7 @@ def test_a_sharded_training_resumes_bit_for_bit(ranks: list[Mapping[str, Results
     assert resumed["losses"] == {
         step: loss for step, loss in uninterrupted["losses"].items() if step > MIDDLE
     }
-    for part in ("detector", "loss"):
+    for part in ("detector", "average", "loss"):
         assert_same_weights(uninterrupted["states"][NUM_STEPS][part], resumed["states"][NUM_STEPS][part])
 
 
@@ -192,7 +215,7 @@ def test_a_checkpoint_has_full_tensors_and_does_not_depend_on_the_ranks(
     expected = alone["states"][MIDDLE]
     for kind in ("ddp", "fsdp"):
         state = ranks[0][kind]["states"][MIDDLE]
-        for part in ("detector", "loss"):
+        for part in ("detector", "average", "loss"):
             assert {name: weight.shape for name, weight in state[part].items()} == {
                 name: weight.shape for name, weight in expected[part].items()
             }

@@ -11,13 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.detector.config import OptimiserConfig, TrainingConfig, learning_rate
+from pipeline.detector.config import EmaConfig, OptimiserConfig, TrainingConfig, learning_rate
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.state import NonFiniteError
 from pipeline.detector.training import train
+from pipeline.detector.validation import validate
 from pipeline.errors import InputError
+from pipeline.metrics import Group
 from tests.detector.toys import (
     NUM_BATCHES,
+    TOY_GROUPS,
     Log,
     ToyBatch,
     assert_same_weights,
@@ -71,20 +74,23 @@ def test_training_lowers_the_loss_and_the_eer(capsys: pytest.CaptureFixture[str]
     _, log, progress = run(toy_config(40), validation_batches=toy_validation)
     assert log.metrics[40]["validation/eer"] < 0.1
     assert log.losses[40] < 0.5 * log.losses[1]
-    assert progress.best_eer is not None
-    assert progress.best_eer <= log.metrics[10]["validation/eer"]
+    assert progress.best_error is not None
+    assert progress.best_error <= log.metrics[10]["validation/eer"]
     assert (progress.step, progress.epoch, progress.batch) == (40, 5, 5)
     assert "validation EER" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("interrupted_at", [5, 15])
-def test_a_resumed_training_ends_with_the_same_bits(interrupted_at: int) -> None:
-    uninterrupted, log, _ = run(toy_config(), validation_batches=toy_validation)
+@pytest.mark.parametrize(("interrupted_at", "decay"), [(5, 0.0), (15, 0.0), (5, 0.9), (15, 0.9)])
+def test_a_resumed_training_ends_with_the_same_bits(interrupted_at: int, decay: float) -> None:
+    config = toy_config(ema=EmaConfig(decay))
+    uninterrupted, log, end = run(config, validation_batches=toy_validation)
     resumed, later, progress = run(
-        toy_config(), validation_batches=toy_validation, state=log.states[interrupted_at]
+        config, validation_batches=toy_validation, state=log.states[interrupted_at]
     )
     assert_same_weights(uninterrupted.state_dict(), resumed.state_dict())
-    assert progress.step == 20
+    assert_same_weights(log.states[20]["average"], later.states[20]["average"])
+    assert bool(log.states[20]["average"]) == bool(decay)
+    assert progress == end
     assert later.losses == {step: loss for step, loss in log.losses.items() if step > interrupted_at}
 
 
@@ -141,8 +147,10 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted() -> None:
     assert progress.skipped_uids[0] == "0-2-0"
     assert all(torch.isfinite(weight).all() for weight in detector.state_dict().values())
     assert set(log.losses) == {1, 2, 4, 6}
-    only_bad, _, _ = run(toy_config(3), poisoned({0, 1, 2}))
+    only_bad, log, progress = run(toy_config(3, ema=EmaConfig(0.9)), poisoned({0, 1, 2}))
     assert_same_weights(only_bad.state_dict(), toy_detector().state_dict())
+    assert_same_weights(log.states[3]["average"], toy_detector().state_dict())
+    assert progress.num_updates == 0
 
 
 def test_too_many_skipped_steps_are_an_error_that_names_their_utterances() -> None:
@@ -193,23 +201,63 @@ def test_training_data_without_a_batch_are_rejected() -> None:
 
 
 def test_validation_needs_both_classes() -> None:
-    batch = toy_batch(0, 0)
+    batch = toy_batch(99, 0)
     one_class = ToyBatch(batch.waveform[::2], batch.num_samples[::2], batch.label[::2], batch.uid[::2])
     with pytest.raises(InputError, match="both"):
         run(toy_config(1), validation_batches=lambda: iter([one_class]))
 
 
-def test_validation_reports_an_eer_for_each_corpus() -> None:
-    corpus_of = {
-        f"99-{step}-{row}": ("a", "b", "only_spoof")[min(step, 2)] for step in range(4) for row in range(8)
+def test_validation_reports_an_eer_for_each_corpus_and_two_means() -> None:
+    group_of = {
+        uid: Group(corpus, group.attack)
+        for uid, group in TOY_GROUPS.items()
+        if (corpus := {"0": "a", "1": "b"}.get(uid[3], "only_spoof" if group.attack else "b"))
     }
-    corpus_of |= {f"99-{step}-{row}": "b" for step in (2, 3) for row in (1, 3, 5, 7)}
-    _, log, _ = run(toy_config(10), validation_batches=toy_validation, corpus_of=corpus_of)
-    by_corpus = {name for name in log.metrics[10] if name.startswith("validation/eer/")}
-    assert by_corpus == {
+    _, log, _ = run(toy_config(10), validation_batches=toy_validation, group_of=group_of)
+    metrics, rates = log.metrics[10], log.validations[10].error_rates
+    assert {name for name in metrics if name.startswith("validation/")} == {
+        "validation/eer",
+        "validation/mean_eer/corpora",
+        "validation/mean_eer/attacks",
         "validation/eer/a",
         "validation/eer/b",
     }
+    by_corpus = [metrics["validation/eer/a"], metrics["validation/eer/b"]]
+    assert metrics["validation/mean_eer/corpora"] == pytest.approx(sum(by_corpus) / 2)
+    assert rates.attacks.keys() == {Group(corpus, "noise") for corpus in ("a", "b", "only_spoof")}
+    assert metrics["validation/mean_eer/attacks"] == pytest.approx(sum(rates.attacks.values()) / 3)
+
+
+def test_the_weights_and_their_average_are_both_validated_and_the_better_is_reported(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def flipped_later(epoch: int, first: int) -> Iterator[ToyBatch]:
+        """Flip the labels from the second epoch on, so that the average is better for a while."""
+        for step in range(first, NUM_BATCHES):
+            batch = toy_batch(epoch, step)
+            yield replace(batch, label=1 - batch.label) if epoch else batch
+
+    config = toy_config(12, validate_every=4)
+    config = replace(config, optimiser=replace(config.optimiser, final_fraction=1.0))
+    plain, _, _ = run(config, flipped_later, validation_batches=toy_validation)
+    averaged, log, progress = run(
+        replace(config, ema=EmaConfig(0.8)), flipped_later, validation_batches=toy_validation
+    )
+    assert_same_weights(plain.state_dict(), averaged.state_dict())
+    lines = [line for line in capsys.readouterr().out.splitlines() if "; EMA " in line]
+    assert len(lines) == 3
+    for step, validation in log.validations.items():
+        raw, ema = (log.metrics[step][f"validation/{weights}eer"] for weights in ("", "ema/"))
+        assert validation.weights == ("ema" if ema < raw else "raw")
+        assert validation.error_rates.pooled == min(raw, ema)
+        detector = toy_detector()
+        average = log.states[step]["average"] if validation.weights == "ema" else {}
+        detector.load_state_dict(log.states[step]["detector"] | average)
+        again = validate(detector, toy_validation(), detector.device, TOY_GROUPS)
+        assert again.error_rates == validation.error_rates
+    assert {validation.weights for validation in log.validations.values()} == {"raw", "ema"}
+    best = log.validations[progress.best_step]
+    assert (progress.best_error, progress.best_weights) == (best.error_rates.pooled, best.weights)
 
 
 def test_reports_include_speed_padding_and_waiting() -> None:

@@ -14,6 +14,7 @@ from pipeline.detector.network import VARIANTS, Detector, DetectorConfig, Encode
 from pipeline.detector.state import TrainingProgress, TrainingState
 from pipeline.detector.training import train
 from pipeline.detector.validation import Validation
+from pipeline.metrics import Group
 
 FAMILIES = ("tiny", "tiny_group")
 """The tiny variants: one with layer norm, one with group norm in the feature extractor."""
@@ -59,6 +60,12 @@ def toy_validation() -> Iterator[ToyBatch]:
     """Yield 4 batches that `toy_batches` never yields."""
     for step in range(4):
         yield toy_batch(99, step)
+
+
+TOY_GROUPS = {
+    f"99-{step}-{row}": Group("toy", "" if row % 2 else "noise") for step in range(4) for row in range(8)
+}
+"""The corpus and attack of each utterance of `toy_validation`."""
 
 
 def toy_detector() -> Detector:
@@ -126,14 +133,14 @@ def run(
     Args:
         config: Training settings.
         batches: The training batches of (epoch, first batch).
-        arguments: Further keyword arguments of `train`.
+        arguments: Further keyword arguments of `train`; `group_of` is TOY_GROUPS by default.
 
     Returns:
         The trained detector, the log of its reports and its final progress.
     """
     torch.set_num_threads(1)
     detector, log = toy_detector(), Log()
-    progress = train(detector, batches, config, log, **arguments)
+    progress = train(detector, batches, config, log, **{"group_of": TOY_GROUPS, **arguments})
     return detector, log, progress
 
 

@@ -163,7 +163,7 @@ def test_an_artifact_of_mlflow_is_copied_once_for_each_registered_digest(
         pass
     source = "artifacts/detector.safetensors"  # neither on S3 nor an absolute path, so MLflow is asked for it
     for digest in "ab":
-        tags = {"weights": digest, "eer": 0.1, "validation": "v"}
+        tags = {"weights": digest, "error": 0.1, "validation": "v"}
         tracking.register(uri, "calls", source, run_id=str(run.run_id), tags=tags, description="")
     MlflowClient(uri).create_model_version("calls", source)
 

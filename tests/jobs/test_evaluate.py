@@ -179,7 +179,7 @@ def test_error_rates_of_its_result_are_logged_to_the_training_and_to_the_registe
     weights = {"bonafide.weights": "0123456789ab", "bonafide.initial_weights": "fedcba987654"}
     with tracking.run(uri, "bonafide", job="train", name="t", tags=weights) as training:
         training.log_metrics({"validation/eer": 0.1}, step=10)
-    tags = {"weights": "0123456789ab", "eer": 0.1, "validation": "v"}
+    tags = {"weights": "0123456789ab", "error": 0.1, "validation": "v"}
     tracking.register(uri, "tiny", "s3://bucket/x", run_id=str(training.run_id), tags=tags, description="")
     changes = {
         "trained": {},

@@ -287,7 +287,7 @@ def test_scores_of_a_registered_detector_have_an_mlflow_run_for_each_policy_belo
     tags = {"bonafide.training": "feedbeef"}
     with tracking.run(uri, "bonafide", job="train", name="train", tags=tags) as training:
         pass
-    version_tags = {"weights": load_detector(detector).digest, "eer": 0.1, "validation": "v"}
+    version_tags = {"weights": load_detector(detector).digest, "error": 0.1, "validation": "v"}
     copy = tmp_path / "copy.safetensors"
     shutil.copy(detector, copy)
     registered = tracking.register(

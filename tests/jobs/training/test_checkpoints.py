@@ -38,7 +38,7 @@ from pipeline.lease import held
 from pipeline.storage import Folder
 from tests.faults import fill, small_disk
 
-PROGRESS = TrainingProgress(step=5, best_step=3, best_eer=0.25, epoch=1)
+PROGRESS = TrainingProgress(step=5, best_step=3, best_error=0.25, epoch=1)
 
 
 def write(folder: Folder, step: int, tmp_path: Path) -> str:
@@ -56,7 +56,7 @@ def test_the_newest_checkpoint_is_the_one_with_the_most_steps(tmp_path: Path) ->
     for step in (1000, 20, 3):
         write(folder, step, tmp_path)
     newest = saved_checkpoints(folder)[-1]
-    assert (newest.step, newest.best_step, newest.best_eer) == (1000, 3, 0.25)
+    assert (newest.step, newest.best_step) == (1000, 3)
     assert load_state(folder, newest)["weights"].tolist() == [1000.0] * 4
 
 
@@ -147,7 +147,9 @@ def test_a_full_disk_is_named_where_metrics_are_written(tmp_path: Path) -> None:
         ) as run,
     ):
         detector = Detector(DetectorConfig(VARIANTS["tiny"]))
-        report = Reporter(out, lease.fence, detector, {"variant": "tiny", "training": "1"}, run, 0, 1)
+        report = Reporter(
+            out, lease.fence, detector, {"variant": "tiny", "training": "1"}, run, 0, 1, "pooled"
+        )
         fill(tmp_path / "disk")
         with pytest.raises(
             InputError, match=rf"^{tmp_path}/disk/{METRICS}: No space left .*; make room there"

@@ -54,7 +54,7 @@ def test_a_training_starts_from_a_file_on_s3_or_a_registered_version(
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with tracking.run(uri, "bonafide", job="train", name="train") as run:
         pass
-    tags = {"weights": digest, "eer": 0.1, "validation": "v"}
+    tags = {"weights": digest, "error": 0.1, "validation": "v"}
     tracking.register(
         uri, "calls", f"{bucket}/x.safetensors", run_id=str(run.run_id), tags=tags, description=""
     )
@@ -88,7 +88,7 @@ def test_a_training_whose_best_weights_are_gone_or_replaced_publishes_nothing(
 ) -> None:
     record = start(training, None)
     (tmp_path / "state.pt").write_bytes(b"state")
-    progress = TrainingProgress(step=20, best_step=10, best_eer=0.25)
+    progress = TrainingProgress(step=20, best_step=10, best_error=0.25)
     checkpoints.commit_state(training.out.folder(folder.CHECKPOINTS), "step_00000020-0", tmp_path, progress)
     with pytest.raises(
         InputError, match=r"run/weights/step_00000010.safetensors: missing, but these weights are"
@@ -101,5 +101,8 @@ def test_a_training_whose_best_weights_are_gone_or_replaced_publishes_nothing(
     ):
         publish(training.out, record, None)
     assert not training.out.exists(folder.DETECTOR)
-    digest = save(best, training=record.id, step="10")
-    assert publish(training.out, record, None).weights == digest
+    digest = save(best, training=record.id, step="10", weights="ema", eer="0.25", mean_eer_attacks="0.5")
+    result = publish(training.out, record, None)
+    assert (result.weights, result.best_weights) == (digest, "ema")
+    assert result.error_rates == {"pooled": 0.25, "attacks": 0.5}
+    assert result.summary == "EER 25.00% pooled, 50.00% mean of attacks; best pooled at step 10 (EMA)"

@@ -15,7 +15,7 @@ from ray.train import Checkpoint
 from jobs import score, train
 from jobs.scoring.config import ScoreConfig
 from jobs.training.config import TrainConfig
-from jobs.training.folder import METRICS, validation_name
+from jobs.training.folder import METRICS, validation_name, weights_name
 from jobs.training.record import TrainingRecord
 from jobs.training.registration import validation_digest
 from jobs.training.reporter import Reporter, _Pending
@@ -26,9 +26,9 @@ from pipeline.detector.state import TrainingProgress
 from pipeline.detector.validation import Validation
 from pipeline.errors import InputError
 from pipeline.evaluation.validation_page import from_table
-from pipeline.metrics import ClassScores
+from pipeline.metrics import Group, GroupedScores
 from pipeline.storage import STAGED_SUFFIX, Folder
-from tests.detector.toys import toy_detector
+from tests.detector.toys import assert_same_weights, toy_detector
 from tests.jobs.training.trainings import config, metrics, result_of, tracking_uri
 
 pytestmark = [
@@ -36,6 +36,10 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]
+
+SCORES = GroupedScores(
+    {Group("mlaad"): np.array([0.1, 1.0, 2.0]), Group("mlaad", "x"): np.array([-1.0, 0.5])}
+)
 
 
 def test_the_best_detector_is_registered_once(
@@ -48,7 +52,9 @@ def test_the_best_detector_is_registered_once(
     assert found.number == 1
     assert found.source == str(place / whole / "detector.safetensors")
     assert found.tags["weights"] == result.weights
-    assert float(found.tags["eer"]) == result.best_eer
+    assert float(found.tags["eer"]) == float(found.tags["error"]) == result.error_rates["pooled"]
+    assert float(found.tags["mean_eer_attacks"]) == result.error_rates["attacks"]
+    assert found.tags["selected_by"] == "pooled"
     assert int(found.tags["step"]) == result.best_step
     assert found.tags["snapshot"] == result.snapshot_digest
     # As many bona fide utterances as spoof ones are drawn.
@@ -116,10 +122,17 @@ def test_the_scores_of_every_validation_are_kept_and_shown_on_the_page(place: Pa
     assert tables.keys() == logged.keys() == {20, 40, 60}
     for step, table in tables.items():
         found = from_table(step, table)
-        assert found.eer() == pytest.approx(logged[step]["validation/eer"], abs=1e-6)
-        assert found.eer("asvspoof2019_la") == pytest.approx(
-            logged[step]["validation/eer/asvspoof2019_la"], abs=1e-6
+        prefix = "validation/ema" if found.weights == "ema" else "validation"
+        assert found.rates == pytest.approx(
+            {
+                "all corpora": logged[step][f"{prefix}/eer"],
+                "mean of corpora": logged[step][f"{prefix}/mean_eer/corpora"],
+                "mean of attacks": logged[step][f"{prefix}/mean_eer/attacks"],
+                "asvspoof2019_la": logged[step][f"{prefix}/eer/asvspoof2019_la"],
+            },
+            abs=1e-6,
         )
+        assert set(table["attack"].to_pylist()) == {"", "A01"}
     page = (folder / "validation.html").read_text()
     assert "step 60" in page and "step 20 (first" in page
     client = MlflowClient(tracking_uri(place))
@@ -135,7 +148,13 @@ def test_metrics_are_grouped_and_the_note_of_the_run_states_the_result(place: Pa
         f"train/{name}"
         for name in ("loss", "gradient_norm", "learning_rate", "epoch", "skipped_steps", "one_class_share")
     }
-    assert run.data.metrics["validation/best_eer"] == result_of(place, whole).best_eer
+    rates = result_of(place, whole).error_rates
+    for name, rate in (
+        ("eer", rates["pooled"]),
+        ("mean_eer/corpora", rates["corpora"]),
+        ("mean_eer/attacks", rates["attacks"]),
+    ):
+        assert run.data.metrics[f"validation/best/{name}"] == rate
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
     assert steps == sorted(set(steps))
     note = run.data.tags["mlflow.note.content"]
@@ -148,13 +167,15 @@ def test_metrics_are_grouped_and_the_note_of_the_run_states_the_result(place: Pa
 
 def test_trainings_are_comparable_if_they_validate_with_the_same_utterances() -> None:
     recipe: dict[str, object] = {"name": "a", "weights": {"x": 2.0}, "validation": ["*/validation"]}
-    record = TrainingRecord("id", {"recipe": recipe, "corpora": []}, "000001", "digest", "weights")
-    same = replace(
-        record, id="other", settings={"recipe": recipe | {"name": "b", "weights": {}}, "corpora": []}
-    )
-    other = replace(record, settings={"recipe": recipe | {"validation": ["mlaad"]}, "corpora": []})
+    settings = {"recipe": recipe, "corpora": [], "training": {"select_by": "pooled", "patience": 1}}
+    record = TrainingRecord("id", settings, "000001", "digest", "weights")
+    changes = {"recipe": recipe | {"name": "b", "weights": {}}, "training": {"select_by": "pooled"}}
+    same = replace(record, id="other", settings=settings | changes)
+    other = replace(record, settings=settings | {"recipe": recipe | {"validation": ["mlaad"]}})
+    selected = replace(record, settings=settings | {"training": {"select_by": "attacks"}})
     assert validation_digest(record) == validation_digest(same) != validation_digest(other)
     assert validation_digest(record) != validation_digest(replace(record, snapshot_digest="another"))
+    assert validation_digest(record) != validation_digest(selected)
 
 
 def test_a_name_that_mlflow_refuses_is_refused_before_the_training_starts() -> None:
@@ -164,11 +185,10 @@ def test_a_name_that_mlflow_refuses_is_refused_before_the_training_starts() -> N
 
 
 def test_the_page_includes_validations_from_before_an_interruption(tmp_path: Path) -> None:
-    scores = {"mlaad": ClassScores(np.array([1.0, 2.0, 0.1]), np.array([-1.0, 0.5]))}
     with tracking.run("", "e", job="train", name="t", metrics_file=tmp_path / "metrics.jsonl") as run:
         for step, best in ((10, 10), (20, 20), (30, 20)):
-            log = ValidationLog(Folder(str(tmp_path)), run, "t")
-            log.write(step, scores)
+            log = ValidationLog(Folder(str(tmp_path)), run, "t", "pooled")
+            log.write(step, SCORES, "raw")
             log.draw(step, best)
     page = (tmp_path / "validation.html").read_text()
     for words in ("step 10 (first)", "step 20 (best)", "step 30 (latest)"):
@@ -176,31 +196,49 @@ def test_the_page_includes_validations_from_before_an_interruption(tmp_path: Pat
 
 
 def test_the_page_is_drawn_beside_files_that_are_not_finished(tmp_path: Path) -> None:
-    scores = {"mlaad": ClassScores(np.array([1.0, 2.0, 0.1]), np.array([-1.0, 0.5]))}
     unfinished = tmp_path / "validation" / f".step_00000005.parquet.0123{STAGED_SUFFIX}"
     unfinished.parent.mkdir()
     unfinished.write_bytes(b"PAR1")  # left by a killed worker
     file = tmp_path / "metrics.jsonl"
     with tracking.run("", "e", job="train", name="t", metrics_file=file) as run:
         file.write_text('{"step": 10, "validation/eer": 0.25}\n{"step": 20, "valid')  # being written
-        log = ValidationLog(Folder(str(tmp_path)), run, "t")
-        log.write(20, scores)
+        log = ValidationLog(Folder(str(tmp_path)), run, "t", "pooled")
+        log.write(20, SCORES, "raw")
         log.draw(20, 20)
     page = (tmp_path / "validation.html").read_text()
     assert "step 20 (" in page
     assert "step 5 " not in page
 
 
+def test_the_better_of_the_weights_and_their_average_is_saved(tmp_path: Path) -> None:
+    out, detector = Folder(str(tmp_path)), toy_detector()
+    raw = {name: weight.detach() for name, weight in detector.named_parameters()}
+    average = {name: weight + 1 for name, weight in raw.items() if "proj_fc" in name}
+    assert 0 < len(average) < len(raw)
+    metadata = {"variant": "tiny", "training": "id"}
+    with lease.held(out) as held, tracking.run("", "e", job="train", name="t") as run:
+        reporter = Reporter(out, held.fence, detector, metadata, run, 0, 1, "attacks")
+        for step, weights in ((10, "raw"), (20, "ema")):
+            validation = Validation(weights, SCORES.error_rates, 5, SCORES)  # type: ignore[arg-type]
+            reporter._save_weights(step, validation, {"detector": raw, "average": average})
+    for step, weights, expected in ((10, "raw", raw), (20, "ema", raw | average)):
+        loaded = load_detector(tmp_path / weights_name(step))
+        assert_same_weights(loaded.detector.state_dict(), expected)
+        described = {"step": str(step), "weights": weights, "selected_by": "attacks"}
+        eer = str(SCORES.error_rates.pooled)
+        rates = {"eer": eer, "mean_eer_corpora": eer, "mean_eer_attacks": eer}
+        assert (described | rates).items() <= loaded.metadata.items()
+
+
 def test_metrics_and_scores_are_stored_before_the_checkpoint_that_contains_them(
     bucket: str, tmp_path: Path
 ) -> None:
     out = Folder(f"{bucket}/run")
-    scores = ClassScores(np.array([1.0, 2.0, 0.1]), np.array([-1.0, 0.5]))
-    validation = Validation(0.25, 5, {"mlaad": 0.25}, scores, {"mlaad": scores})
+    validation = Validation("raw", SCORES.error_rates, 5, SCORES)
     metadata = {"variant": "tiny", "training": "id"}
     file = tmp_path / "metrics.jsonl"
     with lease.held(out) as held, tracking.run("", "e", job="train", name="t", metrics_file=file) as run:
-        reporter = Reporter(out, held.fence, toy_detector(), metadata, run, rank=0, num_kept=1)
+        reporter = Reporter(out, held.fence, toy_detector(), metadata, run, 0, 1, "pooled")
         run.write_metrics({"train/loss": 0.5}, 40)
         lines = file.read_bytes()
         pending = _Pending(TrainingProgress(step=40, best_step=40), {}, validation, reporter._read_metrics())

@@ -19,7 +19,14 @@ from ray.util.placement_group import placement_group, placement_group_table
 from jobs import train
 from jobs.training import folder, record
 from jobs.training.checkpoints import saved_checkpoints
-from jobs.training.checks import check_chunks, check_data, check_resume, check_weights, choose_recipe
+from jobs.training.checks import (
+    check_chunks,
+    check_data,
+    check_resume,
+    check_selection,
+    check_weights,
+    choose_recipe,
+)
 from jobs.training.config import TrainConfig
 from jobs.training.ray_trainer import LeanTrainer
 from jobs.training.record import TrainingRecord
@@ -29,6 +36,7 @@ from pipeline.data.corpora.domains import DomainRule
 from pipeline.data.corpora.recipe import Recipe, load_recipe
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_snapshot
+from pipeline.detector.checkpoint import load_detector
 from pipeline.errors import InputError
 from pipeline.fields import Names
 from pipeline.storage import Folder
@@ -37,6 +45,7 @@ from tests.jobs.training.trainings import (
     checkpoint_folder,
     config,
     losses,
+    metrics,
     result_of,
     tracking_uri,
 )
@@ -54,6 +63,13 @@ def test_a_training_publishes_the_best_detector_beside_the_untrained_one(place: 
     assert result.num_steps == NUM_STEPS
     assert result.best_step in (20, 40, 60)
     assert result.weights != result.initial_weights
+    points = {int(point["step"]): point for point in metrics(place, whole) if "validation/eer" in point}
+    raw, ema = (points[result.best_step][f"validation/{weights}eer"] for weights in ("", "ema/"))
+    assert result.best_weights == ("ema" if ema < raw else "raw")
+    assert result.error_rates["pooled"] == min(raw, ema)
+    header = load_detector(place / whole / folder.DETECTOR).metadata
+    assert header["weights"] == result.best_weights
+    assert float(header["eer"]) == result.error_rates["pooled"]
     first, last = losses(place, whole)[1], losses(place, whole)[NUM_STEPS]
     assert last < 0.5 * first
     names = {path.name for path in (place / whole).iterdir()}
@@ -318,6 +334,16 @@ def test_weights_that_draw_less_than_one_utterance_of_a_label_are_refused() -> N
     with pytest.raises(InputError, match=r"the weights leave 0\.5 bonafide utterances per epoch"):
         check_weights(BatchConfig(), capped, ["a", "b"], table)
     check_weights(BatchConfig(), replace(capped, bonafide_ratio=2.0), ["a", "b"], table)
+
+
+def test_a_mean_over_corpora_needs_a_corpus_with_both_classes() -> None:
+    rows = [("a", "bonafide"), ("b", "spoof"), ("b", "spoof")]
+    table = pa.Table.from_pylist([{"corpus": corpus, "label": label} for corpus, label in rows])
+    for select_by in ("pooled", "attacks"):
+        check_selection(select_by, table)
+    with pytest.raises(InputError, match=r"^--training.select-by corpora: no corpus has both .*; select by"):
+        check_selection("corpora", table)
+    check_selection("corpora", pa.concat_tables([table, table.slice(0, 1).set_column(0, "corpus", [["b"]])]))
 
 
 def test_a_corpus_that_the_recipe_lacks_is_named() -> None:

@@ -15,13 +15,14 @@ from jobs.training import folder as run_folder
 from jobs.training.config import TrainConfig
 from jobs.training.record import TrainingResult, load_result
 from pipeline.data.loading.buckets import BatchConfig
-from pipeline.detector.config import OptimiserConfig, TrainingConfig
+from pipeline.detector.config import EmaConfig, OptimiserConfig, TrainingConfig
 from pipeline.fields import Bounds, Names
 from pipeline.storage import Folder
 
 NUM_STEPS = 60
 TRAINING = TrainingConfig(
     OptimiserConfig(learning_rate=1e-3, num_warmup_steps=10, num_steps=NUM_STEPS),
+    ema=EmaConfig(0.8),
     precision="fp32",
     validate_every=20,
     checkpoint_every=10,
