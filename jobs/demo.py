@@ -26,6 +26,9 @@ from pipeline.streams import continue_without_output
 PRESET = Path(__file__).parent / "presets" / "demo.toml"
 TRAINING = "asvspoof2019_la,fleurs,mlaad"
 EVALUATION = "in_the_wild,fakeorreal"
+DOMINANCE = 20
+"""How many times as many recordings of MLAAD are from one attack as from each other one; the preset balances them."""
+
 FALSE_ALARM = "0.1"
 """Of the threshold: low, but so high that a promise needs no more spoof utterances than there are."""
 
@@ -40,7 +43,7 @@ class DemoConfig:
     out: LocalPath = "demo"
     """Local folder for all results; complete results of an earlier run are reused."""
     minutes: Annotated[float, Range(1, 10_000)] = 48.0
-    """Minutes of audio to synthesise."""
+    """Minutes of audio to synthesise, before one attack is multiplied."""
     seed: Seed = 0
     """Seed of the synthetic corpora."""
 
@@ -117,7 +120,12 @@ def make_corpora(config: DemoConfig, root: Path) -> None:
     num_workers = os.cpu_count() or 1
     with Progress("synthesising", None, "recording") as progress:
         write_demo_corpora(
-            root, seed=config.seed, minutes=config.minutes, num_workers=num_workers, on_progress=count
+            root,
+            seed=config.seed,
+            minutes=config.minutes,
+            dominance=DOMINANCE,
+            num_workers=num_workers,
+            on_progress=count,
         )
 
 
