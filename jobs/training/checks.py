@@ -77,7 +77,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _show(settings: Mapping[str, Any], name: str) -> str:
-    value = settings.get(name, "not set")
+    value = settings.get(name)
+    if value is None:
+        return "not set"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -144,7 +144,8 @@ def test_a_shared_index_is_equal_and_reads_the_store_once(
             nowhere = Folder(str(tmp_path / "nowhere"))
             assert_equal(alone, load_index(nowhere, part, recipe, "train", tmp_path))
     assert len(load_index(folder, snapshot, Recipe(), "validation", tmp_path)) == 4
-    weighted = replace(copies, name="other", weights={"aaa": 2.0})
+    balance = DomainRule(cap_hours=5.0, bonafide_ratio=1.0, max_repeats=4)
+    weighted = replace(copies, name="other", weights={"aaa": 2.0}, domains=balance)
     assert_equal(
         load_index(nowhere, snapshot, weighted, "train", tmp_path), load_index(*store, copies, "train")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from mlflow.tracking import MlflowClient
@@ -28,6 +30,7 @@ from jobs.training.checks import (
     choose_recipe,
 )
 from jobs.training.config import TrainConfig
+from jobs.training.data import WorkerData
 from jobs.training.ray_trainer import LeanTrainer
 from jobs.training.record import TrainingRecord
 from jobs.training.resolve import RESUMABLE_CHANGES, ResolvedTraining, fixed_settings, resolve
@@ -285,6 +288,9 @@ def test_another_recipe_or_snapshot_is_another_training() -> None:
     other = replace(load_recipe("copy_synthesis_bonafide"), corpora=())
     with pytest.raises(InputError, match=r"recipe\.bonafide_artifacts was .* and is vocoder, codec"):
         check_resume(resolved(BASIC, other), recorded(resolved(BASIC)))
+    balanced = Recipe(domains=DomainRule(cap_hours=5.0))
+    with pytest.raises(InputError, match=r"recipe\.domains\.cap_hours was not set and is 5\.0; choose"):
+        check_resume(resolved(BASIC, balanced), recorded(resolved(BASIC)))
     with pytest.raises(InputError, match="snapshot 000001 was another and is"):
         check_resume(resolved(BASIC), replace(recorded(resolved(BASIC)), snapshot_digest="another"))
 
@@ -344,6 +350,21 @@ def test_a_mean_over_corpora_needs_a_corpus_with_both_classes() -> None:
     with pytest.raises(InputError, match=r"^--training.select-by corpora: no corpus has both .*; select by"):
         check_selection("corpora", table)
     check_selection("corpora", pa.concat_tables([table, table.slice(0, 1).set_column(0, "corpus", [["b"]])]))
+
+
+@uses_ray
+def test_a_worker_draws_and_describes_the_domains_of_the_recipe(place: Path) -> None:
+    rule = DomainRule(cap_hours=5 / 3600, bonafide_ratio=2.0, max_repeats=4)  # about half of the speech
+    snapshot = load_snapshot(Folder(str(place / "store")))
+    data = WorkerData(resolve(config(place, "unused"), None, Recipe(domains=rule), snapshot), rank=0, world=1)
+    line = data.summary().splitlines()[1]
+    assert line.startswith("domains: 2; effective number 2.0 by hours, 1.9 as drawn; ")
+    assert data.log_odds() == pytest.approx(math.log(2), abs=0.1)
+    labels = [
+        label for epoch in range(4) for batch in data.batches(epoch, 0) for label in batch.label.tolist()
+    ]
+    assert len(labels) == pytest.approx(4 * 15 / 0.4, rel=0.15)  # 15 s per epoch
+    assert np.mean(labels) == pytest.approx(2 / 3, abs=0.05)
 
 
 def test_a_corpus_that_the_recipe_lacks_is_named() -> None:
