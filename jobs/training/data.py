@@ -149,7 +149,8 @@ def check_validation_memory(training: ResolvedTraining, validation: Index, free:
     config, device = training.config, _device(training)
     front_end = config.detector.front_end
     is_fused = has_fused_attention(front_end, device, "fp32")
-    inference = Inference(front_end, device=device.type, has_fused_attention=is_fused)
+    head = config.detector.head
+    inference = Inference(front_end, device=device.type, has_fused_attention=is_fused, head=head)
     longest = int(validation.seconds.argmax())
     seconds = min(float(validation.seconds[longest]), config.validation_crop_s or float("inf"))
     needed = inference.utterance_bytes(round(seconds * SAMPLE_RATE))

@@ -33,6 +33,7 @@ def register(
             "eer": result.best_eer,
             "step": result.best_step,
             "variant": config.variant,
+            "head": config.head.name,
             "snapshot": result.snapshot_digest,
             "validation": validation_digest(record),
             "training": result.id,

@@ -65,7 +65,7 @@ def find_batch_seconds(
         )
     was_training = detector.training
     # What does not fit at inference cannot be trained on, and need not be tried.
-    inference = Inference(detector.config.front_end, config.precision, device.type)
+    inference = Inference(detector.config.front_end, config.precision, device.type, head=detector.config.head)
     num_fitting = inference.max_utterances(round(utterance_s * SAMPLE_RATE), free_bytes(device))
     at_most = min(int(at_most_s // utterance_s), num_fitting)
     with torch.random.fork_rng(devices=[device]):

@@ -1,7 +1,7 @@
 """Counts the floating-point operations of a detector term by term, and lists the peak rates of devices.
 
 A multiply-add counts as two operations, as in published peak rates. Norms, activations and softmax are not counted:
-they are less than 1 % of the total. The head counts as one linear layer.
+they are less than 1 % of the total.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.detector.config import Precision
-from pipeline.detector.variants import CONVOLUTIONS, MIN_NUM_SAMPLES, EncoderConfig
+from pipeline.detector.variants import CONVOLUTIONS, MIN_NUM_SAMPLES, EncoderConfig, HeadConfig
 
 # B: utterances.
 
@@ -67,12 +67,17 @@ class ForwardFlops:
         return total_B
 
 
-def forward_flops(config: EncoderConfig, num_samples_B: Sequence[int] | NDArray[np.int64]) -> ForwardFlops:
+def forward_flops(
+    config: EncoderConfig,
+    num_samples_B: Sequence[int] | NDArray[np.int64],
+    head: HeadConfig = HeadConfig(),
+) -> ForwardFlops:
     """Count the operations for unpadded utterances.
 
     Args:
         config: shape of the front end.
         num_samples_B: length of each utterance in samples at 16 kHz.
+        head: shape of the head.
     """
     num_frames_B = np.maximum(np.asarray(num_samples_B, np.int64), MIN_NUM_SAMPLES)
     convolutions_B = np.zeros(len(num_frames_B))
@@ -92,8 +97,17 @@ def forward_flops(config: EncoderConfig, num_samples_B: Sequence[int] | NDArray[
         attention_projections=2 * layers * frames_B * 4 * width**2,
         attention=2 * layers * frames_B**2 * 2 * width,
         feed_forward=2 * layers * frames_B * 2 * width * config.ffn_width,
-        head=np.full_like(frames_B, 2 * 2 * width),
+        head=_head_flops(frames_B, width, head),
     )
+
+
+def _head_flops(frames_B: NDArray[np.float64], width: int, head: HeadConfig) -> NDArray[np.float64]:
+    if head.name == "mean_linear":
+        return np.full_like(frames_B, 2 * 2 * width)
+    compressed, heads = head.compression_width, head.num_heads
+    # Keys and values; attention weights and weighted means; then the embedding and its logits, once per utterance.
+    per_frame = 2 * width * compressed + 2 * compressed * heads
+    return 2 * (frames_B * per_frame + heads * compressed * head.embedding_width + 2 * head.embedding_width)
 
 
 def training_flops(config: EncoderConfig, num_samples_B: Sequence[int] | NDArray[np.int64]) -> float:
