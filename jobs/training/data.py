@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 MAX_NAMED = 5
 """At most so many utterances are named in a message."""
 
-STATE_COPIES = 4
-"""Tensors of the size of the weights in a training: weights, gradients, and two moments of AdamW."""
+TRAINING_COPIES = 3
+"""Tensors of the size of the trained weights, beside the weights themselves: gradients, and two moments of AdamW."""
 
 
 class WorkerData:
@@ -116,18 +116,23 @@ def free_for_validation(training: ResolvedTraining, world: int) -> float:
     """Measure the memory that this rank can use for a batch of a validation, before its training has allocated any."""
     import torch
 
+    from pipeline.detector.lora import adapt
     from pipeline.detector.memory import SAFETY
     from pipeline.detector.memory_limit import free_bytes
     from pipeline.detector.network import Detector
 
     config = training.config
     with torch.device("meta"):
-        num_weights = sum(weight.numel() for weight in Detector(config.detector).parameters())
+        detector = Detector(config.detector)
+    adapt(detector, config.training.lora, config.training.seed)
+    num_weights = sum(weight.numel() for weight in detector.parameters())
+    num_trained = sum(weight.numel() for weight in detector.parameters() if weight.requires_grad)
+    state_bytes = 4 * (num_weights + TRAINING_COPIES * num_trained)
     num_shards = world if config.training.strategy == "fsdp" else 1
     device = _device(training)
     # A GPU has one rank; the ranks of a machine share its memory.
     num_sharing = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return SAFETY * free_bytes(device) / num_sharing - STATE_COPIES * num_weights * 4 / num_shards
+    return SAFETY * free_bytes(device) / num_sharing - state_bytes / num_shards
 
 
 def check_validation_memory(training: ResolvedTraining, validation: Index, free: float) -> None:

@@ -15,6 +15,7 @@ from jobs.training import checkpoints
 from jobs.training.folder import CHECKPOINTS, METRICS, new_checkpoint_name, weights_name
 from jobs.training.validation_log import ValidationLog
 from pipeline import tracking
+from pipeline.detector.config import LoraConfig
 from pipeline.lease import Fence
 from pipeline.storage import Folder, local_errors, temporary_errors, temporary_folder, temporary_root
 
@@ -67,6 +68,7 @@ class Reporter:
         tracked: tracking.Run,
         rank: int,
         num_kept: int,
+        lora: LoraConfig = LoraConfig(),
     ) -> None:
         """Prepare for a training.
 
@@ -78,6 +80,7 @@ class Reporter:
             tracked: MLflow run.
             rank: rank of this worker.
             num_kept: how many checkpoints to keep.
+            lora: adapters of the detector in training.
         """
         self._out = out
         self._fence = fence
@@ -86,6 +89,7 @@ class Reporter:
         self._tracked = tracked
         self._rank = rank
         self._num_kept = num_kept
+        self._lora = lora
         title = f"Training of {metadata['variant']} {metadata['training']}"
         self._validation_log = ValidationLog(out, tracked, title)
         self._is_uploaded = threading.Event()
@@ -189,11 +193,13 @@ class Reporter:
         import torch
 
         from pipeline.detector.checkpoint import save_detector
+        from pipeline.detector.lora import adapt
         from pipeline.detector.network import Detector
 
         # The detector in training may be sharded over many ranks; the state holds its full weights.
         with torch.device("meta"):
             detector = Detector(self._detector_config)
+        adapt(detector, self._lora, seed=0)
         detector.load_state_dict(state["detector"], assign=True)
         detector.pretraining_tensors = self._pretraining_tensors
         metadata = {**self._metadata, "step": str(progress.step), "eer": str(progress.best_eer)}

@@ -94,7 +94,14 @@ def _train(
         "training_corpora": ",".join(sorted(training.snapshot.corpora)),
     }
     reporter = Reporter(
-        training.out, arguments.fence, detector, metadata, tracked, rank, config.keep_checkpoints
+        training.out,
+        arguments.fence,
+        detector,
+        metadata,
+        tracked,
+        rank,
+        config.keep_checkpoints,
+        config.training.lora,
     )
     if rank == 0:
         print_now(data.summary())

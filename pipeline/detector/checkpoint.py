@@ -23,6 +23,7 @@ from pipeline.detector.formats import (
     read_checkpoint,
 )
 from pipeline.detector.heads import head_class
+from pipeline.detector.lora import merged_state
 from pipeline.detector.network import PREFIX, VARIANTS, Detector, DetectorConfig, EncoderConfig
 from pipeline.detector.tensors import write_safetensors
 from pipeline.detector.variants import HeadConfig
@@ -57,14 +58,14 @@ def save_detector(detector: Detector, path: Path, metadata: Mapping[str, str]) -
     """Write a detector as safetensors in the released layout, atomically.
 
     Args:
-        detector: its pre-training tensors are written too.
+        detector: its pre-training tensors are written too; the adapters of a training are merged into its weights.
         path: file to write.
         metadata: added to the header of the file, beside `detector`, `digest` and, unless given, `variant`.
 
     Returns:
         The digest of the weights.
     """
-    weights = {name: tensor.float() for name, tensor in detector.state_dict().items()}
+    weights = {name: tensor.float() for name, tensor in merged_state(detector).items()}
     digest = weights_digest(weights)
     reserved = {METADATA_KEY, "digest"} & set(metadata)
     assert not reserved, f"metadata may not set {sorted(reserved)}"

@@ -16,6 +16,7 @@ from torch.optim import AdamW
 from pipeline.detector import parallel
 from pipeline.detector.batch import Batch
 from pipeline.detector.config import OptimiserConfig, TrainingConfig, learning_rate
+from pipeline.detector.lora import adapt
 from pipeline.detector.losses import Loss, make_loss
 from pipeline.detector.meter import Meter, StepRequests, StepStats
 from pipeline.detector.network import Detector
@@ -72,7 +73,7 @@ class Trainer:
             group["lr"] = rate
         self.detector.train()
         self.optimiser.zero_grad(set_to_none=True)
-        stats = StepStats(self.detector.config.front_end)
+        stats = StepStats(self.detector.config, self.config.lora)
         with tf32_policy(self.device, self.config.precision):
             for position in range(self.config.num_accumulated):
                 is_last = position == self.config.num_accumulated - 1
@@ -173,7 +174,8 @@ class Trainer:
 
 
 def prepare(detector: Detector, config: TrainingConfig, loss: Loss) -> None:
-    """Set up a detector for training, in place; its weights and their names do not change."""
+    """Set up a detector for training, in place; only low-rank adaptation adds weights to it and freezes others."""
+    adapt(detector, config.lora, config.seed)
     detector.is_head_probe = loss.is_head_probe
     detector.encoder.activation_checkpointing = config.activation_checkpointing
     if config.compile:
