@@ -41,7 +41,9 @@ def find_batch_seconds(
     at_most_s: float = 2000.0,
     print_line: Callable[[str], None] = print,
 ) -> float:
-    """Find the largest `max_seconds` of a batch by taking dry-run steps; the detector's weights do not change.
+    """Find the largest `max_seconds` of a batch by taking dry-run steps.
+
+    The detector's weights do not change; with low-rank adaptation, it has adapters without effect afterwards.
 
     The result is for a GPU that holds the whole detector. Ranks that shard a detector could take more.
 

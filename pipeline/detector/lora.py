@@ -7,11 +7,13 @@ a saved detector has their product added to that weight and is an ordinary one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from pipeline.detector.config import LoraConfig
+from pipeline.detector.config import LoraConfig, LoraTargets
 from pipeline.detector.initial import draw_normal_
 from pipeline.detector.network import Detector
 from pipeline.detector.transformer import Layer
@@ -44,13 +46,22 @@ class AdaptedLinear(nn.Linear):
         update = F.linear(self.scale * F.linear(input, self.lora_a), self.lora_b)
         return F.linear(input, self.weight, self.bias) + update
 
+    def merged(self) -> nn.Linear:
+        """Build an ordinary layer that computes the same."""
+        linear = nn.Linear(self.in_features, self.out_features, device="meta")
+        linear.weight = nn.Parameter(self.merged_weight())
+        linear.bias = self.bias
+        return linear
+
     def merged_weight(self) -> Tensor:
         """The weight [O, I] of an ordinary layer that computes the same."""
         return torch.addmm(self.weight.detach(), self.lora_b.detach(), self.lora_a.detach(), alpha=self.scale)
 
 
 def adapt(detector: Detector, config: LoraConfig, seed: int) -> None:
-    """Freeze the front end and add adapters to its transformer, in place; do nothing with rank 0.
+    """Freeze the front end and add adapters to its transformer, in place.
+
+    Adapters of an earlier training are merged first. With rank 0, no others are added and nothing is frozen.
 
     Args:
         detector: its results do not change until the adapters are trained.
@@ -60,22 +71,33 @@ def adapt(detector: Detector, config: LoraConfig, seed: int) -> None:
     Raises:
         InputError: the rank does not fit the front end.
     """
+    config.check_fits(detector.config.front_end)
+    _merge_adapters(detector)
     if not config.rank:
         return
-    config.check_fits(detector.config.front_end)
     detector.front_end.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
+    for parent, name in _matrices(detector, config.targets):
+        setattr(parent, name, AdaptedLinear(getattr(parent, name), config, generator))
+
+
+def _merge_adapters(detector: Detector) -> None:
+    """Make an adapted detector an ordinary one, whose weights are all trained, in place."""
+    for parent, name in _matrices(detector, "both"):
+        linear = getattr(parent, name)
+        if isinstance(linear, AdaptedLinear):
+            setattr(parent, name, linear.merged())
+            detector.front_end.requires_grad_(True)
+
+
+def _matrices(detector: Detector, targets: LoraTargets) -> Iterator[tuple[nn.Module, str]]:
+    """The linear layers that can be adapted, as module and attribute."""
     for layer in detector.encoder.layers:
         assert isinstance(layer, Layer)
-        attention = layer.self_attn
-        if config.targets != "feed_forward":
-            attention.q_proj = AdaptedLinear(attention.q_proj, config, generator)
-            attention.k_proj = AdaptedLinear(attention.k_proj, config, generator)
-            attention.v_proj = AdaptedLinear(attention.v_proj, config, generator)
-            attention.out_proj = AdaptedLinear(attention.out_proj, config, generator)
-        if config.targets != "attention":
-            layer.fc1 = AdaptedLinear(layer.fc1, config, generator)
-            layer.fc2 = AdaptedLinear(layer.fc2, config, generator)
+        if targets != "feed_forward":
+            yield from ((layer.self_attn, name) for name in ("q_proj", "k_proj", "v_proj", "out_proj"))
+        if targets != "attention":
+            yield from ((layer, name) for name in ("fc1", "fc2"))
 
 
 def merged_state(detector: Detector) -> dict[str, Tensor]:

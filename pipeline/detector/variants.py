@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 from pipeline.errors import InputError
-from pipeline.fields import Count, check_ranges, one_of
+from pipeline.fields import Range, check_ranges, one_of
 
 HeadName = Literal["mean_linear", "mhfa"]
 """Every head, see `heads.HEADS`."""
@@ -62,6 +62,8 @@ class EncoderConfig:
                 raise ValueError(f"width {self.width} is not a multiple of {name} {divisor}")
 
 
+HeadWidth = Annotated[int, Range(1, 8192)]
+
 HEAD_OF: dict[str, HeadName] = {
     "num_heads": "mhfa",
     "compression_width": "mhfa",
@@ -77,11 +79,11 @@ class HeadConfig:
     name: HeadName = "mean_linear"
     """mean_linear: mean over frames and one linear layer, as in the released detectors; mhfa: multi-head factorised
     attention over weighted sums of all layers (Peng et al., 2022)."""
-    num_heads: Count = 8
+    num_heads: Annotated[int, Range(1, 1024)] = 8
     """mhfa: number of attention heads."""
-    compression_width: Count = 128
+    compression_width: HeadWidth = 128
     """mhfa: channels to which the frames are compressed before attention."""
-    embedding_width: Count = 256
+    embedding_width: HeadWidth = 256
     """mhfa: channels of the embedding."""
 
     def __post_init__(self) -> None:

@@ -296,7 +296,7 @@ def test_a_file_that_does_not_name_its_head_has_that_of_the_released_detectors(t
 def test_settings_of_a_head_are_checked() -> None:
     with pytest.raises(InputError, match=r"--num-heads has no effect on mean_linear; .* add --name mhfa"):
         HeadConfig(num_heads=4)
-    with pytest.raises(InputError, match="--compression-width 0: expected numbers from 1"):
+    with pytest.raises(InputError, match="--compression-width 0: expected numbers from 1 to 8,192"):
         HeadConfig("mhfa", compression_width=0)
 
 

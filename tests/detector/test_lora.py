@@ -178,7 +178,8 @@ def test_gradients_and_moments_exist_only_for_trained_weights() -> None:
 def test_no_activation_of_the_frozen_convolutions_is_kept() -> None:
     sizes = {}
     for rank in (0, 4):
-        detector, kept = toy_detector().train(), []
+        detector = toy_detector().train()
+        kept: list[int] = []
         adapt(detector, LoraConfig(rank=rank), seed=1)
 
         def keep(tensor: Tensor, kept: list[int] = kept) -> Tensor:
@@ -190,6 +191,18 @@ def test_no_activation_of_the_frozen_convolutions_is_kept() -> None:
         sizes[rank] = max(kept)
     assert sizes[0] > 300, "frames after the first convolution"
     assert sizes[4] < 100
+
+
+def test_a_second_training_continues_from_what_the_first_has_adapted() -> None:
+    detector, _, _ = run(settings(5))
+    learnt = logits(detector)
+    adapt(detector, LoraConfig(rank=2), seed=3)
+    torch.testing.assert_close(logits(detector), learnt, atol=1e-5, rtol=0)
+    assert {tensor.shape[0] for name, tensor in detector.state_dict().items() if "lora_a" in name} == {2}
+    adapt(detector, LoraConfig(), seed=3)
+    torch.testing.assert_close(logits(detector), learnt, atol=1e-5, rtol=0)
+    assert detector.state_dict().keys() == toy_detector().state_dict().keys()
+    assert all(weight.requires_grad for weight in detector.parameters())
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
