@@ -8,7 +8,9 @@ There is one file, or a pair, for each corpus.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.config import run
 from pipeline.errors import InputError
@@ -39,7 +41,7 @@ def main(config: ExportConfig) -> None:
     """Read the scores, and write them in the format."""
     continue_without_output()
     scoring = load_scoring(Folder(config.scores))
-    params_millions = _params_millions(scoring.identity["variant"]) if config.format == "arena" else None
+    params_millions = _params_millions(scoring.identity) if config.format == "arena" else None
     exported = export(scoring, config.format, params_millions)
     out = Folder(config.out)
     for name, data in exported.files.items():
@@ -49,14 +51,16 @@ def main(config: ExportConfig) -> None:
         print(remark)
 
 
-def _params_millions(variant: str) -> float:
-    """The parameters of a front end and a linear head, in millions."""
+def _params_millions(description: Mapping[str, Any]) -> float:
+    """The parameters of the detector that a scoring describes, in millions."""
     import torch
 
     from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
+    from pipeline.detector.variants import HeadConfig
 
+    head = HeadConfig(**description.get("head", {}))
     with torch.device("meta"):
-        detector = Detector(DetectorConfig(VARIANTS[variant]))
+        detector = Detector(DetectorConfig(VARIANTS[description["variant"]], head))
     return round(sum(tensor.numel() for tensor in detector.parameters()) / 1e6, 1)
 
 

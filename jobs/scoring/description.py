@@ -112,6 +112,7 @@ def describe(
         **scoring.identity,
         "system": scoring.system,
         "checkpoint": checkpoint.uri,
+        "head": loaded.detector.config.head.settings,
         "step": int(step) if step else None,
         "training_log_odds": None if log_odds is None else float(log_odds),
         "training_corpora": corpora.split(",") if corpora else None,

@@ -77,7 +77,7 @@ def run_note(plan: ScoringPlan, description: Mapping[str, Any]) -> str:
     """Summarise the scoring in Markdown, for the page of the run."""
     corpora = ", ".join(plan.identity.get("corpora", ()))
     items = {
-        "detector": f"`{description['checkpoint']}` ({description['variant']})",
+        "detector": f"`{description['checkpoint']}` ({description['variant']}, {description['head']['name']})",
         "input": f"{plan.name}, `{plan.uri}`" + (f": {corpora}" if corpora else ""),
         "window": description["policy"],
         "precision": description["precision"],

@@ -104,6 +104,12 @@ class TrainConfig:
                 f"--chunk-s {self.chunk_s:g} is longer than a batch of --batch.max-seconds "
                 f"{self.batch.max_seconds:g}; raise that, or shorten the chunks"
             )
+        self.training.lora.check_fits(VARIANTS[self.variant])
+        if self.training.loss.name == "oc_softmax" and self.head.name != "mean_linear":
+            raise InputError(
+                f"oc_softmax starts from a direction that a {self.head.name} head does not have; "
+                "choose another --training.loss.name or --head.name"
+            )
         if self.find_batch_seconds and self.device == "cpu":
             raise InputError("--find-batch-seconds measures the memory of a GPU; leave out --device cpu")
 

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 MAX_NAMED = 5
 """At most so many utterances are named in a message."""
 
-STATE_COPIES = 4
-"""Tensors of the size of the weights in a training: weights, gradients, and two moments of AdamW. A loss with a
-reference has one more, and so has an average of the weights."""
+TRAINING_COPIES = 3
+"""Tensors of the size of the trained weights, beside the weights themselves: gradients, and two moments of AdamW."""
 
 
 class WorkerData:
@@ -132,19 +131,26 @@ def free_for_validation(training: ResolvedTraining, world: int) -> float:
     """Measure the memory that this rank can use for a batch of a validation, before its training has allocated any."""
     import torch
 
+    from pipeline.detector.lora import adapt
     from pipeline.detector.memory import SAFETY
     from pipeline.detector.memory_limit import free_bytes
     from pipeline.detector.network import Detector
 
     config = training.config
     with torch.device("meta"):
-        num_weights = sum(weight.numel() for weight in Detector(config.detector).parameters())
+        detector = Detector(config.detector)
+    adapt(detector, config.training.lora, config.training.seed)
+    num_weights = sum(weight.numel() for weight in detector.parameters())
+    num_trained = sum(weight.numel() for weight in detector.parameters() if weight.requires_grad)
+    # A loss may need a frozen copy of all weights, and an average has a copy of those that are trained.
+    num_copies = 1 + config.training.loss.has_reference
+    num_trained_copies = TRAINING_COPIES + (config.training.ema.decay > 0)
+    state_bytes = 4 * (num_copies * num_weights + num_trained_copies * num_trained)
     num_shards = world if config.training.strategy == "fsdp" else 1
     device = _device(training)
     # A GPU has one rank; the ranks of a machine share its memory.
     num_sharing = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    num_copies = STATE_COPIES + config.training.loss.has_reference + (config.training.ema.decay > 0)
-    return SAFETY * free_bytes(device) / num_sharing - num_copies * num_weights * 4 / num_shards
+    return SAFETY * free_bytes(device) / num_sharing - state_bytes / num_shards
 
 
 def check_validation_memory(training: ResolvedTraining, validation: Index, free: float) -> None:
@@ -166,7 +172,8 @@ def check_validation_memory(training: ResolvedTraining, validation: Index, free:
     config, device = training.config, _device(training)
     front_end = config.detector.front_end
     is_fused = has_fused_attention(front_end, device, "fp32")
-    inference = Inference(front_end, device=device.type, has_fused_attention=is_fused)
+    head = config.detector.head
+    inference = Inference(front_end, device=device.type, has_fused_attention=is_fused, head=head)
     longest = int(validation.seconds.argmax())
     seconds = min(float(validation.seconds[longest]), config.validation_crop_s or float("inf"))
     needed = inference.utterance_bytes(round(seconds * SAMPLE_RATE))

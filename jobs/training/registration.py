@@ -35,6 +35,7 @@ def register(
             "selected_by": result.selected_by,
             "step": result.best_step,
             "variant": config.variant,
+            "head": config.head.name,
             "snapshot": result.snapshot_digest,
             "validation": validation_digest(record),
             "training": result.id,

@@ -16,6 +16,7 @@ from jobs.training.folder import CHECKPOINTS, METRICS, new_checkpoint_name, weig
 from jobs.training.record import RATE_TAGS
 from jobs.training.validation_log import ValidationLog
 from pipeline import tracking
+from pipeline.detector.config import LoraConfig
 from pipeline.lease import Fence
 from pipeline.metrics import Selection
 from pipeline.storage import Folder, local_errors, temporary_errors, temporary_folder, temporary_root
@@ -70,6 +71,7 @@ class Reporter:
         rank: int,
         num_kept: int,
         select_by: Selection,
+        lora: LoraConfig = LoraConfig(),
     ) -> None:
         """Prepare for a training.
 
@@ -82,6 +84,7 @@ class Reporter:
             rank: rank of this worker.
             num_kept: how many checkpoints to keep.
             select_by: the error rate that decides which weights are the best.
+            lora: adapters of the detector in training.
         """
         self._out = out
         self._fence = fence
@@ -90,6 +93,7 @@ class Reporter:
         self._tracked = tracked
         self._rank = rank
         self._num_kept = num_kept
+        self._lora = lora
         title = f"Training of {metadata['variant']} {metadata['training']}"
         self._validation_log = ValidationLog(out, tracked, title, select_by)
         self._select_by = select_by
@@ -197,11 +201,13 @@ class Reporter:
         import torch
 
         from pipeline.detector.checkpoint import save_detector
+        from pipeline.detector.lora import adapt
         from pipeline.detector.network import Detector
 
         # The detector in training may be sharded over many ranks; the state holds its full weights.
         with torch.device("meta"):
             detector = Detector(self._detector_config)
+        adapt(detector, self._lora, seed=0)
         average = state["average"] if validation.weights == "ema" else {}
         detector.load_state_dict(state["detector"] | average, assign=True)
         detector.pretraining_tensors = self._pretraining_tensors

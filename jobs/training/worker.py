@@ -104,6 +104,7 @@ def _train(
         rank,
         config.keep_checkpoints,
         config.training.select_by,
+        config.training.lora,
     )
     if rank == 0:
         print_now(data.summary())

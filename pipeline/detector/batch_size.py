@@ -41,7 +41,9 @@ def find_batch_seconds(
     at_most_s: float = 2000.0,
     print_line: Callable[[str], None] = print,
 ) -> float:
-    """Find the largest `max_seconds` of a batch by taking dry-run steps; the detector's weights do not change.
+    """Find the largest `max_seconds` of a batch by taking dry-run steps.
+
+    The detector's weights do not change; with low-rank adaptation, it has adapters without effect afterwards.
 
     The result is for a GPU that holds the whole detector. Ranks that shard a detector could take more.
 
@@ -65,7 +67,7 @@ def find_batch_seconds(
         )
     was_training = detector.training
     # What does not fit at inference cannot be trained on, and need not be tried.
-    inference = Inference(detector.config.front_end, config.precision, device.type)
+    inference = Inference(detector.config.front_end, config.precision, device.type, head=detector.config.head)
     num_fitting = inference.max_utterances(round(utterance_s * SAMPLE_RATE), free_bytes(device))
     at_most = min(int(at_most_s // utterance_s), num_fitting)
     with torch.random.fork_rng(devices=[device]):

@@ -23,8 +23,10 @@ from pipeline.detector.formats import (
     read_checkpoint,
 )
 from pipeline.detector.heads import head_class
+from pipeline.detector.lora import merged_state
 from pipeline.detector.network import PREFIX, VARIANTS, Detector, DetectorConfig, EncoderConfig
 from pipeline.detector.tensors import write_safetensors
+from pipeline.detector.variants import HeadConfig
 from pipeline.errors import InputError, did_you_mean
 
 
@@ -47,7 +49,7 @@ class Filled:
     """How a checkpoint filled a detector."""
 
     digest: str
-    """Digest of all weights of the detector."""
+    """Digest of all weights of the file; with those of the head of the detector if the file has no head."""
     coverage: str
     """One line for the log: how many tensors were filled, and from which file."""
 
@@ -56,14 +58,14 @@ def save_detector(detector: Detector, path: Path, metadata: Mapping[str, str]) -
     """Write a detector as safetensors in the released layout, atomically.
 
     Args:
-        detector: its pre-training tensors are written too.
+        detector: its pre-training tensors are written too; the adapters of a training are merged into its weights.
         path: file to write.
         metadata: added to the header of the file, beside `detector`, `digest` and, unless given, `variant`.
 
     Returns:
         The digest of the weights.
     """
-    weights = {name: tensor.float() for name, tensor in detector.state_dict().items()}
+    weights = {name: tensor.float() for name, tensor in merged_state(detector).items()}
     digest = weights_digest(weights)
     reserved = {METADATA_KEY, "digest"} & set(metadata)
     assert not reserved, f"metadata may not set {sorted(reserved)}"
@@ -102,14 +104,21 @@ def load_weights(detector: Detector, path: Path, *, accept_front_end: bool = Fal
     Args:
         detector: unchanged if loading fails.
         path: file or folder in any supported format.
-        accept_front_end: whether a file without a head is accepted; the head then keeps its weights.
+        accept_front_end: whether a file without a head, or with another head, is accepted; the head of the detector
+            then keeps its weights.
 
     Raises:
         InputError: the file is damaged, does not match the detector, or was changed after it was saved.
     """
     contents = read_checkpoint(path)
+    stored_head = _stored_head(contents)
     if contents.config is not None:
-        _check_same_network(contents, contents.config, detector.config)
+        wanted = (
+            replace(detector.config, head=stored_head)
+            if accept_front_end and stored_head
+            else detector.config
+        )
+        _check_same_network(contents, contents.config, wanted)
     return _fill(detector, contents, accept_front_end)
 
 
@@ -127,8 +136,15 @@ def _fill(detector: Detector, contents: Contents, accept_front_end: bool) -> Fil
     expected = detector.state_dict()
     weights = {name: tensor for name, tensor in contents.tensors.items() if not _is_pretraining(name)}
     pretraining_tensors = {name: tensor for name, tensor in contents.tensors.items() if _is_pretraining(name)}
+    stored_head, wanted_head = _stored_head(contents), detector.config.head
+    left_out = stored_head if accept_front_end and stored_head != wanted_head else None
+    digest = None
+    if left_out is not None:
+        digest = weights_digest(weights)
+        prefix = head_class(left_out).module_name + "."
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(prefix)}
     num_filled = len(weights)
-    is_headless = not _has_head(weights, detector.config)
+    is_headless = left_out is not None or not _has_head(weights, detector.config)
     if is_headless and accept_front_end:
         weights |= {name: tensor for name, tensor in expected.items() if not name.startswith(PREFIX)}
     problems = _describe_differences(expected, weights)
@@ -136,7 +152,7 @@ def _fill(detector: Detector, contents: Contents, accept_front_end: bool) -> Fil
         hint = "; it has no head: it can initialise a training, but not score" if is_headless else ""
         raise InputError(f"{contents.file} ({contents.format}): {'; '.join(problems)}{hint}")
     _check_finite(weights, contents.file)
-    digest = weights_digest(weights)
+    digest = digest or weights_digest(weights)
     if contents.metadata.get("digest", digest) != digest:
         raise InputError(
             f"{contents.file}: the weights were changed after they were saved: the digest differs; "
@@ -149,7 +165,8 @@ def _fill(detector: Detector, contents: Contents, accept_front_end: bool) -> Fil
     line = f"{contents.file}: {num_filled} of {len(expected)} tensors ({num_weights / 1e6:.1f} M weights)"
     line += f" filled from a checkpoint in {contents.format} format"
     line += f" ({contents.note})" if contents.note else ""
-    line += ", the head keeps its initial weights" if num_filled < len(expected) else ""
+    line += f", its {left_out} head is left out" if left_out is not None else ""
+    line += ", the head keeps its initial weights" if is_headless else ""
     line += f", {len(pretraining_tensors)} pre-training tensors kept" if pretraining_tensors else ""
     return Filled(digest, line)
 
@@ -170,6 +187,13 @@ def _check_finite(weights: Mapping[str, Tensor], file: Path) -> None:
 def _has_head(tensors: Mapping[str, Tensor], config: DetectorConfig) -> bool:
     prefix = head_class(config.head).module_name + "."
     return any(name.startswith(prefix) for name in tensors)
+
+
+def _stored_head(contents: Contents) -> HeadConfig | None:
+    """The head of a file; None if it has none. A file that does not describe its head can have that of the release."""
+    config = contents.config.head if contents.config is not None else HeadConfig()
+    prefix = head_class(config).module_name + "."
+    return config if any(name.startswith(prefix) for name in contents.tensors) else None
 
 
 def _is_pretraining(name: str) -> bool:
@@ -252,7 +276,7 @@ def _check_same_network(contents: Contents, stored: DetectorConfig, wanted: Dete
         for name in _differing(stored.front_end, wanted.front_end)
     ]
     if stored.head != wanted.head:
-        differences.append(f"head is {stored.head} instead of {wanted.head}")
+        differences.append(f"its head is {stored.head} instead of {wanted.head}")
     if differences:
         variant = contents.metadata.get("variant") or _name_variant(stored.front_end)
         raise InputError(f"{contents.file}: is of variant {variant}: {', '.join(differences)}")

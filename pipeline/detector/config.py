@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from pipeline.detector.variants import EncoderConfig
 from pipeline.errors import InputError
 from pipeline.fields import Count, CountOrZero, Positive, PositiveOrZero, Range, Seed, check_ranges
 from pipeline.metrics.grouped import Selection
@@ -15,6 +16,7 @@ LossName = Literal["cross_entropy", "oc_softmax", "supervised_contrastive", "exp
 Groups = Literal["batch", "utterance"]
 Strategy = Literal["ddp", "fsdp"]
 Implementation = Literal["auto", "fused", "foreach", "loop"]
+LoraTargets = Literal["attention", "feed_forward", "both"]
 Weights = Literal["raw", "ema"]
 """The weights as the last step left them, or their exponential moving average."""
 
@@ -122,12 +124,48 @@ class EmaConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adaptation of the front end (LoRA; Hu et al., 2021)."""
+
+    rank: CountOrZero = 0
+    """Rank of the trainable updates of the matrices of the transformer. All other weights of the front end are frozen;
+    the head trains as usual. 0: train all weights."""
+    alpha: Positive = 16.0
+    """An update is multiplied by alpha / rank."""
+    targets: LoraTargets = "both"
+    """Matrices that are updated: those of attention (queries, keys, values and output), of the feed-forward networks,
+    or both."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        for setting in ("alpha", "targets") if not self.rank else ():
+            if getattr(self, setting) != getattr(LoraConfig, setting):
+                raise InputError(f"--{setting} has no effect without --rank; leave it out, or add --rank 16")
+
+    def check_fits(self, front_end: EncoderConfig) -> None:
+        """Refuse a rank that no update of the front end can have.
+
+        Raises:
+            InputError: the rank is larger than the narrowest matrix.
+        """
+        width = front_end.width
+        if self.targets != "attention":
+            width = min(width, front_end.ffn_width)
+        if self.rank > width:
+            raise InputError(
+                f"--training.lora.rank {self.rank} is more than the {width} channels of the front end; "
+                "give a smaller rank, or 0 to train all weights"
+            )
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """Settings of a training, apart from its data and hardware."""
 
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     precision: Precision = "bf16"
     """Precision of the forward pass: bf16 and fp16 use autocast; tf32 is the same as fp32 on devices without it.
     Weights, gradients and optimiser state are float32: bf16 weights would round away updates at learning rates

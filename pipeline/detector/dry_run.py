@@ -103,4 +103,5 @@ def prepare_dry_run(detector: Detector, config: TrainingConfig) -> DryRun:
             value: Tensor = loss(output.logits, output.embedding, batch.label, reference_B2)
         return value
 
-    return DryRun(loss_of, [*detector.parameters(), *loss.parameters()], config)
+    weights = [weight for weight in detector.parameters() if weight.requires_grad]
+    return DryRun(loss_of, [*weights, *loss.parameters()], config)

@@ -1,7 +1,7 @@
 """Counts the floating-point operations of a detector term by term, and lists the peak rates of devices.
 
 A multiply-add counts as two operations, as in published peak rates. Norms, activations and softmax are not counted:
-they are less than 1 % of the total. The head counts as one linear layer.
+they are less than 1 % of the total.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.detector.config import Precision
-from pipeline.detector.variants import CONVOLUTIONS, MIN_NUM_SAMPLES, EncoderConfig
+from pipeline.detector.config import LoraConfig, Precision
+from pipeline.detector.variants import CONVOLUTIONS, MIN_NUM_SAMPLES, EncoderConfig, HeadConfig
 
 # B: utterances.
 
 FORWARD_AND_BACKWARD = 3
 """Ratio of a training step to a forward pass: each product has two in the backward pass, for input and weight."""
+
+FROZEN = 2
+"""The same for a product with a frozen weight, whose backward pass needs the gradient of the input alone."""
 
 PEAK_TFLOPS: dict[str, dict[Precision, float]] = {
     "GB200": {"bf16": 2500, "fp16": 2500, "tf32": 1250, "fp32": 80},
@@ -58,6 +61,8 @@ class ForwardFlops:
     attention: NDArray[np.float64]
     """Attention weights and weighted sums in all layers; the only term that is quadratic in the number of frames."""
     feed_forward: NDArray[np.float64]
+    adapters: NDArray[np.float64]
+    """Of low-rank adaptation, in all layers."""
     head: NDArray[np.float64]
 
     @property
@@ -67,12 +72,19 @@ class ForwardFlops:
         return total_B
 
 
-def forward_flops(config: EncoderConfig, num_samples_B: Sequence[int] | NDArray[np.int64]) -> ForwardFlops:
+def forward_flops(
+    config: EncoderConfig,
+    num_samples_B: Sequence[int] | NDArray[np.int64],
+    head: HeadConfig = HeadConfig(),
+    lora: LoraConfig = LoraConfig(),
+) -> ForwardFlops:
     """Count the operations for unpadded utterances.
 
     Args:
         config: shape of the front end.
         num_samples_B: length of each utterance in samples at 16 kHz.
+        head: shape of the head.
+        lora: adapters of the transformer.
     """
     num_frames_B = np.maximum(np.asarray(num_samples_B, np.int64), MIN_NUM_SAMPLES)
     convolutions_B = np.zeros(len(num_frames_B))
@@ -92,22 +104,53 @@ def forward_flops(config: EncoderConfig, num_samples_B: Sequence[int] | NDArray[
         attention_projections=2 * layers * frames_B * 4 * width**2,
         attention=2 * layers * frames_B**2 * 2 * width,
         feed_forward=2 * layers * frames_B * 2 * width * config.ffn_width,
-        head=np.full_like(frames_B, 2 * 2 * width),
+        adapters=2 * layers * frames_B * _adapter_weights(config, lora),
+        head=_head_flops(frames_B, width, head),
     )
 
 
+def _adapter_weights(config: EncoderConfig, lora: LoraConfig) -> int:
+    """Weights of the adapters of one layer."""
+    attention = 0 if lora.targets == "feed_forward" else 4 * 2 * config.width
+    feed_forward = 0 if lora.targets == "attention" else 2 * (config.width + config.ffn_width)
+    return lora.rank * (attention + feed_forward)
+
+
+def _head_flops(frames_B: NDArray[np.float64], width: int, head: HeadConfig) -> NDArray[np.float64]:
+    if head.name == "mean_linear":
+        return np.full_like(frames_B, 2 * 2 * width)
+    compressed, heads = head.compression_width, head.num_heads
+    # Keys and values; attention weights and weighted means; then the embedding and its logits, once per utterance.
+    per_frame = 2 * width * compressed + 2 * compressed * heads
+    return 2 * (frames_B * per_frame + heads * compressed * head.embedding_width + 2 * head.embedding_width)
+
+
 def training_flops(
-    config: EncoderConfig, num_samples_B: Sequence[int] | NDArray[np.int64], *, has_reference: bool = False
+    config: EncoderConfig,
+    num_samples_B: Sequence[int] | NDArray[np.int64],
+    head: HeadConfig = HeadConfig(),
+    lora: LoraConfig = LoraConfig(),
+    *,
+    has_reference: bool = False,
 ) -> float:
     """Count the operations of a training step on a batch; recomputation by activation checkpointing does not count.
 
     Args:
         config: shape of the front end.
         num_samples_B: length of each utterance in samples at 16 kHz.
-        has_reference: whether the loss needs a forward pass of a frozen detector as well.
+        head: of the detector.
+        lora: adapters of the front end.
+        has_reference: whether the loss needs a forward pass of a frozen copy as well.
     """
-    num_passes = FORWARD_AND_BACKWARD + has_reference
-    return num_passes * float(forward_flops(config, num_samples_B).total.sum())
+    forward = forward_flops(config, num_samples_B, head, lora)
+    reference = float(forward_flops(config, num_samples_B, head).total.sum()) if has_reference else 0.0
+    if not lora.rank:
+        return reference + FORWARD_AND_BACKWARD * float(forward.total.sum())
+    # Nothing before the first layer has a gradient; within it, everything is counted as having one.
+    before_B = forward.convolutions + forward.projection + forward.position
+    frozen_B = forward.attention_projections + forward.feed_forward
+    trained_B = forward.attention + forward.adapters + forward.head
+    return reference + float((before_B + FROZEN * frozen_B + FORWARD_AND_BACKWARD * trained_B).sum())
 
 
 def peak_tflops(device_name: str, precision: Precision) -> float | None:

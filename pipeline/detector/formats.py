@@ -211,12 +211,12 @@ def _choose_front_end(found: list[_FrontEnd], read: TensorFile, file: Path) -> t
 
 def config_to_json(config: DetectorConfig) -> str:
     """Serialise a config for the metadata of our own files."""
-    return json.dumps(asdict(config))
+    return json.dumps({"front_end": asdict(config.front_end), "head": config.head.settings})
 
 
 def _parse_config(text: str, path: Path) -> DetectorConfig:
     try:
         content = json.loads(text)
-        return DetectorConfig(EncoderConfig(**content["front_end"]), HeadConfig(**content["head"]))
+        return DetectorConfig(EncoderConfig(**content["front_end"]), HeadConfig(**content.get("head", {})))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its metadata does not describe a detector: {error}") from error

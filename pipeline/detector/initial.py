@@ -6,13 +6,14 @@ compiler, which takes two seconds, only to compute nothing.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
-def draw_normal_(weight: Tensor, std: float) -> None:
-    """Draw a weight from a normal distribution."""
+def draw_normal_(weight: Tensor, std: float, generator: torch.Generator | None = None) -> None:
+    """Draw a weight from a normal distribution; without a generator, from the one of torch."""
     if not weight.is_meta:
-        nn.init.normal_(weight, std=std)
+        nn.init.normal_(weight, std=std, generator=generator)
 
 
 def fill_norms_(norms_11K: Tensor, weight_OIK: Tensor) -> None:

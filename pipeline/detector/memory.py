@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.detector.config import Precision
-from pipeline.detector.variants import CONVOLUTIONS, MIN_NUM_SAMPLES, EncoderConfig
+from pipeline.detector.variants import CONVOLUTIONS, MIN_NUM_SAMPLES, EncoderConfig, HeadConfig
 
 GIB = 2**30
 
@@ -60,6 +60,7 @@ class Inference:
     """Type of the torch device."""
     has_fused_attention: bool = True
     """Whether attention runs without a matrix of all pairs of frames in memory."""
+    head: HeadConfig = HeadConfig()
 
     def forward_memory(self, num_utterances: int, num_samples: int, *, is_padded: bool) -> ForwardMemory:
         """Estimate the memory of a forward pass without gradients.
@@ -75,15 +76,17 @@ class Inference:
         frames = num_utterances * last * config.width * element
         hidden = num_utterances * last * config.ffn_width * element
         heads = num_utterances * config.num_heads * last**2 * element
+        # The sums of hidden states that become keys and values of the head grow in float32 through all layers.
+        sums = 2 * num_utterances * last * config.width * 4 if self.head.name == "mhfa" else 0
         return ForwardMemory(
             convolutions=round(
                 num_utterances * first * config.conv_width * self._norm_bytes(element, is_padded=is_padded)
             ),
             position=(1 + POSITION_COPIES) * frames,
             # Residual, normed, query, key, value, mixed and output.
-            attention=7 * frames + (0 if self.has_fused_attention else EXPLICIT_COPIES * heads),
+            attention=sums + 7 * frames + (0 if self.has_fused_attention else EXPLICIT_COPIES * heads),
             # Residual, normed and output, and the wide frames before and after the activation.
-            feed_forward=3 * frames + 2 * hidden,
+            feed_forward=sums + 3 * frames + 2 * hidden,
             waveforms=WAVEFORM_COPIES * num_utterances * num_samples * 4,
         )
 

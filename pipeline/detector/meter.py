@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.detector.batch import Batch
-from pipeline.detector.config import TrainingConfig
+from pipeline.detector.config import LoraConfig, TrainingConfig
 from pipeline.detector.flops import peak_tflops, training_flops
-from pipeline.detector.variants import EncoderConfig
+from pipeline.detector.variants import DetectorConfig
 
 PROGRESS_S = 5.0
 """Seconds between two lines of progress."""
@@ -31,12 +31,12 @@ class StepRequests:
 class StepStats:
     """Counts of one step on this rank; `reduce` replaces all but the uids by the sums over all ranks."""
 
-    def __init__(self, encoder: EncoderConfig, *, has_reference: bool = False) -> None:
+    def __init__(self, detector: DetectorConfig, lora: LoraConfig, *, has_reference: bool = False) -> None:
         self.uids: list[str] = []
         self.bad_uids: list[str] = []
         self.wait_s = self.valid_s = self.padded_s = self.flops = 0.0
         self.num_batches = self.num_one_class = 0.0
-        self._encoder = encoder
+        self._detector, self._lora = detector, lora
         self._has_reference = has_reference
         self._losses: list[Tensor] = []
         self._batches: list[Batch] = []
@@ -47,7 +47,11 @@ class StepStats:
         self.valid_s += float(batch.num_samples.sum()) / SAMPLE_RATE
         self.padded_s += batch.waveform.numel() / SAMPLE_RATE
         self.flops += training_flops(
-            self._encoder, batch.num_samples.numpy(), has_reference=self._has_reference
+            self._detector.front_end,
+            batch.num_samples.numpy(),
+            self._detector.head,
+            self._lora,
+            has_reference=self._has_reference,
         )
         self.num_batches += 1
         self.num_one_class += bool((batch.label == batch.label[0]).all())

@@ -134,7 +134,7 @@ class Detector(nn.Module):
             InputError: frame logits are requested from a head that has none.
         """
         head = self.head
-        hidden_BFC, valid_BF = self.front_end(waveform_BT, num_samples_B, head.layers)
+        hidden_BFC, valid_BF = self.front_end(waveform_BT, num_samples_B, head.layers, head.layer_weights())
         with torch.autocast(waveform_BT.device.type, enabled=False):
             hidden_BFC = [at_least_float32(frames_BFC) for frames_BFC in hidden_BFC]
             embedding_BE = head.pool(hidden_BFC, valid_BF)
@@ -159,7 +159,11 @@ class FrontEnd(nn.Module):
         self.encoder = Transformer(config)
 
     def forward(
-        self, waveform_BT: Tensor, num_samples_B: Tensor | None, layers: Sequence[int] = (-1,)
+        self,
+        waveform_BT: Tensor,
+        num_samples_B: Tensor | None,
+        layers: Sequence[int] = (-1,),
+        weights_SN: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor | None]:
         """Encode normalised waveforms [B, T].
 
@@ -167,9 +171,11 @@ class FrontEnd(nn.Module):
             waveform_BT: normalised samples at 16 kHz.
             num_samples_B: number of valid samples in each row; None if no row is padded.
             layers: which hidden states to return, numbered as in `Head.layers`.
+            weights_SN: return S sums of the hidden states with these weights instead; see `Head.layer_weights`.
 
         Returns:
-            Each hidden state [B, F, C], and a mask [B, F] that is True at valid frames (None if no frame is padding).
+            Each hidden state or sum [B, F, C], and a mask [B, F] that is True at valid frames (None if no frame is
+            padding).
         """
         num_samples_B = _effective_lengths(waveform_BT, num_samples_B)
         waveform_BT = F.pad(waveform_BT, (0, max(0, MIN_NUM_SAMPLES - waveform_BT.shape[1])))
@@ -181,7 +187,7 @@ class FrontEnd(nn.Module):
         valid_BF = None
         if num_samples_B is not None:
             valid_BF = is_valid(frame_lengths(num_samples_B), frames_BFC.shape[1])
-        return self.encoder(frames_BFC, valid_BF, layers), valid_BF
+        return self.encoder(frames_BFC, valid_BF, layers, weights_SN), valid_BF
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -215,4 +221,5 @@ def _effective_lengths(waveform_BT: Tensor, num_samples_B: Tensor | None) -> Ten
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         draw_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

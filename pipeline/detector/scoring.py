@@ -134,6 +134,7 @@ class Scorer:
             precision,
             self.device.type,
             has_fused_attention=has_fused_attention(detector.config.front_end, self.device, precision),
+            head=detector.config.head,
         )
 
     def under(self, policy: WindowPolicy) -> Scorer:

@@ -18,6 +18,7 @@ from pipeline.detector import parallel
 from pipeline.detector.average import WeightAverage
 from pipeline.detector.batch import Batch
 from pipeline.detector.config import OptimiserConfig, TrainingConfig, Weights, learning_rate
+from pipeline.detector.lora import adapt
 from pipeline.detector.losses import Loss, make_loss
 from pipeline.detector.meter import Meter, StepRequests, StepStats
 from pipeline.detector.network import Detector
@@ -76,7 +77,8 @@ class Trainer:
             group["lr"] = rate
         self.detector.train()
         self.optimiser.zero_grad(set_to_none=True)
-        stats = StepStats(self.detector.config.front_end, has_reference=self.config.loss.has_reference)
+        has_reference = self.config.loss.has_reference
+        stats = StepStats(self.detector.config, self.config.lora, has_reference=has_reference)
         with tf32_policy(self.device, self.config.precision):
             for position in range(self.config.num_accumulated):
                 is_last = position == self.config.num_accumulated - 1
@@ -197,7 +199,7 @@ class Trainer:
 
 
 def prepare(detector: Detector, config: TrainingConfig, loss: Loss) -> Detector | None:
-    """Set up a detector for training, in place; its weights and their names do not change.
+    """Set up a detector for training, in place; only low-rank adaptation adds weights and freezes others.
 
     Returns:
         A frozen copy without dropout, if the loss compares the detector with it. It is in no checkpoint: a resumed
@@ -207,6 +209,7 @@ def prepare(detector: Detector, config: TrainingConfig, loss: Loss) -> Detector 
     if config.loss.has_reference:
         reference = copy.deepcopy(detector).requires_grad_(False).eval()
         reference.pretraining_tensors = {}
+    adapt(detector, config.lora, config.seed)
     detector.is_head_probe = loss.is_head_probe
     detector.encoder.activation_checkpointing = config.activation_checkpointing
     for model in (detector, reference):

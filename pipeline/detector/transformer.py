@@ -14,7 +14,8 @@ from pipeline.detector.convolutions import at_least_float32
 from pipeline.detector.initial import draw_normal_, fill_norms_
 from pipeline.detector.variants import NORM_EPSILON, EncoderConfig
 
-# B: utterances, F: frames of 20 ms, C: channels, H: attention heads, D: channels of one head, K: kernel width.
+# B: utterances, F: frames of 20 ms, C: channels, H: attention heads, D: channels of one head, K: kernel width,
+# N: hidden states, S: sums of them.
 
 
 class Transformer(nn.Module):
@@ -31,19 +32,24 @@ class Transformer(nn.Module):
         self.layer_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
 
     def forward(
-        self, frames_BFC: Tensor, valid_BF: Tensor | None, layers: Sequence[int] = (-1,)
+        self,
+        frames_BFC: Tensor,
+        valid_BF: Tensor | None,
+        layers: Sequence[int] = (-1,),
+        weights_SN: Tensor | None = None,
     ) -> list[Tensor]:
-        """Contextualise frames [B, F, C] and return the requested hidden states, each [B, F, C].
+        """Contextualise frames [B, F, C] and return the requested hidden states or sums of them, each [B, F, C].
 
         Args:
             frames_BFC: output of the convolutions, projected to the width of the transformer.
             valid_BF: True at valid frames, None if no frame is padding; outputs at padded frames are arbitrary.
             layers: indices of hidden states: 0 is the input of the first layer, i the output of layer i, and -1 the
                 output of the transformer.
+            weights_SN: weights of the hidden states in S sums, which are returned instead; None: no sums.
         """
         last = len(self.layers)
         assert all(-last - 1 <= index <= last for index in layers), f"{layers} of {last} layers"
-        wanted = [index % (last + 1) for index in layers]
+        hidden = HiddenStates([index % (last + 1) for index in layers], weights_SN)
         mask_B11F = None
         if valid_BF is not None:
             frames_BFC = frames_BFC.where(valid_BF[:, :, None], 0.0)
@@ -52,14 +58,13 @@ class Transformer(nn.Module):
         if not self.pre_norm:
             frames_BFC = self.layer_norm(frames_BFC)
         frames_BFC = F.dropout(frames_BFC, self.dropout, self.training)
-        hidden = {0: frames_BFC} if 0 in wanted else {}
+        hidden.add(0, frames_BFC)
         for index, layer in enumerate(self.layers, start=1):
             frames_BFC = self._run(layer, frames_BFC, mask_B11F)
-            if index in wanted:
-                hidden[index] = frames_BFC
-        if self.pre_norm:
-            hidden[last] = self.layer_norm(frames_BFC)
-        return [hidden[index] for index in wanted]
+            if self.pre_norm and index == last:
+                frames_BFC = self.layer_norm(frames_BFC)
+            hidden.add(index, frames_BFC)
+        return hidden.collected()
 
     def _run(self, layer: nn.Module, frames_BFC: Tensor, mask_B11F: Tensor | None) -> Tensor:
         drops = self.training and self.layer_drop > 0.0
@@ -72,6 +77,37 @@ class Transformer(nn.Module):
         else:
             output_BFC = layer(frames_BFC, mask_B11F)
         return output_BFC if keep is None else output_BFC.where(keep, frames_BFC)
+
+
+class HiddenStates:
+    """Collects the hidden states that a head asks for, or adds them up as they are computed."""
+
+    def __init__(self, wanted: Sequence[int], weights_SN: Tensor | None) -> None:
+        self._wanted = wanted
+        self._weights_SN = weights_SN
+        self._states: dict[int, Tensor] = {}
+        self._sums_SBFC: Tensor | None = None
+
+    def add(self, index: int, frames_BFC: Tensor) -> None:
+        """Take hidden state number `index`; one that is not wanted is dropped."""
+        if index not in self._wanted:
+            return
+        if self._weights_SN is None:
+            self._states[index] = frames_BFC
+            return
+        weights_S = self._weights_SN[:, self._wanted.index(index)]
+        if self._sums_SBFC is None:
+            dtype = torch.promote_types(frames_BFC.dtype, weights_S.dtype)
+            self._sums_SBFC = frames_BFC.new_zeros(len(weights_S), *frames_BFC.shape, dtype=dtype)
+        # addcmul_ adds a half-precision state in float32 and needs no float32 copy of it, but autocast would make one.
+        with torch.autocast(frames_BFC.device.type, enabled=False):
+            self._sums_SBFC.addcmul_(frames_BFC, weights_S[:, None, None, None])
+
+    def collected(self) -> list[Tensor]:
+        """The wanted hidden states in their order, or the sums, each [B, F, C]."""
+        if self._sums_SBFC is not None:
+            return list(self._sums_SBFC)
+        return [self._states[index] for index in self._wanted]
 
 
 class PositionConvolution(nn.Module):

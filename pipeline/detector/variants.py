@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pipeline.fields import one_of
+from pipeline.errors import InputError
+from pipeline.fields import Range, check_ranges, one_of
 
-HeadName = Literal["mean_linear"]
+HeadName = Literal["mean_linear", "mhfa"]
 """Every head, see `heads.HEADS`."""
 
 CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
@@ -61,12 +62,47 @@ class EncoderConfig:
                 raise ValueError(f"width {self.width} is not a multiple of {name} {divisor}")
 
 
+HeadWidth = Annotated[int, Range(1, 8192)]
+
+HEAD_OF: dict[str, HeadName] = {
+    "num_heads": "mhfa",
+    "compression_width": "mhfa",
+    "embedding_width": "mhfa",
+}
+"""The settings that only one head has."""
+
+
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
     """Which head a detector has, and the settings of that head."""
 
     name: HeadName = "mean_linear"
-    """mean_linear: mean over frames and one linear layer, as in the released detectors."""
+    """mean_linear: mean over frames and one linear layer, as in the released detectors; mhfa: multi-head factorised
+    attention over weighted sums of all layers (Peng et al., 2022)."""
+    num_heads: Annotated[int, Range(1, 1024)] = 8
+    """mhfa: number of attention heads."""
+    compression_width: HeadWidth = 128
+    """mhfa: channels to which the frames are compressed before attention."""
+    embedding_width: HeadWidth = 256
+    """mhfa: channels of the embedding."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        for field in fields(self):
+            head = HEAD_OF.get(field.name, self.name)
+            if head != self.name and getattr(self, field.name) != field.default:
+                flag = f"--{field.name.replace('_', '-')}"
+                raise InputError(f"{flag} has no effect on {self.name}; leave it out, or add --name {head}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of this head by name, without those that only other heads have."""
+        names = [field.name for field in fields(self) if HEAD_OF.get(field.name, self.name) == self.name]
+        return {name: getattr(self, name) for name in names}
+
+    def __str__(self) -> str:
+        numbers = [f"{name} {value}" for name, value in self.settings.items() if name != "name"]
+        return f"{self.name} ({', '.join(numbers)})" if numbers else self.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.detector.config import LossConfig
+from pipeline.detector.config import LoraConfig, LoraTargets, LossConfig
 from pipeline.detector.dry_run import make_noise, prepare_dry_run
 from pipeline.detector.flops import forward_flops, peak_tflops, training_flops
+from pipeline.detector.lora import adapt
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig, EncoderConfig
+from pipeline.detector.variants import HeadConfig
 from tests.detector.toys import run, toy_config
 
 SHAPES = (
@@ -23,9 +25,17 @@ SHAPES = (
 )
 
 
-def count(config: EncoderConfig, lengths: tuple[int, ...], *, backward: bool = False) -> int:
+def count(
+    config: EncoderConfig,
+    lengths: tuple[int, ...],
+    *,
+    backward: bool = False,
+    head: HeadConfig = HeadConfig(),
+    lora: LoraConfig = LoraConfig(),
+) -> int:
     """Count with torch, whose counter does not support the fused attention of a CPU."""
-    detector = Detector(DetectorConfig(config))
+    detector = Detector(DetectorConfig(config, head))
+    adapt(detector, lora, seed=0)
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH):
         for length in lengths:
@@ -36,15 +46,30 @@ def count(config: EncoderConfig, lengths: tuple[int, ...], *, backward: bool = F
 
 
 @pytest.mark.parametrize("config", SHAPES)
-def test_the_count_of_a_forward_pass_equals_that_of_torch(config: EncoderConfig) -> None:
+@pytest.mark.parametrize("head", [HeadConfig(), HeadConfig("mhfa", 4, 16, 24)], ids=str)
+@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(4), LoraConfig(4, targets="attention")])
+def test_the_count_of_a_forward_pass_equals_that_of_torch(
+    config: EncoderConfig, head: HeadConfig, lora: LoraConfig
+) -> None:
     lengths = (16_000, 9_000, 400, 50)
-    assert forward_flops(config, lengths).total.sum() == count(config, lengths)
+    expected = count(config, lengths, head=head, lora=lora)
+    assert forward_flops(config, lengths, head, lora).total.sum() == expected
 
 
 def test_a_step_costs_three_forward_passes() -> None:
     lengths = (16_000, 9_000)
     expected = count(VARIANTS["tiny"], lengths, backward=True)
     assert training_flops(VARIANTS["tiny"], lengths) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("targets", ["attention", "feed_forward", "both"])
+def test_frozen_weights_need_no_gradient_of_their_own(targets: LoraTargets) -> None:
+    deep, lengths = replace(VARIANTS["tiny"], num_layers=12), (16_000, 9_000)
+    head, lora = HeadConfig("mhfa", 4, 16, 24), LoraConfig(4, targets=targets)
+    expected = count(deep, lengths, backward=True, head=head, lora=lora)
+    flops = training_flops(deep, lengths, head, lora)
+    assert flops == pytest.approx(expected, rel=0.05)
+    assert flops < 0.75 * training_flops(deep, lengths, head)
 
 
 @pytest.mark.parametrize(("variant", "giga"), [("xlsr_300m", 38.4), ("xlsr_1b", 106.6), ("xlsr_2b", 229.0)])

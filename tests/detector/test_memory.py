@@ -14,24 +14,26 @@ from pipeline.detector.memory import GIB, Inference
 from pipeline.detector.memory_limit import free_host_bytes
 from pipeline.detector.network import Detector, DetectorConfig
 from pipeline.detector.scoring import Precision, Scorer
-from pipeline.detector.variants import VARIANTS
+from pipeline.detector.variants import VARIANTS, HeadConfig
 from tests.detector.fresh_process import forget_peak, needs_peaks, peak_bytes, printed_by, resident_bytes
 
+MHFA = HeadConfig("mhfa")
 SHALLOW = {
     "layer": replace(VARIANTS["xlsr_300m"], num_layers=1, ffn_width=1024),
     "group": replace(VARIANTS["w2v_small"], num_layers=1, ffn_width=768),
 }
 """Convolutions, frames and heads as published, with one layer: layers run one after the other."""
 
-BATCHES: list[tuple[str, Precision, list[float]]] = [
-    ("layer", "fp32", [9.0]),
-    ("layer", "fp32", [9.0, 8.0]),
-    ("layer", "bf16", [15.0]),
-    ("group", "fp32", [9.0]),
-    ("group", "fp32", [9.0, 8.0]),
-    ("group", "bf16", [9.0, 8.0]),
+BATCHES: list[tuple[str, HeadConfig, Precision, list[float]]] = [
+    ("layer", HeadConfig(), "fp32", [9.0]),
+    ("layer", HeadConfig(), "fp32", [9.0, 8.0]),
+    ("layer", HeadConfig(), "bf16", [15.0]),
+    ("group", HeadConfig(), "fp32", [9.0]),
+    ("group", HeadConfig(), "fp32", [9.0, 8.0]),
+    ("group", HeadConfig(), "bf16", [9.0, 8.0]),
+    ("layer", MHFA, "fp32", [9.0, 8.0]),
 ]
-"""Norm, precision, and the lengths of a batch in seconds."""
+"""Front end, head, precision, and the lengths of a batch in seconds."""
 
 
 def print_peaks() -> None:
@@ -39,8 +41,9 @@ def print_peaks() -> None:
     import numpy as np
 
     torch.set_num_threads(1)
-    for norm, precision, lengths_s in BATCHES:
-        scorer = Scorer(Detector(DetectorConfig(SHALLOW[norm])), precision=precision, max_seconds=1e6)
+    for front_end, head, precision, lengths_s in BATCHES:
+        detector = Detector(DetectorConfig(SHALLOW[front_end], head))
+        scorer = Scorer(detector, precision=precision, max_seconds=1e6)
         scorer.score([np.ones(16_000, np.float32)])  # libraries allocate in the first pass
         waveforms = [np.sin(np.arange(int(length * 16_000), dtype=np.float32)) for length in lengths_s]
         forget_peak()
@@ -53,12 +56,23 @@ def print_peaks() -> None:
 def test_a_process_uses_as_much_memory_as_estimated() -> None:
     measured = printed_by(print_peaks)
     estimated = [
-        Inference(SHALLOW[norm], precision)
+        Inference(SHALLOW[front_end], precision, head=head)
         .forward_memory(len(lengths_s), int(lengths_s[0] * 16_000), is_padded=len(lengths_s) > 1)
         .peak
-        for norm, precision, lengths_s in BATCHES
+        for front_end, head, precision, lengths_s in BATCHES
     ]
     assert measured == pytest.approx(estimated, rel=0.15)
+
+
+def test_a_head_over_all_layers_needs_two_sums_of_frames_whatever_their_number() -> None:
+    for layers in (2, 48):
+        plain = Inference(replace(VARIANTS["xlsr_1b"], num_layers=layers), "bf16")
+        one, other = (
+            each.forward_memory(3, 160_000, is_padded=True) for each in (plain, replace(plain, head=MHFA))
+        )
+        assert other.attention - one.attention == other.feed_forward - one.feed_forward
+        assert other.attention - one.attention == 3 * 2 * 499 * 1280 * 4
+        assert other.peak == one.peak, "the convolutions decide"
 
 
 def test_attention_without_a_fused_kernel_is_quadratic() -> None:

@@ -12,14 +12,17 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from pipeline.detector.config import EmaConfig, LossConfig, TrainingConfig
+from pipeline.detector.config import EmaConfig, LoraConfig, LossConfig, TrainingConfig
 from pipeline.detector.meter import Meter, StepRequests
 from pipeline.detector.ranks import run_ranks
 from pipeline.detector.state import TrainingProgress, TrainingState
 from pipeline.detector.trainer import Trainer
 from pipeline.detector.training import train
+from pipeline.detector.variants import DetectorConfig, HeadConfig
 from tests.detector.toys import (
     NUM_BATCHES,
+    TOY,
+    TOY_DETECTOR,
     TOY_GROUPS,
     Log,
     ToyBatch,
@@ -30,6 +33,7 @@ from tests.detector.toys import (
 )
 
 WORLD = 2
+MHFA = DetectorConfig(TOY, HeadConfig("mhfa", num_heads=2, compression_width=16, embedding_width=16))
 Results = dict[str, Any]
 NUM_STEPS, MIDDLE = 4, 2
 
@@ -47,8 +51,10 @@ def unequal_validation() -> Iterator[ToyBatch]:
             yield toy_batch(99, batch)
 
 
-def run(config: TrainingConfig, state: TrainingState | None = None) -> Results:
-    detector, log = toy_detector(), Log()
+def run(
+    config: TrainingConfig, state: TrainingState | None = None, detector_config: DetectorConfig = TOY_DETECTOR
+) -> Results:
+    detector, log = toy_detector(detector_config), Log()
     module: Any
     for module in detector.modules():  # dropout masks differ between ranks
         if hasattr(module, "dropout"):
@@ -95,6 +101,8 @@ def one_rank(folder: Path) -> None:
     ddp, fsdp, centred = run(settings()), run(sharded), run(oc_softmax)
     anchored = run(accuracy)
     half = replace(sharded, precision="bf16", activation_checkpointing=True)
+    lora = LoraConfig(rank=4, alpha=32.0)
+    adapted = run(replace(sharded, lora=lora), detector_config=MHFA)
     results = {
         "ddp": ddp,
         "fsdp": fsdp,
@@ -118,6 +126,13 @@ def one_rank(folder: Path) -> None:
         "ddp expected_accuracy": run(settings(loss=accuracy.loss)),
         "fsdp bf16 expected_accuracy": run(replace(accuracy, precision="bf16")),
         "frozen": frozen(accuracy),
+        "fsdp adapted": adapted,
+        "fsdp adapted resumed": run(replace(sharded, lora=lora), adapted["states"][MIDDLE], MHFA),
+        "ddp adapted": run(settings(lora=lora), detector_config=MHFA),
+        "ddp adapted from fsdp": run(settings(lora=lora), adapted["states"][MIDDLE], MHFA),
+        "fsdp adapted bf16": run(replace(half, lora=lora), detector_config=MHFA),
+        "fsdp mhfa": run(sharded, detector_config=MHFA),
+        "ddp mhfa": run(settings(), detector_config=MHFA),
         "fsdp bf16": run(half),
         "ddp bf16": run(settings(precision="bf16")),
         "fsdp fp16": run(replace(sharded, precision="fp16")),
@@ -178,7 +193,9 @@ def test_the_average_of_all_ranks_is_that_of_the_weights_before(ranks: list[Mapp
             torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["accumulated", "clipped", "oc_softmax", "expected_accuracy"])
+@pytest.mark.parametrize(
+    "kind", ["accumulated", "clipped", "oc_softmax", "expected_accuracy", "mhfa", "adapted"]
+)
 def test_sharded_and_replicated_losses_agree(ranks: list[Mapping[str, Results]], kind: str) -> None:
     assert ranks[0][f"fsdp {kind}"]["losses"] == pytest.approx(ranks[0][f"ddp {kind}"]["losses"], abs=1e-4)
 
@@ -199,7 +216,7 @@ def test_a_frozen_detector_is_sharded_and_keeps_the_weights_of_the_start(
         assert_same_weights(frozen["weights"], toy_detector().state_dict())
 
 
-@pytest.mark.parametrize("kind", ["fsdp", "fsdp oc_softmax", "fsdp expected_accuracy"])
+@pytest.mark.parametrize("kind", ["fsdp", "fsdp oc_softmax", "fsdp expected_accuracy", "fsdp adapted"])
 def test_a_sharded_training_resumes_bit_for_bit(ranks: list[Mapping[str, Results]], kind: str) -> None:
     uninterrupted, resumed = ranks[0][kind], ranks[0][f"{kind} resumed"]
     assert resumed["losses"] == {
@@ -225,11 +242,14 @@ def test_a_checkpoint_has_full_tensors_and_does_not_depend_on_the_ranks(
         assert not ranks[1][kind]["states"][MIDDLE]["detector"]
 
 
-@pytest.mark.parametrize("kind", ["ddp from fsdp", "fsdp from ddp"])
+@pytest.mark.parametrize(
+    ("kind", "like"),
+    [("ddp from fsdp", "ddp"), ("fsdp from ddp", "ddp"), ("ddp adapted from fsdp", "ddp adapted")],
+)
 def test_sharded_and_replicated_trainings_resume_from_each_other(
-    ranks: list[Mapping[str, Results]], kind: str
+    ranks: list[Mapping[str, Results]], kind: str, like: str
 ) -> None:
-    expected = {step: loss for step, loss in ranks[0]["ddp"]["losses"].items() if step > MIDDLE}
+    expected = {step: loss for step, loss in ranks[0][like]["losses"].items() if step > MIDDLE}
     assert ranks[0][kind]["losses"] == pytest.approx(expected, abs=1e-4)
 
 
@@ -249,6 +269,18 @@ def test_sharded_weights_are_float32_in_half_precision(ranks: list[Mapping[str, 
     half, full = (ranks[0][f"fsdp{kind} expected_accuracy"]["losses"] for kind in (" bf16", ""))
     assert half == pytest.approx(full, abs=0.05)
     assert ranks[0]["fsdp fp16"]["losses"] == pytest.approx(ranks[0]["ddp"]["losses"], abs=0.02)
+
+
+def test_sharded_and_replicated_adapters_agree(ranks: list[Mapping[str, Results]]) -> None:
+    ddp, fsdp, half = (ranks[0][f"{kind}"] for kind in ("ddp adapted", "fsdp adapted", "fsdp adapted bf16"))
+    assert fsdp["eers"] == ddp["eers"]
+    assert half["losses"] == pytest.approx(ddp["losses"], abs=0.02)
+    start = toy_detector(MHFA).state_dict()
+    for name, weight in ddp["states"][NUM_STEPS]["detector"].items():
+        torch.testing.assert_close(fsdp["states"][NUM_STEPS]["detector"][name], weight, atol=1e-4, rtol=0)
+        is_frozen = name.startswith("m_ssl.") and name in start
+        assert is_frozen == (name not in ddp["states"][NUM_STEPS]["optimiser"])
+        assert not is_frozen or torch.equal(weight, start[name])
 
 
 def test_ranks_with_unequal_validation_batches_agree(ranks: list[Mapping[str, Results]]) -> None:

@@ -22,6 +22,8 @@ FAMILIES = ("tiny", "tiny_group")
 TOY = replace(VARIANTS["tiny"], num_layers=1, dropout=0.1, input_dropout=0.1)
 """Front end of `toy_detector`."""
 
+TOY_DETECTOR = DetectorConfig(TOY)
+
 NUM_BATCHES = 7
 """Batches in an epoch of `toy_batches`."""
 
@@ -68,10 +70,10 @@ TOY_GROUPS = {
 """The corpus and attack of each utterance of `toy_validation`."""
 
 
-def toy_detector() -> Detector:
+def toy_detector(config: DetectorConfig = TOY_DETECTOR) -> Detector:
     """Build a one-layer detector with dropout; the weights are the same every time."""
     torch.manual_seed(0)
-    return Detector(DetectorConfig(TOY))
+    return Detector(config)
 
 
 def toy_config(num_steps: int = 20, **changes: Any) -> TrainingConfig:
@@ -126,20 +128,24 @@ def copy(value: Any) -> Any:
 
 
 def run(
-    config: TrainingConfig, batches: Callable[[int, int], Iterator[ToyBatch]] = toy_batches, **arguments: Any
+    config: TrainingConfig,
+    batches: Callable[[int, int], Iterator[ToyBatch]] = toy_batches,
+    detector_config: DetectorConfig = TOY_DETECTOR,
+    **arguments: Any,
 ) -> tuple[Detector, Log, TrainingProgress]:
     """Train `toy_detector` on one thread.
 
     Args:
         config: Training settings.
         batches: The training batches of (epoch, first batch).
+        detector_config: Front end and head.
         arguments: Further keyword arguments of `train`; `group_of` is TOY_GROUPS by default.
 
     Returns:
         The trained detector, the log of its reports and its final progress.
     """
     torch.set_num_threads(1)
-    detector, log = toy_detector(), Log()
+    detector, log = toy_detector(detector_config), Log()
     progress = train(detector, batches, config, log, **{"group_of": TOY_GROUPS, **arguments})
     return detector, log, progress
 
@@ -151,10 +157,10 @@ def assert_same_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) 
     assert not different
 
 
-def make_detector(config: EncoderConfig) -> Detector:
+def make_detector(config: EncoderConfig | DetectorConfig) -> Detector:
     """Make a detector without zero biases or unit norms, so that every weight affects the logits."""
     torch.manual_seed(1)
-    detector = Detector(DetectorConfig(config))
+    detector = Detector(config if isinstance(config, DetectorConfig) else DetectorConfig(config))
     with torch.no_grad():
         for parameter in detector.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)

@@ -31,13 +31,19 @@ from jobs.training.folder import (
 )
 from jobs.training.reporter import Reporter
 from pipeline import tracking
+from pipeline.detector.checkpoint import load_detector
+from pipeline.detector.config import LoraConfig
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.state import TrainingProgress
+from pipeline.detector.validation import validate
+from pipeline.detector.variants import HeadConfig
 from pipeline.errors import InputError
 from pipeline.lease import held
 from pipeline.storage import Folder
+from tests.detector.toys import TOY, TOY_GROUPS, run, toy_batch, toy_config, toy_detector, toy_validation
 from tests.faults import fill, small_disk
 
+MHFA = DetectorConfig(TOY, HeadConfig("mhfa", num_heads=2, compression_width=16, embedding_width=16))
 PROGRESS = TrainingProgress(step=5, best_step=3, best_error=0.25, epoch=1)
 
 
@@ -135,6 +141,32 @@ def test_a_full_disk_for_temporary_files_is_named_where_a_state_is_saved(
             save_state({"weights": torch.zeros(100_000)}, tmp_path / "disk")
         with refused:
             save_state({"weights": torch.zeros(16_200)}, tmp_path / "disk")  # only the end does not fit
+
+
+def test_the_weights_of_a_training_with_adapters_are_those_of_an_ordinary_detector(tmp_path: Path) -> None:
+    out, lora = Folder(str(tmp_path / "run")), LoraConfig(rank=4, alpha=32.0)
+    untrained = toy_detector(MHFA)
+    trained, log, _ = run(toy_config(10, lora=lora), detector_config=MHFA)
+    validation = validate(trained, toy_validation(), torch.device("cpu"), TOY_GROUPS)
+    metadata = {"variant": "tiny", "training": "1"}
+    with held(out) as lease, tracking.run("", "bonafide", job="train", name="train") as tracked:
+        reporter = Reporter(out, lease.fence, untrained, metadata, tracked, 0, 1, "pooled", lora)
+        reporter._save_weights(10, validation, log.states[10])
+    loaded = load_detector(tmp_path / "run" / weights_name(10))
+    assert loaded.detector.config == MHFA
+    assert loaded.metadata["step"] == "10"
+    assert loaded.detector.state_dict().keys() == untrained.state_dict().keys()
+    batch = toy_batch(0, 0)
+    with torch.no_grad():
+        saved, expected, before = (
+            each.eval()(batch.waveform, batch.num_samples).embedding
+            for each in (loaded.detector, trained, untrained)
+        )
+    torch.testing.assert_close(saved, expected, atol=1e-5, rtol=0)
+    assert (before - expected).abs().max() > 1e-3
+    name = "m_ssl.model.encoder.layers.0.fc1.weight"
+    assert torch.equal(log.states[10]["detector"][name], untrained.state_dict()[name])
+    assert not torch.equal(loaded.detector.state_dict()[name], untrained.state_dict()[name])
 
 
 def test_a_full_disk_is_named_where_metrics_are_written(tmp_path: Path) -> None:

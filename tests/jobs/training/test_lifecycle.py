@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,13 @@ from pipeline import tracking
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.store.snapshot import Snapshot
 from pipeline.detector.checkpoint import load_detector, save_detector
+from pipeline.detector.config import LoraConfig, LossConfig, TrainingConfig
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.state import TrainingProgress
+from pipeline.detector.variants import HeadConfig
 from pipeline.errors import InputError
 from pipeline.storage import Folder
+from tests.detector.toys import assert_same_weights
 from tests.jobs.situations.checkpoints import empty_database
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
@@ -81,6 +85,35 @@ def test_a_training_without_a_checkpoint_starts_from_the_weights_of_its_seed(
     assert load_initial(training) is None
     record = start(training, None)
     assert record.initial_weights == save(tmp_path / "x", training.config.training.seed)
+
+
+def test_a_training_with_another_head_starts_from_the_front_end_of_a_detector(
+    training: ResolvedTraining, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "x")
+    asked = starting_from(training, str(tmp_path / "x"))
+    asked = replace(asked, config=replace(asked.config, head=HeadConfig("mhfa", num_heads=2)))
+    initial = load_initial(asked)
+    assert "its mean_linear head is left out, the head keeps its initial weights" in capsys.readouterr().out
+    start(asked, initial)
+    written, source = (
+        load_detector(file).detector for file in (tmp_path / "run" / folder.INITIAL, tmp_path / "x")
+    )
+    assert written.config == asked.config.detector
+    assert_same_weights(written.front_end.state_dict(), source.front_end.state_dict())
+
+
+def test_heads_losses_and_adapters_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
+    def config(**changes: Any) -> TrainConfig:
+        return TrainConfig(
+            store=str(tmp_path / "store"), out=str(tmp_path / "run"), variant="tiny", **changes
+        )
+
+    with pytest.raises(InputError, match="oc_softmax starts from a direction that a mhfa head does not have"):
+        config(head=HeadConfig("mhfa"), training=TrainingConfig(loss=LossConfig("oc_softmax")))
+    with pytest.raises(InputError, match=r"--training\.lora\.rank 65 is more than the 64 channels"):
+        config(training=TrainingConfig(lora=LoraConfig(rank=65)))
+    config(head=HeadConfig("mhfa"), training=TrainingConfig(lora=LoraConfig(rank=64)))
 
 
 def test_a_training_whose_best_weights_are_gone_or_replaced_publishes_nothing(

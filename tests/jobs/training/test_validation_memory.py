@@ -14,7 +14,7 @@ from jobs.training.resolve import ResolvedTraining, resolve
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.store.index import load_index
 from pipeline.data.store.snapshot import load_snapshot
-from pipeline.detector.config import LossConfig, TrainingConfig
+from pipeline.detector.config import LoraConfig, LossConfig, TrainingConfig
 from pipeline.detector.memory import Inference
 from pipeline.detector.variants import VARIANTS
 from pipeline.errors import InputError
@@ -57,9 +57,15 @@ def test_the_weights_and_what_trains_them_count(training: ResolvedTraining, monk
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert free_for_validation(training, 4) < 0.5 * alone
     large = replace(training, config=replace(training.config, variant="xlsr_2b"))
-    assert alone - free_for_validation(replace(large), 1) > 20 * 2**30
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    used = alone - free_for_validation(large, 1)
+    assert used > 20 * 2**30
     compared = replace(large, config=replace(large.config, training=EXPECTED_ACCURACY))
     assert free_for_validation(large, 1) - free_for_validation(compared, 1) > 7 * 2**30
+    training_config = replace(large.config.training, lora=LoraConfig(rank=16))
+    adapted = replace(large, config=replace(large.config, training=training_config))
+    # Frozen weights have no gradient and no moments.
+    assert alone - free_for_validation(adapted, 1) < 0.5 * used
 
 
 def test_only_scores_that_are_log_odds_have_the_odds_of_the_training(training: ResolvedTraining):
