@@ -169,7 +169,7 @@ def to_page(
     ]
     subtitle = (
         "Whole utterances of the validation split. A score is the bona fide logit minus the spoof logit; "
-        f"higher means more bona fide. The weights with the lowest EER of {NAMES[select_by]} are the best."
+        f"higher means more bona fide. The weights with the lowest EER ({NAMES[select_by]}) are the best."
     )
     if any("ema" in rates for rates in history.values()):
         subtitle += " Tables, DET curves and scores are of the better of the weights and their average (EMA)."
