@@ -149,18 +149,18 @@ def test_adapters_do_not_depend_on_torchs_generator_but_on_the_seed() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # raised by torch
 def test_compiled_layers_give_the_adapters_the_same_gradients() -> None:
     batch, gradients = toy_batch(0, 0), []
+    config = DetectorConfig(replace(VARIANTS["tiny"], num_layers=1), HeadConfig("mhfa", embedding_width=8))
     for is_compiled in (False, True):
-        detector = Detector(DetectorConfig(VARIANTS["tiny"]))
-        detector.load_state_dict(make_detector(VARIANTS["tiny"]).state_dict())
+        detector = make_detector(config).train()
         adapt(detector, LORA, seed=1)
         backend = CompileCounterWithBackend("aot_eager")
         if is_compiled:
             compile_layers(detector, backend)
-        for length in (1600, 1400, 1300):
+        for length in (1600, 1400):
             output = detector(batch.waveform[:, :length], batch.num_samples.clamp(max=length))
             output.logits.square().sum().backward()
         gradients.append({name: w.grad for name, w in detector.named_parameters() if w.grad is not None})
-    assert backend.frame_count <= 3
+    assert backend.frame_count <= 2
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
     torch.compiler.reset()
 
