@@ -243,3 +243,14 @@ def test_an_unsorted_or_malformed_index_is_refused() -> None:
         replace(index, label=index.label + np.int8(1))
     with pytest.raises(ValueError, match="seconds"):
         replace(index, seconds=index.seconds.astype(np.float64))
+
+
+def test_recordings_for_augmentation_are_never_chosen_as_utterances(store: tuple[Folder, Snapshot]) -> None:
+    _, snapshot = store
+    noises = replace(snapshot.corpora["bbb"], role="augmentation")
+    mixed = replace(snapshot, corpora=snapshot.corpora | {"bbb": noises})
+    assert list(choose_corpora(mixed).corpora) == ["aaa"]
+    with pytest.raises(InputError, match="bbb is an augmentation corpus, whose recordings are not utterances"):
+        choose_corpora(mixed, ["aaa", "bbb"])
+    with pytest.raises(InputError, match="has no other corpora; it has: bbb"):
+        choose_corpora(replace(mixed, corpora={"bbb": noises}))
