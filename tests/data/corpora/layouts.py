@@ -1056,7 +1056,9 @@ AUGMENTATION = (
         "musan",
         (
             recording("noise/free-sound/noise-free-sound-0000.wav", "MUSAN-noise-free-sound-0000", "noise"),
-            recording("noise/sound-bible/noise-sound-bible-0001.wav", "MUSAN-noise-sound-bible-0001", "noise"),
+            recording(
+                "noise/sound-bible/noise-sound-bible-0001.wav", "MUSAN-noise-sound-bible-0001", "noise"
+            ),
             recording("music/fma-western-art/music-fma-wa-0001.wav", "MUSAN-music-fma-wa-0001", "music"),
             recording("music/jamendo/music-jamendo-0000.wav", "MUSAN-music-jamendo-0000", "music"),
             recording("speech/librivox/speech-librivox-0000.wav", "MUSAN-speech-librivox-0000", "speech"),

@@ -26,6 +26,8 @@ from jobs.training.record import TrainingRecord
 from jobs.training.resolve import RESUMABLE_CHANGES, ResolvedTraining, fixed_settings, resolve
 from pipeline import lease
 from pipeline.data.corpora.recipe import Recipe, load_recipe
+from pipeline.data.loading.augment.additive import Colour
+from pipeline.data.loading.augment.channel import Gain
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_snapshot
 from pipeline.errors import InputError
@@ -245,7 +247,12 @@ def test_resources_and_how_the_same_numbers_are_computed_may_change(change: dict
     ("change", "message"),
     [
         ({"init": "xlsr.pt"}, "init was .* and is xlsr.pt"),
-        ({"augment": Names(["noise"])}, "augment was .* and is noise"),
+        ({"augment": (Gain(), Colour())}, "augment was gain and is gain, colour; "),
+        (
+            {"augment": (Gain(gain_db=(0.0, 6.0)),)},
+            r"augment\[1\]\.gain_db was -20\.0, 6\.0 and is 0\.0, 6\.0",
+        ),
+        ({"augment": ()}, "augment was gain and is empty; "),
         ({"batch": replace(BASIC.batch, seed=7)}, r"batch\.seed was 1234 and is 7"),
         (
             {"training": replace(BASIC.training, precision="fp32")},
