@@ -43,7 +43,8 @@ def test_recordings_are_added_at_the_requested_snr(
 def test_a_window_of_a_long_recording_and_a_repeated_short_one_are_added(tmp_path: Path):
     rng = np.random.default_rng(0)
     long, short = (
-        quantise(0.1 * rng.standard_normal(size, np.float32)) / np.float32(2**15) for size in (30_000, 700)
+        (quantise(0.1 * rng.standard_normal(size, np.float32)) / 2**15).astype(np.float32)
+        for size in (30_000, 700)
     )
     windows = [record(tmp_path / "long", [long]).draw_window(4_000, rng) for _ in range(9)]
     starts = [int(np.argmax(np.correlate(long, window))) for window in windows]

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.config import to_dict
 from pipeline.data.audio.waveform import Waveform
+from pipeline.data.corpora.utterance import KINDS
 from pipeline.data.loading.augment.channel import Gain
 from pipeline.data.loading.augment.composition import (
     AUGMENTATIONS,
@@ -32,9 +33,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     )
     click = np.zeros(2_000, np.float32)
     click[[50, 900]] = 0.9, 0.3
-    return {(("musan",), kind): noises for kind in ("noise", "music", "speech")} | {
-        (("musan",), "rir"): record(folder / "rooms", [click, speech(800) * 0.1])
-    }
+    rooms = record(folder / "rooms", [click, speech(800) * np.float32(0.1)])
+    return {(("musan",), kind): rooms if kind == "rir" else noises for kind in KINDS}
 
 
 def table_of(name: str, **settings: Any) -> dict[str, Any]:
