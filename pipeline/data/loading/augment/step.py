@@ -71,7 +71,7 @@ class RecordedAugmentation(Step, Named):
     """A change that needs recordings."""
 
     from_: tuple[str, ...]
-    """Corpora of the store with the role augmentation, such as "musan"."""
+    """Corpora of the store with the role augmentation, which a TOML file names: from = "musan"."""
 
     kind: ClassVar[str]
     """One of `utterance.KINDS`."""
