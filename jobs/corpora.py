@@ -96,14 +96,15 @@ def write_files(config: CorporaConfig) -> None:
     Raises:
         InputError: the store lacks the snapshot or a corpus.
     """
-    from pipeline.data.store.snapshot import choose_corpora, load_snapshot
+    from pipeline.data.store.snapshot import choose_corpora, load_snapshot, only_named
 
     store = Folder(config.store)
-    snapshot = choose_corpora(load_snapshot(store, config.snapshot), config.corpora)
+    snapshot = only_named(load_snapshot(store, config.snapshot), config.corpora)
+    utterances = choose_corpora(snapshot, config.corpora) if config.export_protocol else None
     if config.html:
         write_card(config.html, store, snapshot, config.recipe)
-    if config.export_protocol:
-        export_protocol(config.export_protocol, store, snapshot)
+    if utterances:
+        export_protocol(config.export_protocol, store, utterances)
 
 
 def write_card(file: str, store: Folder, snapshot: Snapshot, recipe: str) -> None:

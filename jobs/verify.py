@@ -42,10 +42,10 @@ class VerifyConfig:
 def main(config: VerifyConfig) -> None:
     """Check every shard, one Ray task each."""
     from pipeline.data.store.layout import index_name
-    from pipeline.data.store.snapshot import choose_corpora, load_snapshot
+    from pipeline.data.store.snapshot import load_snapshot, only_named
 
     store = Folder(config.store)
-    snapshot = choose_corpora(load_snapshot(store, config.snapshot), config.corpora)
+    snapshot = only_named(load_snapshot(store, config.snapshot), config.corpora)
     shards = [
         {
             "corpus": corpus.name,

@@ -7,16 +7,12 @@ so a command needs no parser code: its fields are the flags, and the docstrings 
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
-import functools
 import gc
 import inspect
-import itertools
 import json
 import re
 import sys
-import textwrap
 import tomllib
 import typing
 from collections import Counter
@@ -28,6 +24,7 @@ import tomli_w
 
 from pipeline.errors import InputError, did_you_mean
 from pipeline.fields import READERS, LocalPath, Pairs, Range, Reader, marks_of, types_of
+from pipeline.settings import attribute_docstrings, key_of
 from pipeline.signals import StopSignals
 from pipeline.streams import run_with_safe_streams
 
@@ -149,7 +146,7 @@ class _Field:
 
 def _fields(config: Any, prefix: str = "", instance: object = None) -> Iterator[_Field]:
     """Every field of a config, depth first; the defaults of a nested config are those of `instance`."""
-    hints, help_texts = types_of(config), _attribute_docstrings(config)
+    hints, help_texts = types_of(config), attribute_docstrings(config)
     section = (inspect.getdoc(config) or "").partition("\n")[0] if prefix else ""
     for field in dataclasses.fields(config):
         name, hint, default = prefix + field.name, hints[field.name], field.default
@@ -161,18 +158,6 @@ def _fields(config: Any, prefix: str = "", instance: object = None) -> Iterator[
             yield from _fields(hint, f"{name}.", default)
         else:
             yield _Field(name, hint, default, help_texts.get(field.name, ""), section)
-
-
-@functools.cache
-def _attribute_docstrings(config: type) -> dict[str, str]:
-    """The string that follows each field in the source of a class."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
-    assert isinstance(definition, ast.ClassDef)
-    return {
-        ast.unparse(field.target): ast.literal_eval(text.value)
-        for field, text in itertools.pairwise(definition.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
 
 
 class _Parser(argparse.ArgumentParser):
@@ -311,14 +296,14 @@ def load_toml(path: str | Path) -> dict[str, Any]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain values that JSON and TOML can hold."""
-    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    return {key_of(field.name): _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Pairs):
         return [f"{name}={text}" for name, text in value]
     if isinstance(value, tuple):
-        return list(value)
+        return [_plain(item) for item in value]
     return to_dict(value) if dataclasses.is_dataclass(value) else value
 
 

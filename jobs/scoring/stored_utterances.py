@@ -44,8 +44,7 @@ class StoredUtterances:
     def _read_pcm(self, row: Row) -> Pcm:
         from pipeline.data.audio.errors import AudioError
         from pipeline.data.audio.flac import decode_pcm
-        from pipeline.data.loading.reading import REBUILD_HINT
-        from pipeline.data.store.layout import tar_name
+        from pipeline.data.store.layout import REBUILD_HINT, tar_name
 
         name, start = tar_name(row["corpus"], row["shard"]), row["offset"]
         try:

@@ -51,10 +51,15 @@ def check_resume(training: ResolvedTraining, record: TrainingRecord) -> None:
         InputError: a setting that decides the weights has changed, or the snapshot has.
     """
     asked, recorded = (dict(_flat(settings)) for settings in (fixed_settings(training), record.settings))
-    changes = [
-        f"{name} was {_show(recorded, name)} and is {_show(asked, name)}"
+    changed = [
+        name
         for name in sorted(asked.keys() | recorded.keys())
         if name not in asked or name not in recorded or asked[name] != recorded[name]
+    ]
+    changes = [
+        f"{name} was {_show(recorded, name)} and is {_show(asked, name)}"
+        for name in changed
+        if not any(name.startswith(f"{table}[") for table in changed)  # other tables have other settings
     ]
     if training.snapshot_digest != record.snapshot_digest:
         changes.append(
@@ -68,10 +73,14 @@ def check_resume(training: ResolvedTraining, record: TrainingRecord) -> None:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of nested settings."""
+    """Dotted names and values of nested settings; an array of tables is a list of their names, and their settings."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            yield f"{prefix}{name}", [item.get("name") or list(item)[-1] for item in value]
+            for number, item in enumerate(value, 1):
+                yield from _flat(item, f"{prefix}{name}[{number}].")
         else:
             yield f"{prefix}{name}", value
 
@@ -80,7 +89,7 @@ def _show(settings: Mapping[str, Any], name: str) -> str:
     value = settings.get(name)
     if value is None:
         return "not set"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (", ".join(map(str, value)) or "empty") if isinstance(value, list) else str(value)
 
 
 def check_data(training: ResolvedTraining) -> None:
@@ -88,11 +97,16 @@ def check_data(training: ResolvedTraining) -> None:
 
     Raises:
         InputError: the training or the validation data lack a class, an excluded split is needed, chunks are shorter
-            than the crop, a weight names no corpus, or the weights leave nothing of a class.
+            than the crop, a weight names no corpus, the weights leave nothing of a class, or an augmentation would
+            contradict the labels.
     """
     config, recipe, snapshot = training.config, training.recipe, training.snapshot
     weight_table(list(snapshot.corpora), config.batch)  # before the utterances are read: checks the names
     check_exclusions(recipe, snapshot)
+    if config.augment:
+        from pipeline.data.loading.augment.composition import check_labels  # scipy takes a moment to import
+
+        check_labels(config.augment, recipe.bonafide_artifacts)
     table = count_utterances(training.store, snapshot, config.batch)
     check_chunks(config, table)
     purposes: tuple[tuple[Use, str], ...] = (("train", "train on"), ("validation", "validate with"))

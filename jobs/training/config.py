@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pipeline import tracking
 from pipeline.data.audio.waveform import ChunkSeconds
@@ -13,7 +14,6 @@ from pipeline.detector.config import TrainingConfig
 from pipeline.detector.variants import VARIANTS, DetectorConfig, HeadConfig, VariantName
 from pipeline.errors import InputError
 from pipeline.fields import (
-    READERS,
     Bounds,
     Checkpoint,
     Count,
@@ -22,20 +22,21 @@ from pipeline.fields import (
     Names,
     PositiveOrZero,
     Range,
-    Reader,
     Text,
 )
+from pipeline.settings import array_of_tables
+
+if TYPE_CHECKING:
+    from pipeline.data.loading.augment.step import Step
 
 
-def _augmentations(text: str) -> Names:
-    from pipeline.data.loading.augment import augmentation  # scipy takes a moment to import
+def _read_steps(tables: Sequence[Any]) -> tuple[Step, ...]:
+    from pipeline.data.loading.augment.composition import read_steps  # scipy takes a moment to import
 
-    names = Names.parse(text)
-    augmentation(names)
-    return names
+    return read_steps(tables)
 
 
-AugmentationNames = Annotated[Names, Reader(_augmentations, READERS[Names].expected)]
+Augmentations = Annotated[tuple[Any, ...], array_of_tables(_read_steps)]
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ class TrainConfig:
     training."""
     keep_checkpoints: Count = 2
     """How many of the newest checkpoints to keep; the best weights are kept separately."""
-    augment: AugmentationNames = Names()
-    """Augmentations of training utterances, applied in this order: rawboost1 … rawboost8, noise, reverberation …"""
+    augment: Augmentations = ()
+    """Augmentations of training utterances, applied in this order: rawboost1 … rawboost8, colour, reverberation … A
+    TOML file gives their settings in tables, [[augment]]."""
     chunk_s: ChunkSeconds = 0.0
     """Crop longer training utterances to a random window of exactly this many seconds, instead of
     batch.crop_min_s to batch.crop_max_s. AntiDeepfake fine-tunes on Deepfake-Eval-2024 with 4, 10, 13, 30 and 50 s; an

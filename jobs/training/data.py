@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -20,7 +20,7 @@ from pipeline.progress import counted
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.data.loading.augment import Augmentation
+    from pipeline.data.loading.augment.composition import Augmenter
     from pipeline.data.loading.batches import Batch
     from pipeline.data.store.index import Index
 
@@ -51,7 +51,7 @@ class WorkerData:
             rank=rank,
             world=world,
             num_workers=training.config.loader_workers,
-            augment=_augmentation(training.config.augment),
+            augment=_augmenter(training),
         )
         check_validation_memory(training, self._validation, free_for_validation(training, world))
         self.group_of = _group_of(self._validation)
@@ -103,13 +103,15 @@ class WorkerData:
         )
 
 
-def _augmentation(names: Sequence[str]) -> Augmentation | None:
-    """Combine the named augmentations; without any, scipy is not imported, which takes more than a second."""
-    if not names:
+def _augmenter(training: ResolvedTraining) -> Augmenter | None:
+    """Combine the augmentations; without any, scipy is not imported, which takes more than a second."""
+    steps = training.config.augment
+    if not steps:
         return None
-    from pipeline.data.loading.augment import augmentation
+    from pipeline.data.loading.augment.composition import augmenter, sources_of
+    from pipeline.data.loading.augment.library import load_recordings
 
-    return augmentation(names)
+    return augmenter(steps, load_recordings(training.store, training.recordings, sources_of(steps)))
 
 
 def _group_of(index: Index) -> dict[str, Group]:

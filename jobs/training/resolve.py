@@ -11,7 +11,7 @@ from jobs.training.record import TrainingRecord
 from pipeline.config import to_dict
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.loading.buckets import BatchConfig
-from pipeline.data.store.snapshot import Snapshot, choose_corpora
+from pipeline.data.store.snapshot import Snapshot, choose_corpora, only_named, only_roles
 from pipeline.storage import Folder
 
 RESUMABLE_CHANGES = frozenset(
@@ -41,6 +41,8 @@ class ResolvedTraining:
     recipe: Recipe
     snapshot: Snapshot
     """Only the corpora that the training uses."""
+    recordings: Snapshot
+    """Only the corpora whose recordings augment it."""
     snapshot_digest: str
     """Digest of the whole snapshot, all corpora included."""
 
@@ -67,11 +69,12 @@ def resolve(
         snapshot: the snapshot that the command or the record names.
 
     Raises:
-        InputError: the snapshot lacks the corpora.
+        InputError: the snapshot lacks the corpora, or the recordings of an augmentation.
     """
     chosen = _choose_corpora(snapshot, config, recipe)
+    recordings = _choose_recordings(snapshot, config)
     config = replace(config, batch=resolve_batch(config, record, recipe, chosen.corpora))
-    return ResolvedTraining(config, recipe, chosen, snapshot.digest)
+    return ResolvedTraining(config, recipe, chosen, recordings, snapshot.digest)
 
 
 def resolve_batch(
@@ -99,6 +102,19 @@ def _choose_corpora(snapshot: Snapshot, config: TrainConfig, recipe: Recipe) -> 
         available = [corpus for corpus in recipe.corpora if corpus in snapshot.corpora]
         return choose_corpora(snapshot, available or recipe.corpora)
     return choose_corpora(snapshot, config.corpora, role=None if config.corpora else "train")
+
+
+def _choose_recordings(snapshot: Snapshot, config: TrainConfig) -> Snapshot:
+    """The corpora that the augmentations draw from."""
+    if not config.augment:
+        return only_roles(snapshot, [])
+    from pipeline.data.loading.augment.composition import sources_of  # scipy takes a moment to import
+    from pipeline.data.loading.augment.library import check_sources
+
+    sources = sources_of(config.augment)
+    check_sources(snapshot, sources)
+    names = {name for corpora, _ in sources for name in corpora}
+    return only_named(snapshot, names) if names else only_roles(snapshot, [])
 
 
 def _without_resumable(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

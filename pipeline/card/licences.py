@@ -55,7 +55,7 @@ def _licences_table(snapshot: Snapshot) -> Table:
     rows: list[list[Value]] = [
         [
             licence,
-            _use_cell(non_commercial),
+            use_cell(non_commercial),
             hours[licence, non_commercial],
             Cell(format_percent(hours[licence, non_commercial] / total)),
             ", ".join(names[licence, non_commercial]),
@@ -73,7 +73,7 @@ def _corpora_table(snapshot: Snapshot) -> Table:
             corpus.name,
             corpus.role,
             corpus.licence,
-            _use_cell(corpus.non_commercial),
+            use_cell(corpus.non_commercial),
             *(corpus.hours.get(label, 0.0) for label in LABEL_ORDER),
         ]
         for corpora in corpora_by_role(snapshot).values()
@@ -83,5 +83,6 @@ def _corpora_table(snapshot: Snapshot) -> Table:
     return Table(titles, format_hour_columns(rows, 4, 5), "By corpus")
 
 
-def _use_cell(non_commercial: bool | None) -> Cell:
+def use_cell(non_commercial: bool | None) -> Cell:
+    """Say whether a licence allows commercial use."""
     return Cell(COMMERCIAL_USE[non_commercial], is_warning=non_commercial is True, is_word=True)

@@ -89,4 +89,8 @@ def _others(corpus: CorpusSnapshot, max_loss: float) -> list[ClassCounts]:
 def _title(counts: ClassCounts) -> str:
     if counts.name == UNKNOWN:
         return f"{counts.dimension} unknown"
-    return LABEL_TITLES[counts.name] if counts.dimension == "label" else f"{counts.dimension} {counts.name}"
+    return (
+        LABEL_TITLES.get(counts.name, counts.name)
+        if counts.dimension == "label"
+        else f"{counts.dimension} {counts.name}"
+    )

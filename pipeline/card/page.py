@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.card.augmentation_section import augmentation_section
 from pipeline.card.completeness import TITLE as COMPLETENESS_TITLE
 from pipeline.card.completeness import (
     completeness_section,
@@ -21,9 +22,10 @@ from pipeline.card.shortcut import Shortcut, find_shortcuts
 from pipeline.card.shortcut_section import TITLE as SHORTCUTS_TITLE
 from pipeline.card.shortcut_section import predictive_by_group, shortcut_section
 from pipeline.card.tally import Tally, tally_snapshot
+from pipeline.data.corpora.manifest import AUGMENTATION, UTTERANCE_ROLES
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.store.losses import MAX_LOSS, loss_warning
-from pipeline.data.store.snapshot import Snapshot
+from pipeline.data.store.snapshot import Snapshot, only_roles
 from pipeline.report import Block, Facts, Page, Section, Text
 from pipeline.storage import Folder
 
@@ -39,25 +41,41 @@ def corpus_card(
         recipe: Adds a section about the hours, labels and weights under this recipe.
         max_loss: Largest share that a class may lose without a warning; see `severe_losses`.
     """
-    tally = tally_snapshot(store, snapshot)
-    shortcuts = find_shortcuts(tally, snapshot)
-    duplicates = read_duplicates(store, snapshot)
+    utterances, recordings = only_roles(snapshot, UTTERANCE_ROLES), only_roles(snapshot, [AUGMENTATION])
+    sections: list[Section] = []
+    if utterances.corpora:
+        sections += _utterance_sections(store, utterances, recipe, max_loss)
+    if recordings.corpora:
+        sections.append(augmentation_section(tally_snapshot(store, recordings), recordings))
+        if any(corpus.rejected for corpus in recordings.corpora.values()):
+            rejects = rejects_section(recordings, find_examples(store, recordings), max_loss)
+            sections.append(Section(f"{REJECTS_TITLE} among these recordings", rejects.blocks))
     created = snapshot.created.replace("T", " ").replace("+00:00", " UTC")
     return Page(
         f"Corpus card of snapshot {snapshot.name}",
         f"{format_list(snapshot.corpora, 6)}. Created {created}, digest {snapshot.digest}.",
-        [
-            _overview(snapshot, tally, _warnings(snapshot, shortcuts, duplicates, max_loss)),
-            *([recipe_section(tally, snapshot, recipe)] if recipe else []),
-            hours_section(tally, snapshot),
-            durations_section(tally, snapshot),
-            shortcut_section(shortcuts, tally, snapshot),
-            completeness_section(snapshot),
-            rejects_section(snapshot, find_examples(store, snapshot), max_loss),
-            duplicates_section(duplicates, snapshot),
-            licences_section(snapshot),
-        ],
+        sections,
     )
+
+
+def _utterance_sections(
+    store: Folder, snapshot: Snapshot, recipe: Recipe | None, max_loss: float
+) -> list[Section]:
+    """Summarise the corpora of utterances; there is at least one."""
+    tally = tally_snapshot(store, snapshot)
+    shortcuts = find_shortcuts(tally, snapshot)
+    duplicates = read_duplicates(store, snapshot)
+    return [
+        _overview(snapshot, tally, _warnings(snapshot, shortcuts, duplicates, max_loss)),
+        *([recipe_section(tally, snapshot, recipe)] if recipe else []),
+        hours_section(tally, snapshot),
+        durations_section(tally, snapshot),
+        shortcut_section(shortcuts, tally, snapshot),
+        completeness_section(snapshot),
+        rejects_section(snapshot, find_examples(store, snapshot), max_loss),
+        duplicates_section(duplicates, snapshot),
+        licences_section(snapshot),
+    ]
 
 
 def _warnings(

@@ -1,16 +1,14 @@
-"""Encode and decode a waveform with a codec of FFmpeg, through PyAV."""
+"""Encode and decode a waveform with a codec of FFmpeg."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
 
-import av
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 from scipy import signal
 
+from pipeline.data.audio.transcode import transcode
 from pipeline.synthetic.recording import RECORDING_RATE
 from pipeline.synthetic.speech import Waveform
 
@@ -26,8 +24,6 @@ def encode_and_decode(
 ) -> Waveform:
     """Pass a waveform through a codec and remove the codec's delay.
 
-    Packets go from the encoder to the decoder without a container.
-
     Args:
         waveform: [num_samples] at 16 kHz.
         encoder: FFmpeg's name of the encoder.
@@ -40,52 +36,10 @@ def encode_and_decode(
         The decoded waveform [num_samples] at 16 kHz.
     """
     source = soxr.resample(waveform, RECORDING_RATE, sample_rate)
-    # Silence at the end flushes the samples that the codec delays.
-    samples = np.pad(source, (0, sample_rate // 5))
-    writer = av.AudioCodecContext.create(encoder, "w")
-    assert isinstance(writer, av.AudioCodecContext)
-    writer.sample_rate, writer.bit_rate, writer.layout = sample_rate, bit_rate, "mono"
-    writer.time_base = Fraction(1, sample_rate)
-    assert writer.codec.audio_formats is not None
-    writer.format = writer.codec.audio_formats[0]
-    writer.options = dict(options or {})
-    writer.open()
-    reader = av.AudioCodecContext.create(decoder, "r")
-    assert isinstance(reader, av.AudioCodecContext)
-    reader.sample_rate, reader.layout = sample_rate, "mono"
-    if writer.extradata:
-        reader.extradata = writer.extradata
-    decoded = [
-        _to_float(frame)
-        for packet in _packets(writer, samples, sample_rate)
-        for frame in reader.decode(packet)
-    ]
-    rate = reader.sample_rate  # opus always decodes to 48 kHz
-    result = soxr.resample(np.concatenate(decoded), rate, RECORDING_RATE)
-    return _align(result, waveform)
-
-
-def _packets(
-    writer: av.AudioCodecContext, samples: Waveform, sample_rate: int
-) -> list[av.Packet[av.AudioStream]]:
-    """Encode mono samples [num_samples] in frames of the size that the encoder requires."""
-    assert writer.format is not None
-    converter = av.AudioResampler(format=writer.format, layout="mono", rate=sample_rate)
-    packets: list[av.Packet[av.AudioStream]] = []
-    size = writer.frame_size or 1024
-    for start in range(0, samples.size - size + 1, size):
-        frame = av.AudioFrame.from_ndarray(samples[None, start : start + size], format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = sample_rate, start, Fraction(1, sample_rate)
-        for converted in converter.resample(frame):
-            packets += writer.encode(converted)
-    return packets + writer.encode(None)
-
-
-def _to_float(frame: av.AudioFrame) -> NDArray[np.float32]:
-    """Convert a decoded mono frame to samples [num_samples] with full scale at ±1."""
-    samples = np.asarray(frame.to_ndarray().reshape(-1))
-    full_scale = 1.0 if samples.dtype.kind == "f" else 2.0 ** (8 * samples.dtype.itemsize - 1)
-    return (samples.astype(np.float64) / full_scale).astype(np.float32)
+    decoded, rate = transcode(
+        source, encoder, decoder, sample_rate=sample_rate, bit_rate=bit_rate, options=options
+    )
+    return _align(soxr.resample(decoded, rate, RECORDING_RATE), waveform)  # opus always decodes to 48 kHz
 
 
 def _align(decoded: Waveform, source: Waveform) -> Waveform:

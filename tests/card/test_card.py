@@ -281,6 +281,25 @@ def test_duplicates_are_listed_with_their_corpora_and_splits_and_cause_warnings(
     assert "No two utterances have identical samples." in alone
 
 
+def test_recordings_for_augmentation_are_shown_apart_and_counted_nowhere_else(store):
+    speech = write_corpus(store, "asv", [utterances(1200, "bonafide")])
+    recordings = write_corpus(
+        store,
+        "musan",
+        [utterances(1200, "noise") + utterances(2400, "speech")],
+        role="augmentation",
+        licence="CC-BY-NC-4.0",
+        non_commercial=True,
+    )
+    text = words_of(store, speech, recordings)
+    assert "musan noise 1,200 1.00 musan speech, for babble 2,400 2.00" in text
+    assert "corpora 1 1 shards" in text
+    assert "Non-commercial use only" not in text
+    alone = words_of(store, recordings)
+    assert "musan noise 1,200 1.00" in alone
+    assert "Overview" not in alone
+
+
 def test_non_commercial_and_unknown_licences_cause_warnings(store):
     rows = utterances(1200, "bonafide")
     corpora = [

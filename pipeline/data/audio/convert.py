@@ -2,7 +2,7 @@
 
 A waveform that exceeds full scale is scaled down to fit. Clipping would add an artefact that is not in the recording,
 and detectors normalise the level of each utterance anyway. Channels are averaged; channels that cancel each other are
-rejected.
+rejected. Of an impulse response, the first channel is taken: the mean of two microphones is the response of no room.
 """
 
 from __future__ import annotations
@@ -23,13 +23,30 @@ CANCELLING_RATIO = 0.1
 channels keep 0.7 of it, and one active channel among sixty-four silent ones keeps 0.125."""
 
 
-def to_waveform(blocks: Iterator[Samples], header: Header, name: str, resampler: str) -> Waveform:
+def to_waveform(
+    blocks: Iterator[Samples],
+    header: Header,
+    name: str,
+    resampler: str,
+    *,
+    is_impulse_response: bool = False,
+) -> Waveform:
     """Downmix and resample the blocks of a file, and check their values.
+
+    Args:
+        blocks: the decoded samples.
+        header: header of the file.
+        name: file name for error messages.
+        resampler: one of `RESAMPLERS`.
+        is_impulse_response: take the first channel, allow any length, and scale the peak to full scale.
 
     Raises:
         AudioError: too_short, cancelling, silent, not_finite.
     """
-    mono = _not_silent(_downmixed(blocks, header.num_channels, name), name)
+    if is_impulse_response:
+        mono = _not_silent((block[:, 0] for block in blocks), name)
+    else:
+        mono = _not_silent(_downmixed(blocks, header.num_channels, name), name)
     if header.sample_rate == SAMPLE_RATE:
         parts = list(mono)
     elif resampler == "soxr_hq":
@@ -37,16 +54,17 @@ def to_waveform(blocks: Iterator[Samples], header: Header, name: str, resampler:
     else:
         parts = [_resample_torchaudio(np.concatenate(list(mono)), header.sample_rate)]
     waveform = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    if len(waveform) < MIN_SAMPLES:
+    min_samples = 1 if is_impulse_response else MIN_SAMPLES
+    if len(waveform) < min_samples:
         raise AudioError(
             "too_short",
             name,
-            f"{len(waveform)} samples at {SAMPLE_RATE} Hz; at least {MIN_SAMPLES} are needed",
+            f"{len(waveform)} samples at {SAMPLE_RATE} Hz; at least {min_samples} are needed",
         )
     peak = max(float(waveform.max()), -float(waveform.min()))
     if not np.isfinite(peak):  # resampling spreads what is not finite, so that it cannot get lost
         raise AudioError("not_finite", name, "NaN or infinity among the samples")
-    if peak > 1:
+    if peak > 1 or is_impulse_response:
         waveform = waveform / np.float32(peak)
     return waveform
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -41,14 +41,14 @@ def encode_flac(pcm: Pcm) -> bytes:
 
 
 def decode_flac(
-    data: bytes, *, start: int = 0, end: int | None = None, out: Waveform | None = None
+    data: bytes | BinaryIO, *, start: int = 0, end: int | None = None, out: Waveform | None = None
 ) -> Waveform:
     """Decode the FLAC of one utterance to a float waveform, or only its samples from `start` up to `end`.
 
     Only the frames of the segment are decoded.
 
     Args:
-        data: FLAC written by `encode_flac`.
+        data: FLAC written by `encode_flac`; of a seekable file, only what the segment needs is read.
         start: first sample.
         end: one past the last sample; None: the end of the audio.
         out: [≥ num_samples] buffer to decode into. If it is long enough, the result is a view of its beginning,
@@ -77,14 +77,14 @@ def pcm_digest(pcm: Pcm) -> str:
 
 
 def _decode(
-    data: bytes, start: int, end: int | None, out: NDArray[Any] | None, dtype: type[np.generic]
+    data: bytes | BinaryIO, start: int, end: int | None, out: NDArray[Any] | None, dtype: type[np.generic]
 ) -> NDArray[Any]:
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+        with soundfile.SoundFile(io.BytesIO(data) if isinstance(data, bytes) else data) as sound:
             wanted = (sound.frames if end is None else end) - start
             # A damaged header can state any length; allocating for it could exhaust the memory.
             if wanted > MAX_SECONDS * SAMPLE_RATE:
-                raise AudioError("too_long", _NAME, f"{wanted} samples in {len(data)} bytes")
+                raise AudioError("too_long", _NAME, f"{wanted} samples")
             if start:
                 sound.seek(start)
             if out is None or len(out) < wanted:

@@ -80,12 +80,16 @@ class OpenAudio:
     def __reduce__(self) -> tuple[type[OpenAudio], tuple[bytes, str]]:
         return OpenAudio, (self.data, self.name)
 
-    def load(self, start: int, end: int | None, resampler: str, max_seconds: float) -> Loaded:
+    def load(
+        self, start: int, end: int | None, resampler: str, max_seconds: float, is_impulse_response: bool
+    ) -> Loaded:
         """Decode one segment; see `load_audio`."""
 
         def consume(cursor: Cursor) -> Loaded:
             blocks = cursor.segment(start, end, max_seconds)
-            waveform = to_waveform(blocks, cursor.header, self.name, resampler)
+            waveform = to_waveform(
+                blocks, cursor.header, self.name, resampler, is_impulse_response=is_impulse_response
+            )
             return Loaded(waveform, cursor.header, cursor.decoder)
 
         return self._decode(start, consume, is_counted=start > 0 or end is not None)
@@ -154,6 +158,7 @@ def load_audio(
     end: int | None = None,
     resampler: str = "soxr_hq",
     max_seconds: float = MAX_SECONDS,
+    is_impulse_response: bool = False,
 ) -> Loaded:
     """Decode, downmix and resample a file, or one segment of it, to a 16 kHz mono waveform.
 
@@ -166,6 +171,7 @@ def load_audio(
         end: one past the last sample of the segment, at the file's own rate.
         resampler: one of `RESAMPLERS`.
         max_seconds: longest audio to accept.
+        is_impulse_response: see `to_waveform`.
 
     Raises:
         AudioError: the file is not complete, valid audio, or the segment is too short, silent or outside of it.
@@ -173,10 +179,10 @@ def load_audio(
     if resampler not in RESAMPLERS:
         raise ValueError(f"unknown resampler {resampler!r}; known: {', '.join(RESAMPLERS)}")
     if isinstance(source, OpenAudio):
-        return source.load(start or 0, end, resampler, max_seconds)
+        return source.load(start or 0, end, resampler, max_seconds, is_impulse_response)
     audio = OpenAudio(source, name)
     try:
-        return audio.load(start or 0, end, resampler, max_seconds)
+        return audio.load(start or 0, end, resampler, max_seconds, is_impulse_response)
     finally:
         audio.close()
 

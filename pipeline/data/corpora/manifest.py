@@ -15,12 +15,18 @@ from pathlib import Path
 from pipeline.data.corpora.pattern import Pattern, Template
 from pipeline.data.corpora.table import SEPARATORS
 from pipeline.data.corpora.toml import TomlTable, load_table
-from pipeline.data.corpora.utterance import ARTIFACTS, LABELS, SPLITS
+from pipeline.data.corpora.utterance import ARTIFACTS, KINDS, LABELS, SPLITS
 from pipeline.errors import InputError, did_you_mean
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
 
-ROLES = ("train", "evaluation")
+UTTERANCE_ROLES = ("train", "evaluation")
+"""Roles of the corpora whose utterances train, validate and are scored."""
+
+AUGMENTATION = "augmentation"
+"""Role of the corpora whose recordings change training utterances, and are never utterances themselves."""
+
+ROLES = (*UTTERANCE_ROLES, AUGMENTATION)
 
 UNKNOWN = "unknown"
 """Value of `licence` if the licence is unknown; never guess one."""
@@ -118,6 +124,11 @@ class Manifest:
         return tuple(name for name in self.protocol.fields if name in self.audio[0].fields)
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that the role allows."""
+        return KINDS if self.role == AUGMENTATION else LABELS
+
+    @property
     def artifacts(self) -> tuple[str, ...]:
         """The artifact families that can occur."""
         constant = self.constants.get("artifact")
@@ -126,7 +137,7 @@ class Manifest:
 
 
 def load_manifests(folder: Path = MANIFESTS) -> dict[str, Manifest]:
-    """Load all manifests below a folder (`train/*.toml`, `evaluation/*.toml`) by name, in alphabetical order.
+    """Load all manifests below a folder (`train/*.toml` …, one folder for each role) by name, in alphabetical order.
 
     Raises:
         InputError: a manifest is malformed, or two have the same name.
@@ -264,7 +275,7 @@ def _check(manifest: Manifest, path: Path) -> None:
     for name in manifest.translate:
         if name not in defined:
             raise error(f"translate.{name}", "unknown field")
-    allowed_values = {"label": LABELS, "artifact": ARTIFACTS, "split": (*SPLITS, "")}
+    allowed_values = {"label": manifest.labels, "artifact": ARTIFACTS, "split": (*SPLITS, "")}
     for name, allowed in allowed_values.items():
         values = [*manifest.translate.get(name, {}).values(), manifest.constants.get(name, allowed[0])]
         for value in values:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pipeline.data.corpora.manifest import ANY, Manifest
 from pipeline.data.corpora.pattern import Fields, compile_glob, first_match, is_glob
-from pipeline.data.corpora.utterance import ARTIFACTS, LABELS, SPLITS, Problem
+from pipeline.data.corpora.utterance import ARTIFACTS, SPLITS, Problem
 
 SPOOF_FIELDS = ("attack", "artifact")
 """Fields that only spoofed utterances have; the cells of bona fide rows are ignored."""
@@ -39,6 +39,7 @@ class Translator:
 
     def __init__(self, manifest: Manifest) -> None:
         self.constants = manifest.constants
+        self.labels = manifest.labels
         self.parse = manifest.parse
         # The label comes first: attack and artifact are ignored for bona fide speech.
         translated = sorted(manifest.translate, key=lambda name: name != "label")
@@ -72,8 +73,8 @@ class Translator:
     def _check(self, fields: Fields, faults: list[Fault]) -> None:
         """Check the translated values of the fields that every utterance has."""
         label, split, language = fields.get("label"), fields.get("split"), fields.get("language")
-        if label not in LABELS:
-            faults.append(Fault("label", label, f"; known: {', '.join(LABELS)}"))
+        if label not in self.labels:
+            faults.append(Fault("label", label, f"; known: {', '.join(self.labels)}"))
             fields["label"] = None
         if split is not None and split not in SPLITS:
             faults.append(Fault("split", split, f"; known: {', '.join(SPLITS)}"))

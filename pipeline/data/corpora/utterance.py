@@ -10,6 +10,10 @@ from pipeline.storage import FileInfo
 LABELS = ("spoof", "bonafide")
 """The two labels; the position of a label is its logit index."""
 
+KINDS = ("noise", "music", "speech", "rir")
+"""What the recordings of an augmentation corpus are; they stand where utterances have their label. A rir is the impulse
+response of a room."""
+
 ARTIFACTS = ("tts", "vc", "vocoder", "codec", "restoration", "partial", "mixed")
 """Families of the traces that spoofing leaves."""
 
@@ -28,7 +32,7 @@ class Utterance:
     path: str
     """Relative to the root of the corpus, with forward slashes."""
     label: str
-    """One of `LABELS`."""
+    """One of `LABELS`; for a recording of an augmentation corpus, one of `KINDS`."""
     artifact: str | None
     """One of `ARTIFACTS`; None for bona fide speech."""
     attack: str | None

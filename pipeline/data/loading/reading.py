@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.flac import decode_flac
 from pipeline.data.audio.waveform import Waveform
+from pipeline.data.corpora.utterance import LABELS
+from pipeline.data.store.layout import REBUILD_HINT
 from pipeline.errors import InputError
 from pipeline.storage import Folder
 
 # B: utterances, T: samples at 16 kHz.
 
-Augment = Callable[[Waveform, np.random.Generator], Waveform]
-"""Returns a changed waveform of the same length; the generator is seeded by (seed, epoch, uid, repeat)."""
+Augment = Callable[[Waveform, str, np.random.Generator], Waveform]
+"""Returns a changed waveform of the same length, given the label of the utterance; the generator is seeded by (seed,
+epoch, uid, repeat)."""
 
 MAX_OPEN_TARS = 256
 """Tar files that a worker keeps open, well below the usual limit of 1024 open files."""
@@ -35,9 +38,6 @@ MAX_REQUESTS = 32
 
 EPSILON = 1e-5
 """Added to the variance, as in the layer norm that the encoders were trained with."""
-
-REBUILD_HINT = "`bonafide verify` finds all such shards and says how to rebuild them"
-"""End of the message about a missing or damaged shard."""
 
 _ONES = np.ones(4096, np.float32)
 
@@ -108,7 +108,8 @@ class BatchReader:
             ) from error
         if self.augment is None:
             return waveform
-        augmented = self.augment(waveform, np.random.default_rng(request.augment_seed[position]))
+        label, rng = LABELS[request.label[position]], np.random.default_rng(request.augment_seed[position])
+        augmented = self.augment(waveform, label, rng)
         assert augmented.shape == waveform.shape, "an augmentation must keep the length"
         return augmented
 

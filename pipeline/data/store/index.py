@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -25,8 +23,9 @@ from pipeline.data.corpora.recipe import Recipe, Use
 from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.store import layout
 from pipeline.data.store.shard_tables import map_indexes
+from pipeline.data.store.shared import share_folder
 from pipeline.data.store.snapshot import Snapshot, snapshot_shards
-from pipeline.storage import Folder, local_errors, user_folder
+from pipeline.storage import Folder, user_folder
 
 FORMAT = 2
 """Version of the arrays; processes share an index only with those of the same version."""
@@ -47,9 +46,6 @@ INDEX_COLUMNS = ["uid", "offset", "num_bytes", "seconds", "split", *DOMAIN_COLUM
 
 CHECKED_ROWS = 8_000_000
 """Rows of an index that are checked at once, so that the temporary arrays stay small."""
-
-UNUSED_LIFETIME_S = 14 * 24 * 3600
-"""How long a shared index is kept after its last use, seconds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,36 +202,6 @@ def node_folder() -> Path:
     return user_folder("indexes")
 
 
-def shared_index(folder: Path, write: Callable[[Path], None]) -> Index:
-    """Map the index in a folder; the first process of the machine writes it while the others wait.
-
-    Also deletes indexes in the same parent folder that have not been used for two weeks.
-
-    Args:
-        folder: the folder of this index.
-        write: writes the index into the folder; see `write_index`.
-
-    Raises:
-        InputError: the disk is full.
-    """
-    with local_errors(str(folder.parent)):
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (folder.parent / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it if the process dies
-            for other in folder.parent.iterdir():
-                is_unused = other.is_dir() and time.time() - other.stat().st_mtime > UNUSED_LIFETIME_S
-                # A name that begins with a dot was left by a killed writer: nobody else writes while we hold the lock.
-                if other != folder and (is_unused or other.name.startswith(".")):
-                    shutil.rmtree(other)
-            try:
-                index = map_index(folder)
-            except FileNotFoundError:  # not written yet, or a cleaner of TMPDIR has deleted some of its files
-                write(folder)
-                index = map_index(folder)
-            os.utime(folder)
-            return index
-
-
 def _check_range(name: str, column: NDArray[np.integer], limit: int) -> None:
     if column.min() < 0 or column.max() >= limit:
         raise ValueError(
@@ -269,8 +235,9 @@ def load_index(
     rules = asdict(replace(recipe, name="", weights={}, domains=DomainRule()))
     by = _division(recipe, use)
     key = json.dumps([FORMAT, snapshot.digest, tars, corpora, rules, by, use], sort_keys=True)
-    return shared_index(
+    return share_folder(
         shared / hashlib.sha256(key.encode()).hexdigest()[:16],
+        map_index,
         lambda folder: write_index(folder, tars, corpora, _index_parts(store, snapshot, recipe, use)),
     )
 

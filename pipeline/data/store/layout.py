@@ -37,6 +37,9 @@ SWEPT_FOLDERS = (_SHARDS, _INDEXES, _REJECTS, _CATALOGS, _DUPLICATES, _ATTEMPTS)
 KEPT_FOLDERS = (_SNAPSHOTS, _CONFIGS, _RUNNING)
 """Folders in which it may delete only what a killed writer has left."""
 
+REBUILD_HINT = "`bonafide verify` finds all such shards and says how to rebuild them"
+"""End of the message about a missing or damaged shard."""
+
 
 def snapshot_name(snapshot: str) -> str:
     """Path of a snapshot in the store."""

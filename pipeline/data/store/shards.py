@@ -96,7 +96,15 @@ class Load(Protocol):
     """Decodes the bytes of a file, or of a segment of it, into a waveform."""
 
     def __call__(
-        self, audio: OpenAudio, name: str, /, *, start: int | None, end: int | None, resampler: str
+        self,
+        audio: OpenAudio,
+        name: str,
+        /,
+        *,
+        start: int | None,
+        end: int | None,
+        resampler: str,
+        is_impulse_response: bool,
     ) -> Loaded: ...
 
 
@@ -161,6 +169,7 @@ def write_shard(
                     start=member["start"],
                     end=member["end"],
                     resampler=resampler,
+                    is_impulse_response=member["label"] == "rir",
                 )
             except AudioError as error:
                 rejects.append(_reject(member, name, source, error.reason, error.detail))

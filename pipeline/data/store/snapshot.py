@@ -10,13 +10,14 @@ import datetime as dt
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline import tables
+from pipeline.data.corpora.manifest import AUGMENTATION, UTTERANCE_ROLES
 from pipeline.data.store import layout
 from pipeline.data.store.duplicates import find_duplicates
 from pipeline.data.store.losses import ClassCounts, count_classes
@@ -188,8 +189,9 @@ def commit_snapshot(store: Folder, corpora: Iterable[CorpusSnapshot], run_id: st
 
 
 def _write_duplicates(store: Folder, snapshot: Snapshot) -> str | None:
-    """Write the table of exact duplicates, if there are any; returns its path in the store."""
-    duplicates = find_duplicates(store, snapshot_shards(snapshot))
+    """Write the table of exact duplicates of utterances, if there are any; returns its path in the store."""
+    utterances = only_roles(snapshot, UTTERANCE_ROLES)
+    duplicates = find_duplicates(store, snapshot_shards(utterances))
     if not len(duplicates):
         return None
     data = tables.to_parquet(duplicates)
@@ -242,8 +244,29 @@ def _read(store: Folder, name: str) -> Snapshot:
     )
 
 
+def only_roles(snapshot: Snapshot, roles: Collection[str]) -> Snapshot:
+    """The snapshot with only the corpora of some roles."""
+    corpora = {name: corpus for name, corpus in snapshot.corpora.items() if corpus.role in roles}
+    return replace(snapshot, corpora=corpora)
+
+
+def only_named(snapshot: Snapshot, names: Collection[str] = ()) -> Snapshot:
+    """The snapshot with only the named corpora; all of them if there are no names.
+
+    Raises:
+        InputError: the snapshot lacks a named corpus.
+    """
+    unknown = sorted(set(names) - set(snapshot.corpora))
+    if unknown:
+        raise InputError(
+            f"snapshot {snapshot.name} has no {', '.join(unknown)}; it has: {', '.join(snapshot.corpora) or 'none'}"
+        )
+    corpora = {name: corpus for name, corpus in snapshot.corpora.items() if not names or name in names}
+    return replace(snapshot, corpora=corpora)
+
+
 def choose_corpora(snapshot: Snapshot, names: Sequence[str] = (), role: str | None = None) -> Snapshot:
-    """The snapshot with only some of its corpora.
+    """The snapshot with only some of its corpora of utterances; never with augmentation corpora.
 
     Args:
         snapshot: the snapshot to choose from.
@@ -251,23 +274,21 @@ def choose_corpora(snapshot: Snapshot, names: Sequence[str] = (), role: str | No
         role: keep the corpora of this role if no names are given; None for all.
 
     Raises:
-        InputError: the snapshot lacks a named corpus, or has no corpus of the role.
+        InputError: the snapshot lacks a named corpus, has no corpus of the role, or a named corpus is one for
+            augmentation.
     """
-    unknown = sorted(set(names) - set(snapshot.corpora))
-    if unknown:
-        raise InputError(
-            f"snapshot {snapshot.name} has no {', '.join(unknown)}; it has: {', '.join(snapshot.corpora) or 'none'}"
-        )
-    chosen = {
-        name: corpus
-        for name, corpus in snapshot.corpora.items()
-        if (name in names if names else role is None or corpus.role == role)
-    }
-    if not chosen:
-        raise InputError(
-            f"snapshot {snapshot.name} has no {role or ''} corpora; it has: {', '.join(snapshot.corpora)}"
-        )
-    return replace(snapshot, corpora=chosen)
+    recordings = only_roles(snapshot, [AUGMENTATION]).corpora
+    for name in names:
+        if name in recordings:
+            raise InputError(
+                f"{name} is an augmentation corpus, whose recordings are not utterances; leave its name out here, and "
+                'give it as `from` of an augmentation: [[augment]] name = "noise"'
+            )
+    utterances = only_roles(snapshot, UTTERANCE_ROLES if names or role is None else [role])
+    if not utterances.corpora:
+        known = ", ".join(snapshot.corpora) or "none"
+        raise InputError(f"snapshot {snapshot.name} has no {role or 'other'} corpora; it has: {known}")
+    return only_named(utterances, names)
 
 
 def load_utterances(store: Folder, snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.Table:

@@ -211,6 +211,18 @@ def test_downmix_is_the_mean_of_the_channels() -> None:
     np.testing.assert_allclose(waveform, samples.mean(axis=1), atol=1e-6)
 
 
+def test_of_an_impulse_response_the_first_channel_is_kept_whole_and_scaled_to_full_scale() -> None:
+    response = np.zeros((40, 2), np.float32)
+    response[[3, 10], 0] = 0.25, -0.125
+    response[5, 1] = 0.75
+    file = io.BytesIO()
+    soundfile.write(file, response, 16_000, format="WAV", subtype="FLOAT")
+    with pytest.raises(AudioError, match="too_short"):
+        load_audio(file.getvalue(), "room.wav")
+    loaded = load_audio(file.getvalue(), "room.wav", is_impulse_response=True)
+    np.testing.assert_array_equal(loaded.waveform, 4 * response[:, 0])
+
+
 def test_downmix_depends_on_neither_processor_nor_block_size() -> None:
     samples = tone(100_003, 16_000, num_channels=6)
     summed = samples[:, 0].copy()

@@ -70,6 +70,10 @@ def bonafide(
     return Expected(path, id_, "bonafide", None, None, speaker, split, language, start, end)
 
 
+def recording(path: str, id_: str, kind: str) -> Expected:
+    return Expected(path, id_, kind)
+
+
 def spoof(
     path: str,
     id_: str,
@@ -1057,4 +1061,55 @@ EVALUATION = (
     ),
 )
 
-LAYOUTS = TRAIN + EVALUATION
+AUGMENTATION = (
+    Layout(
+        "musan",
+        "musan",
+        (
+            recording("noise/free-sound/noise-free-sound-0000.wav", "MUSAN-noise-free-sound-0000", "noise"),
+            recording(
+                "noise/sound-bible/noise-sound-bible-0001.wav", "MUSAN-noise-sound-bible-0001", "noise"
+            ),
+            recording("music/fma-western-art/music-fma-wa-0001.wav", "MUSAN-music-fma-wa-0001", "music"),
+            recording("music/jamendo/music-jamendo-0000.wav", "MUSAN-music-jamendo-0000", "music"),
+            recording("speech/librivox/speech-librivox-0000.wav", "MUSAN-speech-librivox-0000", "speech"),
+            recording("speech/us-gov/speech-us-gov-0000.wav", "MUSAN-speech-us-gov-0000", "speech"),
+        ),
+        stray="noise/noise.wav",
+    ),
+    Layout(
+        "rirs_noises",
+        "RIRS_NOISES",
+        (
+            recording(
+                "simulated_rirs/smallroom/Room001/Room001-00001.wav", "RIRS-smallroom-Room001-00001", "rir"
+            ),
+            recording(
+                "simulated_rirs/largeroom/Room001/Room001-00001.wav", "RIRS-largeroom-Room001-00001", "rir"
+            ),
+            recording(
+                "real_rirs_isotropic_noises/RVB2014_type1_rir_largeroom1_far_angla.wav",
+                "RIRS-real_rirs_isotropic_noises-RVB2014_type1_rir_largeroom1_far_angla",
+                "rir",
+            ),
+            recording(
+                "real_rirs_isotropic_noises/air_type1_air_binaural_aula_carolina_1_7_90_3.wav",
+                "RIRS-real_rirs_isotropic_noises-air_type1_air_binaural_aula_carolina_1_7_90_3",
+                "rir",
+            ),
+            recording(
+                "real_rirs_isotropic_noises/RVB2014_type1_noise_largeroom1_1.wav",
+                "RIRS-real_rirs_isotropic_noises-RVB2014_type1_noise_largeroom1_1",
+                "noise",
+            ),
+            recording(
+                "pointsource_noises/noise-free-sound-0000.wav",
+                "RIRS-pointsource_noises-noise-free-sound-0000",
+                "noise",
+            ),
+        ),
+        stray="simulated_rirs/hall/Room001/Room001-00001.wav",
+    ),
+)
+
+LAYOUTS = TRAIN + EVALUATION + AUGMENTATION

@@ -19,7 +19,7 @@ from pipeline.data.corpora.manifest import (
 from pipeline.data.corpora.utterance import Utterance
 from pipeline.errors import InputError
 from pipeline.storage import Folder
-from tests.data.corpora.layouts import EVALUATION, LAYOUTS, TRAIN, put
+from tests.data.corpora.layouts import AUGMENTATION, EVALUATION, LAYOUTS, TRAIN, put
 
 KNOWN_LICENCES = {
     "aishell3": ("Apache-2.0", False),
@@ -36,6 +36,8 @@ KNOWN_LICENCES = {
     "libritts_r": ("CC-BY-4.0", False),
     "ljspeech": ("public-domain", False),
     "mlaad": ("CC-BY-NC-4.0", True),
+    "musan": ("CC-BY-4.0", False),
+    "rirs_noises": ("Apache-2.0", False),
     "spoofceleb": ("CC-BY-4.0", False),
 }
 
@@ -61,7 +63,11 @@ split = { train = "train" }
 
 def test_there_is_one_manifest_for_every_documented_corpus():
     manifests = load_manifests()
-    documented = [*((one, "train") for one in TRAIN), *((one, "evaluation") for one in EVALUATION)]
+    documented = [
+        *((one, "train") for one in TRAIN),
+        *((one, "evaluation") for one in EVALUATION),
+        *((one, "augmentation") for one in AUGMENTATION),
+    ]
     assert len(TRAIN) == 30 and len(EVALUATION) == 6
     for layout, role in documented:
         manifest = manifests[layout.name]
@@ -215,6 +221,15 @@ def test_a_manifest_must_be_in_the_folder_of_its_role(tmp_path: Path):
     put(tmp_path / "evaluation" / "toy.toml", VALID)
     with pytest.raises(InputError, match="role = 'train', but the file is in evaluation/"):
         load_manifests(tmp_path)
+
+
+def test_the_labels_of_an_augmentation_corpus_are_kinds_of_recordings(tmp_path: Path):
+    put(tmp_path / "toy.toml", VALID.replace('role = "train"', 'role = "augmentation"'))
+    with pytest.raises(InputError, match="label: 'bonafide' is not one of noise, music, speech, rir"):
+        load_manifest(tmp_path / "toy.toml")
+    put(tmp_path / "toy.toml", VALID.replace('real = "bonafide", fake = "spoof"', 'real = "noise"'))
+    with pytest.raises(InputError, match="label: 'noise' is not one of spoof, bonafide"):
+        load_manifest(tmp_path / "toy.toml")
 
 
 def test_two_manifests_cannot_have_the_same_name(tmp_path: Path):

@@ -25,7 +25,8 @@ from pipeline.data.audio.errors import AudioError
 from pipeline.data.audio.flac import decode_flac, encode_flac, quantise
 from pipeline.data.audio.waveform import Waveform
 from pipeline.data.corpora.domains import Domain
-from pipeline.data.loading.augment import AUGMENTATIONS, augmentation
+from pipeline.data.loading.augment.composition import AUGMENTATIONS, augmenter, read_steps, sources_of
+from pipeline.data.loading.augment.step import RecordedAugmentation
 from pipeline.data.loading.batches import (
     Batch,
     TrainingBatches,
@@ -39,6 +40,7 @@ from pipeline.data.loading.workers import MAX_HELD
 from pipeline.data.store.index import Index
 from pipeline.errors import InputError
 from pipeline.storage import Folder
+from tests.data.loading.augment.recorded import record
 from tests.data.loading.augmentations import add_noise, die, fail
 
 CONFIG = BatchConfig(max_seconds=4.0, num_buckets=3, crop_min_s=0.8, crop_max_s=1.2, window_shards=2)
@@ -157,15 +159,34 @@ def test_workers_make_the_same_batches_in_the_same_order(store: tuple[Folder, In
         assert torch.equal(one.num_samples, other.num_samples)
 
 
-def test_every_augmentation_returns_the_same_samples_in_a_worker(store: tuple[Folder, Index]) -> None:
+def test_every_augmentation_returns_the_same_samples_in_a_worker(
+    store: tuple[Folder, Index], tmp_path: Path
+) -> None:
     folder, index = store
-    everything = augmentation(tuple(AUGMENTATIONS))
+    recordings = record(tmp_path / "recordings", [make_waveform(number) for number in range(3)])
+    steps = read_steps(
+        [
+            {"name": name} | ({"from": "any"} if issubclass(kind, RecordedAugmentation) else {})
+            for name, kind in AUGMENTATIONS.items()
+        ]
+    )
+    everything = augmenter(steps, dict.fromkeys(sources_of(steps), recordings))
     alone = TrainingBatches(folder, index, CONFIG, augment=everything)(1, first_batch=11)
     shared = TrainingBatches(folder, index, CONFIG, augment=everything, num_workers=2)(1, first_batch=11)
     for one, other in zip(alone, shared, strict=True):
         assert one.uid == other.uid
         assert torch.equal(one.waveform, other.waveform)
         assert torch.isfinite(one.waveform).all()
+
+
+def test_an_augmentation_is_told_the_label_of_the_utterance(store: tuple[Folder, Index]) -> None:
+    folder, index = store
+    quieter = augmenter(read_steps([{"name": "clipping", "labels": ["spoof"]}]))
+    plain = utterances(TrainingBatches(folder, index, CONFIG)(0))
+    changed = utterances(TrainingBatches(folder, index, CONFIG, augment=quieter)(0))
+    for uid, waveform in changed.items():
+        is_spoof = int(uid, 16) % 2 == 0
+        assert np.array_equal(waveform, plain[uid]) == (not is_spoof)
 
 
 def test_decoding_a_window_equals_slicing_the_whole_utterance() -> None:

@@ -20,16 +20,15 @@ from pipeline.data.corpora.domains import By, Domain, DomainRule
 from pipeline.data.corpora.recipe import Recipe
 from pipeline.data.store.index import (
     COLUMNS,
-    UNUSED_LIFETIME_S,
     Index,
     Part,
     join_index,
     load_index,
     map_index,
-    shared_index,
     write_index,
 )
 from pipeline.data.store.shards import ShardMember, write_shard
+from pipeline.data.store.shared import UNUSED_LIFETIME_S, share_folder
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, choose_corpora, commit_snapshot
 from pipeline.errors import InputError
 from pipeline.storage import Folder
@@ -199,7 +198,7 @@ def die_while_writing(folder: Path) -> None:
 
 
 def share(folder: Path, log: Path) -> int:
-    return int(shared_index(folder, partial(write_and_log, log)).uid.sum())
+    return int(share_folder(folder, map_index, partial(write_and_log, log)).uid.sum())
 
 
 def test_one_of_many_processes_writes_a_shared_index_and_all_read_it(tmp_path: Path) -> None:
@@ -214,7 +213,7 @@ def test_one_of_many_processes_writes_a_shared_index_and_all_read_it(tmp_path: P
 def test_a_writer_that_dies_leaves_no_index(tmp_path: Path) -> None:
     folder = tmp_path / "indexes" / "index"
     writer = multiprocessing.get_context("forkserver").Process(
-        target=shared_index, args=(folder, die_while_writing)
+        target=share_folder, args=(folder, map_index, die_while_writing)
     )
     writer.start()
     writer.join()
@@ -228,7 +227,7 @@ def test_a_writer_that_dies_leaves_no_index(tmp_path: Path) -> None:
 def test_a_shared_index_that_was_not_used_for_two_weeks_is_deleted(tmp_path: Path) -> None:
     old, used, new = (tmp_path / "indexes" / name for name in ("old", "used", "new"))
     log = tmp_path / "log"
-    mapped = shared_index(old, partial(write_and_log, log))
+    mapped = share_folder(old, map_index, partial(write_and_log, log))
     share(used, log)
     long_ago = time.time() - UNUSED_LIFETIME_S - 1
     for folder in (old, used):
@@ -249,7 +248,7 @@ def test_a_shared_index_that_a_cleaner_of_temporary_files_has_damaged_is_written
     folder, log = tmp_path / "indexes" / "index", tmp_path / "log"
     share(folder, log)
     (folder / name).unlink()
-    assert_equal(shared_index(folder, partial(write_and_log, log)), make_index())
+    assert_equal(share_folder(folder, map_index, partial(write_and_log, log)), make_index())
     assert log.read_text() == "written\n" * 2
 
 
@@ -290,3 +289,16 @@ def test_an_unsorted_or_malformed_index_is_refused() -> None:
         replace(index, domain=index.domain + np.int32(1))
     with pytest.raises(ValueError, match="seconds"):
         replace(index, seconds=index.seconds.astype(np.float64))
+
+
+def test_recordings_for_augmentation_are_never_chosen_as_utterances(store: tuple[Folder, Snapshot]) -> None:
+    _, snapshot = store
+    noises = replace(snapshot.corpora["bbb"], role="augmentation")
+    mixed = replace(snapshot, corpora=snapshot.corpora | {"bbb": noises})
+    assert list(choose_corpora(mixed).corpora) == ["aaa"]
+    with pytest.raises(
+        InputError, match="bbb is an augmentation corpus, whose recordings are not utterances"
+    ):
+        choose_corpora(mixed, ["aaa", "bbb"])
+    with pytest.raises(InputError, match="has no other corpora; it has: bbb"):
+        choose_corpora(replace(mixed, corpora={"bbb": noises}))

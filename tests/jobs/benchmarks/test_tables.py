@@ -12,7 +12,7 @@ from jobs.benchmarks import evaluate, score, train
 from jobs.benchmarks.loader import LoaderBenchmark, measure
 from jobs.benchmarks.noise_store import make_store
 from jobs.benchmarks.peers import planned_batches
-from pipeline.data.loading.augment import AUGMENTATIONS
+from pipeline.data.loading.augment.composition import AUGMENTATIONS
 from pipeline.data.loading.batches import TrainingBatches
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.errors import InputError

@@ -17,6 +17,8 @@ def settings(place: Place) -> None:
     """Files of settings."""
     (place.here / "wrong.toml").write_text("[training]\nlog_every = 0\n")
     (place.here / "unknown.toml").write_text("[batch]\nmax_second = 30\n")
+    (place.here / "noise.toml").write_text('[[augment]]\nname = "noise"\nfrom = "musan"\nsnr_db = [20, 5]\n')
+    (place.here / "codec.toml").write_text('[[augment]]\nname = "codec"\ncodecs = ["mp4"]\n')
 
 
 def store(place: Place) -> None:
@@ -188,6 +190,37 @@ SITUATIONS = [
         what="a misspelled augmentation",
         command=f"{TRAIN} --augment rawbost5",
         line="--augment: unknown augmentation 'rawbost5'; did you mean rawboost5? (…)",
+    ),
+    Situation(
+        what="an augmentation that needs recordings, without them",
+        command=f"{TRAIN} --augment noise",
+        line="--augment: noise: missing from: Corpora of the store with the role augmentation, which …",
+    ),
+    Situation(
+        what="a reversed range of an augmentation",
+        command=f"{TRAIN} --config noise.toml",
+        line="{here}/noise.toml: --augment: noise: snr_db: expected [low, high] with low ≤ high …, got [20, 5] (…)",
+        prepare=settings,
+    ),
+    Situation(
+        what="an unknown codec",
+        command=f"{TRAIN} --config codec.toml",
+        line="{here}/codec.toml: --augment: codec: codecs: unknown 'mp4'; did you mean mp3? (…)",
+        prepare=settings,
+    ),
+    Situation(
+        what="a codec on bona fide speech while codecs count as spoof",
+        command=f"{TRAIN} --augment codec",
+        line="--augment: codec would leave traces of the artifact 'codec' on bona fide speech, and the recipe counts …",
+        prepare=store,
+        needs_ray=True,
+    ),
+    Situation(
+        what="recordings for augmentation as a corpus to train on",
+        command=f"{TRAIN} --corpora musan",
+        line="musan is an augmentation corpus, whose recordings are not utterances; leave its name out here, and …",
+        prepare=store,
+        needs_ray=True,
     ),
     Situation(
         what="a misspelled variant",

@@ -37,7 +37,7 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResolvedTrainin
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     config = TrainConfig(store=str(tmp_path / "store"), out=str(tmp_path / "run"), variant="tiny")
     snapshot = Snapshot(1, "2026-01-01T00:00:00+00:00", {})
-    return ResolvedTraining(config, Recipe(), snapshot, snapshot.digest)
+    return ResolvedTraining(config, Recipe(), snapshot, snapshot, snapshot.digest)
 
 
 def starting_from(training: ResolvedTraining, init: str, tracking_uri: str = "") -> ResolvedTraining:

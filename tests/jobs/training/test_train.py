@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 from ray.exceptions import ActorUnavailableError
 from ray.util.placement_group import placement_group, placement_group_table
@@ -37,8 +38,10 @@ from jobs.training.resolve import RESUMABLE_CHANGES, ResolvedTraining, fixed_set
 from pipeline import lease
 from pipeline.data.corpora.domains import DomainRule
 from pipeline.data.corpora.recipe import Recipe, load_recipe
+from pipeline.data.loading.augment.channel import Gain
+from pipeline.data.loading.augment.composition import read_steps
 from pipeline.data.loading.buckets import BatchConfig
-from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_snapshot
+from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_snapshot, load_utterances, only_named
 from pipeline.detector.checkpoint import load_detector
 from pipeline.errors import InputError
 from pipeline.fields import Names
@@ -183,6 +186,43 @@ def test_a_weight_of_an_unknown_corpus_is_refused_before_the_training_starts(pla
 
 
 @uses_ray
+def test_ingested_noise_is_in_the_training_batches_and_never_among_their_utterances(place: Path) -> None:
+    store = Folder(str(place / "store"))
+    snapshot = load_snapshot(store)
+    assert snapshot.corpora["musan"].hours.keys() == {"noise"}
+    augment = read_steps([{"name": "noise", "from": "musan", "snr_db": [-20, -20]}])
+    asked = replace(config(place, "noisy"), augment=augment, loader_workers=1)
+    training = resolve(asked, None, Recipe(), snapshot)
+    check_data(training)
+    data = WorkerData(training, 0, 1)
+    uids = {uid for batch in data.batches(0, 0) for uid in batch.uid}
+    uids |= {uid for batch in data.validation_batches() for uid in batch.uid}
+    noises = load_utterances(store, only_named(snapshot, ["musan"]), ["uid"])["uid"].to_pylist()
+    assert len(noises) == 3 and not uids & set(noises)
+    for batch in data.batches(0, 0):
+        for row, num_samples in zip(batch.waveform, batch.num_samples.tolist(), strict=True):
+            spectrum = torch.fft.rfft(row[:num_samples]).abs() ** 2
+            around = slice(round(2_900 * num_samples / 16_000), round(3_100 * num_samples / 16_000))
+            assert spectrum[around].sum() > 0.9 * spectrum.sum()
+    with pytest.raises(
+        InputError, match="musan is an augmentation corpus, whose recordings are not utterances"
+    ):
+        resolve(replace(asked, corpora=Names(["musan"])), None, Recipe(), snapshot)
+    for wrong, message in (
+        (
+            {"name": "room", "from": "musan"},
+            "'musan': the corpus has no recordings of the kind rir; it has: noise",
+        ),
+        ({"name": "noise", "from": "musen"}, "'musen': snapshot 000001 has no such corpus for augmentation"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train.main(replace(asked, augment=read_steps([wrong])))
+    with pytest.raises(InputError, match=r'labels = \["spoof"\]'):
+        train.main(replace(asked, augment=read_steps(["codec"])))
+    assert record.load_record(Folder(asked.out)) is None
+
+
+@uses_ray
 def test_finding_the_largest_batch_needs_a_gpu(place: Path) -> None:
     asked = replace(config(place, "filled", (1, 1)), find_batch_seconds=True)
     with pytest.raises(InputError, match="GPU"):
@@ -265,7 +305,7 @@ def test_resources_and_how_the_same_numbers_are_computed_may_change(change: dict
     ("change", "message"),
     [
         ({"init": "xlsr.pt"}, "init was .* and is xlsr.pt"),
-        ({"augment": Names(["noise"])}, "augment was .* and is noise"),
+        ({"augment": (Gain(),)}, "augment was empty and is gain; choose"),
         ({"batch": replace(BASIC.batch, seed=7)}, r"batch\.seed was 1234 and is 7"),
         (
             {"training": replace(BASIC.training, precision="fp32")},
@@ -281,6 +321,28 @@ def test_a_setting_that_decides_the_weights_may_not_change(change: dict[str, obj
     later = replace(BASIC, **change)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
         check_resume(resolved(later), recorded(resolved(BASIC)))
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([], "augment was gain, one_of and is empty; choose"),
+        (["gain"], "augment was gain, one_of and is gain; choose"),
+        (
+            [{"name": "gain", "gain_db": [0, 6]}, {"one_of": ["colour", "clipping"]}],
+            r"augment\[1\]\.gain_db was -20\.0, 6\.0 and is 0\.0, 6\.0; choose",
+        ),
+        (
+            ["gain", {"one_of": ["colour", "speed"]}],
+            r"augment\[2\]\.one_of was colour, clipping and is colour, speed; ",
+        ),
+    ],
+)
+def test_augmentations_and_their_settings_may_not_change(steps: list[Any], message: str) -> None:
+    before = replace(BASIC, augment=read_steps(["gain", {"one_of": ["colour", "clipping"]}]))
+    check_resume(resolved(before), recorded(resolved(before)))
+    with pytest.raises(InputError, match=message):
+        check_resume(resolved(replace(before, augment=read_steps(steps))), recorded(resolved(before)))
 
 
 def test_another_recipe_or_snapshot_is_another_training() -> None:

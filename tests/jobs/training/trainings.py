@@ -32,13 +32,14 @@ BATCH = BatchConfig(max_seconds=3.0, num_buckets=2, crop_min_s=0.3, crop_max_s=0
 
 
 def write_store(place: Path) -> None:
-    """Ingest sixty clips in the layout of ASVspoof2019-LA into `place/store`."""
+    """Ingest sixty clips in the layout of ASVspoof2019-LA, and noise in that of MUSAN, into `place/store`."""
     write_corpus(place / "data" / "ASVspoof2019-LA" / "LA")
+    write_noises(place / "data" / "musan")
     ingest.main(
         IngestConfig(
             root=str(place / "data"),
             store=str(place / "store"),
-            corpora=Names(["asvspoof2019_la"]),
+            corpora=Names(["asvspoof2019_la", "musan"]),
             tracking_uri=tracking_uri(place),
         )
     )
@@ -60,6 +61,15 @@ def write_corpus(root: Path) -> None:
         protocol = root / "ASVspoof2019_LA_cm_protocols" / f"ASVspoof2019.LA.cm.{split}.{ending}.txt"
         protocol.parent.mkdir(parents=True, exist_ok=True)
         protocol.write_text("".join(lines))
+
+
+def write_noises(root: Path) -> None:
+    """Three tones of 3 kHz, to be found in what they are added to."""
+    tone = 0.5 * np.sin(2 * np.pi * 3_000 * np.arange(48_000) / 16_000)
+    for number in range(3):
+        path = root / "noise" / "free-sound" / f"noise-free-sound-{number:04d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, tone[: 40_000 + number], 16_000)
 
 
 def tracking_uri(place: Path) -> str:

@@ -12,14 +12,17 @@ K: powers, N: notches of a chain, T: samples, L: taps, B: blocks, F: frequencies
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
 from pipeline.data.audio.waveform import SAMPLE_RATE, Waveform
+from pipeline.data.loading.augment.step import Augmentation, level
+from pipeline.errors import InputError
+from pipeline.fields import Range
 
 ALGORITHMS: dict[int, str] = {
     1: "LnL",
@@ -41,32 +44,40 @@ _EDGE_HZ = 1e-3
 """Smallest distance of a notch from 0 Hz and from Nyquist."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawBoost:
+Band = Annotated[tuple[float, float], Range(0, SAMPLE_RATE / 2)]
+"""An interval of frequencies in Hz."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawBoost(Augmentation):
     """One of the eight published combinations, with the parameters that AntiDeepfake was trained with."""
 
-    algo: int = 5
-    """A key of ALGORITHMS."""
-    num_powers: int = 5
-    num_notches: int = 5
-    centre_hz: tuple[float, float] = (20.0, 8000.0)
-    width_hz: tuple[float, float] = (100.0, 1000.0)
-    num_taps: tuple[int, int] = (10, 100)
-    gain_db: tuple[float, float] = (0.0, 0.0)
-    nonlinear_loss_db: tuple[float, float] = (5.0, 20.0)
+    name: Literal[
+        "rawboost1", "rawboost2", "rawboost3", "rawboost4", "rawboost5", "rawboost6", "rawboost7", "rawboost8"
+    ] = "rawboost5"
+    num_powers: Annotated[int, Range(1, 20)] = 5
+    num_notches: Annotated[int, Range(1, 100)] = 5
+    centre_hz: Band = (20.0, 8000.0)
+    width_hz: Band = (100.0, 1000.0)
+    num_taps: Annotated[tuple[int, int], Range(1, _DESIGN_SIZE)] = (10, 100)
+    gain_db: Annotated[tuple[float, float], Range(-120, 120)] = (0.0, 0.0)
+    nonlinear_loss_db: Annotated[tuple[float, float], Range(-120, 120)] = (5.0, 20.0)
     """Attenuation of the powers above the first, relative to `gain_db`."""
-    impulse_percent: float = 10.0
+    impulse_percent: Annotated[float, Range(0, 100)] = 10.0
     """Largest percentage of the samples that is changed."""
-    impulse_gain: float = 2.0
-    snr_db: tuple[float, float] = (10.0, 40.0)
+    impulse_gain: Annotated[float, Range(0, 1000)] = 2.0
+    snr_db: Annotated[tuple[float, float], Range(-60, 120)] = (10.0, 40.0)
 
     def __post_init__(self) -> None:
-        if self.algo not in ALGORITHMS:
-            raise ValueError(f"unknown RawBoost algorithm {self.algo}; known: 1 to 8")
         if self.num_notches * self.num_taps[1] > _DESIGN_SIZE:
-            raise ValueError(
-                f"{self.num_notches} notches of {self.num_taps[1]} taps exceed {_DESIGN_SIZE} taps"
+            raise InputError(
+                f"{self.num_notches} num_notches of {self.num_taps[1]} num_taps exceed {_DESIGN_SIZE} taps; give fewer"
             )
+
+    @property
+    def algo(self) -> int:
+        """A key of ALGORITHMS."""
+        return int(self.name.removeprefix("rawboost"))
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
         """Return the waveform with the noise of the chosen algorithm."""
@@ -176,15 +187,6 @@ def _filter_powers(
         spectra_KBF *= responses_KF[:, None]
         filtered_BT[blocks] = scipy.fft.irfft(spectra_KBF.sum(axis=0), _BLOCK_SIZE)[:, overlap:]
     return filtered_BT.reshape(-1)[: len(waveform)]
-
-
-def level(waveform: Waveform) -> float:
-    """Return the root of the energy, at least 1e-12, so that silence can be divided by it.
-
-    `np.linalg.norm` would use BLAS, which starts threads in every loader worker, and the last bit would depend on their
-    number.
-    """
-    return max(math.sqrt(np.square(waveform).sum()), 1e-12)
 
 
 def _limit_to_full_scale(waveform: Waveform) -> Waveform:

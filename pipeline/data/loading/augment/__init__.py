@@ -1,0 +1,1 @@
+"""Random but repeatable changes of training waveforms."""
