@@ -78,8 +78,8 @@ class WorkerData:
     def log_odds(self) -> float | None:
         """Compute the natural log of the odds of bona fide in training: by draws, and by the weights in the loss.
 
-        None for expected_accuracy, whose scores are not log odds: they keep the unknown odds of the detector from
-        which it started, and move from there by the side of even odds on which an utterance is, not by its odds.
+        None for expected_accuracy, whose scores are not log odds: they start as those of another detector, with odds
+        that are not known here, and accuracy moves them towards the likelier class as far as beta allows.
 
         It depends on the index and on settings that a resumed training keeps, not on the epoch or the number of ranks.
         """

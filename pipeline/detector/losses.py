@@ -135,12 +135,12 @@ class ExpectedAccuracy(Loss):
     contradicts the label with confidence, while both forms here leave such utterances alone, most of which have a
     wrong label.
 
-    The score of such a detector is not a log odds: it keeps the prior of the frozen detector, and utterances that are
-    right already are pushed away from it without a limit other than beta.
+    The score of such a detector is not a log odds: it starts as that of the frozen detector, whose prior it contains,
+    and accuracy moves it towards the likelier class as far as beta allows.
     """
 
     def of_logits(self, logits_B2: Tensor, label_B: Tensor, reference_B2: Tensor | None) -> Tensor:
-        """Compute the whole loss: cross-entropy is not added."""
+        """Compute the expected inaccuracy and the divergence, without cross-entropy."""
         margin_B = self._margin(logits_B2, label_B)
         loss_B = self._inaccuracy(margin_B, label_B)
         if reference_B2 is not None:
