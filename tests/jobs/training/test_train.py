@@ -28,16 +28,19 @@ from jobs.training.checks import (
     choose_recipe,
 )
 from jobs.training.config import TrainConfig
+from jobs.training.data import WorkerData
 from jobs.training.ray_trainer import LeanTrainer
 from jobs.training.record import TrainingRecord
 from jobs.training.resolve import RESUMABLE_CHANGES, ResolvedTraining, fixed_settings, resolve
 from pipeline import lease
+from pipeline.data.corpora.domains import DomainRule
 from pipeline.data.corpora.recipe import Recipe, load_recipe
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_snapshot
 from pipeline.detector.checkpoint import load_detector
 from pipeline.errors import InputError
 from pipeline.fields import Names
+from pipeline.metrics import Group
 from pipeline.storage import Folder
 from tests.jobs.training.trainings import (
     NUM_STEPS,
@@ -176,6 +179,15 @@ def test_a_weight_of_an_unknown_corpus_is_refused_before_the_training_starts(pla
     asked = replace(config(place, "x"), batch=BatchConfig(weights={"libritts_z": 2.0}))
     with pytest.raises(InputError, match="'libritts_z' is not a corpus"):
         check_data(resolve(asked, None, Recipe(), snapshot))
+
+
+@uses_ray
+def test_a_validation_is_measured_by_attack_whatever_the_domains_of_the_recipe(place: Path) -> None:
+    recipe = Recipe(domains=DomainRule(by="corpus"))
+    training = resolve(config(place, "x"), None, recipe, load_snapshot(Folder(str(place / "store"))))
+    groups = WorkerData(training, 0, 1).group_of
+    assert set(groups.values()) == {Group("asvspoof2019_la"), Group("asvspoof2019_la", "A01")}
+    assert len(groups) == 16
 
 
 @uses_ray
