@@ -45,6 +45,7 @@ from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_snapshot
 from pipeline.detector.checkpoint import load_detector
 from pipeline.errors import InputError
 from pipeline.fields import Names
+from pipeline.metrics import Group
 from pipeline.storage import Folder
 from tests.jobs.training.trainings import (
     NUM_STEPS,
@@ -220,6 +221,15 @@ def test_ingested_noise_is_in_the_training_batches_and_never_among_their_utteran
     with pytest.raises(InputError, match=r'labels = \["spoof"\]'):
         train.main(replace(asked, augment=read_steps(["codec"])))
     assert record.load_record(Folder(asked.out)) is None
+
+
+@uses_ray
+def test_a_validation_is_measured_by_attack_whatever_the_domains_of_the_recipe(place: Path) -> None:
+    recipe = Recipe(domains=DomainRule(by="corpus"))
+    training = resolve(config(place, "x"), None, recipe, load_snapshot(Folder(str(place / "store"))))
+    groups = WorkerData(training, 0, 1).group_of
+    assert set(groups.values()) == {Group("asvspoof2019_la"), Group("asvspoof2019_la", "A01")}
+    assert len(groups) == 16
 
 
 @uses_ray
