@@ -21,6 +21,7 @@ import torch
 
 from jobs.benchmarks.training_step import Case, Speed, measure, measure_ranks
 from pipeline.detector.config import Precision, Strategy
+from pipeline.detector.variants import HeadName
 from pipeline.errors import InputError
 
 SWITCHES = {"off": False, "on": True}
@@ -69,6 +70,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--ranks", default="0", help="comma-separated numbers of processes that train together; 0: a dry run"
     )
     parser.add_argument("--strategy", default="ddp", choices=get_args(Strategy), help="used by --ranks")
+    parser.add_argument("--head", default="mean_linear", choices=get_args(HeadName))
+    parser.add_argument("--lora-rank", type=int, default=0, help="rank of adapters; 0: train all weights")
     parser.add_argument("--peer", default="off", help="off: our detector; on: transformers; or off,on")
     parser.add_argument("--profile", type=Path, help="file for torch's profile of one step of the last case")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's default")
@@ -108,6 +111,8 @@ def plan_cases(options: argparse.Namespace) -> list[list[Case]]:
             activation_checkpointing=SWITCHES[is_checkpointing],
             num_ranks=int(num_ranks),
             strategy=options.strategy,
+            head=options.head,
+            lora_rank=options.lora_rank,
         )
         peers = ["off"] if case.num_ranks else options.peer.split(",")
         groups.append([replace(case, is_peer=SWITCHES[peer]) for peer in peers])
@@ -128,6 +133,8 @@ def format_line(case: Case, speed: Speed | None) -> str:
     """Format one line of the table; `speed` is None if the case ran out of memory."""
     name = f"{'transformers ' if case.is_peer else ''}{case.variant}"
     settings = [case.precision, *(["compiled"] if case.compile else [])]
+    settings += [case.head] if case.head != "mean_linear" else []
+    settings += [f"rank {case.lora_rank}"] if case.lora_rank else []
     settings += ["checkpointed"] if case.activation_checkpointing else []
     settings += [f"{case.num_ranks} × {case.strategy}"] if case.num_ranks else []
     start = f"{name:<24} {' '.join(settings):<28}"

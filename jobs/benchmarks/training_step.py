@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.detector.config import Precision, Strategy, TrainingConfig
+from pipeline.detector.config import LoraConfig, Precision, Strategy, TrainingConfig
 from pipeline.detector.dry_run import DryRun, Noise, make_noise, prepare_dry_run
 from pipeline.detector.flops import peak_tflops, training_flops
 from pipeline.detector.meter import Meter, StepRequests
@@ -27,7 +27,7 @@ from pipeline.detector.network import Detector
 from pipeline.detector.ranks import run_ranks
 from pipeline.detector.state import TrainingProgress
 from pipeline.detector.trainer import Trainer
-from pipeline.detector.variants import VARIANTS, DetectorConfig
+from pipeline.detector.variants import VARIANTS, DetectorConfig, HeadConfig, HeadName
 from pipeline.errors import InputError, did_you_mean
 
 PHASES = ("forward", "backward", "optimiser")
@@ -50,6 +50,9 @@ class Case:
     num_ranks: int = 0
     """Number of processes that take training steps together; 0: a dry run in this process."""
     strategy: Strategy = "ddp"
+    head: HeadName = "mean_linear"
+    lora_rank: int = 0
+    """Rank of low-rank adaptation; 0: all weights are trained."""
 
     def training_config(self) -> TrainingConfig:
         """Return the settings of a training with this configuration."""
@@ -58,6 +61,7 @@ class Case:
             compile=self.compile,
             activation_checkpointing=self.activation_checkpointing,
             strategy=self.strategy,
+            lora=LoraConfig(self.lora_rank),
         )
 
 
@@ -151,7 +155,7 @@ def _detector(case: Case, device: torch.device) -> Detector:
     if case.variant not in VARIANTS:
         raise InputError(f"unknown variant {case.variant!r}{did_you_mean(case.variant, VARIANTS)}")
     with device:
-        return Detector(DetectorConfig(VARIANTS[case.variant]))
+        return Detector(DetectorConfig(VARIANTS[case.variant], HeadConfig(case.head)))
 
 
 def _peer(case: Case, device: torch.device) -> DryRun:
@@ -209,7 +213,9 @@ def _speed(
     processor_s: float,
     shares: dict[str, float],
 ) -> Speed:
-    tflops = training_flops(VARIANTS[case.variant], batch.num_samples.numpy()) / step_s / 1e12
+    shape, lengths_B = VARIANTS[case.variant], batch.num_samples.numpy()
+    flops = training_flops(shape, lengths_B, HeadConfig(case.head), LoraConfig(case.lora_rank))
+    tflops = flops / step_s / 1e12
     peak = None
     if device.type == "cuda":
         peak = peak_tflops(torch.cuda.get_device_name(device), case.precision)

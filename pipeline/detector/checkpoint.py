@@ -111,14 +111,9 @@ def load_weights(detector: Detector, path: Path, *, accept_front_end: bool = Fal
         InputError: the file is damaged, does not match the detector, or was changed after it was saved.
     """
     contents = read_checkpoint(path)
-    stored_head = _stored_head(contents)
     if contents.config is not None:
-        wanted = (
-            replace(detector.config, head=stored_head)
-            if accept_front_end and stored_head
-            else detector.config
-        )
-        _check_same_network(contents, contents.config, wanted)
+        head = contents.config.head if accept_front_end else detector.config.head
+        _check_same_network(contents, contents.config, replace(detector.config, head=head))
     return _fill(detector, contents, accept_front_end)
 
 

@@ -105,7 +105,7 @@ class MeanLinear(nn.Linear, Head):
 
 
 class MultiHeadFactorisedAttention(Head):
-    """MHFA (Peng et al., "An attention-based backend allowing efficient fine-tuning of transformer models", SLT 2022).
+    """MHFA (Peng et al., SLT 2022, arXiv 2210.01273).
 
     Keys and values are two weighted sums of all hidden states, each compressed by a linear layer. The keys give each
     head one attention weight per frame; the means of the values under these weights, one per head, form the embedding.

@@ -134,7 +134,9 @@ class Detector(nn.Module):
             InputError: frame logits are requested from a head that has none.
         """
         head = self.head
-        hidden_BFC, valid_BF = self.front_end(waveform_BT, num_samples_B, head.layers, head.layer_weights())
+        with torch.autocast(waveform_BT.device.type, enabled=False):
+            weights_SN = head.layer_weights()
+        hidden_BFC, valid_BF = self.front_end(waveform_BT, num_samples_B, head.layers, weights_SN)
         with torch.autocast(waveform_BT.device.type, enabled=False):
             hidden_BFC = [at_least_float32(frames_BFC) for frames_BFC in hidden_BFC]
             embedding_BE = head.pool(hidden_BFC, valid_BF)

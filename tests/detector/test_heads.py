@@ -283,6 +283,21 @@ def test_a_training_takes_the_front_end_of_a_detector_with_another_head(
     assert_same_weights(other.front_end.state_dict(), back.front_end.state_dict())
 
 
+def test_a_training_with_another_head_starts_from_a_model_of_transformers(tmp_path: Path) -> None:
+    config = VARIANTS["tiny"]
+    oracle: Any = Wav2Vec2Model(Wav2Vec2Config.from_dict(transformers_settings(config)))
+    oracle.save_pretrained(tmp_path / "bare")
+    released = Detector(DetectorConfig(config))
+    export_transformers(released, tmp_path / "classifier")
+    detector = Detector(DetectorConfig(config, MHFA.head))
+    bare = load_weights(detector, tmp_path / "bare", accept_front_end=True)
+    assert bare.coverage.endswith("the head keeps its initial weights")
+    assert "left out" not in bare.coverage
+    classifier = load_weights(detector, tmp_path / "classifier", accept_front_end=True)
+    assert "its mean_linear head is left out" in classifier.coverage
+    assert_same_weights(released.front_end.state_dict(), detector.front_end.state_dict())
+
+
 def test_a_file_that_does_not_name_its_head_has_that_of_the_released_detectors(tmp_path: Path) -> None:
     detector = Detector(DetectorConfig(TOY))
     save_detector(detector, tmp_path / "x", {})

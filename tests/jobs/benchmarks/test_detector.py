@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,12 +65,14 @@ def test_a_line_shows_the_case_and_its_measurements() -> None:
         *("420.00", "TFLOP/s", "42.5%", "MFU", "61.2", "GiB", "forward", "25%", "backward", "70%"),
         *("optimiser", "5%"),
     ]
-    assert format_line(case, None).endswith("out of memory")
+    adapted = format_line(replace(case, head="mhfa", lora_rank=16), None)
+    assert adapted.split()[:5] == ["xlsr_1b", "bf16", "compiled", "mhfa", "rank"]
+    assert adapted.endswith("out of memory")
 
 
 def test_two_processes_are_measured_together(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--precision", "fp32", "--compile", "off", "--activation-checkpointing", "off")
-    assert main([*TINY, *arguments, "--ranks", "2", "--json"]) == 0
+    assert main([*TINY, *arguments, "--ranks", "2", "--json", "--head", "mhfa", "--lora-rank", "4"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["audio_s_per_s"] == pytest.approx(2 * 0.38 / result["step_s"], rel=1e-3)
 
