@@ -217,6 +217,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_asvspoof2019_la(home / "data", num_train=24, num_dev=8)
     write_in_the_wild(home / "data", count=12)
     tones(home / "data" / "MLAAD_v5" / "fake" / "de" / "bark", 2)
+    tones(home / "data" / "musan" / "noise" / "free-sound", 2)
+    tones(home / "data" / "RIRS_NOISES" / "simulated_rirs" / "smallroom" / "Room001", 2)
     tones(home / "mnt" / "mls" / "mls_german" / "train" / "audio" / "7" / "1", 2, ".flac")
     tones(home / "calls", 3)
     write_protocol(home / "data" / "train.csv")

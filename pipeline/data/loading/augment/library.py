@@ -71,6 +71,8 @@ def load_recordings(
         snapshot: lists the shards; see `check_sources`.
         sources: corpora and kinds.
     """
+    if not sources:
+        return {}
     names = {name for corpora, _ in sources for name in corpora}
     corpora = {name: corpus for name, corpus in snapshot.corpora.items() if name in names}
     shards = [shard for corpus in corpora.values() for shard in corpus.shards]

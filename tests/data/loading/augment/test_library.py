@@ -72,6 +72,10 @@ def test_recordings_are_found_by_kind_and_decoded_window_by_window(tmp_path: Pat
     assert np.abs(impulse_response).max() == pytest.approx(1, abs=1e-4)  # the first channel, at full scale
 
 
+def test_augmentations_without_recordings_need_no_store(tmp_path: Path):
+    assert load_recordings(Folder(str(tmp_path / "nowhere")), Snapshot(1, "", {}), []) == {}
+
+
 def test_shards_on_s3_are_copied_once_and_read_from_the_copy(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ):
