@@ -235,25 +235,25 @@ def plan_buckets(index: Index, config: BatchConfig, rule: DomainRule | None = No
 
 
 def draw_log_odds(index: Index, config: BatchConfig, buckets: Buckets) -> float:
-    """Compute the natural log of (bona fide draws / spoof draws) of an average epoch.
+    """Compute the natural log of the odds of bona fide in the loss of an average epoch.
 
-    Utterances that fit into no batch are not drawn; those that are left over at the end of an epoch count as drawn.
+    The loss is a mean over each batch, so a draw counts 1 / the size of its batch: that of its mean length after
+    cropping. Utterances that fit into no batch do not count; those left over at the end of an epoch do.
 
     Raises:
         InputError: no utterance of a class is drawn.
     """
-    weights = buckets.draws.weights
-    _, longest = _crop_range(config)
-    draws = np.zeros(len(LABELS))
+    shares = np.append(1 / buckets.batch_size, [0.0, 0.0])  # too short and too long
+    amounts = np.zeros(len(LABELS))
     for _, _, rows in shard_slices(index):
-        num_samples = np.rint(index.seconds[rows] * np.float32(SAMPLE_RATE)).astype(np.int32)
-        fits = buckets.assign(np.minimum(num_samples, longest).astype(np.int32)) < len(buckets)
-        weight = weights[index.domain[rows][fits]]
-        draws += np.bincount(index.label[rows][fits], weight, minlength=len(LABELS))
-    if not draws.all():
-        missing = LABELS[int(draws.argmin())]
+        seconds = expected_seconds(index.seconds[rows], config)
+        num_samples = np.rint(seconds * np.float32(SAMPLE_RATE)).astype(np.int32)
+        amount = buckets.draws.weights[index.domain[rows]] * shares[buckets.assign(num_samples)]
+        amounts += np.bincount(index.label[rows], amount, minlength=len(LABELS))
+    if not amounts.all():
+        missing = LABELS[int(amounts.argmin())]
         raise InputError(f"no {missing} utterance has a length that can be trained on; check the corpora")
-    return math.log(draws[LABELS.index("bonafide")] / draws[LABELS.index("spoof")])
+    return math.log(amounts[LABELS.index("bonafide")] / amounts[LABELS.index("spoof")])
 
 
 def shard_slices(index: Index) -> Iterator[tuple[int, int, slice]]:
