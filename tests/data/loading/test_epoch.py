@@ -237,14 +237,17 @@ def test_an_integer_weight_is_the_number_of_draws_per_epoch() -> None:
 
 def test_the_log_odds_are_those_of_the_labels_in_the_means_over_batches() -> None:
     index = make_index(np.full(3000, 3.0), num_corpora=2)
-    seconds = np.where(index.label == 1, 6.0, 2.0).astype(np.float32)  # fewer bona fide utterances fill a batch
+    # Bona fide utterances are longer, so fewer of them fill a batch.
+    seconds = np.where(index.label == 1, 6.0, 2.0).astype(np.float32)
     seconds[::7], seconds[5::11] = 0.01, 40.0  # some are too short
     index = replace(index, seconds=seconds)
     config = replace(SMALL, weights={"corpus1": 2.0, "spoof": 0.25, "corpus0/bonafide": 3.0})
     for crop_max_s in (13.0, float("inf")):  # without cropping, 40 s are too long for a batch
         config = replace(config, crop_max_s=crop_max_s)
         plans = [EpochPlan(index, config, epoch) for epoch in range(4)]
-        means = [index.label[plan[number].rows].mean() for plan in plans for number in range(plan.num_batches)]
+        means = [
+            index.label[plan[number].rows].mean() for plan in plans for number in range(plan.num_batches)
+        ]
         share = np.mean(means)
         log_odds = draw_log_odds(index, config, plan_buckets(index, config))
         assert log_odds == pytest.approx(np.log(share / (1 - share)), abs=0.03)
