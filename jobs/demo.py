@@ -18,7 +18,7 @@ from typing import Annotated
 from jobs.__main__ import run_command
 from jobs.ray_session import ray_session
 from jobs.training import folder
-from pipeline.config import run, to_toml
+from pipeline.config import load_toml, run, to_toml
 from pipeline.evaluation import layout
 from pipeline.fields import LocalPath, Range, Seed
 from pipeline.streams import continue_without_output
@@ -28,6 +28,8 @@ TRAINING = "asvspoof2019_la,fleurs,mlaad"
 EVALUATION = "in_the_wild,fakeorreal"
 DOMINANCE = 20
 """How many times as many recordings of MLAAD are from one attack as from each other one; the preset balances them."""
+
+CARD = "corpora.html"
 
 FALSE_ALARM = "0.1"
 """Of the threshold: low, but so high that a promise needs no more spoof utterances than there are."""
@@ -71,7 +73,10 @@ def main(config: DemoConfig) -> None:
         run_job(
             "ingest", "--root", data, "--store", store, "--corpora", corpora, "--shard-mib", "8", *tracking
         )
-        print_stage("3/6 train: snapshot → detector, with two workers")
+        recipe = load_toml(PRESET)["recipe"]
+        card = ["--recipe", recipe, "--html", str(out / CARD)]
+        run_job("corpora", "--store", store, "--corpora", TRAINING, *card)
+        print_stage("3/6 train: snapshot → detector, with two workers and balanced domains")
         run_job("train", "--config", str(PRESET), "--store", store, "--out", str(training), *tracking)
         print_stage(
             "4/6 calibrate: the scores of the validation utterances → log-likelihood ratios, a threshold"
@@ -95,6 +100,7 @@ def main(config: DemoConfig) -> None:
     run_job("evaluate", "--scores", sets, "--out", str(out / "report"), *tracking)
     print(f"\nDone in {time.monotonic() - started:.0f} s. Open next:")
     print(f"  evaluation report  {out / 'report' / layout.REPORT_PAGE}")
+    print(f"  corpora, domains   {out / CARD}")
     print(f"  validation report  {training / folder.VALIDATION_PAGE}")
     print(
         f"  MLflow             {Path(sys.executable).parent / 'mlflow'} ui "
