@@ -158,6 +158,8 @@ def test_a_text_field_without_a_reader_names_no_location():
         f"{command} {name}" for command, name, hint in ALL if hint is str or hint is Names or hint is Pairs
     }
     assert plain == {
+        "benchmark learning.evaluation",
+        "benchmark learning.only",
         "calibrate experiment",
         "corpora corpora",
         "corpora snapshot",

@@ -11,6 +11,7 @@ from jobs.training.config import TrainConfig
 from jobs.training.resolve import resolve_batch
 from pipeline.config import parse
 from pipeline.data.corpora.recipe import Recipe, load_recipe
+from pipeline.data.loading.augment.composition import read_steps
 from pipeline.detector.config import learning_rate
 from pipeline.detector.variants import VARIANTS
 
@@ -77,7 +78,7 @@ def test_the_learning_rate_of_the_anchored_fine_tuning_is_the_published_ramp():
     for step in (1, 20_000, 50_000):  # 80,000 steps of warm-up to 1e-6
         assert learning_rate(step, training.optimiser) == pytest.approx(step / 80_000 * 1e-6)
     assert config.batch.max_seconds == 100.0
-    assert config.augment == ("rawboost5",)
+    assert config.augment == read_steps(["rawboost5"])
     recipe = load_recipe(config.recipe)
     parts = [(corpus, split) for corpus in recipe.corpora for split in ("train", "validation", "test")]
     used = {part: use for part in parts if (use := recipe.use(*part)) != "excluded"}

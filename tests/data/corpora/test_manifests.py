@@ -139,6 +139,7 @@ def test_the_examples_in_the_readme_are_valid_manifests(tmp_path: Path):
         "asvspoof5",
         "codecfake_vctk",
         "deepfake_eval_2024",
+        "street_noise",
     ]
 
 
