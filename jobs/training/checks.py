@@ -54,7 +54,7 @@ def check_resume(training: ResolvedTraining, record: TrainingRecord) -> None:
     changed = [
         name
         for name in sorted(asked.keys() | recorded.keys())
-        if name not in asked or name not in recorded or asked[name] != recorded[name]
+        if asked.get(name) != recorded.get(name)  # JSON has null for what is not set
     ]
     changes = [
         f"{name} was {_show(recorded, name)} and is {_show(asked, name)}"
