@@ -53,18 +53,13 @@ class Noise(RecordedAugmentation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Music(RecordedAugmentation):
+class Music(Noise):
     """Add a recording of music."""
 
     kind = "music"
 
-    name: Literal["music"] = "music"
+    name: Literal["music"] = "music"  # type: ignore[assignment]
     snr_db: Decibels = (5.0, 20.0)
-
-    def mix(self, waveform: Waveform, rng: np.random.Generator, recordings: Recordings) -> Waveform:
-        """Return the waveform with a random window of a random recording at a random SNR."""
-        snr_db = rng.uniform(*self.snr_db)
-        return add_at(waveform, recordings.draw_window(len(waveform), rng), snr_db)
 
 
 @dataclass(frozen=True, kw_only=True)
