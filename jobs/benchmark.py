@@ -1,10 +1,11 @@
-"""Measure the speed of ingest, loader, training, scoring or evaluation against a bare loop and other libraries.
+"""Measure the speed of each stage against a bare loop and other libraries, or what ways to train are worth.
 
     bonafide benchmark ingest
     bonafide benchmark loader
     bonafide benchmark train
     bonafide benchmark score
     bonafide benchmark evaluate
+    bonafide benchmark learning --learning.out results
 
 Prints the machine, library versions, speeds and ratios to the bare loop. Ratios can be compared between machines;
 speeds cannot.
