@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
-from pipeline.data.loading.padding import plan_padded_batches
+from pipeline.data.loading.padding import padded_length, plan_padded_batches
 from pipeline.detector.memory import Inference
 from pipeline.detector.network import Detector, normalise
 from pipeline.detector.precision import HALF_DTYPES, autocast, tf32_policy
@@ -187,7 +187,7 @@ class Scorer:
 
     def _score_batch(self, windows: Sequence[NDArray[np.float32]]) -> Tensor:
         num_samples_B = torch.tensor([len(window) for window in windows])
-        padded_BT = np.zeros((len(windows), int(num_samples_B.max())), np.float32)
+        padded_BT = np.zeros((len(windows), padded_length(int(num_samples_B.max()))), np.float32)
         for row_T, window in zip(padded_BT, windows, strict=True):
             row_T[: len(window)] = window
         with torch.inference_mode(), tf32_policy(self.device, self.precision):

@@ -21,7 +21,7 @@ from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.corpora.domains import DomainRule
 from pipeline.data.loading.buckets import BatchConfig, Buckets, plan_buckets
 from pipeline.data.loading.epoch import EpochPlan, PlannedBatch
-from pipeline.data.loading.padding import plan_padded_batches
+from pipeline.data.loading.padding import padded_length, plan_padded_batches
 from pipeline.data.loading.reading import Augment, BatchReader, BatchRequest, length_tolerance
 from pipeline.data.loading.workers import BatchLimits, FilledBatch, fill_batches
 from pipeline.data.store.index import Index
@@ -125,7 +125,7 @@ def plan_evaluation(index: Index, max_seconds: float, crop_s: float = float("inf
     for rows in plan_padded_batches(num_samples, int(max_seconds * SAMPLE_RATE)):
         longest = max(1, int(num_samples[rows[0]]))
         zeros = np.zeros(len(rows))
-        padded = longest + length_tolerance(longest)
+        padded = padded_length(longest + length_tolerance(longest))
         planned.append(PlannedBatch(rows, num_samples[rows], zeros, zeros.astype(np.uint64), padded))
     return planned
 

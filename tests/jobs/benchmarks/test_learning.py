@@ -74,7 +74,7 @@ def test_the_default_methods_are_settings_of_the_training(tmp_path: Path) -> Non
         config = parse(
             TrainConfig, ["--config", str(file), "--store", "s", "--out", "o"], command="bonafide train"
         )
-        assert config.training.optimiser.num_steps == 1000
+        assert config.training.optimiser.num_steps == (500 if config.init else 1500)
 
 
 def test_the_interval_of_a_mean_is_that_of_student() -> None:
