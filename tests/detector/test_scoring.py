@@ -40,6 +40,15 @@ def test_a_list_gets_the_same_scores_as_each_waveform_alone(family, policy):
     np.testing.assert_allclose(together, alone, atol=1e-5, rtol=0)
 
 
+def test_similar_lengths_reach_the_detector_as_one_length():
+    detector, shapes = make_detector(), []
+    detector.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    scorer = Scorer(detector)
+    for length in (8_001, 8_700, 9_600):
+        scorer.score([np.random.default_rng(length).standard_normal(length).astype(np.float32)])
+    assert shapes == [(1, 9_600)] * 3
+
+
 def test_level_and_offset_of_a_recording_do_not_change_its_score():
     scorer = Scorer(make_detector())
     waveforms = make_waveforms()[:3]
