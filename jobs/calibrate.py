@@ -23,7 +23,8 @@ from pipeline.config import run, to_dict
 from pipeline.data.corpora.recipe import Recipe, RecipeName, load_recipe
 from pipeline.errors import InputError
 from pipeline.evaluation.calibration import Calibration, fit
-from pipeline.evaluation.scores import ScoreSet, find_score_folders, load_scores
+from pipeline.evaluation.complete import find_score_folder
+from pipeline.evaluation.scores import ScoreSet, load_scores
 from pipeline.fields import Checkpoint, Location, OutputFile, Range
 from pipeline.metrics import ASVSPOOF5, cllr, decisions, operating_points
 from pipeline.metrics.calibration import threshold_for
@@ -74,7 +75,7 @@ def main(config: CalibrateConfig) -> None:
     tracking.check(config.tracking_uri, config.experiment)
     out, name = Folder.of_file(config.out)
     scores = load_scores(
-        choose_folder(Folder(config.scores)), load_recipe(config.recipe) if config.recipe else Recipe()
+        find_score_folder(Folder(config.scores)), load_recipe(config.recipe) if config.recipe else Recipe()
     )
     calibration = fit(
         scores,
@@ -95,22 +96,6 @@ def main(config: CalibrateConfig) -> None:
                 print(line)
     if url:
         print(f"MLflow: {url}")
-
-
-def choose_folder(location: Folder) -> Folder:
-    """The SCORES folder of a location.
-
-    Raises:
-        InputError: it has several, for different window policies.
-    """
-    folder, *others = find_score_folders(location)
-    if others:
-        names = ", ".join(each.uri for each in (folder, *others))
-        raise InputError(
-            f"{location.uri}: holds scores under several window policies, and each needs a calibration of its own; "
-            f"give one of {names}"
-        )
-    return folder
 
 
 @dataclass(frozen=True)

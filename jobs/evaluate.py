@@ -17,12 +17,13 @@ from pipeline.errors import InputError
 from pipeline.evaluation import layout
 from pipeline.evaluation.calibration import Calibration, load_calibration, stored_calibration
 from pipeline.evaluation.claims import ClaimsName, Verdict, check_claims, load_claims
+from pipeline.evaluation.complete import find_score_folders
 from pipeline.evaluation.files import to_files
 from pipeline.evaluation.measure import Settings
 from pipeline.evaluation.mlflow_runs import log_to_mlflow
 from pipeline.evaluation.page import eer_table
 from pipeline.evaluation.results import evaluate
-from pipeline.evaluation.scores import ScoreSet, find_score_folders, load_scores, with_unique_names
+from pipeline.evaluation.scores import ScoreSet, load_scores, with_unique_names
 from pipeline.evaluation.utterances import ClusterKind
 from pipeline.fields import Location, Locations, Names, Range, Seed
 from pipeline.metrics import Definition

@@ -14,7 +14,7 @@ from pipeline import tables, tracking
 from pipeline.config import to_toml
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
-from pipeline.evaluation.scores import find_score_folders
+from pipeline.evaluation.complete import find_score_folders
 from pipeline.storage import Folder
 
 

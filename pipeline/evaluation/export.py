@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ import yaml
 from pipeline import tables
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
-from pipeline.evaluation.scores import find_score_folders
+from pipeline.evaluation.complete import find_score_folder, load_columns, load_description
 from pipeline.metrics import equal_error_rate
 from pipeline.progress import counted
 from pipeline.storage import Folder
@@ -71,26 +70,14 @@ def load_scoring(location: Folder) -> Scoring:
     Raises:
         InputError: the folder has no scores, is incomplete, or has several SCORES folders.
     """
-    folder, *others = find_score_folders(location)
-    if others:
-        names = ", ".join(each.uri for each in (folder, *others))
-        raise InputError(f"{location.uri}: holds scores under several window policies; give one of {names}")
+    folder = find_score_folder(location)
     where = folder.location()
-    if not folder.exists(layout.DESCRIPTION):
-        raise InputError(f"{where}: no complete scores here; write them with `bonafide score --out {where}`")
-    identity = json.loads(folder.read(layout.DESCRIPTION))
-    schema = layout.FILE_COLUMNS if identity.get("audio") else layout.UTTERANCE_COLUMNS
-    parts = [info.name for info in folder.find(layout.PARTS) if info.name.endswith(".parquet")]
-    rows = pa.concat_tables([tables.read_columns(folder, part, schema) for part in parts])
-    if rows.num_rows != identity["num_utterances"]:
-        raise InputError(
-            f"{where}: {layout.DESCRIPTION} states {identity['num_utterances']} utterances, the Parquet files have "
-            f"{rows.num_rows}; score into an empty folder"
-        )
+    identity = load_description(folder)
+    rows = load_columns(folder, identity)
     if not rows.num_rows:
         raise InputError(f"{where}: no utterance has a score; {folder.location(layout.REJECTS)} says why")
     rejects = tables.read_table(folder, layout.REJECTS, ["corpus"])["corpus"]
-    if "corpus" not in schema.names:
+    if "corpus" not in rows.column_names:
         return Scoring(identity, {NO_CORPUS: rows}, {NO_CORPUS: len(rejects)})
     corpora = sorted(rows["corpus"].unique().to_pylist())
     return Scoring(

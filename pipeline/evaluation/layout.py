@@ -12,6 +12,10 @@ SCORES/                     written by `bonafide score`
     part-000000.parquet     the scores of one part; a part with this file is complete
   rejects/
     part-000000.parquet     the utterances or files of one part that have no score; only if there are any
+  embeddings/               only if they were asked for, written before the scores of the part
+    part-000000.parquet     the embeddings of some utterances of the part: one column for each layer
+  frames/                   only if they were asked for, written before the scores of the part
+    part-000000.parquet     the scores of every 20 ms of each utterance of the part
   attempts/                 how many workers have started a part; each file is deleted when its part has been decoded
   rejects.parquet           all utterances or files without a score, and why
   config.toml               settings of the latest run, as if it had scored this window policy alone
@@ -25,6 +29,8 @@ REPORT/                     written by `bonafide evaluate`
 """
 
 import re
+from collections.abc import Mapping
+from typing import Literal
 
 import pyarrow as pa
 
@@ -37,12 +43,22 @@ PLAN = "plan.parquet"
 PARTS = "scores"
 PART_REJECTS = "rejects"
 REJECTS = "rejects.parquet"
+EMBEDDINGS = "embeddings"
+FRAMES = "frames"
 DESCRIPTION = "scores.json"
+
+HEAD_LAYER = "head"
+"""Name of the layer whose embedding the head of the detector classifies; hidden states have numbers."""
+FRAME_HOP_S = 0.02
+FramePrecision = Literal["float16", "float32"]
+_FRAME_TYPES: Mapping[FramePrecision, pa.DataType] = {"float16": pa.float16(), "float32": pa.float32()}
 
 METRICS_JSON = "metrics.json"
 METRICS_TABLE = "metrics.parquet"
 REPORT_PAGE = "report.html"
 
+LEVEL_COLUMN = ("level_dbfs", pa.float32())
+"""Root mean square of the samples that are scored, in dB relative to 1; null for digital silence."""
 SCORE_COLUMNS = [
     ("logit_spoof", pa.float32()),
     ("logit_bonafide", pa.float32()),
@@ -65,13 +81,25 @@ UTTERANCE_COLUMNS = pa.schema(
         ("seconds", pa.float32()),
         ("codec", pa.string()),  # of the source file, as `sample_rate`; segments of one file have one path
         ("sample_rate", pa.int32()),
+        LEVEL_COLUMN,
         *SCORE_COLUMNS,
     ]
 )
 """Columns of the scores of a store, in order; scores of earlier versions lack some: `codec`, `sample_rate`, `llr`,
-`verdict`."""
-FILE_COLUMNS = pa.schema([("id", pa.string()), ("path", pa.string()), *SCORE_COLUMNS])
-"""Columns of the scores of a folder of audio files, in order; scores of earlier versions lack the last two."""
+`verdict`, `level_dbfs`."""
+FILE_COLUMNS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("path", pa.string()),
+        ("seconds", pa.float32()),
+        LEVEL_COLUMN,
+        *SCORE_COLUMNS,
+    ]
+)
+"""Columns of the scores of a folder of audio files, in order; scores of earlier versions lack some: `seconds`,
+`level_dbfs`, `llr`, `verdict`."""
+STORE_KEY, FILE_KEY = "uid", "path"
+"""The column that identifies an utterance of a store, and a file of a folder, in scores, embeddings and frames."""
 REJECT_COLUMNS = pa.schema(
     [
         ("path", pa.string()),
@@ -110,6 +138,37 @@ def attempts_name(part: int) -> str:
 def part_name(part: int) -> str:
     """Name of the file with the scores of a part."""
     return f"{PARTS}/part-{part:06d}.parquet"
+
+
+def embeddings_name(part: int) -> str:
+    """Name of the file with the embeddings of a part."""
+    return f"{EMBEDDINGS}/part-{part:06d}.parquet"
+
+
+def frames_name(part: int) -> str:
+    """Name of the file with the scores of the frames of a part."""
+    return f"{FRAMES}/part-{part:06d}.parquet"
+
+
+def layer_column(layer: str) -> str:
+    """Name of the column with the embeddings of a layer: `head`, or `layer_4` for hidden state 4."""
+    return layer if layer == HEAD_LAYER else f"layer_{layer}"
+
+
+def embeddings_schema(key: str, widths: Mapping[str, int]) -> pa.Schema:
+    """Columns of a file of embeddings.
+
+    Args:
+        key: `STORE_KEY` or `FILE_KEY`.
+        widths: layer → number of its channels.
+    """
+    vectors = [(layer_column(layer), pa.list_(pa.float16(), width)) for layer, width in widths.items()]
+    return pa.schema([(key, pa.string()), *vectors])
+
+
+def frames_schema(key: str, precision: FramePrecision) -> pa.Schema:
+    """Columns of a file of scores of frames; frame t begins t × `FRAME_HOP_S` after the start of the audio."""
+    return pa.schema([(key, pa.string()), ("scores", pa.list_(_FRAME_TYPES[precision]))])
 
 
 def part_rejects_name(part: int) -> str:

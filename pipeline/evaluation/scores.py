@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from pipeline.data.corpora.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
 from pipeline.evaluation.columns import NOT_STATED, Column, encode, encode_durations, encode_numbers
+from pipeline.evaluation.complete import check_count, load_description, part_files
 from pipeline.evaluation.utterances import ClusterKind, Utterances
 from pipeline.storage import Folder
 
@@ -69,14 +69,6 @@ class ScoreSet:
         return None if run_id is None else str(run_id)
 
 
-def find_score_folders(location: Folder) -> list[Folder]:
-    """The SCORES folders of a location: one for each window policy if several were scored there, else itself."""
-    if not location.exists(layout.POLICIES):
-        return [location]
-    folders = [layout.folder_of_marker(info.name) for info in location.find(layout.POLICIES)]
-    return [location.folder(name) for name in folders if name] or [location]
-
-
 def load_scores(folder: Folder, recipe: Recipe | None = None, clusters: ClusterKind = "auto") -> ScoreSet:
     """Load a complete SCORES folder and check it.
 
@@ -91,32 +83,15 @@ def load_scores(folder: Folder, recipe: Recipe | None = None, clusters: ClusterK
             has a label.
     """
     where = folder.location()
-    if not folder.exists(layout.DESCRIPTION):
-        raise InputError(
-            f"{where}: scoring did not finish, {layout.DESCRIPTION} is missing; run the same `bonafide score` again"
-            if folder.exists(layout.PARTS)
-            else f"{where}: no scores here; write them with `bonafide score --out {where}`"
-        )
-    try:
-        identity = json.loads(folder.read(layout.DESCRIPTION))
-        system, num_expected = str(identity["system"]), int(identity["num_utterances"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder.location(layout.DESCRIPTION)}: not a description by `bonafide score` ({error!r}); "
-            "score into an empty folder"
-        ) from error
+    identity = load_description(folder)
     if identity.get("audio"):
         raise InputError(
             f"{where}: scores of a folder of audio files, which have no labels; to measure error rates, "
             "write a manifest, ingest the folder, and score it with --store"
         )
-    names = [info.name for info in folder.find(layout.PARTS) if info.name.endswith(".parquet")]
+    names = part_files(folder)
     rows = _read_tables(folder, names, SCHEMA)
-    if rows.num_rows != num_expected:
-        raise InputError(
-            f"{where}: {layout.DESCRIPTION} states {num_expected} utterances, the Parquet files have "
-            f"{rows.num_rows}; score into an empty folder"
-        )
+    check_count(folder, identity, rows.num_rows)
     _check(rows, where)
     labelled = rows.filter(pc.is_valid(rows["label"])) if rows["label"].null_count else rows
     if not labelled.num_rows:
@@ -130,7 +105,13 @@ def load_scores(folder: Folder, recipe: Recipe | None = None, clusters: ClusterK
     paths = None
     if clusters == "file" or (clusters == "auto" and labelled["speaker"].null_count):
         paths = _read_tables(folder, names, PATH_SCHEMA).filter(is_labelled)["path"]
-    return ScoreSet(system, where, identity, _utterances(labelled, paths), len(is_labelled) - len(labelled))
+    return ScoreSet(
+        str(identity["system"]),
+        where,
+        identity,
+        _utterances(labelled, paths),
+        len(is_labelled) - len(labelled),
+    )
 
 
 def _read_tables(folder: Folder, names: Sequence[str], schema: pa.Schema) -> pa.Table:

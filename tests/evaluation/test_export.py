@@ -173,7 +173,7 @@ def test_scores_of_audio_files_have_no_labels(tmp_path: Path) -> None:
 
 
 def test_only_complete_scores_of_one_policy_are_exported(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere: no complete scores here"):
+    with pytest.raises(InputError, match="nowhere: no scores here"):
         load_scoring(Folder(str(tmp_path / "nowhere")))
     several = tmp_path / "several"
     for policy in ("whole", "window:4:mean"):

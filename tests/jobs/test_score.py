@@ -55,8 +55,9 @@ from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.scoring import Scorer, WindowPolicy
 from pipeline.errors import InputError
 from pipeline.evaluation.calibration import METADATA_KEY, from_record, parse_calibration, with_calibration
+from pipeline.evaluation.complete import find_score_folders
 from pipeline.evaluation.layout import FILE_COLUMNS, UTTERANCE_COLUMNS, part_rejects_name, policy_folder
-from pipeline.evaluation.scores import find_score_folders, load_scores
+from pipeline.evaluation.scores import load_scores
 from pipeline.fields import Names
 from pipeline.storage import STAGED_SUFFIX, Folder
 from tests.data.store.test_odd_names import NAMES, NOT_ON_THE_TEST_SERVER
