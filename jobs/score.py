@@ -35,10 +35,12 @@ from jobs.scoring.description import (
     print_losses,
     print_summary,
 )
+from jobs.scoring.details import DetailSettings, choose_details
 from jobs.scoring.executor import Executor
 from jobs.scoring.folder import (
     check_folders,
     claim_folders,
+    count_embeddings,
     count_scores,
     policy_folders,
     publish,
@@ -83,8 +85,9 @@ def main(config: ScoreConfig) -> int:
     checkpoint.check(loaded.digest)
     print(loaded.coverage, flush=True)
     calibrations = choose_calibrations(config, files, checkpoint, loaded)
+    details = choose_details(config, loaded.detector, plan.audio_source.key)
 
-    scorings = divide_scoring(config, plan, checkpoint, loaded, outs, calibrations, files)
+    scorings = divide_scoring(config, plan, checkpoint, loaded, outs, calibrations, files, details)
     identities = {policy: scoring.identity for policy, scoring in scorings.items()}
     check_folders(out, identities)
     folder_of_plan = outs[config.window[0]]
@@ -104,12 +107,14 @@ def main(config: ScoreConfig) -> int:
         print(division, flush=True)
         audio_s = dict.fromkeys(outs, 0.0)
         if division.missing:
-            pool = choose_pool(config, division.missing_seconds, executor.machines())
-            audio_s = score_parts(plan, division, outs, calibrations, executor, pool)
+            pool = choose_pool(config, division.missing_seconds, executor.machines(), details.wanted)
+            audio_s = score_parts(plan, division, outs, calibrations, details, executor, pool)
         results = {}
         for policy, scoring in scorings.items():
             tracked = tracked_of[policy]
-            results[policy] = _publish(scoring, plan, checkpoint, loaded, len(division.sizes), tracked.run_id)
+            results[policy] = _publish(
+                scoring, plan, checkpoint, loaded, details, len(division.sizes), tracked.run_id
+            )
             log_to_mlflow(tracked, plan, results[policy].description, audio_s[policy])
     for policy, result in results.items():
         print_summary(outs[policy], result.description, tracked_of[policy].url)
@@ -133,6 +138,7 @@ def _publish(
     plan: ScoringPlan,
     checkpoint: Checkpoint,
     loaded: Loaded,
+    details: DetailSettings,
     num_parts: int,
     run_id: str | None,
 ) -> _Result:
@@ -141,7 +147,16 @@ def _publish(
     rejects = [*plan.rejects, *read_rejects(out, num_parts)]
     num_scored = count_scores(out, num_parts)
     assert num_scored + len(rejects) == plan.num_found, (num_scored, len(rejects), plan.num_found)
-    description = describe(scoring, checkpoint, loaded, num_scored=num_scored, rejects=rejects, run_id=run_id)
+    description = describe(
+        scoring,
+        checkpoint,
+        loaded,
+        details,
+        num_scored=num_scored,
+        num_embedded=count_embeddings(out, num_parts),
+        rejects=rejects,
+        run_id=run_id,
+    )
     publish(out, scoring.config, description, rejects)
     return _Result(description, rejects)
 

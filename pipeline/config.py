@@ -101,8 +101,8 @@ def parse(config: type[Config], argv: Sequence[str], *, command: str, descriptio
     """Read flags, and TOML files given with `--config`, into a config.
 
     Flags override files, and later files override earlier ones. A first argument without dashes is the first field, a
-    boolean flag may stand alone, and `--num_workers` is the same as `--num-workers`. A relative path in a file starts
-    from the current folder, as it does in a flag.
+    flag may stand alone if its type says so, and `--num_workers` is the same as `--num-workers`. A relative path in a
+    file starts from the current folder, as it does in a flag.
 
     Args:
         config: a frozen dataclass; fields may be dataclasses themselves.
@@ -205,8 +205,11 @@ def _parser(fields: Mapping[str, _Field], command: str, description: str) -> _Pa
             options: dict[str, Any] = {"choices": typing.get_args(field.hint)}
         else:
             options = {"type": _reader(field.hint), "metavar": name.upper()}
-        if field.hint is bool:
-            options |= {"nargs": "?", "const": True, "metavar": "true|false"}
+            reader = _reader_of(field.hint)
+            if field.hint is bool:
+                options["metavar"] = "true|false"
+            if reader.alone is not None:
+                options |= {"nargs": "?", "const": reader.read(reader.alone)}
         help_text = f"{' '.join(field.help.split())} {_note(field)}".strip()
         groups[section].add_argument(flag, dest=field.name, help=help_text.replace("%", "%%"), **options)
     return parser
@@ -245,12 +248,16 @@ def _as_arguments(table: Mapping[str, Any], fields: Mapping[str, _Field], prefix
             yield f"{flag}={value if isinstance(value, str) else json.dumps(value, default=str)}"
 
 
-def _reader(hint: Any) -> Callable[[str], object]:
-    """A function that reads a value of this type."""
+def _reader_of(hint: Any) -> Reader:
     marks = marks_of(hint)
     base = typing.get_args(hint)[0] if marks else hint
-    reader = next((mark for mark in marks if isinstance(mark, Reader)), None) or READERS[base]
-    ranges = [mark for mark in marks if isinstance(mark, Range)]
+    return next((mark for mark in marks if isinstance(mark, Reader)), None) or READERS[base]
+
+
+def _reader(hint: Any) -> Callable[[str], object]:
+    """A function that reads a value of this type."""
+    reader = _reader_of(hint)
+    ranges = [mark for mark in marks_of(hint) if isinstance(mark, Range)]
     expected = " ".join([reader.expected, *map(str, ranges)])
 
     def read(text: str) -> object:

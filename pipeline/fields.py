@@ -159,6 +159,8 @@ class Reader:
     """Raises ValueError for a text that is no such value, or an InputError that says why."""
     expected: str
     """What the text has to be, for messages: `true or false`."""
+    alone: str | None = None
+    """The text that a flag without a value stands for; None: the flag needs a value."""
 
 
 def _text(text: str) -> str:
@@ -174,7 +176,7 @@ def _numbers(text: str) -> dict[str, float]:
 
 READERS: Mapping[Any, Reader] = {
     str: Reader(_text, "text"),
-    bool: Reader(lambda text: bool(("false", "true").index(text)), "true or false"),
+    bool: Reader(lambda text: bool(("false", "true").index(text)), "true or false", alone="true"),
     int: Reader(int, "an integer"),
     float: Reader(lambda text: float(text.replace(".inf", "inf")), "a number"),
     Names: Reader(Names.parse, "names separated by commas, none of them empty or repeated"),

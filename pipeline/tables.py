@@ -88,6 +88,12 @@ def read_table(folder: Folder, name: str, columns: Sequence[str] | None = None) 
     )
 
 
+def count_rows(folder: Folder, name: str) -> int:
+    """Count the rows of a Parquet file, of which only the footer is read."""
+    with folder.open(name) as file:
+        return int(pq.ParquetFile(file).metadata.num_rows)
+
+
 def read_columns(
     folder: Folder, name: str, schema: pa.Schema, columns: Sequence[str] | None = None
 ) -> pa.Table:

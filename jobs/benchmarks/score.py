@@ -26,6 +26,7 @@ from jobs.devices import usable_cpus
 from jobs.ray_session import ray_session
 from jobs.scoring.audio_files import plan_folder
 from jobs.scoring.config import ScoreConfig
+from jobs.scoring.details import choose_details
 from jobs.scoring.folder import policy_folders, write_plan
 from jobs.scoring.loop import score_parts
 from jobs.scoring.on_ray import RayExecutor
@@ -299,8 +300,9 @@ class Job:
         division = divide_rows(plan.rows, self._config.part_seconds, outs)
         write_plan(out, plan.rows, division.sizes)
         executor = TimedExecutor(plan.audio_source, out, self._detector)
-        pool = choose_pool(self._config, division.missing_seconds, executor.machines())
-        score_parts(plan, division, outs, {}, executor, pool)
+        details = choose_details(self._config, self._detector, plan.audio_source.key)
+        pool = choose_pool(self._config, division.missing_seconds, executor.machines(), details.wanted)
+        score_parts(plan, division, outs, {}, details, executor, pool)
         return time.perf_counter() - executor.started_at
 
     def scores(self) -> NDArray[np.float32]:

@@ -104,10 +104,16 @@ class AloneExecutor:
         return self._result(call)
 
     def score(
-        self, scorer: ChildProcess, audio: list[Samples], begin: int, end: int, policy: str
+        self,
+        scorer: ChildProcess,
+        audio: list[Samples],
+        begin: int,
+        end: int,
+        policy: str,
+        sample: Collection[int],
     ) -> Future[SpanScores | None]:
         """See `Executor`."""
-        call = scorer.submit(_score, audio[begin:end], policy)
+        call = scorer.submit(_score, audio[begin:end], policy, sample)
         self._scorer_of[call] = scorer
         return call
 
@@ -150,5 +156,5 @@ def _start_scorer(
     return _scorer.memory_limit()
 
 
-def _score(audio: list[Samples], policy: str) -> SpanScores | None:
-    return _scorer.score(audio, 0, len(audio), policy)
+def _score(audio: list[Samples], policy: str, sample: Collection[int]) -> SpanScores | None:
+    return _scorer.score(audio, 0, len(audio), policy, sample)

@@ -50,6 +50,7 @@ class AudioFiles:
 
     root: Folder
     schema = layout.FILE_COLUMNS
+    key = layout.FILE_KEY
 
     def decode(self, rows: Sequence[Row], out: Folder, marker: str) -> DecodedPart:
         """Decode and resample files to float32, without rounding to PCM16."""

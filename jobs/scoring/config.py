@@ -3,27 +3,60 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pipeline import tracking
 from pipeline.data.corpora.recipe import RecipeName
+from pipeline.detector.details import HEAD
 from pipeline.detector.variants import VariantName
+from pipeline.detector.windows import WindowPolicy
 from pipeline.errors import InputError
-from pipeline.fields import Checkpoint, Location, Locations, Names, Range, Reader
+from pipeline.fields import Checkpoint, Location, Locations, Names, Range, Reader, one_of
 
 
 def _windows(text: str) -> Names:
     policies = Names.parse(text)
     if list(policies) == ["whole"]:
         return policies
-    from pipeline.detector.scoring import WindowPolicy  # torch takes seconds to import
-
     return Names.parse(json.dumps([str(WindowPolicy.parse(policy)) for policy in policies]))
 
 
 Windows = Annotated[Names, Reader(_windows, "window policies separated by commas, none repeated")]
 """Different window policies, each as `WindowPolicy` writes it."""
+
+
+ALL, NONE = "all", "none"
+
+
+def _sample(text: str) -> str:
+    if text not in (ALL, NONE) and int(text) < 1:
+        raise ValueError
+    return text
+
+
+Sample = Annotated[str, Reader(_sample, "a number of utterances, all or none", alone=ALL)]
+"""How many utterances."""
+
+
+def _layers(text: str) -> Names:
+    layers = Names.parse(text)
+    if layers != (ALL,) and not all(
+        layer == HEAD or re.fullmatch("0|[1-9][0-9]*", layer) for layer in layers
+    ):
+        raise ValueError
+    return layers
+
+
+Layers = Annotated[
+    Names, Reader(_layers, "head, or numbers of layers, separated by commas and none repeated; or all")
+]
+
+Frames = Annotated[
+    Literal["none", "float16", "float32"],
+    Reader(one_of("precision of frames", (NONE, "float16", "float32")).read, "a precision", alone="float32"),
+]
 
 
 @dataclass(frozen=True)
@@ -63,6 +96,14 @@ class ScoreConfig:
     calibration: Locations = Names()
     """File that `bonafide calibrate` wrote, or one for each window, separated by commas; default: what is stored with
     the detector for the window and precision, except for --use validation."""
+    embeddings: Sample = NONE
+    """Write embeddings beside the scores, of all utterances, or of at most so many of each corpus, label and attack."""
+    layer: Layers = Names([HEAD])
+    """With --embeddings: head, what the head of the detector classifies; or the number of a hidden state, whose mean
+    over frames is taken: 0 is the input of the first layer, 4 the output of layer 4. Several, separated by commas, or
+    all."""
+    frames: Frames = "none"
+    """Write the score of every 20 ms beside the score of the utterance, in this precision."""
     batch_seconds: Annotated[float, Range(0, 1e6)] = 0.0
     """Audio per batch, including padding, in seconds; 0: 10 on a CPU, 200 on a GPU."""
     memory_gib: Annotated[float, Range(0, 1e6)] = 0.0
@@ -94,6 +135,8 @@ class ScoreConfig:
             )
         if self.recipe and self.use != "validation":
             raise InputError("--recipe decides what validates a training; add --use validation, or remove it")
+        if self.embeddings == NONE and self.layer != ScoreConfig.layer:
+            raise InputError("--layer chooses among embeddings; add --embeddings, or remove it")
         if self.out in (self.store, self.audio):
             raise InputError(f"--out {self.out} is the input as well; give the scores a folder of their own")
         if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:

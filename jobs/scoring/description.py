@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.checkpoint_source import Checkpoint
 from jobs.scoring.audio_files import LEFT_OUT
 from jobs.scoring.config import ScoreConfig
+from jobs.scoring.details import DetailSettings
 from jobs.scoring.inputs import Row, ScoringPlan
 from pipeline import tracking
 from pipeline.config import to_dict
@@ -47,6 +48,7 @@ def divide_scoring(
     outs: Mapping[str, Folder],
     calibrations: Mapping[str, Calibration],
     files: Mapping[str, Calibration],
+    details: DetailSettings,
 ) -> dict[str, PolicyScoring]:
     """Divide a scoring by window policy.
 
@@ -58,6 +60,7 @@ def divide_scoring(
         outs: window policy → folder of its scores.
         calibrations: window policy → calibration of its scores; some have none.
         files: location → calibration, of those that the user gave.
+        details: what is written beside the scores.
     """
     system = system_name(config, checkpoint, loaded)
     scorings = {}
@@ -67,15 +70,20 @@ def divide_scoring(
             name = f"{system} · {policy}"
             own = Names(location for location, each in files.items() if each.policy == policy)
             alone = replace(config, window=Names([policy]), out=out.uri, system=name, calibration=own)
-        identity = scores_identity(config, plan, loaded, policy, calibrations.get(policy))
+        identity = scores_identity(config, plan, loaded, policy, calibrations.get(policy), details)
         scorings[policy] = PolicyScoring(alone, name, identity)
     return scorings
 
 
 def scores_identity(
-    config: ScoreConfig, plan: ScoringPlan, loaded: Loaded, policy: str, calibration: Calibration | None
+    config: ScoreConfig,
+    plan: ScoringPlan,
+    loaded: Loaded,
+    policy: str,
+    calibration: Calibration | None,
+    details: DetailSettings,
 ) -> dict[str, Any]:
-    """Collect everything that determines the scores and their division into parts."""
+    """Collect everything that determines the scores, what is beside them, and their division into parts."""
     return {
         "weights_digest": loaded.digest,
         "variant": loaded.variant,
@@ -84,6 +92,7 @@ def scores_identity(
         "precision": config.precision,
         "calibration": None if calibration is None else calibration.to_record(),
         "part_seconds": config.part_seconds,
+        **details.identity(),
     }
 
 
@@ -99,8 +108,10 @@ def describe(
     scoring: PolicyScoring,
     checkpoint: Checkpoint,
     loaded: Loaded,
+    details: DetailSettings,
     *,
     num_scored: int,
+    num_embedded: int,
     rejects: Sequence[Row],
     run_id: str | None,
 ) -> dict[str, Any]:
@@ -108,8 +119,10 @@ def describe(
     step, log_odds = loaded.metadata.get("step"), loaded.metadata.get("training_log_odds")
     corpora = loaded.metadata.get("training_corpora")
     config = scoring.config
+    written = {"widths": dict(details.widths), "num_utterances": num_embedded} if details.widths else {}
     return {
         **scoring.identity,
+        "embeddings": {**scoring.identity["embeddings"], **written} if written else None,
         "system": scoring.system,
         "checkpoint": checkpoint.uri,
         "head": loaded.detector.config.head.settings,

@@ -47,8 +47,16 @@ class Executor(Protocol):
     def memory_limit(self, call: Call) -> float:
         """The second result of `start_scorer`: bytes that the process may use for a forward pass."""
 
-    def score(self, scorer: ScorerHandle, audio: Audio, begin: int, end: int, policy: str) -> Call:
-        """Begin to score the utterances of a part from `begin` up to `end` under a window policy."""
+    def score(
+        self,
+        scorer: ScorerHandle,
+        audio: Audio,
+        begin: int,
+        end: int,
+        policy: str,
+        sample: Collection[int],
+    ) -> Call:
+        """Begin to score the utterances of a part from `begin` up to `end`; see `PartScorer.score`."""
 
     def scores(self, call: Call) -> SpanScores | None:
         """The result of `score`; None if memory ran out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -105,14 +106,36 @@ def count_scores(out: Folder, num_parts: int) -> int:
     return sum(len(tables.read_table(out, layout.part_name(part), columns)) for part in range(num_parts))
 
 
-def write_part(out: Folder, part: int, scores: pa.Table, rejects: Sequence[Row]) -> None:
-    """Write the rejects of a part, then its scores, whose file marks the part as complete."""
-    name = layout.part_rejects_name(part)
-    if rejects:
-        out.commit(name, tables.to_parquet(pa.Table.from_pylist(list(rejects), layout.REJECT_COLUMNS)))
-    else:
-        out.delete(name)  # a worker that was killed before it wrote the scores may have had some
-    out.commit(layout.part_name(part), tables.to_parquet(scores))
+@dataclass(frozen=True)
+class PartTables:
+    """What is written of a part; a table without rows is not."""
+
+    scores: pa.Table
+    rejects: pa.Table | None = None
+    embeddings: pa.Table | None = None
+    frames: pa.Table | None = None
+
+
+def write_part(out: Folder, part: int, written: PartTables) -> None:
+    """Write all of a part, and last its scores, whose file marks the part as complete."""
+    beside = {
+        layout.part_rejects_name(part): written.rejects,
+        layout.embeddings_name(part): written.embeddings,
+        layout.frames_name(part): written.frames,
+    }
+    for name, table in beside.items():
+        if table:
+            out.commit(name, tables.to_parquet(table))
+        else:
+            out.delete(name)  # a worker that was killed before it wrote the scores may have had some
+    out.commit(layout.part_name(part), tables.to_parquet(written.scores))
+
+
+def count_embeddings(out: Folder, num_parts: int) -> int:
+    """Count the utterances of all parts that have embeddings."""
+    found = {info.name for info in out.find(layout.EMBEDDINGS)} if out.exists(layout.EMBEDDINGS) else set()
+    names = [layout.embeddings_name(part) for part in range(num_parts)]
+    return sum(tables.count_rows(out, name) for name in names if name in found)
 
 
 def read_rejects(out: Folder, num_parts: int) -> list[Row]:

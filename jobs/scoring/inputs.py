@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -10,10 +11,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.data.audio.waveform import PCM16_SCALE
 from pipeline.storage import Folder
 
 NUM_READERS = 16
 """Concurrent reads from storage per decoding task."""
+
+LEVEL_SAMPLES = 2**20
+"""Samples whose energy is summed in float32."""
 
 Row = dict[str, Any]
 
@@ -48,6 +53,8 @@ class DecodedPart:
     """Positions of the decoded rows within the part."""
     lengths: list[int] = field(default_factory=list)
     """Number of samples of each decoded row."""
+    levels_dbfs: list[float | None] = field(default_factory=list)
+    """Level of each decoded row; see `layout.LEVEL_COLUMN`."""
     audio: list[Samples] = field(default_factory=list)
     """The samples of each decoded row."""
     rejects: list[Row] = field(default_factory=list)
@@ -57,6 +64,7 @@ class DecodedPart:
         """Add the audio of a row."""
         self.positions.append(position)
         self.lengths.append(len(samples))
+        self.levels_dbfs.append(level_dbfs(samples))
         self.audio.append(samples)
 
     def sort_by_length(self) -> None:
@@ -64,6 +72,7 @@ class DecodedPart:
         order = np.argsort(-np.array(self.lengths, np.int64), kind="stable").tolist()
         self.positions = [self.positions[index] for index in order]
         self.lengths = [self.lengths[index] for index in order]
+        self.levels_dbfs = [self.levels_dbfs[index] for index in order]
         self.audio = [self.audio[index] for index in order]
 
     def reject(self, row: Row, reason: str, detail: str) -> None:
@@ -71,11 +80,23 @@ class DecodedPart:
         self.rejects.append(to_reject_row(row, Reject(reason, detail)))
 
 
+def level_dbfs(samples: Samples) -> float | None:
+    """The root mean square of samples in dB relative to full scale; None for digital silence."""
+    energy = 0.0
+    for begin in range(0, len(samples), LEVEL_SAMPLES):
+        block = samples[begin : begin + LEVEL_SAMPLES].astype(np.float32)
+        energy += float(np.dot(block, block))
+    full_scale = PCM16_SCALE if samples.dtype == np.int16 else 1.0
+    return 10 * math.log10(energy / len(samples) / full_scale**2) if energy > 0 else None
+
+
 class AudioSource(Protocol):
     """Reads and decodes the audio of a plan; sent to the workers that decode."""
 
     schema: pa.Schema
     """Columns of the scores."""
+    key: str
+    """The column that identifies an utterance or a file."""
 
     def decode(self, rows: Sequence[Row], out: Folder, marker: str) -> DecodedPart:
         """Read and decode some rows of the plan.

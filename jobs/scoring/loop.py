@@ -12,15 +12,16 @@ import itertools
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.ray_session import cluster_use
+from jobs.scoring.details import DetailSettings
 from jobs.scoring.executor import Audio, Call, Executor, ProcessDiedError, ScorerHandle
-from jobs.scoring.folder import write_part
+from jobs.scoring.folder import PartTables, write_part
 from jobs.scoring.inputs import Reject, Row, ScoringPlan, to_reject_row
 from jobs.scoring.parts import (
     LIMIT_REMEDY,
@@ -28,12 +29,14 @@ from jobs.scoring.parts import (
     Division,
     ScorerSettings,
     SpanScores,
+    add_measurements,
     divide,
     scores_table,
 )
 from jobs.scoring.pool import ScorerPool
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.errors import InputError
+from pipeline.evaluation import layout
 from pipeline.evaluation.calibration import Calibration
 from pipeline.progress import Progress
 from pipeline.storage import Folder
@@ -62,6 +65,7 @@ def score_parts(
     division: Division,
     outs: Mapping[str, Folder],
     calibrations: Mapping[str, Calibration],
+    details: DetailSettings,
     executor: Executor,
     pool: ScorerPool,
 ) -> dict[str, float]:
@@ -72,6 +76,7 @@ def score_parts(
         division: its parts.
         outs: window policy → folder of its scores.
         calibrations: window policy → calibration of its scores; some have none.
+        details: what is written beside the scores.
         executor: starts the processes.
         pool: number of processes and settings.
 
@@ -81,7 +86,7 @@ def score_parts(
     Raises:
         InputError: scorers die whatever they score, or a part cannot be decoded.
     """
-    return _Loop(plan, division, outs, calibrations, executor, pool).run()
+    return _Loop(plan, division, outs, calibrations, details, executor, pool).run()
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,10 @@ class _OpenResult:
     num_left: int
     """Decoded rows that have neither a score nor a reject yet."""
     rejects: list[Row]
+    vectors: dict[int, NDArray[np.float16]] = field(default_factory=dict)
+    """Position of a decoded row → its embeddings."""
+    frames: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    """Position of a decoded row → scores of its frames."""
 
 
 @dataclass
@@ -126,6 +135,8 @@ class _OpenPart:
     audio: Audio
     lengths: list[int]
     """Samples of each decoded row."""
+    is_sampled: NDArray[np.bool_]
+    """Whether each decoded row has embeddings."""
     results: dict[str, _OpenResult]
     """By window policy; those that are written are removed."""
 
@@ -153,12 +164,15 @@ class _Loop:
         division: Division,
         outs: Mapping[str, Folder],
         calibrations: Mapping[str, Calibration],
+        details: DetailSettings,
         executor: Executor,
         pool: ScorerPool,
     ) -> None:
         self._plan, self._outs, self._executor, self._pool = plan, outs, executor, pool
-        self._calibrations = calibrations
+        self._calibrations, self._details = calibrations, details
+        self._is_sampled = details.choose_sample(plan.rows)
         ends = np.cumsum(division.sizes)
+        self._starts = (ends - division.sizes).tolist()
         self._rows_of = [
             plan.rows.slice(int(end) - size, size) for end, size in zip(ends, division.sizes, strict=True)
         ]
@@ -241,11 +255,14 @@ class _Loop:
             ) from error
         del self._decoding_bytes[part]
         num_decoded = len(decoded.positions)
+        positions = np.array(decoded.positions, np.int64)
+        rows = self._rows_of[part].take(pa.array(positions))
         self._open[part] = _OpenPart(
-            rows=self._rows_of[part].take(pa.array(decoded.positions, pa.int64())),
+            rows=add_measurements(rows, decoded.lengths, decoded.levels_dbfs),
             positions=decoded.positions,
             audio=audio,
             lengths=decoded.lengths,
+            is_sampled=self._is_sampled[self._starts[part] + positions],
             results={
                 policy: _OpenResult(
                     np.full((num_decoded, 2), np.nan, np.float32), num_decoded, [*decoded.rejects]
@@ -264,8 +281,11 @@ class _Loop:
     def _assign(self) -> None:
         while self._idle and self._to_score:
             slot, span = self._idle.pop(), self._to_score.popleft()
-            audio = self._open[span.part].audio
-            call = self._executor.score(slot.scorer, audio, span.begin, span.end, span.policy)
+            part = self._open[span.part]
+            sample = np.flatnonzero(part.is_sampled[span.begin : span.end]).tolist()
+            call = self._executor.score(
+                slot.scorer, part.audio, span.begin, span.end, span.policy, frozenset(sample)
+            )
             self._pending[call] = functools.partial(self._on_scored, slot, span, call)
 
     def _on_scored(self, slot: _Slot, span: Span, call: Call) -> None:
@@ -310,6 +330,8 @@ class _Loop:
         part = self._open[span.part]
         result = part.results[span.policy]
         result.logits[span.begin : span.end] = scores.logits
+        result.vectors |= {span.begin + position: each for position, each in scores.vectors.items()}
+        result.frames |= {span.begin + position: each for position, each in scores.frames.items()}
         for position, reject in scores.rejects.items():
             part.reject(span.policy, span.begin + position, reject)
         result.num_left -= len(span)
@@ -324,13 +346,26 @@ class _Loop:
             del self._open[number]
         in_order = np.argsort(np.array(part.positions, np.int64))
         scored = in_order[~np.isnan(result.logits[in_order, 0])]
-        schema = self._plan.audio_source.schema
-        rows, calibration = part.rows.take(pa.array(scored)), self._calibrations.get(policy)
-        table = scores_table(rows, result.logits[scored], schema, calibration)
-        write_part(self._outs[policy], number, table, result.rejects)
+        write_part(self._outs[policy], number, self._tables(part.rows, result, scored, policy))
         audio_s = sum(part.lengths[position] for position in scored) / SAMPLE_RATE
         self._audio_s[policy] += audio_s
         self._progress.add(len(self._rows_of[number]), audio_s=audio_s, num_rejected=len(result.rejects))
+
+    def _tables(
+        self, rows: pa.Table, result: _OpenResult, scored: NDArray[np.int64], policy: str
+    ) -> PartTables:
+        """What is written of a part: its decoded rows, and which of them have a score, in order."""
+        source, details = self._plan.audio_source, self._details
+        rows_scored = rows.take(pa.array(scored))
+        embedded = [row for row in scored if row in result.vectors and np.isfinite(result.vectors[row]).all()]
+        keys_embedded = rows[source.key].take(pa.array(embedded, pa.int64()))
+        frames = [result.frames[row] for row in scored] if details.frames else []
+        return PartTables(
+            scores_table(rows_scored, result.logits[scored], source.schema, self._calibrations.get(policy)),
+            pa.Table.from_pylist(result.rejects, layout.REJECT_COLUMNS),
+            details.embeddings_table(keys_embedded, [result.vectors[row] for row in embedded]),
+            details.frames_table(rows_scored[source.key], frames),
+        )
 
     def _name(self, span: Span) -> str:
         row = self._open[span.part].rows.slice(span.begin, 1).to_pylist()[0]

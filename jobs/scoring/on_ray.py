@@ -86,10 +86,16 @@ class RayExecutor:
         return _get(call)
 
     def score(
-        self, scorer: Any, audio: ObjectRef[Any], begin: int, end: int, policy: str
+        self,
+        scorer: Any,
+        audio: ObjectRef[Any],
+        begin: int,
+        end: int,
+        policy: str,
+        sample: Collection[int],
     ) -> ObjectRef[SpanScores | None]:
         """See `Executor`."""
-        call: ObjectRef[SpanScores | None] = scorer.score.remote(audio, begin, end, policy)
+        call: ObjectRef[SpanScores | None] = scorer.score.remote(audio, begin, end, policy, sample)
         return call
 
     def scores(self, call: ObjectRef[SpanScores | None]) -> SpanScores | None:

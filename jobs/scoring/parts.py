@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from jobs.scoring.folder import missing_parts
 from jobs.scoring.inputs import AudioSource, DecodedPart, Reject, Samples
 from pipeline import tables
 from pipeline.data.audio.waveform import PCM16_SCALE, SAMPLE_RATE, Waveform
+from pipeline.detector.details import LOGITS_ONLY, Details
 from pipeline.detector.memory import GIB
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
@@ -60,6 +61,8 @@ class ScorerSettings:
     """For a forward pass; 0: measured when the process starts."""
     memory_share: float
     """Share of the free memory that the process may use if its memory is measured; the detector is part of it."""
+    wanted: Details = LOGITS_ONLY
+    """What is computed besides logits."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ class SpanScores:
     """[N, 2] of (spoof, bonafide); NaN for a reject."""
     rejects: dict[int, Reject] = field(default_factory=dict)
     """Position in the span → why it has no score."""
+    vectors: dict[int, NDArray[np.float16]] = field(default_factory=dict)
+    """Position of an utterance of the sample → the embeddings of all layers, one after the other."""
+    frames: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    """Position → scores [F] of its frames, if they are wanted."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +195,7 @@ class PartScorer:
                 f"{num_weight_bytes / GIB:.2f} GiB, too little for {MIN_SECONDS} s of audio; "
                 f"{free / GIB:.2f} GiB are free; use fewer --num-workers, or a machine with more memory"
             )
+        self.wanted = settings.wanted
         self._keeps_memory = settings.device == "cpu" and keep_freed_memory(
             min(LARGEST_KEPT_BYTES, int(KEPT_SHARE * self.memory_bytes))
         )
@@ -196,9 +204,22 @@ class PartScorer:
         """The bytes that a forward pass may use."""
         return self.memory_bytes
 
-    def score(self, audio: Sequence[Samples], begin: int, end: int, policy: str) -> SpanScores | None:
-        """Score the utterances from `begin` up to `end` under a window policy; None if memory ran out all the same."""
-        from pipeline.detector.scoring import WindowPolicy
+    def score(
+        self, audio: Sequence[Samples], begin: int, end: int, policy: str, sample: Collection[int]
+    ) -> SpanScores | None:
+        """Score the utterances from `begin` up to `end` under a window policy.
+
+        Args:
+            audio: of a part.
+            begin: the first of them.
+            end: one past the last.
+            policy: as `WindowPolicy` writes it.
+            sample: positions of the utterances that have embeddings, counted from `begin`.
+
+        Returns:
+            None if memory ran out although it was planned.
+        """
+        from pipeline.detector.windows import WindowPolicy
 
         scorer = self.scorer.under(WindowPolicy.parse(policy))
         scores = SpanScores(np.full((end - begin, 2), np.nan, np.float32))
@@ -214,15 +235,20 @@ class PartScorer:
             else:
                 fitting.append(position)
         self._make_room(max((needed[position] for position in fitting), default=0))
+        wanted = self.wanted if sample else replace(self.wanted, layers=())
         try:
-            scores.logits[fitting] = scorer.logits(
-                [_to_waveform(audio[begin + position]) for position in fitting]
-            )
+            computed = scorer.compute([_to_waveform(audio[begin + position]) for position in fitting], wanted)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
             return None
-        for position in fitting:
+        scores.logits[fitting] = computed.logits
+        for row, position in enumerate(fitting):
+            if position in sample:
+                vectors = [embedding_NE[row] for embedding_NE in computed.embeddings]
+                scores.vectors[position] = to_float16(np.concatenate(vectors))
+            if wanted.frames:
+                scores.frames[position] = computed.frames[row]
             if not np.isfinite(scores.logits[position]).all():
                 scores.logits[position] = np.nan
                 scores.rejects[position] = Reject("not_finite", NOT_FINITE_REMEDY)
@@ -234,6 +260,12 @@ class PartScorer:
 
         if self._keeps_memory and num_bytes > self.memory_bytes / 2:
             return_freed_memory()
+
+
+def to_float16(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Round to float16; what is too large becomes infinite."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16)
 
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
@@ -250,6 +282,16 @@ def _to_waveform(samples: Samples) -> Waveform:
         return samples.astype(np.float32) / np.float32(PCM16_SCALE)
     assert samples.dtype == np.float32
     return samples.view(np.float32)
+
+
+def add_measurements(rows: pa.Table, lengths: Sequence[int], levels_dbfs: Sequence[float | None]) -> pa.Table:
+    """Give rows of the plan the durations and levels of their decoded audio; the plan may have estimates."""
+    measured = {
+        "seconds": pa.array(np.array(lengths) / SAMPLE_RATE, pa.float32()),
+        "level_dbfs": pa.array(levels_dbfs, pa.float32()),
+    }
+    columns = {name: rows[name] for name in rows.column_names} | measured
+    return pa.table(columns)
 
 
 def scores_table(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.parts import ScorerSettings
+from pipeline.detector.details import Details
 from pipeline.detector.memory import GIB, SAFETY
 from pipeline.errors import InputError
 
@@ -52,7 +53,7 @@ class Machine:
 
 
 def choose_pool(
-    config: ScoreConfig, part_seconds: Sequence[float], machines: Sequence[Machine]
+    config: ScoreConfig, part_seconds: Sequence[float], machines: Sequence[Machine], wanted: Details
 ) -> ScorerPool:
     """Choose as many processes as fit on the machines, unless the user gave a number; at most one a span.
 
@@ -60,6 +61,7 @@ def choose_pool(
         config: devices, number of processes, and batches.
         part_seconds: audio of each part to score, once for each window policy.
         machines: what there is; none if a cluster starts its machines on demand.
+        wanted: what scorers compute besides logits.
 
     Raises:
         InputError: the user requires GPUs, and this machine has none.
@@ -89,6 +91,7 @@ def choose_pool(
             if device == "cuda"
             else SCORING_SHARE / cpus.num_scorers_per_machine
         ),
+        wanted=wanted,
     )
     return ScorerPool(
         num_workers=num_workers,

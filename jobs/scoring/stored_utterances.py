@@ -26,6 +26,7 @@ class StoredUtterances:
 
     store: Folder
     schema = layout.UTTERANCE_COLUMNS
+    key = layout.STORE_KEY
 
     def decode(self, rows: Sequence[Row], out: Folder, marker: str) -> DecodedPart:  # noqa: ARG002
         """Read PCM16 from shards, at half the bytes of float32.

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from pipeline.detector.pooling import mean_of_frames
 from pipeline.detector.variants import EncoderConfig, HeadConfig
 from pipeline.errors import InputError, did_you_mean
 
@@ -25,6 +26,9 @@ class Head(nn.Module):
     `layer_weights`, `frame_logits` and `direction`. All of them run in float32 with autocast off.
     """
 
+    has_frame_logits: ClassVar[bool] = False
+    """Whether `frame_logits` classifies single frames."""
+
     module_name: ClassVar[str] = "classifier"
     """Name of the head among the modules of the detector, and so the prefix of its tensors in a checkpoint."""
 
@@ -33,6 +37,11 @@ class Head(nn.Module):
 
     -1 must be among them: DistributedDataParallel requires a gradient for the weights of every layer.
     """
+
+    @property
+    def embedding_width(self) -> int:
+        """The number of channels of an embedding."""
+        raise NotImplementedError
 
     def layer_weights(self) -> Tensor | None:
         """Weights [S, N] of sums over the N hidden states named in `layers`; None to pool the states themselves.
@@ -81,17 +90,20 @@ class MeanLinear(nn.Linear, Head):
     """The head of the released detectors: the mean over valid frames, then one linear layer."""
 
     module_name = "proj_fc"
+    has_frame_logits = True
 
     def __init__(self, front_end: EncoderConfig, config: HeadConfig) -> None:  # noqa: ARG002
         super().__init__(front_end.width, 2)
 
+    @property
+    def embedding_width(self) -> int:
+        """The channels of the front end."""
+        return self.in_features
+
     def pool(self, hidden_BFC: Sequence[Tensor], valid_BF: Tensor | None) -> Tensor:
         """Average the valid frames of the last layer: [B, C]."""
         [frames_BFC] = hidden_BFC
-        if valid_BF is None:
-            return frames_BFC.mean(dim=1)
-        total_BC = frames_BFC.where(valid_BF[:, :, None], 0.0).sum(dim=1)
-        return total_BC / valid_BF.sum(dim=1, keepdim=True)
+        return mean_of_frames(frames_BFC, valid_BF)
 
     def frame_logits(self, hidden_BFC: Sequence[Tensor]) -> Tensor:
         """Apply the linear layer to each frame [B, F, 2]; the mean over valid frames is the logits of the utterance."""
@@ -125,6 +137,11 @@ class MultiHeadFactorisedAttention(Head):
         self.attention = nn.Linear(config.compression_width, config.num_heads, bias=False)
         self.embedding = nn.Linear(config.num_heads * config.compression_width, config.embedding_width)
         self.output = nn.Linear(config.embedding_width, 2)
+
+    @property
+    def embedding_width(self) -> int:
+        """See `HeadConfig.embedding_width`."""
+        return self.output.in_features
 
     def layer_weights(self) -> Tensor:
         """Weights of the sums that become the keys and the values, [2, N]; each row sums to 1."""

@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.detector.config import Precision
-from pipeline.detector.variants import CONVOLUTIONS, MIN_NUM_SAMPLES, EncoderConfig, HeadConfig
+from pipeline.detector.variants import EncoderConfig, HeadConfig, frame_counts
 
 GIB = 2**30
 
@@ -72,7 +72,7 @@ class Inference:
         """
         config = self.front_end
         element = 2 if self.precision in ("bf16", "fp16") else 4
-        first, last = _num_frames(num_samples)
+        first, *_, last = frame_counts(num_samples)
         frames = num_utterances * last * config.width * element
         hidden = num_utterances * last * config.ffn_width * element
         heads = num_utterances * config.num_heads * last**2 * element
@@ -121,13 +121,3 @@ class Inference:
             else:
                 high = middle
         return low
-
-
-def _num_frames(num_samples: int) -> tuple[int, int]:
-    """The number of frames after the first convolution and after all of them."""
-    num_frames = max(num_samples, MIN_NUM_SAMPLES)
-    counts = []
-    for kernel, stride in CONVOLUTIONS:
-        num_frames = (num_frames - kernel) // stride + 1
-        counts.append(num_frames)
-    return counts[0], counts[-1]

@@ -69,6 +69,8 @@ class DetectorOutput(NamedTuple):
     """[B, E]: the pooled frames, which the head classifies."""
     frame_logits: Tensor | None = None
     """[B, F, 2] if requested, 0 at padded frames; `frame_lengths` counts the valid frames."""
+    layer_means: Sequence[Tensor] = ()
+    """[B, C] in float32 for each requested hidden state: its mean over valid frames."""
 
 
 class Detector(nn.Module):
@@ -121,7 +123,12 @@ class Detector(nn.Module):
         return next(self.parameters()).device
 
     def forward(
-        self, waveform_BT: Tensor, num_samples_B: Tensor | None = None, *, with_frame_logits: bool = False
+        self,
+        waveform_BT: Tensor,
+        num_samples_B: Tensor | None = None,
+        *,
+        with_frame_logits: bool = False,
+        averaged_layers: Sequence[int] = (),
     ) -> DetectorOutput:
         """Classify normalised waveforms.
 
@@ -129,6 +136,7 @@ class Detector(nn.Module):
             waveform_BT: normalised samples at 16 kHz, [B, T].
             num_samples_B: number of valid samples in each row; None if no row is padded.
             with_frame_logits: whether to classify each frame as well.
+            averaged_layers: hidden states whose mean over frames is returned as well, numbered as in `Head.layers`.
 
         Raises:
             InputError: frame logits are requested from a head that has none.
@@ -136,7 +144,9 @@ class Detector(nn.Module):
         head = self.head
         with torch.autocast(waveform_BT.device.type, enabled=False):
             weights_SN = head.layer_weights()
-        hidden_BFC, valid_BF = self.front_end(waveform_BT, num_samples_B, head.layers, weights_SN)
+        hidden_BFC, valid_BF, layer_means = self.front_end(
+            waveform_BT, num_samples_B, head.layers, weights_SN, averaged_layers
+        )
         with torch.autocast(waveform_BT.device.type, enabled=False):
             hidden_BFC = [at_least_float32(frames_BFC) for frames_BFC in hidden_BFC]
             embedding_BE = head.pool(hidden_BFC, valid_BF)
@@ -145,7 +155,18 @@ class Detector(nn.Module):
             if with_frame_logits:
                 logits_BF2 = head.frame_logits(hidden_BFC)
                 logits_BF2 = logits_BF2 if valid_BF is None else logits_BF2.where(valid_BF[:, :, None], 0.0)
-        return DetectorOutput(logits_B2, embedding_BE, logits_BF2)
+        return DetectorOutput(logits_B2, embedding_BE, logits_BF2, layer_means)
+
+
+class FrontEndOutput(NamedTuple):
+    """What the front end gives for a batch."""
+
+    hidden: list[Tensor]
+    """Each requested hidden state or sum, [B, F, C]."""
+    valid: Tensor | None
+    """[B, F], True at valid frames; None if no frame is padding."""
+    layer_means: list[Tensor]
+    """The mean over valid frames of each hidden state in `averaged_layers`, [B, C] in float32."""
 
 
 class FrontEnd(nn.Module):
@@ -166,7 +187,8 @@ class FrontEnd(nn.Module):
         num_samples_B: Tensor | None,
         layers: Sequence[int] = (-1,),
         weights_SN: Tensor | None = None,
-    ) -> tuple[list[Tensor], Tensor | None]:
+        averaged_layers: Sequence[int] = (),
+    ) -> FrontEndOutput:
         """Encode normalised waveforms [B, T].
 
         Args:
@@ -174,10 +196,7 @@ class FrontEnd(nn.Module):
             num_samples_B: number of valid samples in each row; None if no row is padded.
             layers: which hidden states to return, numbered as in `Head.layers`.
             weights_SN: return S sums of the hidden states with these weights instead; see `Head.layer_weights`.
-
-        Returns:
-            Each hidden state or sum [B, F, C], and a mask [B, F] that is True at valid frames (None if no frame is
-            padding).
+            averaged_layers: hidden states to average over valid frames.
         """
         num_samples_B = _effective_lengths(waveform_BT, num_samples_B)
         waveform_BT = F.pad(waveform_BT, (0, max(0, MIN_NUM_SAMPLES - waveform_BT.shape[1])))
@@ -189,7 +208,8 @@ class FrontEnd(nn.Module):
         valid_BF = None
         if num_samples_B is not None:
             valid_BF = is_valid(frame_lengths(num_samples_B), frames_BFC.shape[1])
-        return self.encoder(frames_BFC, valid_BF, layers, weights_SN), valid_BF
+        hidden, means = self.encoder(frames_BFC, valid_BF, layers, weights_SN, averaged_layers)
+        return FrontEndOutput(hidden, valid_BF, means)
 
 
 class _ScaleGradient(torch.autograd.Function):

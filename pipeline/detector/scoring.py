@@ -14,84 +14,48 @@ from torch import Tensor
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.loading.padding import padded_length, plan_padded_batches
+from pipeline.detector.details import HEAD, LOGITS_ONLY, Details
 from pipeline.detector.memory import Inference
-from pipeline.detector.network import Detector, normalise
+from pipeline.detector.network import Detector, DetectorOutput, normalise
 from pipeline.detector.precision import HALF_DTYPES, autocast, tf32_policy
-from pipeline.detector.variants import EncoderConfig
+from pipeline.detector.variants import EncoderConfig, frame_counts
+from pipeline.detector.windows import WindowPolicy
 from pipeline.errors import InputError
 
 Precision = Literal["fp32", "tf32", "bf16"]
-Combination = Literal["first", "mean", "max"]
-COMBINATIONS: tuple[Combination, ...] = ("first", "mean", "max")
 
 
 @dataclass(frozen=True, slots=True)
-class WindowPolicy:
-    """Which part of an utterance is scored; scores under different policies are not comparable.
+class Computed:
+    """Results for N utterances."""
 
-    Written as `whole`, or `window:SECONDS:first|mean|max`. Each window is normalised and scored separately. Windows
-    do not overlap, except that the last one ends with the utterance. An utterance shorter than a window is one
-    window.
+    logits: NDArray[np.float32]
+    """[N, 2] of (spoof, bonafide)."""
+    embeddings: list[NDArray[np.float32]]
+    """[N, E] for each wanted layer."""
+    frames: list[NDArray[np.float32]]
+    """If wanted, for each utterance the scores [F] of its frames of 20 ms: bona fide logit − spoof logit."""
+
+
+def check_details(detector: Detector, wanted: Details) -> dict[str, int]:
+    """Check that a detector can compute some details; returns the channels of the embedding of each layer.
+
+    Raises:
+        InputError: it has no such layer, or its head does not classify single frames.
     """
-
-    window_s: float | None = None
-    """Length in seconds; None: the whole utterance."""
-    combination: Combination = "mean"
-    """first: only the first window is scored; mean: average of the logits; max: logits of the window with the
-    highest score."""
-
-    @classmethod
-    def parse(cls, text: str) -> WindowPolicy:
-        """Parse a policy in the form that `str()` gives.
-
-        Raises:
-            InputError: the text is not a policy.
-        """
-        if text == "whole":
-            return cls()
-        remedy = f"unknown window policy {text!r}; known: whole, window:SECONDS:first|mean|max"
-        kind, _, rest = text.partition(":")
-        seconds, _, combination = rest.partition(":")
-        try:
-            window_s = float(seconds)
-        except ValueError as error:
-            raise InputError(remedy) from error
-        # One frame needs 25 ms.
-        if kind != "window" or not 0.025 <= window_s < float("inf"):
-            raise InputError(remedy)
-        for known in COMBINATIONS:
-            if combination == known:
-                return cls(window_s, known)
-        raise InputError(remedy)
-
-    def __str__(self) -> str:
-        if self.window_s is None:
-            return "whole"
-        return f"window:{str(self.window_s).removesuffix('.0')}:{self.combination}"
-
-    def cut(self, waveform: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Cut a waveform [T] into the windows to score, without copying."""
-        if self.window_s is None:
-            return [waveform]
-        num_samples = round(self.window_s * SAMPLE_RATE)
-        last = len(waveform) - num_samples
-        if last <= 0 or self.combination == "first":
-            return [waveform[:num_samples]]
-        starts = [*range(0, last, num_samples), last]
-        return [waveform[start : start + num_samples] for start in starts]
-
-    def longest_window(self, num_samples: int) -> int:
-        """The number of samples of the longest window of an utterance."""
-        return num_samples if self.window_s is None else min(num_samples, round(self.window_s * SAMPLE_RATE))
-
-    def combine(self, logits_W2: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Combine the logits [W, 2] of the windows of an utterance into its logits [2]."""
-        if self.combination == "max":
-            chosen_2: NDArray[np.float32] = logits_W2[np.argmax(logits_W2[:, 1] - logits_W2[:, 0])]
-            return chosen_2
-        assert len(logits_W2) == 1 or self.combination == "mean"
-        mean_2: NDArray[np.float32] = logits_W2.mean(axis=0, dtype=np.float64).astype(np.float32)
-        return mean_2
+    front_end, head = detector.config.front_end, detector.head
+    if wanted.frames and not head.has_frame_logits:
+        raise InputError(
+            f"the head {detector.config.head.name} gives no scores of single frames; leave out --frames, or use a "
+            "detector with the head mean_linear"
+        )
+    known = [HEAD, *map(str, range(front_end.num_layers + 1))]
+    for layer in wanted.layers:
+        if layer not in known:
+            raise InputError(
+                f"the detector has no layer {layer!r}; give head, or a number from 0 to {front_end.num_layers}"
+            )
+    return {layer: head.embedding_width if layer == HEAD else front_end.width for layer in wanted.layers}
 
 
 class Scorer:
@@ -156,36 +120,54 @@ class Scorer:
         Raises:
             ValueError: a waveform is empty or not one-dimensional, or its logits are not finite.
         """
-        logits_N2 = self.logits(waveforms)
+        logits_N2 = self.compute(waveforms).logits
         broken = np.flatnonzero(~np.isfinite(logits_N2).all(axis=1)).tolist()
         if broken:
             raise ValueError(f"the logits of waveforms {broken} are not finite")
         return logits_N2
 
-    def logits(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Compute what `score` returns, without its check that all logits are finite."""
+    def compute(self, waveforms: Sequence[NDArray[np.float32]], wanted: Details = LOGITS_ONLY) -> Computed:
+        """Compute logits, which may not be finite, and the wanted details of each waveform [T] at 16 kHz.
+
+        Raises:
+            ValueError: a waveform is empty or not one-dimensional.
+            InputError: the detector does not have what is wanted; see `check_details`.
+        """
         for index, waveform in enumerate(waveforms):
             if waveform.ndim != 1 or not len(waveform):
                 raise ValueError(f"waveform {index} has shape {waveform.shape}; expected one channel [T]")
+        widths = check_details(self.detector, wanted)
         cut = [self.policy.cut(waveform) for waveform in waveforms]
         windows = [window for parts in cut for window in parts]
-        logits_W2 = np.empty((len(windows), 2), np.float32)
         batches = plan_padded_batches(
             [len(window) for window in windows],
             self.max_samples,
             lambda num_samples: self._inference.max_utterances(num_samples, self.memory_bytes),
         )
         # Copying to the host after all batches are queued keeps the device from waiting between batches.
-        scored = [self._score_batch([windows[index] for index in batch]) for batch in batches]
-        for batch, logits_B2 in zip(batches, scored, strict=True):
-            logits_W2[batch] = logits_B2.cpu().numpy()
+        computed = [self._compute_batch([windows[index] for index in batch], wanted) for batch in batches]
+        values_WX = np.empty((len(windows), 2 + sum(widths.values())), np.float32)
+        frames_W: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(windows)
+        for batch, (values_BX, scores_BF) in zip(batches, computed, strict=True):
+            values_WX[batch] = values_BX.cpu().numpy()
+            if scores_BF is not None:
+                for index, scores_F in zip(batch, scores_BF.cpu().numpy(), strict=True):
+                    frames_W[index] = scores_F[: frame_counts(len(windows[index]))[-1]].copy()
         ends = np.cumsum([len(parts) for parts in cut], dtype=np.int64)
-        logits_N2 = np.empty((len(waveforms), 2), np.float32)
+        values_NX = np.empty((len(waveforms), values_WX.shape[1]), np.float32)
+        frames_N = []
         for index, (parts, end) in enumerate(zip(cut, ends, strict=True)):
-            logits_N2[index] = self.policy.combine(logits_W2[end - len(parts) : end])
-        return logits_N2
+            begin = end - len(parts)
+            values_NX[index] = self.policy.combine(values_WX[begin:end])
+            if wanted.frames:
+                frames_N.append(self.policy.join_frames(len(waveforms[index]), frames_W[begin:end]))
+        logits_N2, *embeddings = np.split(values_NX, np.cumsum([2, *widths.values()])[:-1], axis=1)
+        return Computed(logits_N2, embeddings, frames_N)
 
-    def _score_batch(self, windows: Sequence[NDArray[np.float32]]) -> Tensor:
+    def _compute_batch(
+        self, windows: Sequence[NDArray[np.float32]], wanted: Details
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits and embeddings [B, X] of a batch, and the scores [B, F] of its frames, on the device."""
         num_samples_B = torch.tensor([len(window) for window in windows])
         padded_BT = np.zeros((len(windows), padded_length(int(num_samples_B.max()))), np.float32)
         for row_T, window in zip(padded_BT, windows, strict=True):
@@ -193,8 +175,18 @@ class Scorer:
         with torch.inference_mode(), tf32_policy(self.device, self.precision):
             waveform_BT = normalise(torch.from_numpy(padded_BT).to(self.device), num_samples_B)
             with autocast(self.device, self.precision):
-                logits_B2: Tensor = self.detector(waveform_BT, num_samples_B).logits
-        return logits_B2.float()
+                output: DetectorOutput = self.detector(
+                    waveform_BT,
+                    num_samples_B,
+                    with_frame_logits=wanted.frames,
+                    averaged_layers=[int(layer) for layer in wanted.layers if layer != HEAD],
+                )
+            means = iter(output.layer_means)
+            vectors = [output.embedding if layer == HEAD else next(means) for layer in wanted.layers]
+            values_BX = torch.cat([output.logits.float(), *(vector.float() for vector in vectors)], dim=1)
+            if output.frame_logits is None:
+                return values_BX, None
+            return values_BX, (output.frame_logits[:, :, 1] - output.frame_logits[:, :, 0]).float()
 
 
 def has_fused_attention(config: EncoderConfig, device: torch.device, precision: Precision) -> bool:

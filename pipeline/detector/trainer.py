@@ -21,7 +21,7 @@ from pipeline.detector.config import OptimiserConfig, TrainingConfig, Weights, l
 from pipeline.detector.lora import adapt
 from pipeline.detector.losses import Loss, make_loss
 from pipeline.detector.meter import Meter, StepRequests, StepStats
-from pipeline.detector.network import Detector
+from pipeline.detector.network import Detector, DetectorOutput
 from pipeline.detector.precision import autocast, tf32_policy
 from pipeline.detector.state import NonFiniteError, TrainingProgress, TrainingState
 from pipeline.detector.stream import Batches, Stream
@@ -117,8 +117,8 @@ class Trainer:
             with autocast(self.device, self.config.precision):
                 # Lengths stay on the CPU: there the detector can see without a device sync that nothing is padded.
                 reference_B2 = reference_logits(self.reference, waveform_BT, batch.num_samples)
-                logits_B2, embedding_BC, _ = self.model(waveform_BT, batch.num_samples)
-            loss: Tensor = self.criterion(logits_B2, embedding_BC, label_B, reference_B2)
+                output: DetectorOutput = self.model(waveform_BT, batch.num_samples)
+            loss: Tensor = self.criterion(output.logits, output.embedding, label_B, reference_B2)
             torch.autograd.backward(self.scaler.scale(loss / self.config.num_accumulated))
         return loss.detach(), batch, wait_s
 

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pipeline.detector.convolutions import at_least_float32
 from pipeline.detector.initial import draw_normal_, fill_norms_
+from pipeline.detector.pooling import mean_of_frames
 from pipeline.detector.variants import NORM_EPSILON, EncoderConfig
 
 # B: utterances, F: frames of 20 ms, C: channels, H: attention heads, D: channels of one head, K: kernel width,
@@ -37,8 +38,9 @@ class Transformer(nn.Module):
         valid_BF: Tensor | None,
         layers: Sequence[int] = (-1,),
         weights_SN: Tensor | None = None,
-    ) -> list[Tensor]:
-        """Contextualise frames [B, F, C] and return the requested hidden states or sums of them, each [B, F, C].
+        averaged_layers: Sequence[int] = (),
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Contextualise frames [B, F, C].
 
         Args:
             frames_BFC: output of the convolutions, projected to the width of the transformer.
@@ -46,10 +48,16 @@ class Transformer(nn.Module):
             layers: indices of hidden states: 0 is the input of the first layer, i the output of layer i, and -1 the
                 output of the transformer.
             weights_SN: weights of the hidden states in S sums, which are returned instead; None: no sums.
+            averaged_layers: indices of hidden states whose mean over valid frames is returned as well.
+
+        Returns:
+            The requested hidden states or sums of them, each [B, F, C]; and the means [B, C] in float32.
         """
         last = len(self.layers)
-        assert all(-last - 1 <= index <= last for index in layers), f"{layers} of {last} layers"
+        asked = (*layers, *averaged_layers)
+        assert all(-last - 1 <= index <= last for index in asked), f"{asked} of {last} layers"
         hidden = HiddenStates([index % (last + 1) for index in layers], weights_SN)
+        means = LayerMeans([index % (last + 1) for index in averaged_layers], valid_BF)
         mask_B11F = None
         if valid_BF is not None:
             frames_BFC = frames_BFC.where(valid_BF[:, :, None], 0.0)
@@ -59,12 +67,14 @@ class Transformer(nn.Module):
             frames_BFC = self.layer_norm(frames_BFC)
         frames_BFC = F.dropout(frames_BFC, self.dropout, self.training)
         hidden.add(0, frames_BFC)
+        means.add(0, frames_BFC)
         for index, layer in enumerate(self.layers, start=1):
             frames_BFC = self._run(layer, frames_BFC, mask_B11F)
             if self.pre_norm and index == last:
                 frames_BFC = self.layer_norm(frames_BFC)
             hidden.add(index, frames_BFC)
-        return hidden.collected()
+            means.add(index, frames_BFC)
+        return hidden.collected(), means.collected()
 
     def _run(self, layer: nn.Module, frames_BFC: Tensor, mask_B11F: Tensor | None) -> Tensor:
         drops = self.training and self.layer_drop > 0.0
@@ -108,6 +118,24 @@ class HiddenStates:
         if self._sums_SBFC is not None:
             return list(self._sums_SBFC)
         return [self._states[index] for index in self._wanted]
+
+
+class LayerMeans:
+    """Averages chosen hidden states over time as they are computed, so that none has to be kept."""
+
+    def __init__(self, wanted: Sequence[int], valid_BF: Tensor | None) -> None:
+        self._wanted = wanted
+        self._valid_BF = valid_BF
+        self._means: dict[int, Tensor] = {}
+
+    def add(self, index: int, frames_BFC: Tensor) -> None:
+        """Take hidden state number `index`; one that is not wanted is dropped."""
+        if index in self._wanted:
+            self._means[index] = mean_of_frames(frames_BFC.float(), self._valid_BF)
+
+    def collected(self) -> list[Tensor]:
+        """The mean over valid frames of each wanted hidden state, [B, C] in float32, in their order."""
+        return [self._means[index] for index in self._wanted]
 
 
 class PositionConvolution(nn.Module):

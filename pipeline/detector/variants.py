@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,9 @@ HeadName = Literal["mean_linear", "mhfa"]
 """Every head, see `heads.HEADS`."""
 
 CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
-"""Kernel and stride of each convolution; together their stride is 320 samples (20 ms)."""
+"""Kernel and stride of each convolution."""
+HOP_SAMPLES = math.prod(stride for _, stride in CONVOLUTIONS)
+"""Samples from one frame to the next, after all convolutions: 320 (20 ms)."""
 
 MIN_NUM_SAMPLES = 400
 """Receptive field of one frame (25 ms); a shorter utterance is padded with zeros to this length."""
@@ -148,3 +151,11 @@ VARIANTS: dict[str, EncoderConfig] = {
 
 VariantName = Annotated[str, one_of("variant", VARIANTS)]
 """Type of a flag: the name of a front end."""
+
+
+def frame_counts(num_samples: int) -> list[int]:
+    """Count the frames of an utterance after each convolution; a shorter one is padded to `MIN_NUM_SAMPLES`."""
+    counts = [max(num_samples, MIN_NUM_SAMPLES)]
+    for kernel, stride in CONVOLUTIONS:
+        counts.append((counts[-1] - kernel) // stride + 1)
+    return counts[1:]

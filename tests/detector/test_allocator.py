@@ -60,12 +60,12 @@ def print_peaks() -> None:
     scorer = PartScorer(lambda: Detector(DetectorConfig(SHALLOW)), settings)
     longest_s = Inference(SHALLOW).longest_seconds(limit_bytes) - 0.1
     audio = [np.ones(int(seconds * SAMPLE_RATE), np.float32) for seconds in (1.0, 7.3, 7.2, longest_s)]
-    scorer.score(audio, 0, 1, "whole")  # libraries allocate in the first pass
+    scorer.score(audio, 0, 1, "whole", ())  # libraries allocate in the first pass
     before = resident_bytes()
-    scorer.score(audio, 1, 3, "whole")
+    scorer.score(audio, 1, 3, "whole", ())
     print((resident_bytes() - before) // MIB)
     forget_peak()
-    scorer.score(audio, 3, 4, "whole")
+    scorer.score(audio, 3, 4, "whole", ())
     print((peak_bytes() - before) // MIB)
 
 

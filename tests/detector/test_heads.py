@@ -86,7 +86,8 @@ def test_the_mean_of_the_frame_logits_is_the_logits_of_the_utterance(family: str
     num_samples = torch.tensor(LENGTHS)
     waveforms = pad_sequence(make_clips(LENGTHS), batch_first=True)
     with torch.inference_mode():
-        logits, embedding, frame_logits = detector(waveforms, num_samples, with_frame_logits=True)
+        output = detector(waveforms, num_samples, with_frame_logits=True)
+    logits, embedding, frame_logits = output.logits, output.embedding, output.frame_logits
     assert (logits.shape, embedding.shape) == ((5, 2), (5, 64))
     assert frame_logits.shape == (5, 27, 2)
     for row, num_frames, expected in zip(frame_logits, frame_lengths(num_samples), logits, strict=True):
@@ -100,8 +101,8 @@ def test_frame_logits_are_computed_only_on_request() -> None:
     waveforms = torch.stack(make_clips((2_000, 2_000)))
     with torch.inference_mode():
         assert detector(waveforms).frame_logits is None
-        logits, _, frame_logits = detector(waveforms, with_frame_logits=True)
-    torch.testing.assert_close(frame_logits.mean(dim=1), logits, atol=1e-5, rtol=0)
+        output = detector(waveforms, with_frame_logits=True)
+    torch.testing.assert_close(output.frame_logits.mean(dim=1), output.logits, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -113,7 +114,7 @@ def test_hidden_states_match_those_of_transformers(family: str, tmp_path: Path) 
     waveforms = torch.stack(make_clips((4_000, 4_000)))
     with torch.inference_mode():
         output = oracle(waveforms, output_hidden_states=True)
-        hidden, valid = detector.front_end(waveforms, None, (2, 0, 1, -1))
+        hidden, valid, _ = detector.front_end(waveforms, None, (2, 0, 1, -1))
     assert valid is None
     last = output.last_hidden_state  # after the final layer norm, which `hidden_states` leaves out
     for ours, expected in zip(hidden, (last, *output.hidden_states[:2], last), strict=True):
@@ -187,7 +188,7 @@ def test_multi_head_factorised_attention_matches_its_definition(family: str) -> 
     waveforms = torch.stack(make_clips((4_000, 4_000)))
     with torch.inference_mode():
         output = detector(waveforms)
-        states, _ = detector.front_end(waveforms, None, (0, 1, 2))
+        states = detector.front_end(waveforms, None, (0, 1, 2)).hidden
         keys, values = (
             sum(weight * state for weight, state in zip(mixture.softmax(dim=0), states, strict=True))
             for mixture in (head.key_mixture, head.value_mixture)

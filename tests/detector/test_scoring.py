@@ -6,7 +6,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
-from pipeline.detector.scoring import Scorer, WindowPolicy
+from pipeline.detector.scoring import Scorer
+from pipeline.detector.windows import WindowPolicy
 from pipeline.errors import InputError
 
 POLICIES = ("whole", "window:0.5:first", "window:0.5:mean", "window:0.5:max")

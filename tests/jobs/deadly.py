@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -31,7 +31,14 @@ class DeadlyScorer(PartScorer):
     def __init__(self, *_: object) -> None:
         self.memory_bytes = 2.0**30
 
-    def score(self, audio: Sequence[Samples], begin: int, end: int, policy: str) -> SpanScores:
+    def score(
+        self,
+        audio: Sequence[Samples],
+        begin: int,
+        end: int,
+        policy: str,
+        sample: Collection[int],  # noqa: ARG002
+    ) -> SpanScores:
         """Score, or die."""
         lengths = [len(samples) for samples in audio[begin:end]]
         if DEADLY_SAMPLES in lengths and policy == "whole":
@@ -43,11 +50,11 @@ class ShortOfMemoryScorer(DeadlyScorer):
     """Runs out of memory instead of dying."""
 
     def score(  # type: ignore[override]
-        self, audio: Sequence[Samples], begin: int, end: int, policy: str
+        self, audio: Sequence[Samples], begin: int, end: int, policy: str, sample: Collection[int]
     ) -> SpanScores | None:
         """Score, or run out of memory."""
         is_deadly = any(len(samples) == DEADLY_SAMPLES for samples in audio[begin:end])
-        return None if is_deadly and policy == "whole" else super().score(audio, begin, end, policy)
+        return None if is_deadly and policy == "whole" else super().score(audio, begin, end, policy, sample)
 
 
 class StillbornScorer(PartScorer):

@@ -36,7 +36,14 @@ from jobs.scoring.calibrations import choose_calibrations
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.description import is_loss
 from jobs.scoring.executor import ProcessDiedError
-from jobs.scoring.folder import check_folders, claim_folders, missing_parts, read_rejects, write_part
+from jobs.scoring.folder import (
+    PartTables,
+    check_folders,
+    claim_folders,
+    missing_parts,
+    read_rejects,
+    write_part,
+)
 from jobs.scoring.inputs import Reject, to_reject_row
 from jobs.scoring.loop import MAX_DEATHS, NUM_PIECES, Span
 from jobs.scoring.parts import PartScorer, ScorerSettings, divide
@@ -52,11 +59,18 @@ from pipeline.data.store.layout import tar_name
 from pipeline.data.store.shard_tables import read_index
 from pipeline.detector.checkpoint import load_detector, save_detector
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
-from pipeline.detector.scoring import Scorer, WindowPolicy
+from pipeline.detector.scoring import Scorer
+from pipeline.detector.windows import WindowPolicy
 from pipeline.errors import InputError
 from pipeline.evaluation.calibration import METADATA_KEY, from_record, parse_calibration, with_calibration
 from pipeline.evaluation.complete import find_score_folders
-from pipeline.evaluation.layout import FILE_COLUMNS, UTTERANCE_COLUMNS, part_rejects_name, policy_folder
+from pipeline.evaluation.layout import (
+    FILE_COLUMNS,
+    REJECT_COLUMNS,
+    UTTERANCE_COLUMNS,
+    part_rejects_name,
+    policy_folder,
+)
 from pipeline.evaluation.scores import load_scores
 from pipeline.fields import Names
 from pipeline.storage import STAGED_SUFFIX, Folder
@@ -183,9 +197,9 @@ def test_scores_equal_those_of_each_file_in_a_batch_of_its_own(
     assert (
         table.schema.names
         == FILE_COLUMNS.names
-        == ["id", "path", "logit_spoof", "logit_bonafide", "score", "llr", "verdict"]
+        == ["id", "path", "seconds", "level_dbfs", "logit_spoof", "logit_bonafide", "score", "llr", "verdict"]
     )
-    assert {str(table.schema.field(name).type) for name in table.schema.names[2:6]} == {"float"}
+    assert {str(table.schema.field(name).type) for name in table.schema.names[2:8]} == {"float"}
     assert table["llr"].null_count == table["verdict"].null_count == len(table), "there is no calibration"
     expected = score_one_by_one(audio, detector)
     rows = {row["path"]: row for row in table.to_pylist()}
@@ -196,6 +210,9 @@ def test_scores_equal_those_of_each_file_in_a_batch_of_its_own(
         spoof, bonafide = rows[path]["logit_spoof"], rows[path]["logit_bonafide"]
         np.testing.assert_allclose([spoof, bonafide], logits, atol=1e-5, rtol=0)
         assert rows[path]["score"] == np.float32(bonafide) - np.float32(spoof)
+        waveform = load_audio((audio / path).read_bytes(), path).waveform
+        assert rows[path]["seconds"] == pytest.approx(len(waveform) / 16_000)
+        assert rows[path]["level_dbfs"] == pytest.approx(20 * np.log10(np.std(waveform)), abs=0.1)
     assert len(list((scored / "scores").iterdir())) > 1
 
 
@@ -608,8 +625,8 @@ def test_rejects_of_a_killed_worker_do_not_count(tmp_path: Path) -> None:
     out, scores = Folder(str(tmp_path)), pa.table({"id": ["a"]})
     reject = to_reject_row({"path": "b"}, Reject("silent", "d"))
     out.commit(part_rejects_name(0), b"of a worker that was killed before it wrote the scores")
-    write_part(out, 0, scores, [])
-    write_part(out, 1, scores, [reject])
+    write_part(out, 0, PartTables(scores))
+    write_part(out, 1, PartTables(scores, pa.Table.from_pylist([reject], REJECT_COLUMNS)))
     unfinished = f"{part_rejects_name(1)}.0123{STAGED_SUFFIX}"
     out.commit(unfinished, b"PAR1")
     assert read_rejects(out, 2) == [reject]
@@ -630,9 +647,9 @@ def test_an_utterance_that_does_not_fit_into_memory_is_rejected_and_its_neighbou
     rng = np.random.default_rng(0)
     audio = [rng.standard_normal(length).astype(np.float32) for length in (16_000, 160_000, 8_000)]
     load = load_detector(detector)
-    free = PartScorer(lambda: load.detector, settings(0.0)).score(audio, 0, 3, "whole")
+    free = PartScorer(lambda: load.detector, settings(0.0)).score(audio, 0, 3, "whole", ())
     limited = PartScorer(lambda: load.detector, settings(8 * 2**20))
-    scores = limited.score(audio, 0, 3, "whole")
+    scores = limited.score(audio, 0, 3, "whole", ())
     assert free is not None and scores is not None
     assert not free.rejects and np.isfinite(free.logits).all()
     assert {position: reject.reason for position, reject in scores.rejects.items()} == {
@@ -642,7 +659,7 @@ def test_an_utterance_that_does_not_fit_into_memory_is_rejected_and_its_neighbou
         "10.0 s need 0.01 GiB, and a scorer has 0.01 GiB; use --window"
     )
     np.testing.assert_allclose(scores.logits[[0, 2]], free.logits[[0, 2]], atol=1e-5)
-    windows = limited.score(audio, 0, 3, "window:1:mean")
+    windows = limited.score(audio, 0, 3, "window:1:mean", ())
     assert windows is not None and not windows.rejects
 
 
@@ -670,10 +687,10 @@ def test_a_limit_of_the_process_is_known_and_running_into_it_is_no_death(detecto
     rng = np.random.default_rng(0)
     audio = [rng.standard_normal(length).astype(np.float32) for length in (16_000, 16_000 * 300)]
     with address_space_left(300 * 2**20):
-        careful = PartScorer(lambda: load.detector, settings(0.0)).score(audio, 0, 2, "whole")
+        careful = PartScorer(lambda: load.detector, settings(0.0)).score(audio, 0, 2, "whole", ())
         heedless = PartScorer(lambda: load.detector, settings(2**40))
-        assert heedless.score(audio, 0, 2, "whole") is None
-        alone = heedless.score(audio, 0, 1, "whole")
+        assert heedless.score(audio, 0, 2, "whole", ()) is None
+        alone = heedless.score(audio, 0, 1, "whole", ())
     assert careful is not None and alone is not None
     assert {position: reject.reason for position, reject in careful.rejects.items()} == {
         1: "too_long_for_memory"
@@ -687,7 +704,7 @@ def test_an_error_that_is_not_about_memory_ends_the_command(
     scorer = PartScorer(lambda: load_detector(detector).detector, settings(2**30))
     monkeypatch.setattr(scorer.scorer.detector, "forward", lambda *_, **__: torch.ones(2) + torch.ones(3))
     with pytest.raises(RuntimeError, match="size of tensor"):
-        scorer.score([np.ones(8_000, np.float32)], 0, 1, "whole")
+        scorer.score([np.ones(8_000, np.float32)], 0, 1, "whole", ())
 
 
 def test_an_utterance_without_a_finite_score_is_rejected_and_its_neighbours_are_scored(
@@ -696,7 +713,7 @@ def test_an_utterance_without_a_finite_score_is_rejected_and_its_neighbours_are_
     scorer = PartScorer(lambda: load_detector(detector).detector, settings(2**30))
     audio = [np.ones(length, np.float32) for length in (9_000, 8_000)]
     audio[0][5] = np.nan
-    scores = scorer.score(audio, 0, 2, "whole")
+    scores = scorer.score(audio, 0, 2, "whole", ())
     assert scores is not None
     assert {position: reject.reason for position, reject in scores.rejects.items()} == {0: "not_finite"}
     assert np.isnan(scores.logits[0]).all() and np.isfinite(scores.logits[1]).all()
