@@ -153,6 +153,7 @@ def _publish(
         loaded,
         details,
         num_scored=num_scored,
+        num_sampled=details.count_sample(plan.rows, rejects),
         num_embedded=count_embeddings(out, num_parts),
         rejects=rejects,
         run_id=run_id,

@@ -111,6 +111,7 @@ def describe(
     details: DetailSettings,
     *,
     num_scored: int,
+    num_sampled: int,
     num_embedded: int,
     rejects: Sequence[Row],
     run_id: str | None,
@@ -119,10 +120,13 @@ def describe(
     step, log_odds = loaded.metadata.get("step"), loaded.metadata.get("training_log_odds")
     corpora = loaded.metadata.get("training_corpora")
     config = scoring.config
-    written = {"widths": dict(details.widths), "num_utterances": num_embedded} if details.widths else {}
+    embeddings = scoring.identity["embeddings"]
+    if embeddings is not None:
+        counts = {"num_utterances": num_embedded, "num_too_large": num_sampled - num_embedded}
+        embeddings = {**embeddings, "widths": dict(details.widths), **counts}
     return {
         **scoring.identity,
-        "embeddings": {**scoring.identity["embeddings"], **written} if written else None,
+        "embeddings": embeddings,
         "system": scoring.system,
         "checkpoint": checkpoint.uri,
         "head": loaded.detector.config.head.settings,
@@ -189,5 +193,10 @@ def print_summary(out: Folder, description: Mapping[str, Any], run_url: str | No
     print(f"{counted(description['num_utterances'], 'score')} in {out.uri}")
     for reason, count in description["rejected"].items():
         print(f"  {count} rejected: {reason}")
+    if embeddings := description["embeddings"]:
+        layers = ", ".join(embeddings["layers"])
+        print(f"{counted(embeddings['num_utterances'], 'embedding')} of layer {layers}")
+        if count := embeddings["num_too_large"]:
+            print(f"{count} embeddings are too large for float16 and are left out", file=sys.stderr)
     if run_url:
         print(f"MLflow: {run_url}")

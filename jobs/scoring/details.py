@@ -12,6 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.scoring.config import ALL, NONE, ScoreConfig
+from jobs.scoring.inputs import Row
+from pipeline import tables
 from pipeline.detector.details import HEAD, Details
 from pipeline.evaluation import layout
 
@@ -58,6 +60,13 @@ class DetailSettings:
         is_chosen = np.empty(len(rows), bool)
         is_chosen[order] = rank < self.per_group
         return is_chosen
+
+    def count_sample(self, rows: pa.Table, rejects: Sequence[Row]) -> int:
+        """Count the rows of a plan that have embeddings; those that were rejected have none."""
+        rejected = {_name_of(reject) for reject in rejects}
+        names = [name for name in ("corpus", "path", "id") if name in rows.column_names]
+        chosen = rows.select(names).filter(pa.array(self.choose_sample(rows)))
+        return sum(_name_of(row) not in rejected for row in tables.iter_rows(chosen))
 
     def embeddings_table(self, keys: pa.ChunkedArray, vectors: Sequence[NDArray[np.float16]]) -> pa.Table:
         """Combine embeddings into the columns of their file.
@@ -110,6 +119,11 @@ def choose_details(config: ScoreConfig, detector: Detector, key: str) -> DetailS
         None if config.embeddings in (NONE, ALL) else int(config.embeddings),
         frames,
     )
+
+
+def _name_of(row: Row) -> tuple[str | None, ...]:
+    """What identifies a row of a plan among rejects."""
+    return tuple(row.get(name) for name in ("corpus", "path", "id"))
 
 
 def _group_numbers(rows: pa.Table) -> NDArray[np.int64]:

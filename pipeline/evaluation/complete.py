@@ -60,12 +60,14 @@ def load_description(folder: Folder) -> dict[str, Any]:
 
 
 def part_files(folder: Folder, kind: str = layout.PARTS) -> list[str]:
-    """Names of the Parquet files of all parts, in order.
+    """Names of the Parquet files of all parts, in order; none if no part has one.
 
     Args:
         folder: SCORES.
         kind: `layout.PARTS`, or another folder with a file for each part.
     """
+    if not folder.exists(kind):
+        return []
     return sorted(info.name for info in folder.find(kind) if info.name.endswith(".parquet"))
 
 

@@ -99,7 +99,7 @@ def load_rows(folder: Folder) -> tuple[dict[str, Any], pa.Table]:
     """
     identity = load_description(folder)
     key = _key(identity)
-    table = load_columns(folder, identity, [key, *ROW_COLUMNS.names[1:]])
+    table = load_columns(folder, identity, list(dict.fromkeys([key, *ROW_COLUMNS.names[1:]])))
     columns = {"key": table[key]} | {name: table[name] for name in table.column_names}
     missing = {name: pa.nulls(len(table), ROW_COLUMNS.field(name).type) for name in ROW_COLUMNS.names}
     return identity, pa.table(missing | columns).select(ROW_COLUMNS.names).cast(ROW_COLUMNS)

@@ -5,8 +5,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from pipeline.detector.details import HEAD, Details
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.scoring import Scorer
+from pipeline.detector.variants import frame_counts
 from pipeline.detector.windows import WindowPolicy
 from pipeline.errors import InputError
 
@@ -149,3 +151,56 @@ def test_a_window_needs_less_memory_than_the_utterance():
     )
     assert whole.needed_bytes(160_000) > 9 * windows.needed_bytes(160_000)
     assert whole.needed_bytes(8_000) == windows.needed_bytes(8_000)
+
+
+@pytest.mark.parametrize("family", ["tiny", "tiny_group"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_embeddings_and_frames_of_a_list_equal_those_of_each_waveform_alone(family, policy):
+    scorer = Scorer(make_detector(family), max_seconds=3, policy=WindowPolicy.parse(policy))
+    wanted = Details(("1", "head", "0"), frames=True)
+    waveforms = make_waveforms()
+    together = scorer.compute(waveforms, wanted)
+    alone = [scorer.compute([waveform], wanted) for waveform in waveforms]
+    for layer, embedding_NE in enumerate(together.embeddings):
+        expected_NE = np.concatenate([each.embeddings[layer] for each in alone])
+        np.testing.assert_allclose(embedding_NE, expected_NE, atol=1e-4, rtol=0)
+        assert np.ptp(expected_NE, axis=0).max() > 1e-2, "equal embeddings would prove nothing"
+    for scores_F, each in zip(together.frames, alone, strict=True):
+        np.testing.assert_allclose(scores_F, each.frames[0], atol=1e-5, rtol=0)
+    assert not np.allclose(together.embeddings[0], together.embeddings[2], atol=1e-2)
+
+
+def test_the_mean_of_the_frames_is_the_score_and_the_embedding_of_the_head_is_what_it_classifies():
+    detector = make_detector()
+    computed = Scorer(detector).compute(make_waveforms(), Details((HEAD, "2"), frames=True))
+    scores_N = computed.logits[:, 1] - computed.logits[:, 0]
+    np.testing.assert_allclose([each.mean() for each in computed.frames], scores_N, atol=1e-5)
+    assert [len(each) for each in computed.frames] == [frame_counts(length)[-1] for length in LENGTHS]
+    with torch.inference_mode():
+        logits_N2 = detector.head(torch.from_numpy(computed.embeddings[0])).numpy()
+    np.testing.assert_allclose(logits_N2, computed.logits, atol=1e-5)
+    # The head of the released detectors averages the output of the last layer.
+    np.testing.assert_allclose(computed.embeddings[0], computed.embeddings[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("combination", ["mean", "max"])
+def test_frames_of_windows_are_joined_at_the_times_of_the_utterance(combination):
+    policy = WindowPolicy.parse(f"window:1:{combination}")
+    num_samples = 50_000  # windows start at 0, 16,000, 32,000 and 34,000
+    num_frames = frame_counts(16_000)[-1]
+    assert num_frames == 49
+    starts = (0, 16_000, 32_000, 34_000)
+    times = [start + 320 * np.arange(num_frames, dtype=np.float32) for start in starts]
+    joined = policy.join_frames(num_samples, times)
+    expected = 320 * np.arange(frame_counts(num_samples)[-1])
+    assert len(joined) == len(expected) == 156
+    # One frame in each second is missing, where a window ends; the last window is off the grid of the others.
+    assert np.abs(joined - expected).max() <= 320
+    assert (joined[:49] == expected[:49]).all()
+    assert joined[49] == joined[48]
+    assert (joined[50:99] == expected[50:99]).all()
+
+
+def test_a_layer_that_does_not_exist_is_an_error_that_lists_those_that_do():
+    with pytest.raises(InputError, match="the detector has no layer '3'; give head, or a number from 0 to 2"):
+        Scorer(make_detector()).compute([np.ones(8_000, np.float32)], Details(("3",)))
