@@ -82,6 +82,7 @@ STAND_INS = {
     "cd .. && ": "",
     " --no-wait": "",  # the next line needs the result
     " --device cuda": "",
+    "--layer head,4,8": "--layer head,1,2",  # the stand-in for the detector has two layers
 }
 """Parts of printed lines that stand for something of the reader's own, and what they are here."""
 
