@@ -1,4 +1,4 @@
-"""Run ingest, train, calibrate, score and evaluate on small synthetic corpora; needs no GPU, server or download.
+"""Run ingest, train, calibrate, score, evaluate and drift on small synthetic corpora; needs no GPU, server or download.
 
     bonafide demo --out demo
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,7 @@ from jobs.__main__ import run_command
 from jobs.ray_session import ray_session
 from jobs.training import folder
 from pipeline.config import load_toml, run, to_toml
+from pipeline.drift.layout import DRIFT_PAGE
 from pipeline.evaluation import layout
 from pipeline.fields import LocalPath, Range, Seed
 from pipeline.streams import continue_without_output
@@ -35,7 +37,10 @@ FALSE_ALARM = "0.1"
 """Of the threshold: low, but so high that a promise needs no more spoof utterances than there are."""
 
 REFUSED = 2
-"""Exit status of a command that refuses its input."""
+"""Exit status of a command that refuses its input, as `calibrate` and `drift` may with little audio."""
+
+ALARM = 1
+"""Exit status of `drift` if utterances have drifted, as those of the evaluation have."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,10 @@ def main(config: DemoConfig) -> None:
     # Starting a second worker takes longer than it saves.
     size = ["--part-seconds", "300", "--num-workers", "1"]
 
-    print_stage("1/6 corpora: synthesise speech and turn half of it into spoofs")
+    print_stage("1/7 corpora: synthesise speech and turn half of it into spoofs")
     make_corpora(config, Path(data))
     with ray_session():
-        print_stage("2/6 ingest: corpora → shards and a snapshot")
+        print_stage("2/7 ingest: corpora → shards and a snapshot")
         corpora = f"{TRAINING},{EVALUATION}"
         run_job(
             "ingest", "--root", data, "--store", store, "--corpora", corpora, "--shard-mib", "8", *tracking
@@ -76,30 +81,36 @@ def main(config: DemoConfig) -> None:
         recipe = load_toml(PRESET)["recipe"]
         card = ["--recipe", recipe, "--html", str(out / CARD)]
         run_job("corpora", "--store", store, "--corpora", TRAINING, *card)
-        print_stage("3/6 train: snapshot → detector, with two workers and balanced domains")
+        print_stage("3/7 train: snapshot → detector, with two workers and balanced domains")
         run_job("train", "--config", str(PRESET), "--store", store, "--out", str(training), *tracking)
         print_stage(
-            "4/6 calibrate: the scores of the validation utterances → log-likelihood ratios, a threshold"
+            "4/7 calibrate: the scores of the validation utterances → log-likelihood ratios, a threshold"
         )
         detector, validation = str(training / folder.DETECTOR), str(scores / "validation")
-        folders = ["--store", store, "--use", "validation", "--out", validation]
+        folders = ["--store", store, "--use", "validation", "--out", validation, "--embeddings"]
         run_job("score", *folders, "--checkpoint", detector, "--system", "trained", *size, *tracking)
         threshold = ["--false-alarm", FALSE_ALARM, "--detector", detector]
         flags = ["--scores", validation, "--out", str(out / "calibration.json"), *threshold, *tracking]
-        run_job("calibrate", *flags, may_refuse=True)
+        run_job("calibrate", *flags, accepted=[REFUSED])
         print_stage(
-            "5/6 score: the detector before and after training, on unseen languages, voices and processes"
+            "5/7 score: the detector before and after training, on unseen languages, voices and processes"
         )
         systems = {"untrained": folder.INITIAL, "trained": folder.DETECTOR}
         for system, file in systems.items():
             checkpoint = ["--checkpoint", str(training / file), "--system", system]
-            folders = ["--store", store, "--corpora", EVALUATION, "--out", str(scores / system)]
+            folders = ["--store", store, "--corpora", EVALUATION, "--out", str(scores / system), "--embeddings"]
             run_job("score", *folders, *checkpoint, *size, *tracking)
-    print_stage("6/6 evaluate: scores → EER")
+    print_stage("6/7 evaluate: scores → EER")
     sets = ",".join(str(scores / system) for system in systems)
     run_job("evaluate", "--scores", sets, "--out", str(out / "report"), *tracking)
+    print_stage("7/7 drift: do the utterances of the evaluation differ from those of the validation?")
+    reference, drift = str(out / "reference.parquet"), out / "drift"
+    run_job("drift", "--fit", validation, "--out", reference, accepted=[REFUSED])
+    flags = ["--reference", reference, "--new", str(scores / "trained"), "--out", str(drift)]
+    run_job("drift", *flags, *tracking, accepted=[ALARM, REFUSED])
     print(f"\nDone in {time.monotonic() - started:.0f} s. Open next:")
     print(f"  evaluation report  {out / 'report' / layout.REPORT_PAGE}")
+    print(f"  drift              {drift / DRIFT_PAGE}")
     print(f"  corpora, domains   {out / CARD}")
     print(f"  validation report  {training / folder.VALIDATION_PAGE}")
     print(
@@ -135,17 +146,17 @@ def make_corpora(config: DemoConfig, root: Path) -> None:
         )
 
 
-def run_job(name: str, *flags: str, may_refuse: bool = False) -> None:
+def run_job(name: str, *flags: str, accepted: Collection[int] = ()) -> None:
     """Run a command with flags as on the command line, and exit if it fails.
 
     Args:
         name: the command.
         flags: its flags.
-        may_refuse: whether the demo continues if the command refuses its input, as `calibrate` may with little audio.
+        accepted: exit statuses besides 0 with which the demo continues.
     """
     status = run_command(name, flags)
-    if status == REFUSED and may_refuse:
-        print(f"continuing without the result of {name}", flush=True)
+    if status in accepted:
+        print(f"{name} ended with status {status}; continuing", flush=True)
     elif status:
         raise SystemExit(status)
 
