@@ -13,7 +13,7 @@ at once, `calibration` log-likelihood ratios and thresholds, `bootstrap` and `in
 tests of two systems.
 """
 
-from pipeline.metrics.eer import DEFINITIONS, Definition, EqualErrorRate, eer_of, equal_error_rate
+from pipeline.metrics.eer import DEFINITIONS, Definition, EqualErrorRate, eer_at, eer_of, equal_error_rate
 from pipeline.metrics.grouped import SELECTIONS, ErrorRates, Group, GroupedScores, Selection, group_scores
 from pipeline.metrics.rates import (
     ASVSPOOF5,
@@ -26,7 +26,14 @@ from pipeline.metrics.rates import (
     min_dcf,
     roc_auc,
 )
-from pipeline.metrics.trials import ClassScores, OperatingPoints, Trials, operating_points, sort_trials
+from pipeline.metrics.trials import (
+    ClassScores,
+    OperatingPoints,
+    Trials,
+    operating_points,
+    sort_trials,
+    weighted_operating_points,
+)
 
 __all__ = [
     "ASVSPOOF5",
@@ -47,6 +54,7 @@ __all__ = [
     "cllr",
     "decisions",
     "det_curve",
+    "eer_at",
     "eer_of",
     "equal_error_rate",
     "group_scores",
@@ -54,4 +62,5 @@ __all__ = [
     "operating_points",
     "roc_auc",
     "sort_trials",
+    "weighted_operating_points",
 ]
