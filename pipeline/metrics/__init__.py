@@ -10,7 +10,8 @@ empty or contains a nan or an infinity. A function whose name ends in `_of` take
 
 Error rates and costs are here, and need NumPy alone. Modules of their own, which need SciPy: `summary` has every metric
 at once, `calibration` log-likelihood ratios and thresholds, `bootstrap` and `intervals` confidence intervals, `paired`
-tests of two systems.
+tests of two systems. Partial spoofs, with NumPy alone: `timeline` puts frame scores and labelled regions on one axis of
+time, `localisation` measures where speech is spoofed.
 """
 
 from pipeline.metrics.eer import DEFINITIONS, Definition, EqualErrorRate, eer_at, eer_of, equal_error_rate
