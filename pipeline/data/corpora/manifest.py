@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from pipeline.data.corpora.pattern import Pattern, Template
@@ -89,14 +90,14 @@ class RegionFiles:
     """Instead of columns: NumPy files of a dictionary that has a list of labels, of segments of equal duration, for
     each value of the field `utterance`."""
 
-    @property
+    @cached_property
     def fields(self) -> tuple[str, ...]:
         """The fields of a region."""
         columns = [column for column in (*self.columns, *self.named_columns.values(), self.each) if column]
         names = [name for pattern in (*self.files[:1], *columns) for name in pattern.fields]
         return tuple(dict.fromkeys(names + ["utterance"] * (self.segment_s is not None)))
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, ...]:
         """The fields on which regions and files are joined."""
         return tuple(name for name in self.fields if name not in REGION_FIELDS)
