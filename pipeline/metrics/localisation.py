@@ -170,23 +170,19 @@ def region_precision(timeline: Timeline, threshold: float = 0.0, min_iou: float 
     """Average precision of detected regions: runs of frames below the threshold, lowest mean score first.
 
     A detected region is right if the time that it shares with a spoofed region is at least `min_iou` of the time that
-    either of them has; each spoofed region is found once. Precision is averaged over the spoofed regions, without
-    interpolation; those that are not found have precision 0.
+    either of them has. From 0.5 on, no region can match two others. Precision is averaged over the spoofed regions,
+    without interpolation; those that are not found have precision 0.
 
     Raises:
-        InputError: no time is spoofed, or the intersection over union is below 0.5, where matches are ambiguous.
+        InputError: no time is spoofed, or the intersection over union is below 0.5.
     """
     spoof, (detected, scores) = timeline.spoof, detect(timeline, threshold)
     if not spoof.starts.size:
         raise InputError("no time is spoofed; regions can only be found where there are some")
     if not 0.5 <= min_iou <= 1:
         raise InputError(f"invalid intersection over union {min_iou}; it must be from 0.5 to 1")
-    matches = _matches(detected, spoof, min_iou)
     order = np.argsort(scores, kind="stable")
-    # Of regions that match the same spoofed region, two halves of it at most, the one with the lower score finds it.
-    found, ranks = np.unique(matches[order], return_index=True)
-    is_hit = np.zeros(order.size, np.bool_)
-    is_hit[ranks[found >= 0]] = True
+    is_hit = _is_match(detected, spoof, min_iou)[order]
     num_found = int(np.count_nonzero(is_hit))
     average = 0.0
     if order.size:
@@ -222,8 +218,8 @@ def _boundaries(timeline: Timeline, regions: Intervals) -> NDArray[np.int64]:
     return np.setdiff1d(np.concatenate((regions.starts, regions.ends)), of_utterances)
 
 
-def _matches(detected: Intervals, spoof: Intervals, min_iou: float) -> NDArray[np.int64]:
-    """The position of the spoofed region that each detected one matches, or -1."""
+def _is_match(detected: Intervals, spoof: Intervals, min_iou: float) -> NDArray[np.bool_]:
+    """Whether each detected region matches a spoofed one."""
     first = np.searchsorted(spoof.ends, detected.starts, side="right")
     num = np.searchsorted(spoof.starts, detected.ends, side="left") - first
     one = np.repeat(np.arange(num.size), num)
@@ -233,9 +229,7 @@ def _matches(detected: Intervals, spoof: Intervals, min_iou: float) -> NDArray[n
     )
     either = (detected.ends - detected.starts)[one] + (spoof.ends - spoof.starts)[other] - shared
     is_match = shared >= min_iou * either
-    matches = np.full(num.size, -1)
-    matches[one[is_match]] = other[is_match]
-    return matches
+    return np.bincount(one[is_match], minlength=num.size) > 0
 
 
 def _check_classes(timeline: Timeline) -> None:

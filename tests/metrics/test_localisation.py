@@ -192,9 +192,17 @@ def test_excluded_non_speech_is_time_without_a_label():
 
 
 def test_the_last_frame_lasts_until_the_end_of_the_utterance():
-    frames = replace(make_frames([1.0, 1.0, -1.0]), durations_s=np.array([2.0]))
-    timeline = make_timeline(frames, make_regions([(0, 1, "bonafide"), (1, 2.3, "spoof")]), "excluded")
-    assert range_eer(timeline)[:4] == (0.0, -1.0, 1.0, 1.0)
+    frames = replace(make_frames([1.0, 1.0, -1.0], [1.0]), durations_s=np.array([2.0, 0.5]))
+    regions = make_regions([(0, 1, "bonafide"), (1, 2.3, "spoof")], [(0, 0.5, "bonafide")])
+    assert range_eer(make_timeline(frames, regions, "excluded"))[:4] == (0.0, -1.0, 1.5, 1.0)
+
+
+def test_the_score_of_a_detected_region_is_its_mean_by_duration():
+    frames = replace(make_frames([-1.0, -4.0, 1.0]), durations_s=np.array([2.0]))
+    regions = make_regions([(0.25, 1, "spoof"), (1, 2, "bonafide")])
+    found = detect(make_timeline(frames, regions, "excluded"))
+    assert found.scores.tolist() == [-3.0]
+    assert (found.regions.starts.tolist(), found.regions.ends.tolist()) == ([0], [750_000_000])
 
 
 def test_perfect_regions_are_found_without_errors():
@@ -221,13 +229,13 @@ def test_false_regions_cost_precision_if_their_score_is_lower():
     assert [each.num_detected for each in rates] == [1, 2, 2]
 
 
-def test_a_spoofed_region_is_found_once():
-    frames = make_frames([-1, 1, -2, 1])
+def test_half_of_a_region_is_enough_to_find_it_and_time_that_does_not_count_joins_regions():
+    half = make_frames([-1, 1, 1, 1])
     regions = make_regions([(0.0, 1.0, "spoof"), (1.0, 2.0, "bonafide")])
-    assert region_precision(make_timeline(frames, regions, "excluded")).num_found == 1
-    halves = make_frames([-1, 1, 1, 1])
-    assert region_precision(make_timeline(halves, regions, "excluded"), min_iou=0.51).num_found == 0
-    # Two halves of a region, each of which shares exactly half of it.
+    assert region_precision(make_timeline(half, regions, "excluded")).num_found == 1
+    assert region_precision(make_timeline(half, regions, "excluded"), min_iou=0.51).num_found == 0
+    with pytest.raises(InputError, match=r"invalid intersection over union 0\.4"):
+        region_precision(make_timeline(half, regions, "excluded"), min_iou=0.4)
     split = make_frames([-1, 1, -2, 1, 1, 1])
     regions = make_regions(
         [(0.0, 0.5, "spoof"), (0.5, 1.0, "non_speech"), (1.0, 1.5, "spoof"), (1.5, 3, "bonafide")]
@@ -258,16 +266,17 @@ def test_average_precision_agrees_with_a_greedy_loop(seed):
 
 
 def test_boundaries_are_compared_within_their_utterance():
-    frames = make_frames([1, 1, 1, -1], [-1, -1, -1], [-1, 1, 1])
+    frames = make_frames([1, -1, -1, -1], [1, 1, 1, -1], [-1, -1, -1], [-1, 1, 1])
     regions = make_regions(
+        [(0, 1.25, "bonafide"), (1.25, 2, "spoof")],
         [(0, 0.7, "bonafide"), (0.7, 2, "spoof")],
         [(0, 0.4, "spoof"), (0.4, 1.5, "bonafide")],
         [(0, 1.5, "bonafide")],
     )
     distances = boundary_distances(make_timeline(frames, regions, "excluded"))
-    assert distances.distances_s.tolist() == pytest.approx([0.8, np.inf])
-    assert distances.num_detected == 2
-    assert distances.share_within(0.8) == 0.5
+    assert distances.distances_s.tolist() == pytest.approx([0.75, 0.8, np.inf])
+    assert distances.num_detected == 3
+    assert distances.share_within(0.75) == pytest.approx(1 / 3)
 
 
 def test_smoothing_is_a_centred_mean_within_an_utterance():

@@ -84,6 +84,10 @@ def test_constant_scores_tell_nothing():
     assert equal_error_rate(np.ones(3), np.ones(5), "arena").eer == 0.5
 
 
+def test_of_two_equally_good_thresholds_the_lower_one_counts():
+    assert equal_error_rate([1.0, 1.0], [0.0, 2.0]) == (0.25, 0.0)
+
+
 def test_definitions_without_tie_handling_give_0_or_1_on_constant_scores():
     assert equal_error_rate(np.ones(3), np.ones(5), "asvspoof").eer == 1.0
     assert equal_error_rate(np.ones(3), np.ones(5), "roc").eer == 0.0

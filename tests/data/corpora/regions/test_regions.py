@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pickle
 from collections.abc import Callable
@@ -96,6 +97,14 @@ def test_a_file_for_each_utterance_is_joined_by_its_path(tmp_path: Path):
     assert read(tmp_path, VAD) == rows(("dev", "CON_1"), "1", "0")
 
 
+def test_a_file_that_several_patterns_match_is_read_once(tmp_path: Path):
+    put(tmp_path / "vad/dev/CON_1.vad", "0.0 1.0 1\n1.0 2.5 0\n")
+    patterns = VAD.replace('files = "', 'files = ["vad/{split}/{utterance}.vad", "').replace(
+        '.vad"\ncol', '.vad"]\ncol'
+    )
+    assert read(tmp_path, patterns) == rows(("dev", "CON_1"), "1", "0")
+
+
 def test_rttm_has_starts_and_durations(tmp_path: Path):
     line = "SPEAKER CON_1 1 {} {} <NA> <NA> {} <NA> <NA>\n"
     put(tmp_path / "eval.rttm", line.format("0.0", "1.0", "bonafide") + line.format("1.0", "1.5", "spoof"))
@@ -165,6 +174,13 @@ def test_segments_never_execute_anything(tmp_path: Path):
     assert not (tmp_path / "executed").exists()
 
 
+class Encoded:
+    """Bytes that a codec makes, such as those of a small archive that unpacks to all memory."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return codecs.encode, (b"x", "zlib")
+
+
 class Forged:
     """An array whose bytes NumPy would take for pointers."""
 
@@ -176,6 +192,7 @@ class Forged:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
+        ({"CON_1": Encoded()}, "it encodes text as zlib"),
         ({"CON_1": Forged()}, "it has an array of .O8"),
         ({"CON_1": np.zeros(3)}, "it has an array of <f8"),
         ({"CON_1": 3}, "'CON_1' has int; expected a list of labels"),
