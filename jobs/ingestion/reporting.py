@@ -13,7 +13,6 @@ from pipeline.card.page import corpus_card
 from pipeline.config import to_toml
 from pipeline.data.corpora.recipe import EXCLUDED, load_recipe
 from pipeline.data.store.losses import MAX_LOSS, UNKNOWN, loss_warning, lost_share, severe_losses, sum_labels
-from pipeline.data.store.regions import RegionSummary
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
 from pipeline.progress import counted
 from pipeline.storage import Folder
@@ -69,22 +68,13 @@ def print_corpus(corpus: CorpusSnapshot, *, is_ingested: bool = True) -> None:
         print(f"    lost by label: {', '.join(by_label)}")
     for reason, count in corpus.excluded.items():
         print(f"    {count} excluded by the recipe: split {reason.removeprefix(EXCLUDED)}")
-    if corpus.regions:
-        print_regions(corpus.regions)
+    for line in corpus.regions.describe() if corpus.regions else ():
+        print(f"    {line}")
     if corpus.not_audio:
         print(f"    {format_not_audio(corpus.not_audio)}")
     if is_ingested:
         for label, (written, expected) in corpus.unexpected_hours.items():
             print(f"    warning: {written:.2f} h {label} written, {expected:.2f} h published")
-
-
-def print_regions(regions: RegionSummary) -> None:
-    """Print how much of a corpus has regions, and what does not fit."""
-    hours = ", ".join(f"{seconds / 3600:.2f} h {label}" for label, seconds in regions.seconds.items())
-    print(f"    regions of {counted(regions.num_utterances, 'utterance')}{': ' if hours else ''}{hours}")
-    for reason, example in regions.examples.items():
-        count = regions.problems[reason]
-        print(f"      {f'{count} ' if count else ''}{reason}, first: {example}")
 
 
 def loss_warnings(corpora: Iterable[CorpusSnapshot], max_loss: float = MAX_LOSS) -> list[str]:

@@ -29,6 +29,7 @@ from pipeline.data.store.catalog import CATALOG
 from pipeline.data.store.layout import regions_name
 from pipeline.data.store.read_ahead import read_ahead
 from pipeline.metrics.timeline import REGION_LABELS
+from pipeline.progress import counted
 from pipeline.storage import Folder
 
 REGIONS = pa.schema(
@@ -40,6 +41,9 @@ REGIONS = pa.schema(
     ]
 )
 """Columns of a table of regions, in order; sorted by uid and start."""
+
+JOINED_COLUMNS = ("uid", "path", "label", "seconds", "problem")
+"""Columns of a catalog to which regions are joined."""
 
 MAX_EXCESS_S = 0.02
 """How far a region may exceed its utterance, one frame; or one segment, where segments are labelled. It is cut."""
@@ -71,6 +75,15 @@ class RegionSummary:
     examples: dict[str, str]
     """The first problem of each reason."""
 
+    def describe(self) -> list[str]:
+        """Say how much has regions, and then what does not fit, one line for each reason."""
+        hours = ", ".join(f"{seconds / 3600:.2f} h {label}" for label, seconds in self.seconds.items())
+        lines = [f"regions of {counted(self.num_utterances, 'utterance')}{': ' if hours else ''}{hours}"]
+        for reason, example in self.examples.items():
+            number = self.problems[reason]
+            lines.append(f"  {f'{number} ' if number else ''}{reason}, first: {example}")
+        return lines
+
 
 def commit_regions(
     store: Folder, manifest: Manifest, root: Folder, catalog: str, report: Callable[[], None] = lambda: None
@@ -87,18 +100,39 @@ def commit_regions(
     Raises:
         InputError: a file of regions has another format than the manifest says.
     """
+    rows = tables.read_columns(store, catalog, CATALOG, JOINED_COLUMNS)
+    table, summary = collect_regions(manifest, root, rows, report)
+    store.commit(regions_name(manifest.name, summary.digest), tables.to_parquet(table))
+    return summary
+
+
+def collect_regions(
+    manifest: Manifest, root: Folder, rows: pa.Table, report: Callable[[], None] = lambda: None
+) -> tuple[pa.Table, RegionSummary]:
+    """Read the regions of a corpus and check them.
+
+    Args:
+        manifest: names the files.
+        root: folder of the corpus.
+        rows: everything found in the corpus, with the columns JOINED_COLUMNS of a catalog; an utterance of unknown
+            duration can have regions of any.
+        report: called after each file of regions.
+
+    Returns:
+        The table with the columns REGIONS, and what a snapshot records.
+
+    Raises:
+        InputError: a file of regions has another format than the manifest says.
+    """
     assert manifest.regions is not None
-    columns = ["uid", "path", "label", "seconds", "problem"]
-    utterances = _utterances(manifest, tables.read_columns(store, catalog, CATALOG, columns))
+    utterances = _utterances(manifest, rows)
     problems = _Problems()
     parts = _read_files(manifest.regions, root, utterances, problems, report)
     table = _checked(manifest.regions, parts, utterances, problems)
-    digest = _digest(table)
-    store.commit(regions_name(manifest.name, digest), tables.to_parquet(table))
     totals = table.append_column("seconds", pc.subtract(table["end_s"], table["start_s"]))
     totals = totals.group_by("label").aggregate([("seconds", "sum")]).sort_by("label")
-    return RegionSummary(
-        digest=digest,
+    return table, RegionSummary(
+        digest=_digest(table),
         num_utterances=pc.count_distinct(table["uid"]).as_py(),
         seconds=dict(zip(totals["label"].to_pylist(), totals["seconds_sum"].to_pylist(), strict=True)),
         problems=dict(sorted(problems.counts.items())),
