@@ -20,7 +20,7 @@ from pipeline.config import run
 from pipeline.data.corpora.corpus import read_corpus
 from pipeline.data.corpora.manifest import ExpectedHours, Manifest, choose_manifests
 from pipeline.data.corpora.recipe import RecipeName
-from pipeline.data.corpora.utterance import Problem
+from pipeline.data.corpora.utterance import Problem, Utterance
 from pipeline.errors import InputError, UnavailableError
 from pipeline.fields import Location, NamedLocations, Names, OutputFile, Pairs
 from pipeline.progress import counted
@@ -210,7 +210,10 @@ def summarise(manifest: Manifest, root: Folder) -> list[str]:
     problems: Counter[str] = Counter()
     lost: dict[str, Counter[str]] = {}
     first: dict[str, str] = {}
+    found: list[dict[str, str]] = []
     for item in read_corpus(manifest, root):
+        if manifest.regions:
+            found.append(_joined_columns(item))
         if isinstance(item, Problem):
             problems[item.reason] += 1
             first.setdefault(item.reason, f"{item.path}: {item.detail}")
@@ -223,7 +226,27 @@ def summarise(manifest: Manifest, root: Folder) -> list[str]:
     for reason, count in sorted(problems.items()):
         known = f" ({_counts(lost[reason])})" if reason in lost else ""
         lines.append(f"  {count} {reason}{known}, first: {first[reason]}")
+    if manifest.regions:
+        lines += [f"  {line}" for line in describe_regions(manifest, root, found)]
     return lines
+
+
+def describe_regions(manifest: Manifest, root: Folder, found: list[dict[str, str]]) -> list[str]:
+    """Read the regions of a corpus and return lines about them; durations are not known here, and not compared."""
+    import pyarrow as pa
+
+    from pipeline.data.store.catalog import CATALOG
+    from pipeline.data.store.regions import collect_regions
+
+    _, regions = collect_regions(manifest, root, pa.Table.from_pylist(found, CATALOG))
+    return regions.describe()
+
+
+def _joined_columns(item: Utterance | Problem) -> dict[str, str]:
+    """The columns of a catalog to which regions are joined."""
+    if isinstance(item, Problem):
+        return {"path": item.path, "problem": item.reason}
+    return {"uid": item.uid, "path": item.path, "label": item.label}
 
 
 def _counts(counter: Counter[str]) -> str:

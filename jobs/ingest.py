@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from jobs.ingestion.building import build_shards, corpus_snapshot, plan_corpora
+from jobs.ingestion.building import build_shards, corpus_snapshot, plan_corpora, read_regions
 from jobs.ingestion.cataloging import Cataloger, catalog_corpora
 from jobs.ingestion.config import IngestConfig
 from jobs.ingestion.outcome import failed_listings, lost_corpora, nothing_written, print_failures
@@ -60,8 +60,17 @@ def main(config: IngestConfig) -> int:
             which = f" that can be ingested; failed: {', '.join(failures)}" if failures else ""
             raise InputError(f"{config.root}: nothing found in the folders of its corpora{which}")
         plans = plan_corpora(found, sources, store, before, config)
+        regions, without_regions = read_regions(plans, sources, store)
+        print_failures(without_regions, before)
+        failures |= without_regions
+        plans = {name: plan for name, plan in plans.items() if name not in without_regions}
+        if not plans:
+            raise InputError(f"{config.root}: no corpus that can be ingested; failed: {', '.join(failures)}")
         summaries = build_shards(plans, sources, store, before, config, start_ray)
-        corpora = [corpus_snapshot(sources[name].manifest, plan, summaries) for name, plan in plans.items()]
+        corpora = [
+            corpus_snapshot(sources[name].manifest, plan, summaries, regions.get(name))
+            for name, plan in plans.items()
+        ]
         corpora = [with_losses(store, corpus, before) for corpus in corpora]
         if not any(corpus.written for corpus in corpora):
             print_warnings(corpora, config.max_loss)

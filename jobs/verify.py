@@ -42,6 +42,7 @@ class VerifyConfig:
 def main(config: VerifyConfig) -> None:
     """Check every shard, one Ray task each."""
     from pipeline.data.store.layout import index_name
+    from pipeline.data.store.regions import find_fault
     from pipeline.data.store.snapshot import load_snapshot, only_named
 
     store = Folder(config.store)
@@ -66,6 +67,11 @@ def main(config: VerifyConfig) -> None:
                 print(fault, flush=True)
                 num_faults += 1
             progress.add(audio_s=row["seconds"])
+    for corpus in snapshot.corpora.values():
+        fault = find_fault(store, corpus.name, corpus.regions.digest) if corpus.regions else None
+        if fault:
+            print(f"{corpus.name}: its regions: {fault}; `bonafide ingest` writes them again", flush=True)
+            num_faults += 1
     print_duplicates(store, snapshot.duplicates)
     if num_faults:
         print(

@@ -38,6 +38,20 @@ def write_in_the_wild(data: Path, count: int = 30, seconds: float = 2.0, first: 
     table.write_text("\n".join(lines) + "\n")
 
 
+def write_partialspoof(data: Path, count: int = 4) -> None:
+    """Write the dev set of `PartialSpoof`, of clips of half a second whose second half is spoofed."""
+    rng = np.random.default_rng(5766198)
+    root = data / "PartialSpoof" / "database"
+    protocol = root / "protocols/PartialSpoof_LA_cm_protocols/PartialSpoof.LA.cm.dev.trl.txt"
+    for folder in (protocol.parent, root / "vad/dev"):
+        folder.mkdir(parents=True, exist_ok=True)
+    names = [f"CON_D_{number:07d}" for number in range(count)]
+    for name in names:
+        _write(root / "dev/con_wav" / f"{name}.wav", rng, 0.5, 16_000)
+        (root / "vad/dev" / f"{name}.vad").write_text("0.0 0.25 1\n0.25 0.5 0\n")
+    protocol.write_text("".join(f"LA_0069 {name} - CON spoof\n" for name in names))
+
+
 def _write(path: Path, rng: np.random.Generator, seconds: float, sample_rate: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     time_s = np.arange(int(seconds * sample_rate)) / sample_rate

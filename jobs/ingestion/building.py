@@ -21,8 +21,10 @@ from pipeline.data.corpora.recipe import EXCLUDED
 from pipeline.data.store import layout, shards
 from pipeline.data.store.catalog import CATALOG
 from pipeline.data.store.plan import ShardPlan, missing_shards, plan_shards
+from pipeline.data.store.regions import RegionSummary, commit_regions
 from pipeline.data.store.shard_tables import ShardSummary, read_summary
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
+from pipeline.errors import InputError
 from pipeline.progress import Progress, counted
 from pipeline.storage import Folder
 
@@ -100,6 +102,40 @@ def plan_corpus(
         statistics_of=["problem"],
     )
     return CorpusPlan(catalog, found.rows.num_rows, problems, plans, found.listing.not_audio)
+
+
+def read_regions(
+    plans: Mapping[str, CorpusPlan], sources: Mapping[str, Source], store: Folder
+) -> tuple[dict[str, RegionSummary], dict[str, str]]:
+    """Write the regions of those corpora whose manifest names files of them, by corpus.
+
+    Args:
+        plans: plans by corpus.
+        sources: sources by corpus.
+        store: has the catalogs; where the regions are written.
+
+    Returns:
+        What a snapshot records, and the corpora whose files cannot be read, each with a reason.
+
+    Raises:
+        InputError: the only corpus failed.
+    """
+    regions: dict[str, RegionSummary] = {}
+    failures: dict[str, str] = {}
+    for name, plan in plans.items():
+        source = sources[name]
+        if source.manifest.regions is None:
+            continue
+        with Progress(f"reading regions of {name}", None, "file") as progress:
+            try:
+                regions[name] = commit_regions(
+                    store, source.manifest, source.root, plan.catalog, progress.add
+                )
+            except InputError as error:
+                if len(sources) == 1:
+                    raise
+                failures[name] = str(error)
+    return regions, failures
 
 
 def build_shards(
@@ -180,7 +216,10 @@ def _summaries(snapshot: Snapshot | None) -> dict[str, ShardSummary]:
 
 
 def corpus_snapshot(
-    manifest: Manifest, plan: CorpusPlan, summaries: Mapping[str, ShardSummary]
+    manifest: Manifest,
+    plan: CorpusPlan,
+    summaries: Mapping[str, ShardSummary],
+    regions: RegionSummary | None = None,
 ) -> CorpusSnapshot:
     """The entry of a corpus in the next snapshot.
 
@@ -207,6 +246,7 @@ def corpus_snapshot(
         },
         shards=written,
         not_audio=plan.not_audio,
+        regions=regions,
     )
     assert snapshot.found == snapshot.written + rejected.total() + excluded.total(), (
         f"{manifest.name}: found {snapshot.found}, wrote {snapshot.written}, rejected {snapshot.rejected}"

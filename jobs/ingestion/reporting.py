@@ -68,6 +68,8 @@ def print_corpus(corpus: CorpusSnapshot, *, is_ingested: bool = True) -> None:
         print(f"    lost by label: {', '.join(by_label)}")
     for reason, count in corpus.excluded.items():
         print(f"    {count} excluded by the recipe: split {reason.removeprefix(EXCLUDED)}")
+    for line in corpus.regions.describe() if corpus.regions else ():
+        print(f"    {line}")
     if corpus.not_audio:
         print(f"    {format_not_audio(corpus.not_audio)}")
     if is_ingested:

@@ -10,10 +10,11 @@ empty or contains a nan or an infinity. A function whose name ends in `_of` take
 
 Error rates and costs are here, and need NumPy alone. Modules of their own, which need SciPy: `summary` has every metric
 at once, `calibration` log-likelihood ratios and thresholds, `bootstrap` and `intervals` confidence intervals, `paired`
-tests of two systems.
+tests of two systems. Partial spoofs, with NumPy alone: `timeline` puts frame scores and labelled regions on one axis of
+time, `localisation` measures where speech is spoofed.
 """
 
-from pipeline.metrics.eer import DEFINITIONS, Definition, EqualErrorRate, eer_of, equal_error_rate
+from pipeline.metrics.eer import DEFINITIONS, Definition, EqualErrorRate, eer_at, eer_of, equal_error_rate
 from pipeline.metrics.grouped import SELECTIONS, ErrorRates, Group, GroupedScores, Selection, group_scores
 from pipeline.metrics.rates import (
     ASVSPOOF5,
@@ -26,7 +27,14 @@ from pipeline.metrics.rates import (
     min_dcf,
     roc_auc,
 )
-from pipeline.metrics.trials import ClassScores, OperatingPoints, Trials, operating_points, sort_trials
+from pipeline.metrics.trials import (
+    ClassScores,
+    OperatingPoints,
+    Trials,
+    operating_points,
+    sort_trials,
+    weighted_operating_points,
+)
 
 __all__ = [
     "ASVSPOOF5",
@@ -47,6 +55,7 @@ __all__ = [
     "cllr",
     "decisions",
     "det_curve",
+    "eer_at",
     "eer_of",
     "equal_error_rate",
     "group_scores",
@@ -54,4 +63,5 @@ __all__ = [
     "operating_points",
     "roc_auc",
     "sort_trials",
+    "weighted_operating_points",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -100,19 +101,30 @@ def eer_of(
         )
     if points is None or definition == "asvspoof":
         points = operating_points(trials, group_ties=definition != "asvspoof")
+    return eer_at(points, definition)
+
+
+def eer_at(points: OperatingPoints, definition: Definition = "bonafide") -> EqualErrorRate:
+    """The equal error rate of operating points, which decide whether equal scores are grouped."""
     num_b, num_s = points.num_bonafide, points.num_spoof
-    # Integers, because rounding must not decide between two equally good points. Each point rejects more scores than
-    # the last, so the difference rises strictly from -num_b * num_s to +num_b * num_s.
-    difference = points.misses * num_s - points.false_alarms * num_b
-    after = int(np.searchsorted(difference, 0))
+
+    # Integers of Python, because rounding must not decide between two equally good points, and products of durations
+    # exceed 64 bits. Later points reject more, so the difference rises from -num_b * num_s to +num_b * num_s.
+    def errors(point: int) -> tuple[int, int]:
+        return int(points.misses[point]) * num_s, int(points.false_alarms[point]) * num_b
+
+    def difference(point: int) -> int:
+        misses, false_alarms = errors(point)
+        return misses - false_alarms
+
+    after = bisect_left(range(points.thresholds.size), 0, key=difference)
     before = after - 1
-    d_before, d_after = -int(difference[before]), int(difference[after])
+    d_before, d_after = -difference(before), difference(after)
     match definition:
         case "bonafide" | "asvspoof":
             # Skip the point that accepts everything: its threshold is infinite, and it is never strictly better.
             i = before if d_before <= d_after and before > 0 else after
-            eer = (points.misses[i] * num_s + points.false_alarms[i] * num_b) / (2 * num_b * num_s)
-            return EqualErrorRate(float(eer), float(points.thresholds[i]))
+            return EqualErrorRate(sum(errors(i)) / (2 * num_b * num_s), float(points.thresholds[i]))
         case "roc":
             i = before if d_before < d_after else after
             return EqualErrorRate(float(points.false_alarms[i] / num_s), float(points.thresholds[i]))

@@ -118,8 +118,9 @@ def roc_auc(bonafide: ArrayLike, spoof: ArrayLike) -> float:
 
 def roc_auc_of(points: OperatingPoints) -> float:
     """Area under the ROC curve of operating points."""
-    rejects = points.num_spoof - points.false_alarms
-    twice_wins = np.dot(np.diff(points.misses), rejects[1:] + rejects[:-1])
+    # Floats hold these integers exactly up to 2^53, and products of larger ones do not overflow.
+    rejects = (points.num_spoof - points.false_alarms).astype(np.float64)
+    twice_wins = np.dot(np.diff(points.misses).astype(np.float64), rejects[1:] + rejects[:-1])
     return float(twice_wins / (2 * points.num_bonafide * points.num_spoof))
 
 

@@ -82,7 +82,7 @@ class OperatingPoints(NamedTuple):
     """Error counts at each threshold, from accepting everything (first) to rejecting everything (last).
 
     At point i, scores at or below thresholds[i] are rejected; thresholds[0] is minus infinity. All arrays are
-    [num_points]; thresholds are float64, counts int64.
+    [num_points]; thresholds are float64, counts int64. With weights, such as durations, a count is a sum of weights.
     """
 
     thresholds: NDArray[np.float64]
@@ -120,14 +120,39 @@ def operating_points(trials: Trials, *, group_ties: bool = True) -> OperatingPoi
     if group_ties:
         # Equal scores share one threshold. Cutting between them would let the sort decide the EER.
         ends = tie_ends(trials.scores)
-        rejected_b = np.cumsum(trials.is_bonafide)[ends - 1]
+        rejected_b = np.cumsum(trials.is_bonafide, dtype=np.int64)[ends - 1]
     else:
         ends = np.arange(1, trials.scores.size + 1)
-        rejected_b = np.cumsum(trials.is_bonafide)
+        rejected_b = np.cumsum(trials.is_bonafide, dtype=np.int64)
+    return _points(trials.scores[ends - 1], rejected_b, ends - rejected_b)
+
+
+def weighted_operating_points(
+    scores: NDArray[np.float64], weights_b: NDArray[np.int64], weights_s: NDArray[np.int64]
+) -> OperatingPoints:
+    """Add up the errors at every threshold if each score has a weight in both classes; equal scores share one.
+
+    Integers add up exactly, so the points do not depend on the order of the scores, nor on whether a weight is split.
+
+    Args:
+        scores: [N] finite, in any order, at least one.
+        weights_b: [N] how much bona fide speech has this score, 0 or more.
+        weights_s: [N] how much spoofed speech has it; a score without any weight is a threshold all the same.
+    """
+    order = np.argsort(scores, kind="stable")
+    ends = tie_ends(scores[order])
+    rejected_b, rejected_s = (np.cumsum(weights[order])[ends - 1] for weights in (weights_b, weights_s))
+    return _points(scores[order[ends - 1]], rejected_b, rejected_s)
+
+
+def _points(
+    thresholds: NDArray[np.float64], rejected_b: NDArray[np.int64], rejected_s: NDArray[np.int64]
+) -> OperatingPoints:
+    """The point that accepts everything, and then those whose thresholds reject so much of each class."""
     return OperatingPoints(
-        thresholds=np.concatenate(([-np.inf], trials.scores[ends - 1])),
+        thresholds=np.concatenate(([-np.inf], thresholds)),
         misses=np.concatenate(([0], rejected_b)),
-        false_alarms=trials.num_spoof - np.concatenate(([0], ends - rejected_b)),
+        false_alarms=rejected_s[-1] - np.concatenate(([0], rejected_s)),
     )
 
 

@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.fields import Names, Pairs
 from pipeline.storage import Folder
 from tests.card.stores import utterances, write_corpus
-from tests.corpora import write_asvspoof2019_la, write_in_the_wild
+from tests.corpora import write_asvspoof2019_la, write_in_the_wild, write_partialspoof
 
 CORPORA = ("asvspoof5", "mlaad")
 
@@ -131,6 +131,25 @@ def test_one_corpus_with_a_broken_table_does_not_end_the_others(
         "file;speaker;label; expected file, speaker, label, separated by comma",
     ]
     assert output.err == "bonafide corpora: 1 of 2 corpora cannot be read\n"
+
+
+def test_regions_are_read_and_what_does_not_fit_is_named(tmp_path: Path, capsys):
+    write_partialspoof(tmp_path)
+    folder = tmp_path / "PartialSpoof" / "database"
+    (folder / "vad/dev/CON_D_0000000.vad").write_text("0.0 0.5 1\n")
+    (folder / "dev/con_wav/CON_D_0000001.wav").unlink()
+    main(CorporaConfig(root=str(tmp_path), corpora=Names(("partialspoof",))))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("partialspoof: 3 spoof (3 validation)")
+    assert lines[-3:] == [
+        "  regions of 2 utterances: 0.00 h bonafide, 0.00 h spoof",
+        "    1 contradicts-label, first: database/vad/dev/CON_D_0000000.vad:1: 0 to 0.5 s: no region of the spoofed "
+        "utterance is spoofed",
+        "    1 lost-utterance, first: database/vad/dev/CON_D_0000001.vad:1: dev/CON_D_0000001",
+    ]
+    (folder / "vad/dev/CON_D_0000000.vad").write_text("0.0 spoof\n")
+    with pytest.raises(InputError, match=r"CON_D_0000000\.vad: line 1: found 2 columns instead of 3"):
+        main(CorporaConfig(root=str(tmp_path), corpora=Names(("partialspoof",))))
 
 
 def test_a_broken_table_of_the_only_corpus_is_a_user_error(tmp_path: Path, capsys):

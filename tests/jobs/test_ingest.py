@@ -19,13 +19,13 @@ import soundfile
 
 from jobs import gc, ingest, verify
 from jobs.ingestion.config import IngestConfig
-from pipeline.data.store.layout import finished_shards, tar_name
-from pipeline.data.store.snapshot import latest_snapshot, load_snapshot
+from pipeline.data.store.layout import finished_shards, regions_name, tar_name
+from pipeline.data.store.snapshot import latest_snapshot, load_regions, load_snapshot
 from pipeline.errors import InputError
 from pipeline.fields import Names
 from pipeline.storage import STAGED_SUFFIX, Folder
 from tests import plain_loop
-from tests.corpora import write_asvspoof2019_la, write_in_the_wild
+from tests.corpora import write_asvspoof2019_la, write_in_the_wild, write_partialspoof
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 
@@ -207,6 +207,45 @@ def test_a_changed_label_builds_only_its_shard(data: Path, tmp_path: Path):
 def shard_names(store: Path) -> set[str]:
     corpora = load_snapshot(Folder(str(store))).corpora.values()
     return {shard.name for corpus in corpora for shard in corpus.shards}
+
+
+def test_other_regions_build_no_shard(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    changed, store = tmp_path / "data", Folder(str(tmp_path / "store"))
+    write_partialspoof(changed)
+    write_in_the_wild(changed, count=3)
+    vad = changed / "PartialSpoof" / "database" / "vad" / "dev" / "CON_D_0000001.vad"
+    (vad.parent / "CON_D_0000009.vad").write_text("0.0 1.0 0\n")
+    run_ingest(changed, store.uri)
+    first, shards = load_snapshot(store), tars(store.uri)
+    output = capsys.readouterr().out
+    assert "    regions of 4 utterances: 0.00 h bonafide, 0.00 h spoof\n" in output
+    assert (
+        "      1 unknown-utterance, first: database/vad/dev/CON_D_0000009.vad:1: dev/CON_D_0000009\n"
+        in output
+    )
+    assert len(load_regions(store, first)) == 8
+
+    vad.write_text("0.0 0.3 1\n0.3 0.4 0\n0.4 0.5 1\n")
+    run_ingest(changed, store.uri)
+    second = load_snapshot(store)
+    assert ", 0 to build" in capsys.readouterr().out
+    assert second.digest != first.digest and tars(store.uri) == shards
+    assert len(load_regions(store, second)) == 9 and len(load_regions(store, first)) == 8
+    gc.main(gc.GcConfig(store.uri, delete=True, older_than_hours=0.0))
+    verify.main(verify.VerifyConfig(store.uri))
+    regions = second.corpora["partialspoof"].regions
+    assert regions
+    store.delete(regions_name("partialspoof", regions.digest))
+    with pytest.raises(SystemExit):
+        verify.main(verify.VerifyConfig(store.uri, decode=False))
+    assert "partialspoof: its regions: " in capsys.readouterr().out
+
+    vad.write_text("0.0 0.3 1\n0.3 spoof\n")
+    assert ingest.main(IngestConfig(str(changed), store.uri)) == 1
+    assert "CON_D_0000001.vad: line 2: found 2 columns instead of 3" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"CON_D_0000001\.vad: line 2"):
+        run_ingest(changed, store.uri, "partialspoof")
+    assert load_snapshot(store) == second
 
 
 def test_two_concurrent_ingests_both_get_into_the_snapshot(data: Path, tmp_path: Path):

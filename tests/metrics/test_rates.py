@@ -14,13 +14,17 @@ from pipeline.metrics import (
     cllr,
     decisions,
     det_curve,
+    eer_at,
+    eer_of,
     equal_error_rate,
     min_dcf,
     operating_points,
     roc_auc,
     sort_trials,
+    weighted_operating_points,
 )
 from pipeline.metrics.isotonic import cllr_min
+from pipeline.metrics.rates import roc_auc_of
 from pipeline.metrics.summary import summarise
 
 Scores = NDArray[np.float64]
@@ -78,6 +82,10 @@ def test_the_roc_definition_agrees_with_the_roc_curve_of_scikit_learn(seed):
 def test_constant_scores_tell_nothing():
     assert equal_error_rate(np.ones(3), np.ones(5)) == (0.5, 1.0)
     assert equal_error_rate(np.ones(3), np.ones(5), "arena").eer == 0.5
+
+
+def test_of_two_equally_good_thresholds_the_lower_one_counts():
+    assert equal_error_rate([1.0, 1.0], [0.0, 2.0]) == (0.25, 0.0)
 
 
 def test_definitions_without_tie_handling_give_0_or_1_on_constant_scores():
@@ -274,6 +282,30 @@ def test_operating_points_run_from_accepting_everything_to_rejecting_everything(
     assert points.thresholds.tolist() == [-np.inf, 0.0, 1.0, 2.0]
     assert points.misses.tolist() == [0, 0, 2, 3]
     assert points.false_alarms.tolist() == [2, 1, 0, 0]
+
+
+@pytest.mark.parametrize("definition", ["bonafide", "arena", "roc"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_score_with_weights_counts_as_that_many_trials_of_each_class(definition, seed):
+    rng = np.random.default_rng(seed)
+    scores = np.round(rng.normal(0, 2, 40))
+    weights_b, weights_s = rng.integers(0, 4, (2, 40))
+    trials = sort_trials(np.repeat(scores, weights_b), np.repeat(scores, weights_s))
+    has_weight = weights_b + weights_s > 0
+    points = weighted_operating_points(scores[has_weight], weights_b[has_weight], weights_s[has_weight])
+    for repeated, weighted in zip(operating_points(trials), points, strict=True):
+        np.testing.assert_array_equal(repeated, weighted)
+    assert eer_at(points, definition) == eer_of(trials, definition)
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_error_rates_do_not_overflow_with_weights_in_nanoseconds(definition):
+    rng = np.random.default_rng(0)
+    scores, weights_b, weights_s = rng.normal(size=50), rng.integers(1, 9, 50), rng.integers(1, 9, 50)
+    small = weighted_operating_points(scores, weights_b, weights_s)
+    large = weighted_operating_points(scores, weights_b * 10**16, weights_s * 10**16)
+    assert eer_at(large, definition) == pytest.approx(eer_at(small, definition))
+    assert roc_auc_of(large) == pytest.approx(roc_auc_of(small))
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)

@@ -43,7 +43,7 @@ class Translator:
         self.parse = manifest.parse
         # The label comes first: attack and artifact are ignored for bona fide speech.
         translated = sorted(manifest.translate, key=lambda name: name != "label")
-        self.spellings = {name: _Spellings(manifest.translate[name]) for name in translated}
+        self.spellings = {name: Spellings(manifest.translate[name]) for name in translated}
         self.languages = None if ANY in manifest.languages else frozenset(manifest.languages)
 
     def translate(self, fields: Fields) -> Fault | None:
@@ -108,7 +108,7 @@ def classified(path: str, reason: str, detail: str, fields: Fields) -> Problem:
     )
 
 
-class _Spellings(dict[str, str | None]):
+class Spellings(dict[str, str | None]):
     """Translations by spelling, with cached glob matches; an unlisted spelling raises `KeyError`."""
 
     def __init__(self, table: Mapping[str, str]) -> None:

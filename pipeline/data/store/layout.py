@@ -6,6 +6,7 @@
       shards/CORPUS/SHARD.tar           WebDataset: UID.flac and UID.json for each utterance
       index/CORPUS/SHARD.parquet        one row per utterance of the tar; written last, so it marks a finished shard
       rejects/CORPUS/SHARD.parquet      utterances that could not be written; only if there are any
+      regions/CORPUS/DIGEST.parquet     labelled parts of the utterances of a corpus; only if its manifest names them
       duplicates/DIGEST.parquet         utterances of a snapshot that have identical audio; only if there are any
       configs/ingest-000001.toml        the config of the ingest that committed snapshot 000001
       attempts/CORPUS/WORK              how many workers have started a piece of work; deleted when it ends
@@ -23,6 +24,7 @@ _CATALOGS = "catalog"
 _SHARDS = "shards"
 _INDEXES = "index"
 _REJECTS = "rejects"
+_REGIONS = "regions"
 _DUPLICATES = "duplicates"
 _CONFIGS = "configs"
 _ATTEMPTS = "attempts"
@@ -31,7 +33,7 @@ _RUNNING = "running"
 RUNNING_COLLECTION = f"{_RUNNING}/gc"
 """Folder of the lease of a garbage collection."""
 
-SWEPT_FOLDERS = (_SHARDS, _INDEXES, _REJECTS, _CATALOGS, _DUPLICATES, _ATTEMPTS)
+SWEPT_FOLDERS = (_SHARDS, _INDEXES, _REJECTS, _CATALOGS, _REGIONS, _DUPLICATES, _ATTEMPTS)
 """Folders in which garbage collection may delete files that no snapshot references."""
 
 KEPT_FOLDERS = (_SNAPSHOTS, _CONFIGS, _RUNNING)
@@ -64,6 +66,11 @@ def index_name(corpus: str, shard: str) -> str:
 def rejects_name(corpus: str, shard: str) -> str:
     """Path of the rejects of a shard in the store; a shard without rejects has no such file."""
     return f"{_REJECTS}/{corpus}/{shard}.parquet"
+
+
+def regions_name(corpus: str, digest: str) -> str:
+    """Path of the regions of a corpus in the store."""
+    return f"{_REGIONS}/{corpus}/{digest}.parquet"
 
 
 def duplicates_name(digest: str) -> str:

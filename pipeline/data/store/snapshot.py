@@ -21,6 +21,7 @@ from pipeline.data.corpora.manifest import AUGMENTATION, UTTERANCE_ROLES
 from pipeline.data.store import layout
 from pipeline.data.store.duplicates import find_duplicates
 from pipeline.data.store.losses import ClassCounts, count_classes
+from pipeline.data.store.regions import REGIONS, RegionSummary, read_regions
 from pipeline.data.store.shard_tables import ShardSummary, read_indexes
 from pipeline.errors import InputError
 from pipeline.storage import Folder
@@ -54,6 +55,8 @@ class CorpusSnapshot:
     """Files that were left out by rule, by kind."""
     losses: tuple[ClassCounts, ...] = ()
     """Utterances by class; empty in snapshots that an earlier version committed. See `with_losses`."""
+    regions: RegionSummary | None = None
+    """Labelled parts of utterances; None if the manifest names no files of them."""
 
     @property
     def written(self) -> int:
@@ -104,11 +107,14 @@ class Snapshot:
         """16 hex digits that depend only on shards and counts, not on when or where they were built.
 
         Catalog names are excluded because they depend on file modification times. The counts by class and of files
-        that are not audio are excluded because earlier versions did not record them.
+        that are not audio are excluded because earlier versions did not record them. Of regions, the content counts.
         """
         corpora = {name: asdict(replace(corpus, catalog="")) for name, corpus in self.corpora.items()}
         for corpus in corpora.values():
             del corpus["losses"], corpus["not_audio"]
+            regions = corpus.pop("regions")
+            if regions:
+                corpus["regions"] = regions["digest"]
         text = json.dumps(corpora, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -220,6 +226,8 @@ def referenced_files(snapshot: Snapshot) -> set[str]:
             files.add(layout.index_name(corpus.name, shard.name))
             if shard.rejected:
                 files.add(layout.rejects_name(corpus.name, shard.name))
+        if corpus.regions:
+            files.add(layout.regions_name(corpus.name, corpus.regions.digest))
     return files
 
 
@@ -238,7 +246,10 @@ def _read(store: Folder, name: str) -> Snapshot:
     for name, corpus in document["corpora"].items():
         shards = tuple(ShardSummary(**shard) for shard in corpus.pop("shards"))
         losses = tuple(ClassCounts(**counts) for counts in corpus.pop("losses", ()))
-        corpora[name] = CorpusSnapshot(**corpus, shards=shards, losses=losses)
+        regions = corpus.pop("regions", None)
+        corpora[name] = CorpusSnapshot(
+            **corpus, shards=shards, losses=losses, regions=RegionSummary(**regions) if regions else None
+        )
     return Snapshot(
         document["number"], document["created"], corpora, document["run_id"], document["duplicates"]
     )
@@ -302,3 +313,16 @@ def load_utterances(store: Folder, snapshot: Snapshot, columns: Sequence[str] | 
         raise InputError(f"snapshot {snapshot.name} of {store.uri} has no shards")
     indexes = read_indexes(store, shards, columns)
     return pa.concat_tables(index.replace_schema_metadata(None) for index in indexes)
+
+
+def load_regions(store: Folder, snapshot: Snapshot) -> pa.Table:
+    """The labelled parts of the utterances of all corpora of a snapshot, with the columns `REGIONS`.
+
+    Those of an utterance are in ascending order and do not overlap. An utterance that has none was not labelled.
+    """
+    parts = [
+        read_regions(store, corpus.name, corpus.regions.digest)
+        for corpus in snapshot.corpora.values()
+        if corpus.regions
+    ]
+    return pa.concat_tables([REGIONS.empty_table(), *parts])

@@ -89,6 +89,7 @@ def spoof(
 
 
 PROTOCOLS_2019 = "LA/ASVspoof2019_LA_cm_protocols/ASVspoof2019.LA.cm"
+PROTOCOLS_PARTIAL = "database/protocols/PartialSpoof_LA_cm_protocols/PartialSpoof.LA.cm"
 DECRO = "petrichorwq-DECRO-dataset-6fc9884"
 CFAD = "CFAD"
 VOICE_LOG = "Saved: /base_path/Data/DeepVoice/AUDIO_SEGMENTS"
@@ -1058,6 +1059,70 @@ EVALUATION = (
             )
         },
         missing="audio-data/gone.wav",
+    ),
+    Layout(
+        "partialspoof",
+        "PartialSpoof",
+        (
+            bonafide("database/train/con_wav/LA_T_1138215.wav", "PS-LA_T_1138215", "LA_0079", "train", "en"),
+            spoof(
+                "database/dev/con_wav/CON_D_0000000.wav",
+                "PS-CON_D_0000000",
+                "partial",
+                None,
+                "LA_0069",
+                "validation",
+                "en",
+            ),
+            spoof(
+                "database/eval/con_wav/CON_E_0000000.wav",
+                "PS-CON_E_0000000",
+                "partial",
+                None,
+                "LA_0045",
+                "test",
+                "en",
+            ),
+        ),
+        stray="database/eval/CON_E_0000001.wav",
+        tables={
+            f"{PROTOCOLS_PARTIAL}.train.trl.txt": "LA_0079 LA_T_1138215 - - bonafide\n",
+            f"{PROTOCOLS_PARTIAL}.dev.trl.txt": "LA_0069 CON_D_0000000 - CON spoof\n",
+            f"{PROTOCOLS_PARTIAL}.eval.trl.txt": (
+                "LA_0045 CON_E_0000000 - CON spoof\nLA_0045 CON_E_0000009 - CON spoof\n"
+            ),
+            "database/vad/eval/CON_E_0000000.vad": "0.00 0.35 2\n0.35 1.20 0\n1.20 2.00 1\n",
+        },
+        missing="database/eval/con_wav/CON_E_0000009.wav",
+    ),
+    Layout(
+        "llamapartialspoof",
+        "LlamaPartialSpoof",
+        (
+            bonafide(
+                "R01TTS.0.a/dev-clean_1462_170145_000020_000002.wav",
+                "LPS-a-dev-clean_1462_170145_000020_000002",
+                None,
+                "test",
+                "en",
+            ),
+            spoof("R01TTS.0.a/dev01_full_1.wav", "LPS-a-dev01_full_1", "tts", None, None, "test", "en"),
+            spoof(
+                "R01TTS.0.b/dev01_partial_1.wav", "LPS-b-dev01_partial_1", "partial", None, None, "test", "en"
+            ),
+        ),
+        stray="R01TTS.0.c/dev01_partial_1.wav",
+        tables={
+            "label_R01TTS.0.a.txt": (
+                "dev-clean_1462_170145_000020_000002 2.0000 bonafide 0.0000-2.0000-bonafide\n"
+                "dev01_full_1 1.5000 spoof 0.0000-1.5000-spoof\n"
+            ),
+            "label_R01TTS.0.b.txt": (
+                "dev01_partial_1 2.0000 spoof 0.0000-0.5000-bonafide 0.5000-1.2500-spoof 1.2500-2.0000-bonafide\n"
+                "dev01_partial_2 2.0000 spoof 0.0000-2.0000-spoof\n"
+            ),
+        },
+        missing="R01TTS.0.b/dev01_partial_2.wav",
     ),
 )
 

@@ -17,6 +17,7 @@ NAMES = {
     layout.tar_name("toy", "toy-d2"),
     layout.index_name("toy", "toy-d2"),
     layout.rejects_name("toy", "toy-d2"),
+    layout.regions_name("toy", "d4"),
     layout.duplicates_name("d3"),
     layout.config_name("000001"),
     layout.attempt_name("toy", "toy-d2"),

@@ -72,9 +72,12 @@ def test_scoring_is_measured_beside_bare_loops(tmp_path: Path, cluster: None) ->
 
 
 def test_metrics_are_measured_beside_a_sort_and_resamples_that_are_sorted() -> None:
-    config = evaluate.EvaluateBenchmark(num_eer=1000, num_trials=1000, num_clusters=50, num_resamples=20)
+    config = evaluate.EvaluateBenchmark(
+        num_eer=1000, num_trials=1000, num_clusters=50, num_resamples=20, num_frames=1000
+    )
     lines = {line.name: f"{line.value} {line.against}" for line in evaluate.measure(config)}
     assert "× the sort" in lines["EER"] and "MiB above the arrays" in lines["EER"]
+    assert "× a sort of their scores" in lines["EER by duration of 1,000 frames"]
     for title in ("EER", "all metrics"):
         assert "× as fast" in lines[f"bootstrap of two systems, {title}"]
 
