@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from pipeline.drift.layout import DRIFT_PAGE
+
 from jobs.__main__ import run_command
 from jobs.ray_session import ray_session
 from jobs.training import folder
 from pipeline.config import load_toml, run, to_toml
-from pipeline.drift.layout import DRIFT_PAGE
 from pipeline.evaluation import layout
 from pipeline.fields import LocalPath, Range, Seed
 from pipeline.streams import continue_without_output
@@ -98,7 +99,15 @@ def main(config: DemoConfig) -> None:
         systems = {"untrained": folder.INITIAL, "trained": folder.DETECTOR}
         for system, file in systems.items():
             checkpoint = ["--checkpoint", str(training / file), "--system", system]
-            folders = ["--store", store, "--corpora", EVALUATION, "--out", str(scores / system), "--embeddings"]
+            folders = [
+                "--store",
+                store,
+                "--corpora",
+                EVALUATION,
+                "--out",
+                str(scores / system),
+                "--embeddings",
+            ]
             run_job("score", *folders, *checkpoint, *size, *tracking)
     print_stage("6/7 evaluate: scores → EER")
     sets = ",".join(str(scores / system) for system in systems)

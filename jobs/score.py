@@ -158,7 +158,8 @@ def _publish(
         rejects=rejects,
         run_id=run_id,
     )
-    publish(out, scoring.config, description, rejects)
+    regions = details.choose_regions(plan)
+    publish(out, scoring.config, description, rejects, regions)
     return _Result(description, rejects)
 
 

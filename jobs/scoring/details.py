@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.scoring.config import ALL, NONE, ScoreConfig
-from jobs.scoring.inputs import Row
+from jobs.scoring.inputs import Row, ScoringPlan
 from pipeline import tables
 from pipeline.detector.details import HEAD, Details
 from pipeline.evaluation import layout
@@ -67,6 +68,13 @@ class DetailSettings:
         names = [name for name in ("corpus", "path", "id") if name in rows.column_names]
         chosen = rows.select(names).filter(pa.array(self.choose_sample(rows)))
         return sum(_name_of(row) not in rejected for row in tables.iter_rows(chosen))
+
+    def choose_regions(self, plan: ScoringPlan) -> pa.Table | None:
+        """The regions of the utterances of a plan, if frames are written whose scores they label."""
+        if self.frames is None or plan.load_regions is None:
+            return None
+        regions = plan.load_regions()
+        return regions.filter(pc.is_in(regions["uid"], value_set=plan.rows["uid"].combine_chunks()))
 
     def embeddings_table(self, keys: pa.ChunkedArray, vectors: Sequence[NDArray[np.float16]]) -> pa.Table:
         """Combine embeddings into the columns of their file.

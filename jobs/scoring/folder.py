@@ -147,8 +147,16 @@ def read_rejects(out: Folder, num_parts: int) -> list[Row]:
     return [row for name in names if name in found for row in tables.read_table(out, name).to_pylist()]
 
 
-def publish(out: Folder, config: ScoreConfig, description: Mapping[str, Any], rejects: Sequence[Row]) -> None:
-    """Complete the folder: rejects, settings, and last the description, which marks the scores as complete."""
+def publish(
+    out: Folder,
+    config: ScoreConfig,
+    description: Mapping[str, Any],
+    rejects: Sequence[Row],
+    regions: pa.Table | None,
+) -> None:
+    """Complete the folder: regions, rejects, settings, and last the description, which marks the scores as complete."""
+    if regions:
+        out.commit(layout.REGIONS, tables.to_parquet(regions.cast(layout.REGION_COLUMNS)))
     table = pa.Table.from_pylist(list(rejects), layout.REJECT_COLUMNS)
     out.commit(layout.REJECTS, tables.to_parquet(table))
     out.commit(layout.CONFIG, tracking.without_credentials(to_toml(config)).encode())

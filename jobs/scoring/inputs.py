@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -125,6 +125,8 @@ class ScoringPlan:
     """Digest of the input for MLflow."""
     uri: str
     """Location of the input."""
+    load_regions: Callable[[], pa.Table] | None = None
+    """Loads the regions of the utterances, with the columns of `layout.REGION_COLUMNS`; None if they can have none."""
 
     @property
     def num_found(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def plan_store(store: Folder, snapshot_name: str, corpora: Sequence[str]) -> Sco
     Raises:
         InputError: the store, the snapshot or a corpus does not exist.
     """
-    from pipeline.data.store.snapshot import choose_corpora, load_snapshot, load_utterances
+    from pipeline.data.store.snapshot import choose_corpora, load_regions, load_snapshot, load_utterances
 
     snapshot = load_snapshot(store, snapshot_name)
     chosen = choose_corpora(snapshot, corpora, role="evaluation")
@@ -76,6 +77,7 @@ def plan_store(store: Folder, snapshot_name: str, corpora: Sequence[str]) -> Sco
         name=f"snapshot {snapshot.name}",
         digest=snapshot.digest,
         uri=store.uri,
+        load_regions=functools.partial(load_regions, store, chosen),
     )
 
 
@@ -86,7 +88,7 @@ def plan_validation(store: Folder, snapshot_name: str, corpora: Sequence[str], r
         InputError: the store, the snapshot or a corpus does not exist, the recipe does not cover a corpus, or it holds
             out nothing.
     """
-    from pipeline.data.store.snapshot import choose_corpora, load_snapshot, load_utterances
+    from pipeline.data.store.snapshot import choose_corpora, load_regions, load_snapshot, load_utterances
 
     snapshot = load_snapshot(store, snapshot_name)
     named = choose_corpora(snapshot, corpora).corpora
@@ -118,4 +120,5 @@ def plan_validation(store: Folder, snapshot_name: str, corpora: Sequence[str], r
         name=f"snapshot {snapshot.name}, validation",
         digest=digest,
         uri=store.uri,
+        load_regions=functools.partial(load_regions, store, chosen),
     )

@@ -16,6 +16,7 @@ SCORES/                     written by `bonafide score`
     part-000000.parquet     the embeddings of some utterances of the part: one column for each layer
   frames/                   only if they were asked for, written before the scores of the part
     part-000000.parquet     the scores of every 20 ms of each utterance of the part
+  regions.parquet           which parts of the utterances are spoofed; only with frames, and only if that is known
   attempts/                 how many workers have started a part; each file is deleted when its part has been decoded
   rejects.parquet           all utterances or files without a score, and why
   config.toml               settings of the latest run, as if it had scored this window policy alone
@@ -45,6 +46,7 @@ PART_REJECTS = "rejects"
 REJECTS = "rejects.parquet"
 EMBEDDINGS = "embeddings"
 FRAMES = "frames"
+REGIONS = "regions.parquet"
 DESCRIPTION = "scores.json"
 
 HEAD_LAYER = "head"
@@ -112,6 +114,12 @@ REJECT_COLUMNS = pa.schema(
 )
 """Columns of the utterances or files without a score, in order; `corpus` only with --store, `id` only if the file was
 opened, `seconds` only if the duration is known."""
+
+
+REGION_COLUMNS = pa.schema(
+    [("uid", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64()), ("label", pa.string())]
+)
+"""Columns of the regions; a label is `bonafide`, `spoof` or `non_speech`, and time outside of all regions has none."""
 
 
 def policy_folder(policy: str) -> str:

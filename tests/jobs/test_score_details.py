@@ -17,7 +17,10 @@ from jobs import score
 from jobs.scoring import alone
 from jobs.scoring.config import ScoreConfig
 from jobs.scoring.details import DetailSettings, choose_details
+from jobs.scoring.folder import publish
+from jobs.scoring.inputs import ScoringPlan
 from jobs.scoring.parts import to_float16
+from jobs.scoring.stored_utterances import StoredUtterances
 from pipeline.config import parse, to_toml
 from pipeline.data.audio.load import load_audio
 from pipeline.detector.checkpoint import load_detector, save_detector
@@ -264,3 +267,26 @@ def test_an_embedding_that_does_not_fit_into_float16_is_left_out_and_counted(
 
 def test_both_sides_give_the_embedding_of_the_head_one_name() -> None:
     assert layout.HEAD_LAYER == HEAD
+
+
+def test_the_regions_of_the_utterances_of_a_plan_are_written_beside_their_frames(tmp_path: Path) -> None:
+    regions = pa.table(
+        {
+            "uid": ["a", "b", "b"],
+            "start_s": [0.0, 0.0, 1.0],
+            "end_s": [1.0, 1.0, 2.0],
+            "label": ["spoof"] * 3,
+        },
+        layout.REGION_COLUMNS,
+    )
+    source = StoredUtterances(Folder(str(tmp_path)))
+    plan = ScoringPlan(source, pa.table({"uid": ["b", "c"]}), [], {}, "", "", "", lambda: regions)
+    with_frames = DetailSettings("uid", {}, None, "float16")
+    assert with_frames.choose_regions(plan) == regions.slice(1)
+    assert replace(with_frames, frames=None).choose_regions(plan) is None
+    assert with_frames.choose_regions(replace(plan, load_regions=None)) is None
+    out = Folder(str(tmp_path / "scores"))
+    config = ScoreConfig(checkpoint="c", out="o", audio="a")
+    for written in (regions.slice(1), regions[:0], None):
+        publish(out, config, {}, [], written)
+    assert pq.read_table(tmp_path / "scores" / layout.REGIONS) == regions.slice(1), "nothing replaces it"
