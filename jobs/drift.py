@@ -1,0 +1,147 @@
+"""Tell whether new utterances differ from earlier ones, by the embeddings and scores of a detector.
+
+    bonafide drift --fit SCORES --out REFERENCE.parquet
+    bonafide drift --reference REFERENCE.parquet --new SCORES --out DRIFT
+
+The first line stores utterances to compare with, the second compares others with them. The exit status of the second is
+1 if they have drifted, and 0 if not, so that a scheduled job can act on it.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+from pipeline import tracking
+from pipeline.config import run, to_dict, to_toml
+from pipeline.drift import layout
+from pipeline.drift.compare import compare
+from pipeline.drift.files import to_files
+from pipeline.drift.loading import NO_LAYER, load_sample
+from pipeline.drift.mlflow_runs import log_to_mlflow
+from pipeline.drift.page import describe, headline
+from pipeline.drift.reference import fit, load_reference
+from pipeline.drift.results import Settings
+from pipeline.errors import InputError
+from pipeline.evaluation.utterances import ClusterKind
+from pipeline.fields import Location, Range, Reader, Seed
+from pipeline.storage import Folder
+from pipeline.streams import continue_without_output
+
+
+def _layer(text: str) -> str:
+    if text not in ("head", NO_LAYER) and not text.isdecimal():
+        raise ValueError
+    return text
+
+
+@dataclass(frozen=True)
+class DriftConfig:
+    """What to compare with what, and when to raise the alarm."""
+
+    out: Location
+    """With --fit, a Parquet file for the reference, which usually ends in .parquet; with --new, a folder for the
+    report. Local or s3://."""
+    fit: Location = ""
+    """Folder that `bonafide score` wrote, to store as a reference: best of utterances that did not train the detector,
+    with labels, and scored with --embeddings."""
+    reference: Location = ""
+    """File that --fit wrote."""
+    new: Location = ""
+    """Folder that `bonafide score` wrote with the same detector, window, precision and layer, to compare with the
+    reference."""
+    layer: Annotated[str, Reader(_layer, "head, the number of a layer, or none")] = "head"
+    """With --fit: the layer whose embeddings are compared, as in `score --layer`; none compares scores, durations and
+    levels only, and so do scores without embeddings."""
+    max_rows: Annotated[int, Range(100, 1_000_000)] = 20_000
+    """With --fit: utterances that the reference may have; of more, a share of each corpus, label and attack is chosen
+    by hash."""
+    alarm: Annotated[float, Range(0.0001, 0.5)] = Settings.alarm
+    """Raise the alarm, with exit status 1, if p is below this: that of the primary test, adjusted for the number of
+    classes."""
+    min_effect: Annotated[float, Range(0, 10)] = Settings.min_effect
+    """And only if the effect is at least this: how far the average component of the embeddings has moved beyond chance,
+    in standard deviations of the reference; without embeddings, the Kolmogorov-Smirnov distance beyond chance."""
+    clusters: ClusterKind = "auto"
+    """Utterances that are permuted together: those of a speaker, of a source file, or each on its own (utterance).
+    auto: of a speaker, or of a source file where no speaker is stated."""
+    num_permutations: Annotated[int, Range(19, 100_000)] = Settings.num_permutations
+    """Permutations for p."""
+    max_compared: Annotated[int, Range(50, 10_000)] = Settings.max_compared
+    """Utterances of each side and class that are compared; of more, a share of each corpus, label and attack is chosen
+    by hash. Time and memory grow with the square."""
+    seed: Seed = 0
+    """Seed of the permutations and random directions."""
+    tracking_uri: tracking.TrackingUri = ""
+    """MLflow server or database; default: no tracking."""
+    experiment: str = tracking.EXPERIMENT
+    """MLflow experiment."""
+
+    def __post_init__(self) -> None:
+        tracking.check_flags(self.tracking_uri, self.experiment)
+        if bool(self.fit) == bool(self.reference or self.new) or bool(self.reference) != bool(self.new):
+            raise InputError("give either --fit SCORES, or --reference REFERENCE.parquet and --new SCORES")
+        if self.out in (self.fit, self.reference, self.new):
+            raise InputError(f"--out {self.out} is an input as well; give it a name of its own")
+        if 2 / (1 + self.num_permutations) >= self.alarm:
+            raise InputError(
+                f"--num-permutations {self.num_permutations} cannot give a p below --alarm {self.alarm:g} for two "
+                f"classes; give at least {int(2 / self.alarm)}"
+            )
+
+    @property
+    def settings(self) -> Settings:
+        """How to compare."""
+        return Settings(
+            self.alarm, self.min_effect, self.clusters, self.num_permutations, self.max_compared, self.seed
+        )
+
+
+def main(config: DriftConfig) -> int:
+    """Fit a reference, or compare with one; returns the exit status."""
+    continue_without_output()
+    if config.fit:
+        fit_reference(config)
+        return 0
+    tracking.check(config.tracking_uri, config.experiment)
+    return compare_with_reference(config)
+
+
+def fit_reference(config: DriftConfig) -> None:
+    """Store the utterances of a SCORES folder as a reference."""
+    folder, name = Folder.of_file(config.out)
+    sample, scored = load_sample(config.fit, config.layer)
+    reference = fit(sample, scored, config.max_rows, config.clusters)
+    folder.commit(name, reference.to_parquet())
+    print("\n".join(describe(reference)))
+    print(f"reference: {config.out}")
+
+
+def compare_with_reference(config: DriftConfig) -> int:
+    """Compare a SCORES folder with a reference, and write the report; returns the exit status."""
+    out = Folder(config.out)
+    reference = load_reference(config.reference)
+    new, scored = load_sample(config.new, reference.sample.layer or NO_LAYER)
+    results = compare(reference, new, scored, config.settings)
+    files = to_files(results)
+    files[layout.CONFIG] = tracking.without_credentials(to_toml(config)).encode()
+    for name, data in files.items():
+        out.commit(name, data)
+    url = log_to_mlflow(
+        results, files, uri=config.tracking_uri, experiment=config.experiment, settings=to_dict(config)
+    )
+    if url:
+        print(f"MLflow: {url}")
+    for warning in results.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(headline(results))
+    print(f"report: {out.location(layout.DRIFT_PAGE)}")
+    if results.is_alarm:
+        print(f"bonafide drift: {headline(results)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
