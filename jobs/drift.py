@@ -29,6 +29,9 @@ from pipeline.fields import Location, Range, Reader, Seed
 from pipeline.storage import Folder
 from pipeline.streams import continue_without_output
 
+MAX_TESTS = 4
+"""Duration and level of two classes are tested together."""
+
 
 def _layer(text: str) -> str:
     if text not in ("head", NO_LAYER) and not text.isdecimal():
@@ -84,10 +87,10 @@ class DriftConfig:
             raise InputError("give either --fit SCORES, or --reference REFERENCE.parquet and --new SCORES")
         if self.out in (self.fit, self.reference, self.new):
             raise InputError(f"--out {self.out} is an input as well; give it a name of its own")
-        if 2 / (1 + self.num_permutations) >= self.alarm:
+        if MAX_TESTS / (1 + self.num_permutations) >= self.alarm:
             raise InputError(
-                f"--num-permutations {self.num_permutations} cannot give a p below --alarm {self.alarm:g} for two "
-                f"classes; give at least {int(2 / self.alarm)}"
+                f"--num-permutations {self.num_permutations} cannot give a p below --alarm {self.alarm:g} after the "
+                f"adjustment for {MAX_TESTS} tests; give at least {int(MAX_TESTS / self.alarm)}"
             )
 
     @property

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from pipeline.drift.sample import COLUMNS, LABELS, Sample
 from pipeline.errors import InputError
-from pipeline.evaluation.complete import find_score_folders
+from pipeline.evaluation.complete import find_score_folder
 from pipeline.evaluation.embeddings import layers_of, load_embeddings, load_rows
 from pipeline.storage import Folder
 
@@ -26,10 +26,7 @@ def load_sample(location: str, layer: str) -> tuple[Sample, pa.Table]:
         InputError: the folder holds several SCORES; they are incomplete or damaged, or have embeddings of other layers
             only; a label is unknown; a score is not finite; an utterance is scored twice.
     """
-    folder, *others = find_score_folders(Folder(location))
-    if others:
-        names = ", ".join(each.uri for each in (folder, *others))
-        raise InputError(f"{location}: holds scores under several window policies; give one of {names}")
+    folder = find_score_folder(Folder(location))
     identity, scored = load_rows(folder)
     scored = scored.select(COLUMNS.names).cast(COLUMNS)
     _check(scored, folder.location())

@@ -83,7 +83,7 @@ def fit_space(vectors_NE: NDArray[np.float32], where: str) -> Space:
         mean_E.astype(np.float32),
         components_DE.astype(np.float32),
         scale_D.astype(np.float32),
-        float(values[order].sum() / np.trace(product)),
+        min(1.0, float(values[order].sum() / np.trace(product))),
         median_distance(coordinates.astype(np.float32)),
         num_rows,
     )

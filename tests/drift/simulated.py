@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.drift.sample import COLUMNS, Sample
+from pipeline.evaluation import layout
+from pipeline.storage import Folder
+from pipeline.tables import to_parquet
 
 IDENTITY = {
     "weights_digest": "0123456789abcdef",
@@ -87,3 +92,22 @@ def simulate(
         vectors.astype(np.float32) if layer else None,
         layer,
     )
+
+
+def write_scores(folder: Path, sample: Sample) -> str:
+    """Write a sample as `bonafide score` does; returns the folder."""
+    rows = sample.rows.rename_columns([name if name != "key" else layout.STORE_KEY for name in COLUMNS.names])
+    description: dict[str, Any] = {"system": sample.system, "num_utterances": len(sample), "num_rejected": 0}
+    files = {layout.part_name(0): rows}
+    if sample.vectors is not None:
+        widths = {sample.layer: sample.vectors.shape[1]}
+        description["embeddings"] = {"layers": [sample.layer], "per_group": None, "widths": widths}
+        vectors = pa.array(sample.vectors.astype(np.float16).reshape(-1))
+        column = pa.FixedSizeListArray.from_arrays(vectors, widths[sample.layer])
+        schema = layout.embeddings_schema(layout.STORE_KEY, widths)
+        files[layout.embeddings_name(0)] = pa.table([rows[layout.STORE_KEY], column], schema=schema)
+    for name, table in files.items():
+        Folder(str(folder)).commit(name, to_parquet(table))
+    data = json.dumps({**sample.identity, **description}).encode()
+    Folder(str(folder)).commit(layout.DESCRIPTION, data)
+    return str(folder)

@@ -1,0 +1,55 @@
+from collections import Counter
+
+import numpy as np
+
+from pipeline.drift.selection import choose_for_space, match_sizes, thin
+from tests.drift.simulated import simulate
+
+
+def test_thinning_keeps_the_share_of_each_group_and_depends_on_keys_alone():
+    sample = simulate(0, 1000, share_of_spoof=0.3, attacks=("tts", "vocoder"))
+    thinned = thin(sample, 200)
+    assert len(thinned) == 200
+    before, after = Counter(sample.groups), Counter(thinned.groups)
+    assert all(abs(after[name] - number / 5) <= 1 for name, number in before.items())
+    order = np.random.default_rng(0).permutation(len(sample))
+    again = thin(sample.take(order), 200)
+    assert set(again.rows["key"].to_pylist()) == set(thinned.rows["key"].to_pylist())
+
+
+def test_a_small_sample_is_not_thinned():
+    sample = simulate(0, 50)
+    assert thin(sample, 50) is sample
+
+
+def test_clusters_of_both_sides_become_alike_in_size():
+    reference, new = simulate(0, 900, num_speakers=30), simulate(1, 120, num_speakers=40)
+    clusters = [sample.clusters("auto") for sample in (reference, new)]
+    masks = match_sizes(reference, clusters[0], new, clusters[1])
+    sizes = [np.bincount(each.codes[mask]) for each, mask in zip(clusters, masks, strict=True)]
+    assert [each.size for each in sizes] == [len(each.names) for each in clusters]
+    assert abs(sizes[0].mean() - sizes[1].mean()) < 0.5
+    assert masks[1].all()
+
+
+def test_speakers_that_define_the_space_are_not_compared():
+    sample = simulate(0, 600, num_speakers=30)
+    clusters = sample.clusters("auto")
+    for_space = choose_for_space(sample, clusters, 1 / 3)
+    assert len(np.unique(clusters.codes[for_space])) == 10
+    assert not set(clusters.codes[for_space]) & set(clusters.codes[~for_space])
+
+
+def test_two_speakers_are_too_few_to_divide_so_utterances_are():
+    sample = simulate(0, 100, num_speakers=2)
+    for_space = choose_for_space(sample, sample.clusters("auto"), 1 / 3)
+    assert 30 <= for_space.sum() <= 36
+
+
+def test_speakers_of_two_corpora_are_different_and_utterances_without_one_are_files():
+    one = simulate(0, 100, num_speakers=3)
+    other = simulate(1, 100)
+    assert one.clusters("auto").kinds == {"speaker": 3}
+    assert one.clusters("utterance").kinds == {"utterance": 100}
+    assert other.clusters("auto").kinds == {"utterance": 100}
+    assert other.clusters("speaker").kinds == {"utterance": 100}
