@@ -18,8 +18,8 @@ from pipeline.drift.space import squared_distances
 Statistics = NDArray[np.float64]
 """[B] a distance in each arrangement."""
 
-COLUMNS_AT_ONCE = 128
-"""Arrangements whose cumulative sums are held at once; more would not fit into the cache."""
+BLOCK_ROWS = 64
+"""Rows whose running sums are formed one after the other, for all blocks at once."""
 
 NUM_DIRECTIONS = 128
 """Random directions of the sliced distance."""
@@ -104,19 +104,27 @@ def one_dimensional(values_N: NDArray[np.floating], shares_NB: NDArray[np.float3
     """
     order = np.argsort(values_N, kind="stable")
     gaps = np.diff(values_N[order]).astype(np.float32)
-    is_gap = gaps > 0
+    difference = running_sums(shares_NB, order)[: gaps.size]
+    np.abs(difference, out=difference)
     # Equal values share one step of the distribution function.
-    last = np.flatnonzero(is_gap)
-    wasserstein = np.empty(shares_NB.shape[1])
-    largest = np.zeros(shares_NB.shape[1])
-    for begin in range(0, wasserstein.size, COLUMNS_AT_ONCE):
-        chunk = slice(begin, begin + COLUMNS_AT_ONCE)
-        difference = shares_NB[order[:-1], chunk].cumsum(axis=0)
-        np.abs(difference, out=difference)
-        wasserstein[chunk] = gaps @ difference
-        if last.size:
-            largest[chunk] = (difference if last.size == len(gaps) else difference[last]).max(axis=0)
-    return OneDimensional(wasserstein, largest)
+    last = np.flatnonzero(gaps > 0)
+    shown = difference if last.size == gaps.size else difference[last]
+    return OneDimensional(
+        (gaps @ difference).astype(np.float64), shown.max(axis=0, initial=0).astype(np.float64)
+    )
+
+
+def running_sums(values_NB: NDArray[np.float32], order: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The sums of the first rows, of the first two, … in an order; a third of the time of `numpy.cumsum`."""
+    num_rows, num_columns = values_NB.shape
+    num_blocks = -(-num_rows // BLOCK_ROWS)
+    sums = np.zeros((num_blocks * BLOCK_ROWS, num_columns), np.float32)
+    np.take(values_NB, order, axis=0, out=sums[:num_rows], mode="clip")
+    blocks = sums.reshape(num_blocks, BLOCK_ROWS, num_columns)
+    for row in range(1, BLOCK_ROWS):
+        blocks[:, row] += blocks[:, row - 1]
+    blocks[1:] += blocks[:-1, -1].cumsum(axis=0)[:, None]
+    return sums[:num_rows]
 
 
 def mean_wasserstein(
