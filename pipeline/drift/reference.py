@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.drift.sample import COLUMNS, GroupCount, Sample, count_groups
-from pipeline.drift.selection import choose_for_space, thin
+from pipeline.drift.selection import divide, thin
 from pipeline.drift.space import Space, fit_space
 from pipeline.errors import InputError
 from pipeline.evaluation.scores import PROTOCOL
@@ -148,12 +148,12 @@ def fit(sample: Sample, scored: pa.Table, max_rows: int, clusters: ClusterKind) 
     if sample.vectors is None:
         return Reference(thin(sample, max_rows), None, counts, len(sample))
     share = min(SPACE_SHARE, SPACE_ROWS / len(sample))
-    for_space = choose_for_space(sample, sample.clusters(clusters), share)
+    for_space, is_compared = divide(sample, sample.clusters(clusters), share)
     vectors = thin(sample.take(for_space), SPACE_ROWS).vectors
     assert vectors is not None
     # What is stored is float16, so that a reference is the same before and after it is written.
     space = fit_space(vectors.astype(np.float16).astype(np.float32), sample.location)
-    return Reference(thin(sample.take(~for_space), max_rows), space, counts, len(sample))
+    return Reference(thin(sample.take(is_compared), max_rows), space, counts, len(sample))
 
 
 def load_reference(location: str) -> Reference:

@@ -61,7 +61,7 @@ def distances_section(results: Results) -> Section:
                 [
                     f"{SUBJECTS[each.subject]}: {MEASURES[each.measure]}",
                     Cell(_digits(each.value), is_best=_decides(each, results)),
-                    _digits(each.chance),
+                    Cell(_digits(each.chance)),
                     Cell(
                         format_p_value(each.p_value),
                         "decides" if _decides(each, results) else "",

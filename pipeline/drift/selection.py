@@ -56,20 +56,30 @@ def match_sizes(
     return masks[0], masks[1]
 
 
-def choose_for_space(sample: Sample, clusters: Clusters, share: float) -> NDArray[np.bool_]:
-    """Choose a share of the clusters by hash, whose utterances define the space and are not compared.
+def divide(sample: Sample, clusters: Clusters, share: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Divide a sample into utterances that define the space, and others that are compared; returns a mask for each.
 
-    Of the clusters with the same labels, the same share is chosen. If there are too few clusters, single utterances
-    are chosen instead.
+    A share of the clusters, chosen by hash, defines the space: at most this share of those of each corpus, label and
+    attack. Where they are too few, a share of the utterances does. Of what is compared, each corpus, label and attack
+    then loses utterances until it has lost this share, so that all are as frequent as before.
     """
-    has_label = np.zeros((clusters.codes.max() + 1, 3), bool)
-    labels = np.unique(sample.texts("label"), return_inverse=True)[1]
-    has_label[clusters.codes, labels] = True
-    kinds = has_label @ np.array([1, 2, 4])
-    rank, size = rank_in_group(kinds, hash64(clusters.names))
-    is_chosen: NDArray[np.bool_] = (rank < np.floor(share * size))[clusters.codes]
-    if is_chosen.any():
-        return is_chosen
-    rank, size = rank_in_group(labels, sample.hashes)
-    np.less(rank, np.ceil(share * size), out=is_chosen)
-    return is_chosen
+    groups = np.unique(sample.groups.astype(str), return_inverse=True)[1]
+    pairs = np.unique(np.stack((clusters.codes, groups), axis=1), axis=0)
+    limits = np.floor(share * np.bincount(pairs[:, 1])).astype(np.int64)
+    remaining = limits.tolist()
+    groups_of = np.split(pairs[:, 1], np.flatnonzero(np.diff(pairs[:, 0])) + 1)
+    is_chosen_cluster = np.zeros(len(clusters.names), bool)
+    for cluster in np.argsort(hash64(clusters.names)).tolist():
+        own = groups_of[cluster].tolist()
+        if all(remaining[group] for group in own):
+            is_chosen_cluster[cluster] = True
+            for group in own:
+                remaining[group] -= 1
+    is_chosen: NDArray[np.bool_] = is_chosen_cluster[clusters.codes]
+    # Within a group, the utterances of chosen clusters come first, so that the next ones complete its share.
+    rank, size = rank_in_group(groups, np.where(is_chosen, np.uint64(0), sample.hashes))
+    is_lost = rank < np.round(share * size)
+    for_space = is_chosen | (is_lost & (limits[groups] == 0))
+    if not for_space.any():
+        for_space[np.argsort(sample.hashes)[: int(np.ceil(share * len(sample)))]] = True
+    return for_space, ~(for_space | is_lost)

@@ -1,8 +1,10 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 
-from pipeline.drift.selection import choose_for_space, match_sizes, thin
+from pipeline.drift.selection import divide, match_sizes, thin
 from tests.drift.simulated import simulate
 
 
@@ -35,15 +37,32 @@ def test_clusters_of_both_sides_become_alike_in_size():
 def test_speakers_that_define_the_space_are_not_compared():
     sample = simulate(0, 600, num_speakers=30)
     clusters = sample.clusters("auto")
-    for_space = choose_for_space(sample, clusters, 1 / 3)
+    for_space, is_compared = divide(sample, clusters, 1 / 3)
     assert len(np.unique(clusters.codes[for_space])) == 10
-    assert not set(clusters.codes[for_space]) & set(clusters.codes[~for_space])
+    assert not set(clusters.codes[for_space]) & set(clusters.codes[is_compared])
 
 
-def test_two_speakers_are_too_few_to_divide_so_utterances_are():
-    sample = simulate(0, 100, num_speakers=2)
-    for_space = choose_for_space(sample, sample.clusters("auto"), 1 / 3)
-    assert 30 <= for_space.sum() <= 36
+def test_an_attack_of_one_speaker_is_divided_by_utterance():
+    many, one = (
+        simulate(0, 300, num_speakers=30, share_of_spoof=0),
+        simulate(1, 90, num_speakers=1, share_of_spoof=1),
+    )
+    rows = pa.concat_tables([many.rows, one.rows]).combine_chunks()
+    vectors = [each.vectors for each in (many, one) if each.vectors is not None]
+    sample = replace(many, rows=rows, vectors=np.vstack(vectors))
+    for_space, is_compared = divide(sample, sample.clusters("auto"), 1 / 3)
+    is_spoof = sample.texts("label") == "spoof"
+    assert for_space[is_spoof].sum() == 30
+    speakers = sample.texts("speaker")
+    assert len(set(speakers[for_space & ~is_spoof])) == 10
+    assert not set(speakers[for_space & ~is_spoof]) & set(speakers[is_compared & ~is_spoof])
+    assert is_compared[is_spoof].sum() == 60 and 170 <= is_compared[~is_spoof].sum() <= 200
+
+
+def test_utterances_that_are_all_of_other_groups_are_divided():
+    sample = simulate(0, 60, share_of_spoof=1, attacks=[f"A{number}" for number in range(1000)])
+    for_space, is_compared = divide(sample, sample.clusters("auto"), 1 / 3)
+    assert (for_space.sum(), is_compared.sum()) == (20, 40)
 
 
 def test_speakers_of_two_corpora_are_different_and_utterances_without_one_are_files():
