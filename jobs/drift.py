@@ -72,8 +72,8 @@ class DriftConfig:
     num_permutations: Annotated[int, Range(19, 100_000)] = Settings.num_permutations
     """Permutations for p."""
     max_compared: Annotated[int, Range(50, 10_000)] = Settings.max_compared
-    """Utterances of each side and class that are compared; of more, a share of each corpus, label and attack is chosen
-    by hash. Time and memory grow with the square."""
+    """Utterances of each side and class that are compared; of more, whole speakers or files are left out by hash, and
+    of fewer than 200, utterances of all. Time and memory grow with the square."""
     seed: Seed = 0
     """Seed of the permutations and random directions."""
     tracking_uri: tracking.TrackingUri = ""

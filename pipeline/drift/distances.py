@@ -41,17 +41,21 @@ def mmd2(
     coordinates_ND: NDArray[np.float32],
     clusters: NDArray[np.int64],
     sides_CB: NDArray[np.float32],
+    partners_C: NDArray[np.int64],
     bandwidth: float,
 ) -> Statistics:
     """The squared maximum mean discrepancy with a Gaussian kernel (Gretton et al., 2012), unbiased.
 
-    Pairs of one cluster are left out: they resemble each other whatever the distributions are.
+    Pairs of one cluster, or of two of one speaker, are left out: they resemble each other whatever the distributions
+    are.
     """
     kernel = between_clusters(gaussian(coordinates_ND, coordinates_ND, bandwidth), clusters)
     sizes = np.bincount(clusters, minlength=len(sides_CB)).astype(np.float64)
     # A constant changes nothing in the difference of means, and small numbers lose less to rounding.
     kernel -= np.outer(sizes, sizes) * (kernel.sum() / sizes.sum() ** 2)
     np.fill_diagonal(kernel, 0)
+    one = np.flatnonzero(partners_C >= 0)
+    kernel[one, partners_C[one]] = 0
     kernel = kernel.astype(np.float32)
     sums = kernel.sum(axis=1, dtype=np.float64)
     within = ((kernel @ sides_CB) * sides_CB).sum(axis=0, dtype=np.float64)
@@ -61,7 +65,7 @@ def mmd2(
     result: Statistics = (
         within / (num**2 - squares)
         + (sums.sum() - 2 * of_side + within) / (other**2 - other_squares)
-        - 2 * (of_side - within) / (num * other)
+        - 2 * (of_side - within) / (num * other - (sizes[one] * sizes[partners_C[one]]).sum() / 2)
     )
     return result
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.drift.distances import gaussian, mmd2
 from pipeline.drift.parts import MIN_CLUSTERS, Sides
-from pipeline.drift.permutations import arrangements, p_value
+from pipeline.drift.permutations import p_value
 from pipeline.drift.reference import Reference
 from pipeline.drift.results import Group, Settings
 from pipeline.drift.sample import Sample
@@ -114,8 +114,8 @@ def _p_value(reference: Reference, new: Sample, old: Sample, settings: Settings)
     if min(sides.num_clusters) < MIN_CLUSTERS:
         return None
     coordinates = np.vstack([reference.project(sample) for sample in sides.samples])
-    sides_CB = arrangements(*sides.num_clusters, settings.num_permutations, settings.seed)
-    return p_value(mmd2(coordinates, sides.codes, sides_CB, _bandwidth(reference)))
+    sides_CB = sides.arrangements(settings)
+    return p_value(mmd2(coordinates, sides.codes, sides_CB, sides.partners, _bandwidth(reference)))
 
 
 def _bandwidth(reference: Reference) -> float:

@@ -12,7 +12,7 @@ from pipeline.drift.permutations import arrangements, p_value, smallest_p_value
 from pipeline.drift.reference import Reference
 from pipeline.drift.results import EMBEDDING, MEASURES, SUBJECTS, Distance, Part, Settings
 from pipeline.drift.sample import Clusters, Sample
-from pipeline.drift.selection import match_sizes, thin
+from pipeline.drift.selection import drop_clusters, limit_sizes, match_sizes, partners_of
 from pipeline.evaluation.utterances import ClusterKind
 
 MIN_ROWS = 20
@@ -23,12 +23,16 @@ MIN_CLUSTERS = 2
 
 
 class Sides:
-    """Utterances of both sides that can be exchanged: clusters of like sizes, each of one side."""
+    """Utterances of both sides that can be exchanged: clusters of like sizes, each of one side.
+
+    A speaker or file of both sides is a cluster of each, and these two are partners.
+    """
 
     def __init__(self, reference: Sample, new: Sample, kind: ClusterKind, max_rows: int) -> None:
-        pair = [reference, new]
         masks = match_sizes(reference, reference.clusters(kind), new, new.clusters(kind))
-        self.samples = [thin(side.take(mask), max_rows) for side, mask in zip(pair, masks, strict=True)]
+        pair = [side.take(mask) for side, mask in zip((reference, new), masks, strict=True)]
+        pair = [drop_clusters(side, side.clusters(kind), max_rows) for side in pair]
+        self.samples = limit_sizes(pair, [side.clusters(kind) for side in pair], max_rows)
         self.clusters: list[Clusters] = [side.clusters(kind) for side in self.samples]
 
     @property
@@ -43,12 +47,23 @@ class Sides:
 
     @property
     def codes(self) -> NDArray[np.int64]:
-        """The cluster of each utterance, those of the reference first.
-
-        A speaker who is in both is two clusters: what the recordings of one speaker share then counts as chance, which
-        makes p larger, never smaller.
-        """
+        """[N] the cluster of each utterance; those of the reference come first."""
         return np.concatenate((self.clusters[0].codes, self.num_clusters[0] + self.clusters[1].codes))
+
+    @property
+    def is_reference(self) -> NDArray[np.bool_]:
+        """[C] whether a cluster is of the reference."""
+        return np.arange(sum(self.num_clusters)) < self.num_clusters[0]
+
+    @property
+    def partners(self) -> NDArray[np.int64]:
+        """[C] the cluster of the same speaker or file on the other side; −1 without one."""
+        old, new = partners_of(*self.clusters)
+        return np.concatenate((np.where(old < 0, -1, old + self.num_clusters[0]), new))
+
+    def arrangements(self, settings: Settings) -> NDArray[np.float32]:
+        """Which clusters are of the reference in the data and in each permutation."""
+        return arrangements(self.is_reference, self.partners, settings.num_permutations, settings.seed)
 
     def problem(self) -> str:
         """Why nothing can be compared; empty if it can."""
@@ -83,7 +98,7 @@ def compare_part(reference: Reference, old: Sample, new: Sample, label: str, set
     problem = sides.problem()
     if problem:
         return Part(label, available, problem, sides.num_rows)
-    sides_CB = arrangements(*sides.num_clusters, settings.num_permutations, settings.seed)
+    sides_CB = sides.arrangements(settings)
     found: list[Distance] = []
     omitted: list[str] = []
     by_component: NDArray[np.float64] = np.empty(0)
@@ -92,15 +107,18 @@ def compare_part(reference: Reference, old: Sample, new: Sample, label: str, set
         shares_NB = distances.signed_shares(sides.codes, sides_CB)
         wasserstein, by_component = distances.mean_wasserstein(coordinates_ND, shares_NB)
         sliced = distances.sliced_wasserstein(coordinates_ND, shares_NB, settings.seed)
-        mmd2 = distances.mmd2(coordinates_ND, sides.codes, sides_CB, reference.space.bandwidth)
+        mmd2 = distances.mmd2(
+            coordinates_ND, sides.codes, sides_CB, sides.partners, reference.space.bandwidth
+        )
         found += [
             _distance(EMBEDDING, "mmd2", mmd2),
             _distance(EMBEDDING, "w1", wasserstein),
             _distance(EMBEDDING, "sliced_w1", sliced),
         ]
-        equal = _with_equal_numbers(sides)
+        equal = _equal_clusters(sides)
         num_least = reference.space.num_components + 1
-        if min(np.count_nonzero(each) for each in equal) < num_least:
+        num_equal = np.bincount(equal[sides.codes] * (1 + sides.is_reference[sides.codes]), minlength=3)[1:]
+        if min(num_equal) < num_least:
             omitted.append(
                 f"{MEASURES['frechet']}: not enough utterances, at least {num_least} of each side are needed"
             )
@@ -125,7 +143,7 @@ def compare_part(reference: Reference, old: Sample, new: Sample, label: str, set
         omitted,
         by_component.tolist(),
         {subject: (old_values, new_values) for subject, (old_values, new_values) in values.items()},
-        smallest_p_value(*sides.num_clusters, settings.num_permutations),
+        smallest_p_value(sides.is_reference, sides.partners, settings.num_permutations),
     )
 
 
@@ -146,25 +164,28 @@ def _of_number(
     yield _distance(subject, "w1", both.wasserstein)
 
 
-def _with_equal_numbers(sides: Sides) -> list[NDArray[np.bool_]]:
-    """Choose as many clusters of the larger side as the other one has, by hash of their utterances; a mask for each."""
-    number = min(sides.num_clusters)
-    masks = []
-    for sample, clusters in zip(sides.samples, sides.clusters, strict=True):
-        first = np.full(len(clusters.names), np.iinfo(np.uint64).max, np.uint64)
-        np.minimum.at(first, clusters.codes, sample.hashes)
-        is_chosen = np.zeros(first.size, bool)
-        is_chosen[np.argsort(first)[:number]] = True
-        masks.append(is_chosen[clusters.codes])
-    return masks
+def _equal_clusters(sides: Sides) -> NDArray[np.bool_]:
+    """Choose as many clusters of the larger side as the other one has, by hash; partners are chosen first."""
+    first = np.full(sum(sides.num_clusters), np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(first, sides.codes, np.concatenate([sample.hashes for sample in sides.samples]))
+    is_chosen = np.zeros(first.size, bool)
+    for is_own in (sides.is_reference, ~sides.is_reference):
+        own = np.flatnonzero(is_own)
+        is_chosen[own[np.lexsort((first[own], sides.partners[own] < 0))[: min(sides.num_clusters)]]] = True
+    return is_chosen
 
 
 def _frechet(
-    coordinates_ND: NDArray[np.float32], sides: Sides, masks: list[NDArray[np.bool_]], settings: Settings
+    coordinates_ND: NDArray[np.float32], sides: Sides, is_chosen: NDArray[np.bool_], settings: Settings
 ) -> distances.Statistics:
     """The Fréchet distance of equally many clusters of both sides, which is biased otherwise."""
-    mask = np.concatenate(masks)
-    codes = np.unique(sides.codes[mask], return_inverse=True)[1]
-    number = min(sides.num_clusters)
-    sides_CB = arrangements(number, number, settings.num_permutations, settings.seed)
-    return distances.frechet(coordinates_ND[mask], codes, sides_CB)
+    mask = is_chosen[sides.codes]
+    number = np.cumsum(is_chosen) - 1
+    partners = sides.partners[is_chosen]
+    sides_CB = arrangements(
+        sides.is_reference[is_chosen],
+        np.where(partners < 0, -1, number[partners]),
+        settings.num_permutations,
+        settings.seed,
+    )
+    return distances.frechet(coordinates_ND[mask], number[sides.codes[mask]], sides_CB)

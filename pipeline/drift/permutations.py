@@ -14,19 +14,31 @@ ROUNDING = 1e-5
 """Statistics that differ by less than this share of the largest one count as equal."""
 
 
-def arrangements(num_reference: int, num_new: int, num_permutations: int, seed: int) -> NDArray[np.float32]:
+def arrangements(
+    is_reference_C: NDArray[np.bool_], partners_C: NDArray[np.int64], num_permutations: int, seed: int
+) -> NDArray[np.float32]:
     """Which clusters are on the side of the reference, in the data and in each permutation.
 
-    A permutation keeps the number of clusters of each side.
+    A permutation keeps the number of clusters of each side. Clusters of one speaker, of whom there is one on each side,
+    change sides together or not at all; the others are permuted among each other.
+
+    Args:
+        is_reference_C: the side of each cluster in the data.
+        partners_C: number of the other cluster of the same speaker; −1 if there is none.
+        num_permutations: how many.
+        seed: of the random numbers.
 
     Returns:
-        [num_reference + num_new, 1 + num_permutations] ones and zeros; the first clusters are those of the reference.
+        [C, 1 + num_permutations] ones and zeros.
     """
-    is_reference = np.zeros(num_reference + num_new, np.float32)
-    is_reference[:num_reference] = 1
-    copies = np.broadcast_to(is_reference, (num_permutations, is_reference.size))
-    permuted = np.random.default_rng(seed).permuted(copies, axis=1)
-    return np.ascontiguousarray(np.vstack((is_reference, permuted)).T)
+    rng = np.random.default_rng(seed)
+    sides_CB = np.repeat(is_reference_C.astype(np.float32)[:, None], 1 + num_permutations, axis=1)
+    alone = np.flatnonzero(partners_C < 0)
+    sides_CB[alone, 1:] = rng.permuted(sides_CB[alone, 1:], axis=0)
+    one = np.flatnonzero(is_reference_C & (partners_C >= 0))
+    stays = rng.integers(0, 2, (one.size, num_permutations)).astype(np.float32)
+    sides_CB[one, 1:], sides_CB[partners_C[one], 1:] = stays, 1 - stays
+    return sides_CB
 
 
 def p_value(statistics_B: NDArray[np.float64]) -> float:
@@ -35,9 +47,18 @@ def p_value(statistics_B: NDArray[np.float64]) -> float:
     return float(np.count_nonzero(statistics_B >= statistics_B[0] - tolerance)) / statistics_B.size
 
 
-def smallest_p_value(num_reference: int, num_new: int, num_permutations: int) -> float:
-    """The lowest p that permutations of so many clusters can give."""
-    return max(1 / (1 + num_permutations), 1 / math.comb(num_reference + num_new, num_reference))
+def smallest_p_value(
+    is_reference_C: NDArray[np.bool_], partners_C: NDArray[np.int64], num_permutations: int
+) -> float:
+    """The lowest p that permutations of these clusters can give."""
+    is_alone = partners_C < 0
+    num_old = int(np.count_nonzero(is_alone & is_reference_C))
+    num_new = int(np.count_nonzero(is_alone & ~is_reference_C))
+    num_pairs = int(np.count_nonzero(~is_alone)) // 2
+    # If both sides can be exchanged as a whole, that gives the same distance.
+    num_equal = 2 if num_old == num_new else 1
+    num_arrangements = math.comb(num_old + num_new, num_old) << num_pairs
+    return max(1 / (1 + num_permutations), num_equal / num_arrangements)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

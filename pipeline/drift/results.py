@@ -47,7 +47,7 @@ class Settings:
     num_permutations: Annotated[int, Range(19, 100_000)] = 999
     """Permutations for p."""
     max_compared: Annotated[int, Range(50, 10_000)] = 2000
-    """Utterances of each side and label that are compared; of more, a share of each group is chosen by hash."""
+    """Utterances of each side and label that are compared."""
     seed: Seed = 0
     """Seed of the permutations and of the random directions."""
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.drift.sample import Clusters, Sample, hash64
+
+MIN_CLUSTERS = 200
+"""Before so few clusters are left, none is left out; utterances are, instead."""
 
 
 def thin(sample: Sample, num_rows: int) -> Sample:
@@ -41,19 +48,62 @@ def match_sizes(
 
     A permutation exchanges clusters between the sides. If those of one side are larger, the mean of a side varies less
     in the permutations than in the data, and p is too small. So the cluster at each quantile of size keeps at most as
-    many utterances as that of the other side.
+    many utterances as that of the other side, and one that is in both at most as many as there.
     """
-    sizes = [np.bincount(clusters.codes) for clusters in (reference_clusters, new_clusters)]
+    pair = (reference_clusters, new_clusters)
+    sizes = [np.bincount(clusters.codes) for clusters in pair]
+    partners = partners_of(*pair)
     masks = []
-    pairs = ((reference, reference_clusters, sizes), (new, new_clusters, sizes[::-1]))
-    for sample, clusters, (own, other) in pairs:
-        order = np.lexsort((hash64(clusters.names), own))
-        quantiles = (np.arange(own.size) + 0.5) / own.size
-        limit = np.empty(own.size, np.int64)
-        limit[order] = np.sort(other)[(quantiles * other.size).astype(np.int64)]
-        rank, _ = rank_in_group(clusters.codes, sample.hashes)
-        masks.append(rank < limit[clusters.codes])
+    for side, sample in enumerate((reference, new)):
+        own, other = sizes[side], sizes[1 - side]
+        is_alone, others_alone = partners[side] < 0, other[partners[1 - side] < 0]
+        limit = np.zeros(own.size, np.int64)
+        limit[~is_alone] = other[partners[side][~is_alone]]
+        alone = np.flatnonzero(is_alone)
+        if others_alone.size:
+            order = alone[np.lexsort((hash64(pair[side].names.take(pa.array(alone))), own[alone]))]
+            quantiles = (np.arange(alone.size) + 0.5) / max(alone.size, 1)
+            limit[order] = np.sort(others_alone)[(quantiles * others_alone.size).astype(np.int64)]
+        else:
+            limit[alone] = own[alone]
+        rank, _ = rank_in_group(pair[side].codes, sample.hashes)
+        masks.append(rank < limit[pair[side].codes])
     return masks[0], masks[1]
+
+
+def partners_of(first: Clusters, other: Clusters) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each cluster of one side, the number of the one with the same name on the other side; −1 without one."""
+    one, two = (
+        pc.fill_null(pc.index_in(own.names, value_set=others.names), -1).to_numpy().astype(np.int64)
+        for own, others in ((first, other), (other, first))
+    )
+    return one, two
+
+
+def drop_clusters(sample: Sample, clusters: Clusters, num_rows: int) -> Sample:
+    """Leave out whole clusters, by hash, until there are at most so many utterances, or MIN_CLUSTERS clusters."""
+    sizes = np.bincount(clusters.codes)
+    order = np.argsort(hash64(clusters.names))
+    num_kept = max(int(np.searchsorted(np.cumsum(sizes[order]), num_rows, side="right")), MIN_CLUSTERS)
+    if num_kept >= sizes.size:
+        return sample
+    is_kept = np.zeros(sizes.size, bool)
+    is_kept[order[:num_kept]] = True
+    return sample.take(is_kept[clusters.codes])
+
+
+def limit_sizes(samples: Sequence[Sample], clusters: Sequence[Clusters], num_rows: int) -> list[Sample]:
+    """Leave out utterances of large clusters, of all samples alike, until each sample has at most so many."""
+    sizes = [np.bincount(each.codes) for each in clusters]
+    low, high = 1, int(max(each.max() for each in sizes))
+    while low < high:
+        limit = (low + high + 1) // 2
+        does_fit = all(np.minimum(each, limit).sum() <= num_rows for each in sizes)
+        low, high = (limit, high) if does_fit else (low, limit - 1)
+    return [
+        sample.take(rank_in_group(each.codes, sample.hashes)[0] < low)
+        for sample, each in zip(samples, clusters, strict=True)
+    ]
 
 
 def divide(sample: Sample, clusters: Clusters, share: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -31,6 +31,7 @@ def simulate(
     share_of_spoof: float = 0.5,
     num_speakers: int = 0,
     speaker_spread: float = 1.0,
+    speaker_seed: int | None = None,
     attacks: Sequence[str] = ("tts",),
     attack_shifts: Mapping[str, float] | None = None,
     shift: float = 0.0,
@@ -49,6 +50,7 @@ def simulate(
         width: numbers of an embedding, of which the first tells the classes apart.
         share_of_spoof: of the utterances.
         num_speakers: 0: every utterance has no speaker, and a file of its own.
+        speaker_seed: samples with the same one have the same speakers; default: others for every seed.
         speaker_spread: standard deviation of what the embeddings of a speaker share.
         attacks: of the spoofs, each with the same probability.
         attack_shifts: attack → how far its embeddings are shifted in the last number.
@@ -69,8 +71,10 @@ def simulate(
     vectors[:, :num_shifted] += shift
     speaker = rng.integers(0, num_speakers, num) if num_speakers else None
     if speaker is not None:
-        vectors += rng.normal(0, speaker_spread, (num_speakers, width))[speaker]
-    speakers = [None] * num if speaker is None else [f"{seed}-{each}" for each in speaker]
+        own = np.random.default_rng([seed if speaker_seed is None else speaker_seed, 2**21])
+        vectors += own.normal(0, speaker_spread, (num_speakers, width))[speaker]
+    start = seed if speaker_seed is None else f"shared {speaker_seed}"
+    speakers = [None] * num if speaker is None else [f"{start}-{each}" for each in speaker]
     columns: dict[str, Any] = {
         "key": [f"{seed}-{row}" for row in range(num)],
         "path": [f"{seed}/{row}.wav" for row in range(num)],

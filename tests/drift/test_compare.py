@@ -52,6 +52,16 @@ def test_permuting_speakers_finds_no_drift_where_permuting_utterances_does():
     assert rate(replace(FAST, clusters="utterance"), **arguments) > 0.5
 
 
+def test_speakers_of_both_sides_are_compared_with_themselves():
+    arguments: dict[str, Any] = {"num_speakers": 20, "speaker_seed": 9}
+    assert rate(num_splits=12, num=150, **arguments) <= 0.2
+    arguments["share_of_spoof"] = 0
+    results = drift(simulate(0, **arguments), simulate(1, shift=0.5, **arguments), SHARP)
+    assert results.is_alarm
+    arguments["speaker_seed"] = None
+    assert not drift(simulate(0, **arguments), simulate(1, shift=0.5, **arguments), SHARP).is_alarm
+
+
 def test_clusters_of_different_sizes_find_no_drift():
     p_values = [
         drift(

@@ -28,7 +28,7 @@ def two_sides(num_clusters: int, is_rounded: bool = False) -> tuple[Array, Array
     return (
         coordinates,
         np.concatenate((own, own + num_clusters)),
-        arrangements(num_clusters, num_clusters, 10, 0),
+        arrangements(np.arange(2 * num_clusters) < num_clusters, np.full(2 * num_clusters, -1), 10, 0),
     )
 
 
@@ -78,12 +78,18 @@ def test_the_sliced_distance_does_not_depend_on_a_rotation():
 
 
 @pytest.mark.parametrize("num_clusters", [NUM, 6])
-def test_mmd_is_the_unbiased_mean_over_pairs_of_different_clusters(num_clusters: int):
-    coordinates, clusters, sides = two_sides(num_clusters)
+@pytest.mark.parametrize("num_shared", [0, 3])
+def test_mmd_is_the_unbiased_mean_over_pairs_of_different_speakers(num_clusters: int, num_shared: int):
+    coordinates, clusters, _ = two_sides(num_clusters)
+    partners = np.full(2 * num_clusters, -1)
+    partners[:num_shared] = np.arange(num_shared) + num_clusters
+    partners[num_clusters : num_clusters + num_shared] = np.arange(num_shared)
+    sides = arrangements(np.arange(2 * num_clusters) < num_clusters, partners, 10, 0)
+    speakers = np.where(clusters < num_clusters + num_shared, clusters % num_clusters, clusters)
     squares = ((coordinates[:, None].astype(float) - coordinates) ** 2).sum(axis=2)
     kernel = np.exp(-squares / (2 * 1.5**2))
-    are_different = clusters[:, None] != clusters
-    mmd2 = distances.mmd2(coordinates, clusters, sides, bandwidth=1.5)
+    are_different = speakers[:, None] != speakers
+    mmd2 = distances.mmd2(coordinates, clusters, sides, partners, bandwidth=1.5)
     for column in range(sides.shape[1]):
         is_old = sides[clusters, column] == 1
         parts = [

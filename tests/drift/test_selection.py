@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
-from pipeline.drift.selection import divide, match_sizes, thin
+from pipeline.drift.selection import divide, drop_clusters, limit_sizes, match_sizes, thin
 from tests.drift.simulated import simulate
 
 
@@ -32,6 +33,17 @@ def test_clusters_of_both_sides_become_alike_in_size():
     assert [each.size for each in sizes] == [len(each.names) for each in clusters]
     assert abs(sizes[0].mean() - sizes[1].mean()) < 0.5
     assert masks[1].all()
+
+
+def test_whole_speakers_are_left_out_until_few_are_left_and_then_utterances_of_all():
+    many, few = simulate(0, 3000, num_speakers=1000), simulate(1, 3000, num_speakers=10)
+    samples = [drop_clusters(sample, sample.clusters("auto"), 900) for sample in (many, few)]
+    assert len(samples[0]) <= 900 and len(samples[1]) == 3000
+    before, after = (np.bincount(sample.clusters("auto").codes) for sample in (many, samples[0]))
+    assert after.mean() == pytest.approx(before.mean(), rel=0.1)
+    limited = limit_sizes(samples, [sample.clusters("auto") for sample in samples], 900)
+    assert np.bincount(limited[1].clusters("auto").codes).tolist() == [90] * 10
+    assert len(limited[0]) == len(samples[0])
 
 
 def test_speakers_that_define_the_space_are_not_compared():
