@@ -40,7 +40,9 @@ class _Cloud:
 def compare_groups(
     reference: Reference, new: Sample, settings: Settings, report: Callable[[], None] = lambda: None
 ) -> list[Group]:
-    """Compare each group of the new utterances with each group of the reference; the farthest from all comes first.
+    """Compare each group of the new utterances with each group of the reference.
+
+    The farthest from all comes first, and those that differ from their nearest group by no more than chance last.
 
     Args:
         reference: has a space.
@@ -82,7 +84,10 @@ def compare_groups(
                 )
             )
         report()
-    return sorted(groups, key=lambda group: (-group.distance, group.name))
+    return sorted(
+        groups,
+        key=lambda group: ((group.p_value or 0.0) > settings.alarm, -group.distance, group.name),
+    )
 
 
 def groups_of(sample: Sample) -> dict[str, NDArray[np.int64]]:

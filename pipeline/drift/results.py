@@ -162,7 +162,7 @@ class Results:
     recording_changes: Sequence[tuple[Part, Distance]]
     """Duration and level, where they have changed by more than chance."""
     groups: Sequence[Group]
-    """The farthest from everything known first."""
+    """The farthest from everything known first, those that differ by no more than chance last."""
     warnings: Sequence[str]
 
     @property

@@ -48,7 +48,8 @@ def match_sizes(
 
     A permutation exchanges clusters between the sides. If those of one side are larger, the mean of a side varies less
     in the permutations than in the data, and p is too small. So the cluster at each quantile of size keeps at most as
-    many utterances as that of the other side, and one that is in both at most as many as there.
+    many utterances as that of the other side, and one that has a partner at most as many as that. Clusters without a
+    partner, none of which is on the other side, could not change sides, and are left out.
     """
     pair = (reference_clusters, new_clusters)
     sizes = [np.bincount(clusters.codes) for clusters in pair]
@@ -64,19 +65,23 @@ def match_sizes(
             order = alone[np.lexsort((hash64(pair[side].names.take(pa.array(alone))), own[alone]))]
             quantiles = (np.arange(alone.size) + 0.5) / max(alone.size, 1)
             limit[order] = np.sort(others_alone)[(quantiles * others_alone.size).astype(np.int64)]
-        else:
-            limit[alone] = own[alone]
         rank, _ = rank_in_group(pair[side].codes, sample.hashes)
         masks.append(rank < limit[pair[side].codes])
     return masks[0], masks[1]
 
 
 def partners_of(first: Clusters, other: Clusters) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each cluster of one side, the number of the one with the same name on the other side; −1 without one."""
+    """For each cluster of one side, the number of its partner on the other side, which has the same name.
+
+    −1 without a partner. If less than half of the clusters of a side have one, none has: then the sides differ in their
+    speakers, and a comparison of the few with themselves would say nothing about the others.
+    """
     one, two = (
         pc.fill_null(pc.index_in(own.names, value_set=others.names), -1).to_numpy().astype(np.int64)
         for own, others in ((first, other), (other, first))
     )
+    if 2 * np.count_nonzero(one >= 0) < max(one.size, two.size):
+        return np.full_like(one, -1), np.full_like(two, -1)
     return one, two
 
 

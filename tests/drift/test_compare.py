@@ -56,10 +56,10 @@ def test_speakers_of_both_sides_are_compared_with_themselves():
     arguments: dict[str, Any] = {"num_speakers": 20, "speaker_seed": 9}
     assert rate(num_splits=12, num=150, **arguments) <= 0.2
     arguments["share_of_spoof"] = 0
-    results = drift(simulate(0, **arguments), simulate(1, shift=0.5, **arguments), SHARP)
+    results = drift(simulate(0, **arguments), simulate(1, shift=0.3, **arguments), SHARP)
     assert results.is_alarm
     arguments["speaker_seed"] = None
-    assert not drift(simulate(0, **arguments), simulate(1, shift=0.5, **arguments), SHARP).is_alarm
+    assert not drift(simulate(0, **arguments), simulate(1, shift=0.3, **arguments), SHARP).is_alarm
 
 
 def test_clusters_of_different_sizes_find_no_drift():

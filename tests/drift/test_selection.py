@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.drift.selection import divide, drop_clusters, limit_sizes, match_sizes, thin
+from pipeline.drift.selection import divide, drop_clusters, limit_sizes, match_sizes, partners_of, thin
 from tests.drift.simulated import simulate
 
 
@@ -33,6 +33,26 @@ def test_clusters_of_both_sides_become_alike_in_size():
     assert [each.size for each in sizes] == [len(each.names) for each in clusters]
     assert abs(sizes[0].mean() - sizes[1].mean()) < 0.5
     assert masks[1].all()
+
+
+def test_speakers_without_a_counterpart_are_left_out_if_the_others_are_on_both_sides():
+    reference = simulate(0, 400, num_speakers=20, speaker_seed=1)
+    codes = reference.clusters("auto").codes
+    old = reference.take(codes < 14)
+    new = simulate(1, 400, num_speakers=20, speaker_seed=1)
+    masks = match_sizes(old, old.clusters("auto"), new, new.clusters("auto"))
+    chosen = [side.take(mask) for side, mask in zip((old, new), masks, strict=True)]
+    clusters = [side.clusters("auto") for side in chosen]
+    sizes = [dict(zip(each.names.to_pylist(), np.bincount(each.codes), strict=True)) for each in clusters]
+    assert sizes[0] == sizes[1] and len(sizes[0]) == 14
+    assert (partners_of(*clusters)[0] >= 0).all()
+
+
+def test_few_common_speakers_are_no_partners():
+    reference, new = (simulate(seed, 400, num_speakers=20, speaker_seed=1) for seed in (0, 1))
+    codes = reference.clusters("auto").codes
+    old = reference.take(codes < 9)
+    assert (partners_of(old.clusters("auto"), new.clusters("auto"))[1] < 0).all()
 
 
 def test_whole_speakers_are_left_out_until_few_are_left_and_then_utterances_of_all():
