@@ -67,8 +67,9 @@ class DriftConfig:
     """And only if the effect is at least this: how far the average component of the embeddings has moved beyond chance,
     in standard deviations of the reference; without embeddings, the Kolmogorov-Smirnov distance beyond chance."""
     clusters: ClusterKind = "auto"
-    """Utterances that are permuted together: those of a speaker, of a source file, or each on its own (utterance).
-    auto: of a speaker, or of a source file where no speaker is stated."""
+    """With --fit: utterances that are divided and permuted together, in all comparisons with the reference: those of a
+    speaker, of a source file, or each on its own (utterance). auto: of a speaker, or of a source file where no speaker
+    is stated."""
     num_permutations: Annotated[int, Range(19, 100_000)] = Settings.num_permutations
     """Permutations for p."""
     max_compared: Annotated[int, Range(50, 10_000)] = Settings.max_compared
@@ -96,9 +97,7 @@ class DriftConfig:
     @property
     def settings(self) -> Settings:
         """How to compare."""
-        return Settings(
-            self.alarm, self.min_effect, self.clusters, self.num_permutations, self.max_compared, self.seed
-        )
+        return Settings(self.alarm, self.min_effect, self.num_permutations, self.max_compared, self.seed)
 
 
 def main(config: DriftConfig) -> int:
@@ -125,6 +124,11 @@ def compare_with_reference(config: DriftConfig) -> int:
     """Compare a SCORES folder with a reference, and write the report; returns the exit status."""
     out = Folder(config.out)
     reference = load_reference(config.reference)
+    if config.clusters not in (reference.clusters, DriftConfig.clusters):
+        raise InputError(
+            f"{config.reference}: was divided by --clusters {reference.clusters}, so it cannot be compared by "
+            f"--clusters {config.clusters}; fit another one with it"
+        )
     new, scored = load_sample(config.new, reference.sample.layer or NO_LAYER)
     results = compare(reference, new, scored, config.settings)
     files = to_files(results)

@@ -93,12 +93,12 @@ def _part(part: Part, results: Results) -> Iterator[str]:
         yield f"Nothing is said about {part.name}: {part.problem}."
         return
     old, new = part.clusters
-    if _has_speakers(old) != _has_speakers(new) and results.settings.clusters != "utterance":
+    if _has_speakers(old) != _has_speakers(new) and results.reference.clusters != "utterance":
         stated = "reference" if _has_speakers(old) else "new utterances"
         yield (
             f"{part.name}: only the {stated} state speakers or source files. One utterance of each is compared, as if "
-            "all others were of different speakers; --clusters utterance compares all, and takes every utterance for "
-            "independent."
+            "all others were of different speakers; a reference fitted with --clusters utterance compares all, and "
+            "takes every utterance for independent."
         )
     elif min(sum(old.values()), sum(new.values())) < FEW_CLUSTERS:
         numbers = f"{sum(old.values())} of the reference, {sum(new.values())} new"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +53,9 @@ def compare_groups(
         report: called when a group is finished.
     """
     old = reference.sample
-    known = {
-        name: _cloud(reference, old.take(rows), settings, MAX_ROWS) for name, rows in groups_of(old).items()
-    }
+    known = {name: _cloud(reference, old.take(rows), MAX_ROWS) for name, rows in groups_of(old).items()}
     labels = {
-        label: _cloud(reference, old.take(rows), settings, MAX_CLASS_ROWS)
+        label: _cloud(reference, old.take(rows), MAX_CLASS_ROWS)
         for label in ("bonafide", "spoof")
         for rows in [np.flatnonzero(old.texts("label") == label)]
         if rows.size >= MIN_ROWS
@@ -63,12 +63,11 @@ def compare_groups(
     groups = []
     for name, rows in groups_of(new).items():
         sample = new.take(rows)
-        cloud = _cloud(reference, sample, settings, MAX_ROWS)
+        cloud = _cloud(reference, sample, MAX_ROWS)
         to_known = {other: _mmd2(reference, cloud, each) for other, each in known.items()}
-        to_label = {
-            label: float(np.sqrt(max(_mmd2(reference, cloud, each), 0.0))) for label, each in labels.items()
-        }
+        to_label = {label: _mmd2(reference, cloud, each) for label, each in labels.items()}
         if to_known:
+            nearer = min(to_label, key=lambda label: to_label[label], default="")
             nearest = min(to_known, key=lambda other: to_known[other])
             groups.append(
                 Group(
@@ -76,10 +75,11 @@ def compare_groups(
                     str(sample.texts("label")[0]) if sample.has_labels else "",
                     rows.size,
                     cloud.num_clusters,
-                    to_label.get("bonafide"),
-                    to_label.get("spoof"),
+                    _root(to_label.get("bonafide")),
+                    _root(to_label.get("spoof")),
+                    _p_value(reference, sample, labels[nearer].sample, settings) if nearer else None,
                     nearest,
-                    float(np.sqrt(max(to_known[nearest], 0.0))),
+                    _root(to_known[nearest]),
                     _p_value(reference, sample, known[nearest].sample, settings),
                 )
             )
@@ -97,9 +97,9 @@ def groups_of(sample: Sample) -> dict[str, NDArray[np.int64]]:
     return {name: each for name, each in rows.items() if each.size >= MIN_ROWS}
 
 
-def _cloud(reference: Reference, sample: Sample, settings: Settings, max_rows: int) -> _Cloud:
+def _cloud(reference: Reference, sample: Sample, max_rows: int) -> _Cloud:
     chosen = thin(sample, max_rows)
-    clusters = chosen.clusters(settings.clusters)
+    clusters = chosen.clusters(reference.clusters)
     num_clusters = len(clusters.names)
     codes = clusters.codes if num_clusters >= MIN_CLUSTERS else np.arange(len(chosen))
     coordinates = reference.project(chosen)
@@ -113,9 +113,22 @@ def _mmd2(reference: Reference, first: _Cloud, other: _Cloud) -> float:
     return first.within + other.within - 2 * float(kernel.mean(dtype=np.float64))
 
 
+@overload
+def _root(square: float) -> float: ...
+
+
+@overload
+def _root(square: float | None) -> float | None: ...
+
+
+def _root(square: float | None) -> float | None:
+    """The MMD of an unbiased square, which may be negative by chance; None if there is none."""
+    return None if square is None else math.sqrt(max(square, 0.0))
+
+
 def _p_value(reference: Reference, new: Sample, old: Sample, settings: Settings) -> float | None:
     """The p value of the distance of two groups; None if one has a single speaker."""
-    sides = Sides(old, new, settings.clusters, MAX_ROWS)
+    sides = Sides(old, new, reference.clusters, MAX_CLASS_ROWS)
     if min(sides.num_clusters) < MIN_CLUSTERS:
         return None
     coordinates = np.vstack([reference.project(sample) for sample in sides.samples])

@@ -44,7 +44,7 @@ def _effect_unit(results: Results) -> str:
 def describe(reference: Reference) -> list[str]:
     """Describe a reference in a few lines for the console."""
     sample, space = reference.sample, reference.space
-    kinds = count_clusters(sample.clusters("auto").kinds)
+    kinds = count_clusters(sample.clusters(reference.clusters).kinds)
     labels = [
         f"{int((sample.texts('label') == label).sum()):,} {name}"
         for label, name in (("bonafide", "bona fide"), ("spoof", "spoof"))

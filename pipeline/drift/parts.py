@@ -94,7 +94,7 @@ def compare_part(reference: Reference, old: Sample, new: Sample, label: str, set
     if not all(available):
         missing = "the reference has none" if new else "there are no new ones"
         return Part(label, available, f"not enough utterances: {missing}")
-    sides = Sides(old, new, settings.clusters, settings.max_compared)
+    sides = Sides(old, new, reference.clusters, settings.max_compared)
     problem = sides.problem()
     if problem:
         return Part(label, available, problem, sides.num_rows)

@@ -74,6 +74,8 @@ class Reference:
     """Utterances with a score, before some were chosen."""
     num_known: int
     """How many of them had an embedding, or a score if the reference has no embeddings."""
+    clusters: ClusterKind
+    """Utterances that belong together: they were divided by it, so they must be compared by it."""
 
     def project(self, sample: Sample) -> NDArray[np.float32]:
         """The coordinates of the embeddings of a sample in the space."""
@@ -120,6 +122,7 @@ class Reference:
             "layer": sample.layer,
             "counts": [list(count) for count in self.counts],
             "num_known": self.num_known,
+            "clusters": self.clusters,
             "space": None if self.space is None else _space_to_record(self.space),
         }
         table = table.replace_schema_metadata({METADATA: json.dumps(record, sort_keys=True)})
@@ -146,14 +149,14 @@ def fit(sample: Sample, scored: pa.Table, max_rows: int, clusters: ClusterKind) 
         )
     counts = count_groups(scored)
     if sample.vectors is None:
-        return Reference(thin(sample, max_rows), None, counts, len(sample))
+        return Reference(thin(sample, max_rows), None, counts, len(sample), clusters)
     share = min(SPACE_SHARE, SPACE_ROWS / len(sample))
     for_space, is_compared = divide(sample, sample.clusters(clusters), share)
     vectors = thin(sample.take(for_space), SPACE_ROWS).vectors
     assert vectors is not None
     # What is stored is float16, so that a reference is the same before and after it is written.
     space = fit_space(vectors.astype(np.float16).astype(np.float32), sample.location)
-    return Reference(thin(sample.take(is_compared), max_rows), space, counts, len(sample))
+    return Reference(thin(sample.take(is_compared), max_rows), space, counts, len(sample), clusters)
 
 
 def load_reference(location: str) -> Reference:
@@ -186,7 +189,7 @@ def load_reference(location: str) -> Reference:
         )
         space = None if record["space"] is None else _space_from_record(record["space"])
         counts = [GroupCount(*count) for count in record["counts"]]
-        return Reference(sample, space, counts, int(record["num_known"]))
+        return Reference(sample, space, counts, int(record["num_known"]), record["clusters"])
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from pipeline.drift.reference import Reference
 from pipeline.drift.sample import GroupCount, Sample
-from pipeline.evaluation.utterances import ClusterKind
 from pipeline.fields import Range, Seed
 
 EMBEDDING = "embedding"
@@ -41,9 +40,6 @@ class Settings:
     min_effect: Annotated[float, Range(0, 10)] = 0.02
     """And if the effect is at least this: how far the average component of the embedding has moved beyond chance, in
     standard deviations of the reference; without embeddings, the Kolmogorov–Smirnov distance beyond chance."""
-    clusters: ClusterKind = "auto"
-    """Utterances that are permuted together: those of a speaker, of a source file, or each on its own (utterance).
-    auto: of a speaker, or of a source file where no speaker is stated."""
     num_permutations: Annotated[int, Range(19, 100_000)] = 999
     """Permutations for p."""
     max_compared: Annotated[int, Range(50, 10_000)] = 2000
@@ -116,12 +112,14 @@ class Group:
     to_bonafide: float | None
     """MMD to the bona fide utterances of the reference; None if it has none with a label."""
     to_spoof: float | None
+    class_p_value: float | None
+    """Of the hypothesis that it has the distribution of the nearer label; None with a single speaker or no label."""
     nearest: str
     """The nearest group of the reference."""
     distance: float
     """MMD to it."""
     p_value: float | None
-    """Of the hypothesis that both have one distribution; None with a single speaker."""
+    """Of the hypothesis that it has the distribution of the nearest group; None with a single speaker."""
 
 
 @dataclass(frozen=True)

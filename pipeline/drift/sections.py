@@ -35,9 +35,10 @@ GROUPS = (
     "The distance (MMD, 0 to about 1) of each corpus and attack of the new utterances to the labels and to the groups "
     "of the reference. A group that is near a known one is known. A spoof far from everything is an unknown spoof, and "
     "if it is nearest to bona fide speech, the detector may take it for that. Bona fide speech far from everything is "
-    "an unknown room, channel, language or speaker; if all other groups have moved with it, suspect the recording. p "
-    "belongs to the distance to the nearest group, is not adjusted for the number of groups, and a dash means that one "
-    "of both has a single speaker. Groups with fewer than 10 utterances are left out."
+    "an unknown room, channel, language or speaker; if all other groups have moved with it, suspect the recording. A "
+    "single attack differs from a class of many even if it is one of them, so the p that tells known from unknown is "
+    "that of the nearest group; with few utterances there, it cannot be small. Neither is adjusted for the number of "
+    "groups, and a dash means a single speaker. Groups with fewer than 10 utterances are left out."
 )
 
 MEANING = (
@@ -187,7 +188,16 @@ def groups_section(results: Results) -> list[Section]:
         "Distance of each group", [group.name for group in shown], known, linear_axis("MMD", 0, farthest or 1)
     )
     rows: list[list[Value]] = [_group(group, results) for group in groups[:NUM_GROUPS]]
-    columns = ["new group", "utterances", "to bona fide", "to spoof", "to the nearest", "p", "nearest group"]
+    columns = [
+        "new group",
+        "utterances",
+        "to bona fide",
+        "to spoof",
+        "p, nearer class",
+        "to the nearest",
+        "p, nearest group",
+        "nearest group",
+    ]
     blocks: list[Block] = [Text(GROUPS), chart, Table(columns, rows)]
     if len(groups) > NUM_GROUPS:
         blocks.append(
@@ -203,13 +213,15 @@ def _group(group: Group, results: Results) -> list[Value]:
         group.name,
         group.num_utterances,
         *(None if each is None else Cell(f"{each:.3f}") for each in (group.to_bonafide, group.to_spoof)),
+        _group_p_value(group.class_p_value, results),
         Cell(f"{group.distance:.3f}"),
-        Cell(
-            format_p_value(group.p_value),
-            is_warning=group.p_value is not None and group.p_value <= results.settings.alarm,
-        ),
+        _group_p_value(group.p_value, results),
         group.nearest,
     ]
+
+
+def _group_p_value(p_value: float | None, results: Results) -> Cell:
+    return Cell(format_p_value(p_value), is_warning=p_value is not None and p_value <= results.settings.alarm)
 
 
 def _bar(value: float | None) -> Bar | None:
@@ -270,7 +282,7 @@ def identities_section(results: Results) -> Section:
     settings = results.settings
     text = (
         f"Alarm below p = {settings.alarm:g} from an effect of {settings.min_effect:g}; "
-        f"{settings.num_permutations:,} permutations of clusters ({settings.clusters}); at most "
+        f"{settings.num_permutations:,} permutations of clusters ({results.reference.clusters}); at most "
         f"{settings.max_compared:,} utterances of each side and class; seed {settings.seed}."
     )
     return Section("Systems and settings", [Table(["", "reference", "new"], rows), Text(text)])

@@ -14,24 +14,27 @@ from pipeline.drift.reference import fit
 from pipeline.drift.results import Results, Settings
 from pipeline.drift.sample import Sample
 from pipeline.errors import InputError
+from pipeline.evaluation.utterances import ClusterKind
 from tests.drift.simulated import simulate
 
 FAST = Settings(num_permutations=99, alarm=0.05)
 SHARP = Settings(num_permutations=499)
 
 
-def drift(reference: Sample, new: Sample, settings: Settings = FAST) -> Results:
-    fitted = fit(reference, reference.rows, 20_000, settings.clusters)
+def drift(
+    reference: Sample, new: Sample, settings: Settings = FAST, clusters: ClusterKind = "auto"
+) -> Results:
+    fitted = fit(reference, reference.rows, 20_000, clusters)
     return compare(fitted, new, new.rows, settings)
 
 
-def rate(settings: Settings = FAST, num_splits: int = 20, **arguments: Any) -> float:
+def rate(num_splits: int = 20, clusters: ClusterKind = "auto", **arguments: Any) -> float:
     """The share of pairs of samples of one distribution whose p is below 0.05."""
     p_values = [
         drift(
             simulate(2 * i, is_labelled=False, **arguments),
             simulate(2 * i + 1, is_labelled=False, **arguments),
-            settings,
+            clusters=clusters,
         ).test.p_value
         for i in range(num_splits)
     ]
@@ -49,7 +52,16 @@ def test_principal_components_of_few_utterances_find_no_drift():
 def test_permuting_speakers_finds_no_drift_where_permuting_utterances_does():
     arguments: dict[str, Any] = {"num": 150, "num_speakers": 15, "num_splits": 12}
     assert rate(**arguments) <= 0.2
-    assert rate(replace(FAST, clusters="utterance"), **arguments) > 0.5
+    assert rate(clusters="utterance", **arguments) > 0.5
+
+
+def test_halves_of_the_recordings_of_few_speakers_do_not_differ_however_they_are_divided():
+    whole = simulate(0, 600, num_speakers=3, speaker_spread=2.0, share_of_spoof=0)
+    is_old = whole.hashes % 2 == 0
+    for clusters in ("auto", "utterance"):
+        results = drift(whole.take(is_old), whole.take(~is_old), SHARP, clusters)
+        assert results.test.p_value > 0.01
+        assert all((group.p_value or 1) > 0.01 for group in results.groups)
 
 
 def test_speakers_of_both_sides_are_compared_with_themselves():

@@ -97,6 +97,8 @@ def test_user_errors_are_one_line_and_nothing_is_written(tmp_path: Path, capsys:
     capsys.readouterr()
     assert compare(tmp_path, reference, simulate(1, weights_digest="fedcba")) == 2
     assert "the reference is of the weights 0123456789abcdef" in capsys.readouterr().err
+    assert compare(tmp_path, reference, simulate(1), "--clusters", "utterance") == 2
+    assert "was divided by --clusters auto" in capsys.readouterr().err
     reference.write_bytes(reference.read_bytes()[:-50])
     assert compare(tmp_path, reference, simulate(1)) == 2
     (line,) = capsys.readouterr().err.splitlines()
