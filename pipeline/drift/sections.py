@@ -60,12 +60,12 @@ def distances_section(results: Results) -> Section:
         if not part.problem:
             rows: list[list[Value]] = [
                 [
-                    f"{SUBJECTS[each.subject]}: {MEASURES[each.measure]}",
+                    f"{SUBJECTS[each.subject]}: {MEASURES[each.measure]}"
+                    + (" (decides)" if _decides(each, results) else ""),
                     Cell(_digits(each.value), is_best=_decides(each, results)),
                     Cell(_digits(each.chance)),
                     Cell(
                         format_p_value(each.p_value),
-                        "decides" if _decides(each, results) else "",
                         is_warning=each.p_value < results.settings.alarm,
                     ),
                 ]
@@ -92,7 +92,7 @@ def _caption(part: Part) -> str:
 
 
 def _digits(value: float) -> str:
-    return f"{value:.4f}"
+    return f"{round(value, 4) + 0.0:.4f}"  # adding 0 turns −0 into 0
 
 
 def mix_section(results: Results) -> Section:
@@ -213,15 +213,14 @@ def _group(group: Group, results: Results) -> list[Value]:
         group.name,
         group.num_utterances,
         *(None if each is None else Cell(f"{each:.3f}") for each in (group.to_bonafide, group.to_spoof)),
-        _group_p_value(group.class_p_value, results),
+        Cell(format_p_value(group.class_p_value)),
         Cell(f"{group.distance:.3f}"),
-        _group_p_value(group.p_value, results),
+        Cell(
+            format_p_value(group.p_value),
+            is_warning=group.p_value is not None and group.p_value <= results.settings.alarm,
+        ),
         group.nearest,
     ]
-
-
-def _group_p_value(p_value: float | None, results: Results) -> Cell:
-    return Cell(format_p_value(p_value), is_warning=p_value is not None and p_value <= results.settings.alarm)
 
 
 def _bar(value: float | None) -> Bar | None:
