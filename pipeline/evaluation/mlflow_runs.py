@@ -9,6 +9,7 @@ from pipeline import tracking
 from pipeline.evaluation import layout
 from pipeline.evaluation.formatting import percent
 from pipeline.evaluation.measure import MEAN, METRICS, POOLED, UNAVERAGED
+from pipeline.evaluation.picture import EMBEDDINGS, PURITIES
 from pipeline.evaluation.results import Results
 from pipeline.evaluation.scores import ScoreSet
 
@@ -101,8 +102,12 @@ def run_note(results: Results, scores: ScoreSet) -> str:
 def corpus_metrics(results: Results, system: str) -> dict[str, float]:
     """Collect the metrics of a system as `METRIC/CORPUS`, with characters that MLflow allows; every EER first.
 
-    The threshold of the EER and the intervals are left out; the files of the report have them.
+    The threshold of the EER and the intervals are left out; the files of the report have them. The purities of its
+    embeddings, corrected for chance, are `label_purity/LAYER` and `corpus_purity/LAYER`.
     """
+    layer = results.settings.layer
+    embedded = results.measurements.get((system, POOLED, EMBEDDINGS, layer))
+    purities = embedded.metrics if embedded else {}
     return {
         f"{metric}/{_metric_name(corpus)}": value
         for metric in METRICS
@@ -110,6 +115,10 @@ def corpus_metrics(results: Results, system: str) -> dict[str, float]:
         for corpus in results.corpora_and_totals
         if (measurement := results.measurements.get((system, corpus, "all", "all"))) is not None
         if (value := measurement.metrics[metric]) is not None
+    } | {
+        f"{name}_purity/{layer}": value
+        for name in PURITIES
+        if (value := purities.get(f"{name}_purity_corrected")) is not None
     }
 
 

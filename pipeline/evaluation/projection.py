@@ -27,8 +27,8 @@ START_SPREAD = 1e-4
 class Components(NamedTuple):
     """The positions of embeddings along their principal components."""
 
-    positions_NC: NDArray[np.float64]
-    """Along the C components with the largest variance, the largest first."""
+    positions: NDArray[np.float64]
+    """[N, C] along the components with the largest variance, the largest first."""
     shares: NDArray[np.float64]
     """[C] share of each component in the variance; 0 if all embeddings are equal."""
 

@@ -1,8 +1,8 @@
-"""How often the nearest neighbours of an embedding share its class: what a space of embeddings tells.
+"""How often the nearest neighbours of an embedding share its class.
 
 Neighbours are nearest by cosine similarity. Embeddings of one cluster, such as a speaker, are never neighbours of each
-other: a speaker mostly has utterances of one corpus and often of one class, so neighbours of the same speaker would only
-show that speakers can be recognised.
+other: a speaker has utterances of one corpus and often of one class, so neighbours of the same speaker would only show
+that speakers can be recognised.
 """
 
 from __future__ import annotations
@@ -45,12 +45,8 @@ class Purity(NamedTuple):
 
         None if chance is 1, that is if all embeddings have the same class.
         """
-        return None if self.value is None or self.chance is None else corrected(self.value, self.chance)
-
-
-def corrected(value: float, chance: float) -> float | None:
-    """Put a purity on a scale where chance is 0 and 1 stays 1; None if chance is 1."""
-    return (value - chance) / (1 - chance) if chance < 1 - 1e-12 else None
+        value, chance = self.value, self.chance
+        return None if value is None or chance is None or chance == 1 else (value - chance) / (1 - chance)
 
 
 def _mean(shares: NDArray[np.float64]) -> float | None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.report.markup import Markup, element, join
+from pipeline.report.markup import Markup, element
 from pipeline.report.page import Figure, colour
 from pipeline.report.style import NARROW_PX, NUM_COLOURS
 
@@ -36,8 +36,8 @@ class Panel(NamedTuple):
     """One picture of the points."""
 
     title: str
-    positions_N2: NDArray[np.float64]
-    """Both coordinates are drawn to the same scale."""
+    positions: NDArray[np.float64]
+    """[N, 2]; both coordinates are drawn to the same scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,10 @@ def _legend(classification: Classification) -> Markup:
     sizes = np.bincount(classification.codes, minlength=len(classification.classes))
     keys = (
         element(
-            "span", element("i", style=f"background: {colour(number)}"), f"{name} ", element("small", f"{n:,}")
+            "span",
+            element("i", style=f"background: {colour(number)}"),
+            f"{name} ",
+            element("small", f"{n:,}"),
         )
         for number, (name, n) in enumerate(zip(classification.classes, sizes.tolist(), strict=True), start=1)
     )
@@ -144,7 +147,7 @@ def _points(
     panels: Sequence[Panel], texts: Sequence[str], classifications: Sequence[Classification], shapes: Shapes
 ) -> Iterator[Markup]:
     """Draw one element per point: its text, and a marker in each panel."""
-    positions = np.stack([_to_units(panel.positions_N2) for panel in panels], axis=1).tolist()
+    positions = np.stack([_to_units(panel.positions) for panel in panels], axis=1).tolist()
     letters = [_letter(number) for number in range(len(classifications))]
     codes = np.stack([each.codes for each in classifications], axis=1).tolist()
     size = _marker_size(len(texts))
@@ -175,7 +178,7 @@ def _to_units(positions_N2: NDArray[np.float64]) -> NDArray[np.int64]:
     extent = np.where(high > low, high - low, 1)
     scale = float((space / extent).min())
     centred = (positions_N2 - (low + high) / 2) * scale * np.array([1, -1])
-    return np.rint(centred + middle).astype(np.int64)
+    return np.asarray(np.rint(centred + middle), np.int64)
 
 
 def _letter(number: int) -> str:
@@ -183,9 +186,7 @@ def _letter(number: int) -> str:
     return "abcdefgh"[number]
 
 
-def _style(
-    name: str, classifications: Sequence[Classification], num_panels: int, num_columns: int
-) -> Markup:
+def _style(name: str, classifications: Sequence[Classification], num_panels: int, num_columns: int) -> Markup:
     """Write the rules that depend on the classifications and on the number of panels."""
     rules = [f"#{name} .points{{stroke-width:{_marker_size(len(classifications[0].codes))}}}"]
     for number, classification in enumerate(classifications):

@@ -164,6 +164,7 @@ def test_a_text_field_without_a_reader_names_no_location():
         "corpora corpora",
         "corpora snapshot",
         "evaluate experiment",
+        "evaluate layer",
         "ingest corpora",
         "ingest experiment",
         "ingest name",
