@@ -26,7 +26,7 @@ class Points:
 
     uids: Sequence[str]
     ids: Sequence[str]
-    """Their ids in the corpus."""
+    """Their ids in the corpus; the uid where none is stated."""
     is_bonafide: NDArray[np.bool_]
     columns: Mapping[str, Column]
     """Name → values, for COLUMNS."""
@@ -108,7 +108,7 @@ def choose_points(systems: Sequence[EmbeddedSystem], settings: Settings) -> Poin
     clusters, num_clusters = renumber(utterances.clusters(settings.clusters).codes[rows])
     return Points(
         uids,
-        ids.to_pylist(),
+        [id_ or uid for id_, uid in zip(ids.to_pylist(), uids, strict=True)],
         utterances.is_bonafide[rows],
         {name: utterances.columns[name].take(rows) for name in COLUMNS},
         clusters,

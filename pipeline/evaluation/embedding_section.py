@@ -45,7 +45,7 @@ def embedding_section(results: Results) -> list[Section]:
 def _figure(picture: Picture) -> Figure:
     points, projections = picture.points, picture.projections
     panels = [
-        *(Panel(f"{each.system} · t-SNE", each.t_sne) for each in projections),
+        *(Panel(each.system, f"t-SNE, perplexity {picture.perplexity:.4g}", each.t_sne) for each in projections),
         *(_components(each) for each in projections),
     ]
     classifications = [
@@ -55,7 +55,7 @@ def _figure(picture: Picture) -> Figure:
     ]
     num_systems = len(projections)
     return scatter_plot(
-        f"Embeddings of {len(points):,} utterances: layer {picture.layer}, perplexity {picture.perplexity:.4g}",
+        f"Embeddings of {len(points):,} utterances, layer {picture.layer}",
         panels,
         list(_texts(picture)),
         classifications,
@@ -68,8 +68,8 @@ def _components(projection: Projection) -> Panel:
     positions_NC, shares = projection.components
     positions_N2 = np.zeros((len(positions_NC), 2))
     positions_N2[:, : positions_NC.shape[1]] = positions_NC[:, :2]
-    share = f"{100 * shares[:2].sum():.0f} % of the variance"
-    return Panel(f"{projection.system} · principal components, {share}", positions_N2)
+    share = f"{100 * shares[:2].sum():.2g} % of the variance"
+    return Panel(projection.system, f"principal components, {share}", positions_N2)
 
 
 def _artifacts(points: Points) -> Classification:

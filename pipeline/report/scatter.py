@@ -22,10 +22,13 @@ from pipeline.report.style import NARROW_PX, NUM_COLOURS
 SIZE = 1000
 """Width and height of a panel in SVG units; coordinates are integers."""
 
-MARGIN, TOP_MARGIN = 40, 90
-"""Space around the points of a panel; its title is at the top."""
+MARGIN, TOP_MARGIN = 40, 130
+"""Space around the points of a panel; its titles are at the top."""
 
-MARKER_SIZES = (11, 24)
+MAX_TITLE = 40
+"""Characters of a title that fit into a panel."""
+
+MARKER_SIZES = (11, 20)
 """Smallest and largest width of a marker in SVG units."""
 
 MARKER_COVERAGE = 650
@@ -36,6 +39,7 @@ class Panel(NamedTuple):
     """One picture of the points."""
 
     title: str
+    subtitle: str
     positions: NDArray[np.float64]
     """[N, 2]; both coordinates are drawn to the same scale."""
 
@@ -140,7 +144,9 @@ def _shape_legend(shapes: Shapes) -> Markup:
 def _frames(panels: Sequence[Panel]) -> Iterator[Markup]:
     for panel in panels:
         frame = element("rect", x=6, y=6, width=SIZE - 12, height=SIZE - 12, rx=12)
-        yield element("g", frame, element("text", panel.title, x=MARGIN, y=56))
+        short = panel.title if len(panel.title) <= MAX_TITLE else f"{panel.title[: MAX_TITLE - 1]}…"
+        title = element("text", element("title", panel.title), short, x=MARGIN, y=60, class_="value")
+        yield element("g", frame, title, element("text", panel.subtitle, x=MARGIN, y=104))
 
 
 def _points(

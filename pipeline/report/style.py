@@ -108,14 +108,14 @@ figure:has(> .scatter) { grid-column: 1 / -1; overflow: hidden; }
 .scatter > .shapes { display: inline-flex; gap: .9rem; margin: 0 0 .3rem .6rem; font-size: .82rem; }
 .scatter .shapes svg { width: .75rem; height: .75rem; margin-right: .35rem; vertical-align: -1px; }
 .scatter > svg { display: block; aspect-ratio: 1; overflow: visible; }
-.scatter text { fill: var(--ink); font-size: 30px; }
+.scatter text { font-size: 30px; }
 .scatter rect { fill: none; stroke: var(--line); stroke-width: 2; }
 .scatter path { fill: none; stroke: currentColor; stroke-linecap: round; }
 .scatter .dot path { stroke-width: 90; }
 .scatter .t path, .scatter .triangle path { fill: currentColor; stroke: none; }
 .scatter .points > g { opacity: .75; }
 .scatter .points > g:hover { opacity: 1; }
-.scatter .points > g:hover path { stroke: var(--ink); stroke-width: 26px; stroke-linejoin: round; }
+.scatter .points > g:hover path { stroke: var(--ink); stroke-width: 18px; stroke-linejoin: round; }
 svg .whisker { stroke: var(--ink); stroke-width: 1.2; opacity: .75; fill: none; }
 """
     f"@media (max-width: {NARROW_PX}px) {{"
