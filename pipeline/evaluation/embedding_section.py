@@ -45,7 +45,10 @@ def embedding_section(results: Results) -> list[Section]:
 def _figure(picture: Picture) -> Figure:
     points, projections = picture.points, picture.projections
     panels = [
-        *(Panel(each.system, f"t-SNE, perplexity {picture.perplexity:.4g}", each.t_sne) for each in projections),
+        *(
+            Panel(each.system, f"t-SNE, perplexity {picture.perplexity:.4g}", each.t_sne)
+            for each in projections
+        ),
         *(_components(each) for each in projections),
     ]
     classifications = [

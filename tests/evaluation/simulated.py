@@ -113,8 +113,8 @@ def write_embeddings(
 
     Args:
         folder: where the scores are.
-        label: how far apart embeddings of the two labels are; their noise has a standard deviation of 1.
-        corpus: how far apart embeddings of two corpora are.
+        label: distance of the embeddings of each label from 0, where they have a noise of 1.
+        corpus: distance of the embeddings of each corpus from 0.
         num: how many of each corpus have one; default: all.
         layers: their names; all have the same embeddings.
         width: channels.
@@ -124,7 +124,7 @@ def write_embeddings(
     for number, path in enumerate(sorted((folder / layout.PARTS).iterdir())):
         rows = pq.read_table(path, columns=["uid", "label"]).slice(0, num)
         vectors = np.random.default_rng([width, number]).normal(0, 1, (len(rows), width))
-        vectors[:, 0] += np.where(np.array(rows["label"]) == "spoof", label, 0)
+        vectors[:, 0] += np.where(np.array(rows["label"]) == "spoof", -label, label)
         vectors[:, 1 + number] += corpus
         vectors[:broken] = np.inf
         flat = pa.array(vectors.astype(np.float16).ravel())
