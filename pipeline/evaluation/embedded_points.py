@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -48,21 +49,22 @@ class EmbeddedSystem:
     embeddings: Embeddings
     """May be under another name, if systems were renamed."""
 
-    def usable_rows(self) -> dict[str, int]:
-        """Find the embeddings that are finite and whose utterance has a label: uid → row."""
+    @cached_property
+    def is_finite(self) -> NDArray[np.bool_]:
+        """[N] whether all numbers of each embedding are finite; large ones do not fit into float16."""
+        return np.asarray(np.isfinite(self.embeddings.vectors).all(axis=1))
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """The embeddings that are finite and whose utterance has a label: uid → row."""
         keys = self.embeddings.rows["key"].combine_chunks()
         is_labelled = pc.is_in(keys, value_set=self.scores.utterances.uids).to_numpy(zero_copy_only=False)
-        rows = np.flatnonzero(np.isfinite(self.embeddings.vectors).all(axis=1) & is_labelled)
+        rows = np.flatnonzero(self.is_finite & is_labelled)
         return dict(zip(keys.take(pa.array(rows)).to_pylist(), rows.tolist(), strict=True))
-
-    def num_broken(self) -> int:
-        """Count the embeddings that are not finite."""
-        return int(np.count_nonzero(~np.isfinite(self.embeddings.vectors).all(axis=1)))
 
     def vectors_of(self, points: Points) -> NDArray[np.float32]:
         """The embeddings of some points, [N, E]."""
-        rows = self.usable_rows()
-        return self.embeddings.vectors[[rows[uid] for uid in points.uids]]
+        return self.embeddings.vectors[[self.rows[uid] for uid in points.uids]]
 
     def scores_of(self, points: Points) -> NDArray[np.float64]:
         """The scores of some points, [N]."""
@@ -77,12 +79,11 @@ def choose_points(systems: Sequence[EmbeddedSystem], settings: Settings) -> Poin
     notes = [
         f"{each.scores.system}: {num_broken:,} embeddings are not finite and are left out."
         for each in systems
-        if (num_broken := each.num_broken())
+        if (num_broken := int(np.count_nonzero(~each.is_finite)))
     ]
-    rows_by_system = {each.scores.system: each.usable_rows() for each in systems}
-    shared = set.intersection(*(set(rows) for rows in rows_by_system.values()))
-    if any(len(rows) > len(shared) for rows in rows_by_system.values()):
-        counts = ", ".join(f"{system}: {len(rows):,}" for system, rows in rows_by_system.items())
+    shared = set.intersection(*(set(each.rows) for each in systems))
+    if any(len(each.rows) > len(shared) for each in systems):
+        counts = ", ".join(f"{each.scores.system}: {len(each.rows):,}" for each in systems)
         notes.append(
             f"The systems have embeddings of different utterances ({counts}); shown are the {len(shared):,} of which "
             "all have one."
@@ -102,9 +103,7 @@ def choose_points(systems: Sequence[EmbeddedSystem], settings: Settings) -> Poin
     ]
     rows = rows[sample_evenly(hashes, groups, settings.max_points)]
     uids = utterances.uids.take(pa.array(rows)).to_pylist()
-    ids = first.embeddings.rows["id"].take(
-        pa.array([rows_by_system[first.scores.system][uid] for uid in uids], pa.int64())
-    )
+    ids = first.embeddings.rows["id"].take(pa.array([first.rows[uid] for uid in uids], pa.int64()))
     clusters, num_clusters = renumber(utterances.clusters(settings.clusters).codes[rows])
     return Points(
         uids,

@@ -17,7 +17,7 @@ from pipeline.report import Block, Cell, Figure, Section, Table, Text, Value
 from pipeline.report.scatter import Classification, Panel, Shapes, scatter_plot
 
 MAX_COLUMNS = 3
-"""Panels of a row of the picture."""
+"""Up to so many systems stand side by side; more, or a single one, have a row each."""
 
 BONAFIDE, SPOOF = "bona fide", "spoof"
 
@@ -44,26 +44,28 @@ def embedding_section(results: Results) -> list[Section]:
 
 def _figure(picture: Picture) -> Figure:
     points, projections = picture.points, picture.projections
-    panels = [
-        *(
-            Panel(each.system, f"t-SNE, perplexity {picture.perplexity:.4g}", each.t_sne)
-            for each in projections
-        ),
-        *(_components(each) for each in projections),
+    t_snes = [
+        Panel(each.system, f"t-SNE, perplexity {picture.perplexity:.4g}", each.t_sne) for each in projections
     ]
+    components = [_components(each) for each in projections]
+    has_system_columns = 1 < len(projections) <= MAX_COLUMNS
+    panels = (
+        [*t_snes, *components]
+        if has_system_columns
+        else [panel for row in zip(t_snes, components, strict=True) for panel in row]
+    )
     classifications = [
         Classification("label", [BONAFIDE, SPOOF], np.where(points.is_bonafide, 0, 1)),
         _artifacts(points),
         *(_classification(name, points.columns[name]) for name in ("corpus", "language")),
     ]
-    num_systems = len(projections)
     return scatter_plot(
         f"Embeddings of {len(points):,} utterances, layer {picture.layer}",
         panels,
         list(_texts(picture)),
         classifications,
         Shapes(BONAFIDE, SPOOF, ~points.is_bonafide),
-        num_columns=num_systems if 1 < num_systems <= MAX_COLUMNS else 2,
+        num_columns=len(projections) if has_system_columns else 2,
     )
 
 
@@ -71,7 +73,7 @@ def _components(projection: Projection) -> Panel:
     positions_NC, shares = projection.components
     positions_N2 = np.zeros((len(positions_NC), 2))
     positions_N2[:, : positions_NC.shape[1]] = positions_NC[:, :2]
-    share = f"{100 * shares[:2].sum():.2g} % of the variance"
+    share = f"{100 * shares[:2].sum():.3g} % of the variance"
     return Panel(projection.system, f"principal components, {share}", positions_N2)
 
 

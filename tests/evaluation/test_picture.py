@@ -109,11 +109,12 @@ def test_systems_without_embeddings_are_named_and_shared_utterances_are_shown(tm
 
 
 def test_too_few_points_are_a_sentence_in_place_of_a_picture(tmp_path):
-    results = results_of(write(tmp_path / "tiny", num=4), settings=SETTINGS)
-    html = to_page(results).to_html()
-    assert "A picture needs 10 labelled utterances with embeddings; there are 8." in html
-    assert not points_in(html)
-    assert not [each for each in results.measurements.values() if each.group == "embeddings"]
+    for num in (4, 0):
+        results = results_of(write(tmp_path / f"{num}", num=num), settings=SETTINGS)
+        html = to_page(results).to_html()
+        assert f"A picture needs 10 labelled utterances with embeddings; there are {2 * num}." in html
+        assert not points_in(html)
+        assert not [each for each in results.measurements.values() if each.group == "embeddings"]
 
 
 def test_scores_without_embeddings_have_no_section(tmp_path):
