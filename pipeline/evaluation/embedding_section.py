@@ -137,7 +137,8 @@ def _purities(picture: Picture) -> Table:
 
 
 def _meaning(picture: Picture) -> str:
-    one_corpus = "" if "corpus" in picture.projections[0].purities else " There is only one corpus here."
+    codes = picture.points.columns["corpus"].codes
+    one_corpus = "" if np.any(codes != codes[0]) else " There is only one corpus here."
     return (
         "Neighbours are nearest by cosine similarity, in all dimensions. Utterances of the same speaker, or of the "
         "same source file where no speaker is stated, do not count as neighbours; otherwise the table would show how "

@@ -23,8 +23,8 @@ from pipeline.evaluation.projection import (
     usable_perplexity,
 )
 from pipeline.evaluation.scores import ScoreSet
-from pipeline.metrics.intervals import Difference, difference_of, interval_of
-from pipeline.metrics.neighbours import Purity, nearest_neighbours, purity_of, unit_vectors
+from pipeline.metrics.intervals import Difference, Interval, difference_of, interval_of
+from pipeline.metrics.neighbours import nearest_neighbours, purity_of, resample_purity, unit_vectors
 
 EMBEDDINGS = "embeddings"
 """The group of measurements of embeddings; their key is the layer, and their corpus is POOLED."""
@@ -43,9 +43,8 @@ class Projection:
     components: Components
     t_sne: NDArray[np.float64]
     """[N, 2] positions by t-SNE."""
-    purities: Mapping[str, Purity]
-    """What neighbours have in common, one of PURITIES → how often; without the corpus if there is only one."""
     measurement: Measurement
+    """Its metrics are those of PURITIES; None if all points have the same label, or the same corpus."""
     difference: Difference | None
     """How much purer neighbourhoods are by corpus than by label, both corrected for chance; None if it is unknown."""
 
@@ -76,7 +75,7 @@ class Picture:
         """Name the systems whose embeddings tell corpora rather than labels."""
         for each in self.projections:
             if each.tells_corpora:
-                label, corpus = (each.purities[name].corrected for name in PURITIES)
+                label, corpus = (each.measurement.metrics[f"{name}_purity_corrected"] for name in PURITIES)
                 yield (
                     f"{each.system}: its embeddings tell the corpus better than the label: corrected for chance, "
                     f"{percent(corpus)} % of the nearest neighbours are of the same corpus and {percent(label)} % of "
@@ -131,55 +130,50 @@ def draw(
 @single_thread()
 def _project(system: EmbeddedSystem, points: Points, settings: Settings) -> Projection:
     vectors_NE = unit_vectors(system.vectors_of(points))
-    purities = _purities(vectors_NE, points)
-    measurement, difference = _measure(system.scores.system, points, purities, settings)
+    neighbours = nearest_neighbours(vectors_NE, points.clusters)
+    measurement, difference = _measure(system.scores.system, points, neighbours, settings)
     components = principal_components(vectors_NE)
     return Projection(
         system.scores.system,
         system.scores_of(points),
         components,
         t_sne(components.positions, usable_perplexity(settings.perplexity, len(points))),
-        purities,
         measurement,
         difference,
     )
 
 
-def _purities(vectors_NE: NDArray[np.float32], points: Points) -> dict[str, Purity]:
-    neighbours = nearest_neighbours(vectors_NE, points.clusters)
-    corpora = points.columns["corpus"].codes.astype(np.int64)
-    classes = {"label": points.is_bonafide.astype(np.int64), "corpus": corpora}
-    return {
-        name: purity_of(neighbours, codes, points.clusters)
-        for name, codes in classes.items()
-        if name == "label" or np.any(codes != codes[0])
-    }
-
-
 def _measure(
-    system: str, points: Points, purities: Mapping[str, Purity], settings: Settings
+    system: str, points: Points, neighbours: NDArray[np.int64], settings: Settings
 ) -> tuple[Measurement, Difference | None]:
     """Measure purities with intervals, and how much larger the purity by corpus is than that by label."""
-    num_bonafide = int(np.count_nonzero(points.is_bonafide))
-    samples = _resample(points, purities, settings)
+    rng = np.random.default_rng(settings.seed)
+    num_resamples = min(settings.num_bootstrap, GROUP_RESAMPLES)
+    weights = rng.poisson(1, (num_resamples, points.num_clusters)).astype(np.float64)
+    classes = {
+        "label": points.is_bonafide.astype(np.int64),
+        "corpus": points.columns["corpus"].codes.astype(np.int64),
+    }
     metrics: dict[str, float | None] = {}
-    intervals = {}
-    rescaled = {}
+    intervals: dict[str, Interval] = {}
+    corrected: dict[str, NDArray[np.float64]] = {}
     for name in PURITIES:
-        metric, purity = f"{name}_purity", purities.get(name)
-        value, chance = (purity.value, purity.chance) if purity else (None, None)
-        metrics |= {
-            metric: value,
-            f"{metric}_chance": chance,
-            f"{metric}_corrected": purity.corrected if purity else None,
-        }
-        if value is None or chance is None:
+        metric, codes = f"{name}_purity", classes[name]
+        metrics |= dict.fromkeys((metric, f"{metric}_chance", f"{metric}_corrected"))
+        purity = purity_of(neighbours, codes, points.clusters)
+        if purity is None or purity.corrected is None:
             continue
-        interval = interval_of(metric, value, samples[name], points.num_clusters, len(points))
+        metrics |= {
+            metric: purity.value,
+            f"{metric}_chance": purity.chance,
+            f"{metric}_corrected": purity.corrected,
+        }
+        samples = resample_purity(neighbours, codes, points.clusters, weights)
+        interval = interval_of(metric, purity.value, samples, points.num_clusters, len(points))
         if interval is not None:
             intervals[metric] = interval
-        if chance < 1:
-            rescaled[name] = (samples[name] - chance) / (1 - chance)
+        corrected[name] = (samples - purity.chance) / (1 - purity.chance)
+    num_bonafide = int(np.count_nonzero(points.is_bonafide))
     measurement = Measurement(
         system,
         POOLED,
@@ -191,27 +185,9 @@ def _measure(
         intervals,
         num_clusters=points.num_clusters,
     )
-    if set(rescaled) < set(PURITIES):
-        return measurement, None
     label, corpus = (metrics[f"{name}_purity_corrected"] for name in PURITIES)
-    assert label is not None and corpus is not None, "both have a chance below 1"
+    if label is None or corpus is None:
+        return measurement, None
     return measurement, difference_of(
-        corpus - label, rescaled["corpus"], rescaled["label"], points.num_clusters
+        corpus - label, corrected["corpus"], corrected["label"], points.num_clusters
     )
-
-
-def _resample(
-    points: Points, purities: Mapping[str, Purity], settings: Settings
-) -> dict[str, NDArray[np.float64]]:
-    """Compute purities of resamples of whole clusters: name → [num_resamples] values."""
-    rng = np.random.default_rng(settings.seed)
-    num_resamples = min(settings.num_bootstrap, GROUP_RESAMPLES)
-    weights = rng.poisson(1, (num_resamples, points.num_clusters)).astype(np.float64)
-    samples = {}
-    for name, purity in purities.items():
-        is_known = ~np.isnan(purity.same)
-        clusters, shares = points.clusters[is_known], purity.same[is_known]
-        totals = weights @ np.bincount(clusters, minlength=points.num_clusters)
-        sums = weights @ np.bincount(clusters, shares, minlength=points.num_clusters)
-        samples[name] = sums[totals > 0] / totals[totals > 0]
-    return samples

@@ -22,22 +22,12 @@ NONE = -1
 
 
 class Purity(NamedTuple):
-    """How many neighbours share the class of each embedding, and how many would if neighbours were random."""
+    """How many neighbours share a class, and how many would if neighbours were random."""
 
-    same: NDArray[np.float64]
-    """[N] share of the neighbours of an embedding that have its class; nan if it has no neighbour."""
-    by_chance: NDArray[np.float64]
-    """[N] share of all embeddings of other clusters that have its class; nan if there are none."""
-
-    @property
-    def value(self) -> float | None:
-        """Mean share over the embeddings that have neighbours; None if none has."""
-        return _mean(self.same)
-
-    @property
-    def chance(self) -> float | None:
-        """What the value would be if neighbours were random."""
-        return _mean(self.by_chance)
+    value: float
+    """Share of all neighbours that have the class of the embedding whose neighbours they are."""
+    chance: float
+    """The same if the neighbours of each embedding were drawn from all embeddings of other clusters."""
 
     @property
     def corrected(self) -> float | None:
@@ -45,13 +35,7 @@ class Purity(NamedTuple):
 
         None if chance is 1, that is if all embeddings have the same class.
         """
-        value, chance = self.value, self.chance
-        return None if value is None or chance is None or chance == 1 else (value - chance) / (1 - chance)
-
-
-def _mean(shares: NDArray[np.float64]) -> float | None:
-    known = shares[~np.isnan(shares)]
-    return float(known.mean()) if known.size else None
+        return None if self.chance == 1 else (self.value - self.chance) / (1 - self.chance)
 
 
 def nearest_neighbours(
@@ -94,24 +78,69 @@ def unit_vectors(vectors_NE: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def purity_of(
     neighbours: NDArray[np.int64], classes: NDArray[np.int64], clusters: NDArray[np.int64]
-) -> Purity:
-    """Measure how often neighbours share a class.
+) -> Purity | None:
+    """Measure how often neighbours share a class; None if there are no neighbours.
 
     Args:
         neighbours: [N, num_neighbours] as `nearest_neighbours` finds them.
         classes: [N] number of the class of each embedding, from 0.
         clusters: [N] as given to `nearest_neighbours`.
     """
-    exists = neighbours != NONE
-    is_same = exists & (classes[neighbours] == classes[:, None])
+    pairs = _Pairs.of(neighbours, classes)
+    if not pairs.is_same.size:
+        return None
     # Pairs of class and cluster are counted, since an embedding has no neighbours in its own cluster.
     _, cluster, cluster_sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-    pairs = cluster * (int(classes.max(initial=0)) + 1) + classes
-    _, pair, pair_sizes = np.unique(pairs, return_inverse=True, return_counts=True)
-    num_others = classes.size - cluster_sizes[cluster]
-    num_same = np.bincount(classes)[classes] - pair_sizes[pair]
-    return Purity(_share(is_same.sum(axis=1), exists.sum(axis=1)), _share(num_same, num_others))
+    both = cluster * (int(classes.max(initial=0)) + 1) + classes
+    _, group, group_sizes = np.unique(both, return_inverse=True, return_counts=True)
+    num_others = (classes.size - cluster_sizes[cluster])[pairs.first]
+    num_same = (np.bincount(classes)[classes] - group_sizes[group])[pairs.first]
+    return Purity(float(pairs.is_same.mean()), float((num_same / num_others).mean()))
 
 
-def _share(counts: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)
+def resample_purity(
+    neighbours: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    clusters: NDArray[np.int64],
+    weights: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The values of a purity in resamples of whole clusters, whose embeddings have neighbours and are neighbours.
+
+    A pair of neighbours depends on two clusters, so its weight is the sum of theirs minus 1. Weights of the first one
+    alone would take pairs that share their second one for independent, and make intervals too narrow.
+
+    Args:
+        neighbours: as in `purity_of`.
+        classes: as in `purity_of`.
+        clusters: as in `purity_of`, numbered from 0.
+        weights: [num_resamples, num_clusters] of mean 1.
+
+    Returns:
+        The values of the resamples whose pairs have a positive total weight.
+    """
+    pairs = _Pairs.of(neighbours, classes)
+    num_clusters = weights.shape[1]
+    totals = np.zeros(num_clusters)
+    sums = np.zeros(num_clusters)
+    for ends in (pairs.first, pairs.second):
+        totals += np.bincount(clusters[ends], minlength=num_clusters)
+        sums += np.bincount(clusters[ends], pairs.is_same, num_clusters)
+    pair_weights = weights @ totals - pairs.is_same.size
+    is_positive = pair_weights > 0
+    same = weights[is_positive] @ sums - np.count_nonzero(pairs.is_same)
+    return np.clip(same / pair_weights[is_positive], 0, 1)
+
+
+class _Pairs(NamedTuple):
+    """All embeddings with their neighbours, as [num_pairs] positions of both."""
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    is_same: NDArray[np.bool_]
+    """[num_pairs] whether both have the same class."""
+
+    @classmethod
+    def of(cls, neighbours: NDArray[np.int64], classes: NDArray[np.int64]) -> _Pairs:
+        first, column = np.nonzero(neighbours != NONE)
+        second = neighbours[first, column]
+        return cls(first, second, classes[first] == classes[second])

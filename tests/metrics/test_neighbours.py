@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.metrics import neighbours as module
-from pipeline.metrics.neighbours import NONE, Purity, nearest_neighbours, purity_of
+from pipeline.metrics.intervals import difference_of
+from pipeline.metrics.neighbours import NONE, Purity, nearest_neighbours, purity_of, resample_purity
 
 
 def embeddings(num: int, width: int = 8, seed: int = 0):
@@ -18,7 +19,9 @@ def alone(num: int):
 
 
 def purity(vectors, classes, clusters, num_neighbours: int = 15) -> Purity:
-    return purity_of(nearest_neighbours(vectors, clusters, num_neighbours), np.asarray(classes), clusters)
+    measured = purity_of(nearest_neighbours(vectors, clusters, num_neighbours), np.asarray(classes), clusters)
+    assert measured is not None
+    return measured
 
 
 def test_classes_that_lie_apart_are_pure():
@@ -54,7 +57,7 @@ def test_speakers_do_not_count_as_neighbours_of_themselves():
     vectors = embeddings(600, 64) * 0.1 + embeddings(60, 64, seed=1)[speakers]
     assert purity(vectors, classes, alone(600), 9).value == 1
     honest = purity(vectors, classes, speakers, 9)
-    assert honest.value is not None and honest.value < 0.65
+    assert honest.value < 0.65
     assert honest.chance == pytest.approx(290 / 590)
 
 
@@ -66,7 +69,7 @@ def test_chance_is_what_shuffled_classes_give():
         [rng.choice(np.flatnonzero(clusters != clusters[row]), 100, replace=False) for row in range(200)]
     )
     measured = purity_of(neighbours, classes, clusters)
-    assert measured.value == pytest.approx(measured.chance, abs=0.01)
+    assert measured is not None and measured.value == pytest.approx(measured.chance, abs=0.01)
 
 
 def test_the_length_of_embeddings_and_the_numbers_of_classes_and_clusters_do_not_matter():
@@ -90,13 +93,16 @@ def test_where_other_clusters_have_too_few_embeddings_only_those_count():
     found = nearest_neighbours(vectors, clusters, 3)
     assert [sorted(row) for row in found[:4].tolist()] == [[NONE, NONE, 4]] * 4
     assert NONE not in found[4]
-    measured = purity_of(found, np.array([0, 1, 0, 1, 0]), clusters)
-    assert measured.same[:4].tolist() == [1, 0, 1, 0]
+    classes = np.array([0, 1, 0, 1, 0])
+    measured = purity_of(found, classes, clusters)
+    assert measured is not None
+    assert measured.value == (2 + sum(classes[found[4]] == 0)) / 7
+    assert measured.chance == pytest.approx((2 + 3 * 2 / 4) / 7)
 
 
 def test_a_single_cluster_has_no_neighbours_and_a_single_class_no_correction():
-    nothing = purity(embeddings(20), np.arange(20) % 2, np.zeros(20, int))
-    assert nothing.value is nothing.chance is nothing.corrected is None
+    one_cluster = np.zeros(20, int)
+    assert purity_of(nearest_neighbours(embeddings(20), one_cluster), np.arange(20) % 2, one_cluster) is None
     everything = purity(embeddings(20), np.zeros(20, int), alone(20))
     assert (everything.value, everything.chance, everything.corrected) == (1, 1, None)
 
@@ -105,3 +111,43 @@ def test_silent_embeddings_of_length_zero_have_neighbours_as_well():
     vectors = embeddings(30)
     vectors[:5] = 0
     assert NONE not in nearest_neighbours(vectors, alone(30))
+
+
+def test_resamples_weigh_both_clusters_of_a_pair():
+    vectors, clusters = embeddings(40), np.arange(40) % 8
+    classes = np.random.default_rng(8).integers(0, 2, 40)
+    found = nearest_neighbours(vectors, clusters, 3)
+    weights = np.random.default_rng(9).poisson(1, (50, 8)).astype(float)
+    weights[0] = 1
+    expected = []
+    for row in weights:
+        pairs = [
+            (row[clusters[i]] + row[clusters[j]] - 1, classes[i] == classes[j])
+            for i in range(40)
+            for j in found[i]
+        ]
+        total = sum(weight for weight, _ in pairs)
+        if total > 0:
+            expected.append(np.clip(sum(weight for weight, is_same in pairs if is_same) / total, 0, 1))
+    samples = resample_purity(found, classes, clusters, weights)
+    assert samples == pytest.approx(expected)
+    assert samples[0] == pytest.approx(purity(vectors, classes, clusters, 3).value)
+
+
+def test_neighbourhoods_of_equally_clear_kinds_are_rarely_said_to_differ():
+    """The difference of the purities of two kinds that are equally clear is significant in few of 60 trials."""
+    num_wrong = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        clusters, kinds = rng.integers(0, 40, 240), rng.integers(0, 2, (2, 240))
+        vectors = rng.normal(0, 1, (240, 8)) + 0.5 * rng.normal(0, 1, (40, 8))[clusters]
+        vectors[:, :2] += 2 * kinds.T - 1
+        found = nearest_neighbours(vectors.astype(np.float32), clusters)
+        weights = rng.poisson(1, (200, 40)).astype(float)
+        first, second = (purity_of(found, each, clusters) for each in kinds)
+        of_first, of_second = (resample_purity(found, each, clusters, weights) for each in kinds)
+        assert first is not None and second is not None
+        difference = difference_of(first.value - second.value, of_first, of_second, num_clusters=40)
+        assert difference is not None
+        num_wrong += difference.p_value < 0.05
+    assert num_wrong <= 6
