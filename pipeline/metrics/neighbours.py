@@ -106,29 +106,21 @@ def resample_purity(
 ) -> NDArray[np.float64]:
     """The values of a purity in resamples of whole clusters, whose embeddings have neighbours and are neighbours.
 
-    A pair of neighbours depends on two clusters, so its weight is the sum of theirs minus 1. Weights of the first one
-    alone would take pairs that share their second one for independent, and make intervals too narrow.
+    A pair of neighbours depends on two clusters, and each of them moves the purity by all its pairs. Weights of the
+    first one alone would take pairs that share their second one for independent, and make intervals too narrow. The
+    purity is taken to be linear in the weights; as a ratio, it would be unstable with few clusters.
 
     Args:
         neighbours: as in `purity_of`.
         classes: as in `purity_of`.
         clusters: as in `purity_of`, numbered from 0.
         weights: [num_resamples, num_clusters] of mean 1.
-
-    Returns:
-        The values of the resamples whose pairs have a positive total weight.
     """
     pairs = _Pairs.of(neighbours, classes)
     num_clusters = weights.shape[1]
-    totals = np.zeros(num_clusters)
-    sums = np.zeros(num_clusters)
-    for ends in (pairs.first, pairs.second):
-        totals += np.bincount(clusters[ends], minlength=num_clusters)
-        sums += np.bincount(clusters[ends], pairs.is_same, num_clusters)
-    pair_weights = weights @ totals - pairs.is_same.size
-    is_positive = pair_weights > 0
-    same = weights[is_positive] @ sums - np.count_nonzero(pairs.is_same)
-    return np.clip(same / pair_weights[is_positive], 0, 1)
+    deviations = pairs.is_same - pairs.is_same.mean()
+    sums = sum(np.bincount(clusters[ends], deviations, num_clusters) for ends in (pairs.first, pairs.second))
+    return np.asarray(np.clip(pairs.is_same.mean() + weights @ sums / deviations.size, 0, 1))
 
 
 class _Pairs(NamedTuple):

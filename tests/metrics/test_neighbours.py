@@ -118,20 +118,19 @@ def test_resamples_weigh_both_clusters_of_a_pair():
     classes = np.random.default_rng(8).integers(0, 2, 40)
     found = nearest_neighbours(vectors, clusters, 3)
     weights = np.random.default_rng(9).poisson(1, (50, 8)).astype(float)
-    weights[0] = 1
-    expected = []
-    for row in weights:
-        pairs = [
-            (row[clusters[i]] + row[clusters[j]] - 1, classes[i] == classes[j])
+    value = purity(vectors, classes, clusters, 3).value
+    expected = [
+        value
+        + sum(
+            (row[clusters[i]] + row[clusters[j]]) * ((classes[i] == classes[j]) - value)
             for i in range(40)
             for j in found[i]
-        ]
-        total = sum(weight for weight, _ in pairs)
-        if total > 0:
-            expected.append(np.clip(sum(weight for weight, is_same in pairs if is_same) / total, 0, 1))
-    samples = resample_purity(found, classes, clusters, weights)
-    assert samples == pytest.approx(expected)
-    assert samples[0] == pytest.approx(purity(vectors, classes, clusters, 3).value)
+        )
+        / 120
+        for row in weights
+    ]
+    assert resample_purity(found, classes, clusters, weights) == pytest.approx(np.clip(expected, 0, 1))
+    assert resample_purity(found, classes, clusters, np.ones((1, 8))) == pytest.approx(value)
 
 
 def test_neighbourhoods_of_equally_clear_kinds_are_rarely_said_to_differ():
