@@ -282,7 +282,7 @@ def test_embeddings_of_a_layer_are_drawn_and_their_purities_are_metrics(tmp_path
         "bonafide evaluate: --layer 7: no system has embeddings of this layer; they have head, 4\n"
     )
     assert not out.exists()
-    assert run(main, [*flags, "--layer", "4", "--perplexity", "8", "--max-points", "50"]) == 0
+    assert run(main, [*flags, "--layer", "4", "--perplexity", "8", "--max-points", "100"]) == 0
     assert (
         "warning: untrained: its embeddings tell the corpus better than the label" in capsys.readouterr().err
     )
@@ -290,7 +290,7 @@ def test_embeddings_of_a_layer_are_drawn_and_their_purities_are_metrics(tmp_path
         (out / layout.REPORT_PAGE).read_text(),
         json.loads((out / layout.METRICS_JSON).read_bytes()),
     )
-    assert "Embeddings of 50 utterances, layer 4" in page and "t-SNE, perplexity 8" in page
+    assert "Embeddings of 100 utterances, layer 4" in page and "t-SNE, perplexity 8" in page
     purity = {
         system: metrics["pooled"]["embeddings"]["4"]["label_purity"]
         for system, metrics in report["metrics"].items()
