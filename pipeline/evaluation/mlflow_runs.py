@@ -103,11 +103,11 @@ def corpus_metrics(results: Results, system: str) -> dict[str, float]:
     """Collect the metrics of a system as `METRIC/CORPUS`, with characters that MLflow allows; every EER first.
 
     The threshold of the EER and the intervals are left out; the files of the report have them. The purities of its
-    embeddings, corrected for chance, are `label_purity/LAYER` and `corpus_purity/LAYER`.
+    embeddings, corrected for chance, are `label_purity_corrected/LAYER` and `corpus_purity_corrected/LAYER`.
     """
     layer = results.settings.layer
     embedded = results.measurements.get((system, POOLED, EMBEDDINGS, layer))
-    purities = embedded.metrics if embedded else {}
+    purities = {f"{name}_purity_corrected": embedded for name in PURITIES if embedded}
     return {
         f"{metric}/{_metric_name(corpus)}": value
         for metric in METRICS
@@ -116,9 +116,9 @@ def corpus_metrics(results: Results, system: str) -> dict[str, float]:
         if (measurement := results.measurements.get((system, corpus, "all", "all"))) is not None
         if (value := measurement.metrics[metric]) is not None
     } | {
-        f"{name}_purity/{layer}": value
-        for name in PURITIES
-        if (value := purities.get(f"{name}_purity_corrected")) is not None
+        f"{metric}/{layer}": value
+        for metric, measurement in purities.items()
+        if (value := measurement.metrics[metric]) is not None
     }
 
 

@@ -83,7 +83,7 @@ def test_purities_are_in_all_files_and_sent_to_mlflow(tmp_path):
     rows = {row["metric"]: row for row in table.to_pylist() if row["group"] == "embeddings"}
     assert rows["label_purity"]["value"] == measured["label_purity"]
     assert (rows["label_purity"]["key"], rows["label_purity"]["corpus"]) == ("4", POOLED)
-    assert corpus_metrics(results, "tiny")["label_purity/4"] == measured["label_purity_corrected"]
+    assert corpus_metrics(results, "tiny")["label_purity_corrected/4"] == measured["label_purity_corrected"]
 
 
 def test_one_corpus_has_no_purity_by_corpus(tmp_path):
