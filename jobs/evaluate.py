@@ -18,6 +18,7 @@ from pipeline.evaluation import layout
 from pipeline.evaluation.calibration import Calibration, load_calibration, stored_calibration
 from pipeline.evaluation.claims import ClaimsName, Verdict, check_claims, load_claims
 from pipeline.evaluation.complete import find_score_folders
+from pipeline.evaluation.embeddings import Embeddings, layers_of, load_embeddings
 from pipeline.evaluation.files import to_files
 from pipeline.evaluation.measure import Settings
 from pipeline.evaluation.mlflow_runs import log_to_mlflow
@@ -53,6 +54,12 @@ class EvaluateConfig:
     own (utterance). auto: of a speaker, or of a source file where no speaker is stated."""
     min_group: Annotated[int, Range(1, 1_000_000)] = 30
     """A group of utterances with fewer of a class shows counts only."""
+    layer: str = layout.HEAD_LAYER
+    """Whose embeddings are drawn, if `bonafide score --embeddings` wrote any: head, or the number of a hidden state."""
+    perplexity: Annotated[float, Range(2, 1000)] = 30.0
+    """Of the t-SNE of embeddings: about how many neighbours of an utterance are to stay near it."""
+    max_points: Annotated[int, Range(10, 100_000)] = 5000
+    """Utterances in the picture of embeddings, at most."""
     calibration: Locations = Names()
     """Files that `bonafide calibrate` wrote, separated by commas, each for a detector, window and precision; default:
     those that the scores were made with."""
@@ -82,9 +89,18 @@ def main(config: EvaluateConfig) -> int:
     folders = [folder for location in config.scores for folder in find_score_folders(Folder(location))]
     score_sets = with_unique_names([load_scores(folder, recipe, config.clusters) for folder in folders])
     settings = Settings(
-        config.definition, config.num_bootstrap, config.seed, config.clusters, config.min_group
+        config.definition,
+        config.num_bootstrap,
+        config.seed,
+        config.clusters,
+        config.min_group,
+        config.layer,
+        config.perplexity,
+        config.max_points,
     )
-    results = evaluate(score_sets, settings, choose_calibrations(score_sets, config.calibration))
+    calibrations = choose_calibrations(score_sets, config.calibration)
+    embeddings = choose_embeddings(score_sets, folders, config.layer)
+    results = evaluate(score_sets, settings, calibrations, embeddings)
     if recipe.bonafide_artifacts:
         warning = f"labels of recipe {recipe.name}: {', '.join(recipe.bonafide_artifacts)} count as bona fide"
         results = replace(results, warnings=[*results.warnings, warning])
@@ -122,6 +138,32 @@ def choose_calibrations(score_sets: Sequence[ScoreSet], locations: Sequence[str]
             calibration.check(score_sets[0].identity, location)
         chosen |= dict.fromkeys(systems, calibration)
     return chosen
+
+
+def choose_embeddings(
+    score_sets: Sequence[ScoreSet], folders: Sequence[Folder], layer: str
+) -> dict[str, Embeddings]:
+    """Load the embeddings of a layer for the systems that have them.
+
+    Args:
+        score_sets: the systems.
+        folders: their scores.
+        layer: its name.
+
+    Raises:
+        InputError: systems have embeddings, but none of them has those of the layer.
+    """
+    layers = {scores.system: layers_of(scores.identity) for scores in score_sets}
+    known = list(dict.fromkeys(name for names in layers.values() for name in names))
+    if known and layer not in known:
+        raise InputError(
+            f"--layer {layer}: no system has embeddings of this layer; they have {', '.join(known)}"
+        )
+    return {
+        scores.system: load_embeddings(folder, layer)
+        for scores, folder in zip(score_sets, folders, strict=True)
+        if layer in layers[scores.system]
+    }
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> int:

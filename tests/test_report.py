@@ -19,9 +19,10 @@ from pipeline.report.charts import (
     probit_axis,
     stacked_chart,
 )
+from pipeline.report.scatter import Classification, Panel, Shapes, scatter_plot
 
 HOSTILE = "<script>alert('x')</script>\" onload=\"x & </style>"
-VOID_ELEMENTS = {"meta"}
+VOID_ELEMENTS = {"meta", "input"}
 
 
 class Reader(HTMLParser):
@@ -69,6 +70,14 @@ def every_block(name: str) -> list[Block]:
         histogram(name, [(name, np.arange(9.0), 1), ("none", [], 2)], name),
         bar_chart(name, [name, "b"], bars, linear_axis(name, 0, 20)),
         stacked_chart(name, [name], [(name, [Bar(3.0, name)], 1)], linear_axis(name, 0, 20), [name]),
+        scatter_plot(
+            name,
+            [Panel(name, name, np.eye(2))],
+            [name, name],
+            [Classification(name, [name, "b"], np.array([0, 1]))],
+            Shapes(name, name, np.array([True, False])),
+            num_columns=1,
+        ),
     ]
 
 
@@ -79,7 +88,7 @@ def two_axes(name: str):
 def test_elements_are_closed_in_order():
     parser = read(page_of(*every_block("plain")))
     assert parser.open == []
-    assert parser.tags.count("figure") == 4
+    assert parser.tags.count("figure") == 5
 
 
 def test_text_is_escaped_everywhere():

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation import layout
 from pipeline.evaluation.calibration import Calibration
 from pipeline.evaluation.scores import ScoreSet
 from pipeline.evaluation.utterances import GROUPS, ClusterKind, Utterances, renumber
@@ -51,7 +52,7 @@ FALSE_DISCOVERIES = 0.05
 
 @dataclass(frozen=True)
 class Settings:
-    """Definition of the EER, and parameters of the confidence intervals."""
+    """Definition of the EER, and parameters of the confidence intervals and of the picture of embeddings."""
 
     definition: Definition = "bonafide"
     num_bootstrap: int = 1000
@@ -59,6 +60,12 @@ class Settings:
     clusters: ClusterKind = "auto"
     min_group: int = 30
     """A group of utterances with fewer of a class has no error rates, only counts."""
+    layer: str = layout.HEAD_LAYER
+    """Whose embeddings are shown."""
+    perplexity: float = 30.0
+    """Of t-SNE."""
+    max_points: int = 5000
+    """Utterances in the picture of embeddings, at most."""
 
 
 @dataclass(frozen=True)

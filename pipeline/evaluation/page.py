@@ -9,6 +9,7 @@ from pipeline.evaluation.cells import eer_cells, metric_cell, percent_span
 from pipeline.evaluation.claims import Verdict
 from pipeline.evaluation.comparison_section import comparison_section
 from pipeline.evaluation.concerns import format_value
+from pipeline.evaluation.embedding_section import embedding_section
 from pipeline.evaluation.figures import Curve, det_plot
 from pipeline.evaluation.formatting import PLURALS, percent
 from pipeline.evaluation.groups_section import groups_section
@@ -54,7 +55,7 @@ def eer_table(results: Results) -> str:
 
 
 def to_page(results: Results, verdicts: Sequence[Verdict] = ()) -> Page:
-    """Render the report: claims, EERs with intervals, comparisons, curves, all metrics, groups, identities."""
+    """Render the report: claims, EERs with intervals, comparisons, curves, embeddings, all metrics, groups …"""
     systems, corpora = ", ".join(results.systems), ", ".join(results.corpora)
     return Page(
         f"Evaluation of {systems}",
@@ -67,6 +68,7 @@ def to_page(results: Results, verdicts: Sequence[Verdict] = ()) -> Page:
             *_det_curves(results),
             Section("Score distributions", _histograms(results)),
             *calibration_sections(results),
+            *embedding_section(results),
             _all_metrics(results),
             groups_section(results),
             *provenance_section(results),

@@ -11,7 +11,9 @@ import pyarrow as pa
 from pipeline.evaluation.calibration import Calibration
 from pipeline.evaluation.comparison import Comparison, compare
 from pipeline.evaluation.concerns import concerns
+from pipeline.evaluation.embeddings import Embeddings
 from pipeline.evaluation.measure import MEAN, POOLED, Measurement, Settings, measure
+from pipeline.evaluation.picture import Picture, draw
 from pipeline.evaluation.scores import ScoreSet
 
 
@@ -21,12 +23,14 @@ class Results:
 
     score_sets: Sequence[ScoreSet]
     measurements: Mapping[tuple[str, str, str, str], Measurement]
-    """(system, corpus, group, key) → measurement, in the order of `measure`."""
+    """(system, corpus, group, key) → measurement, in the order of `measure`; then those of embeddings."""
     comparisons: Sequence[Comparison]
     calibrations: Mapping[str, Calibration]
     """System → its calibration, for those that have one."""
     settings: Settings
     warnings: Sequence[str]
+    picture: Picture | None = None
+    """Of the embeddings; None if no system has any."""
 
     @property
     def systems(self) -> list[str]:
@@ -52,7 +56,10 @@ class Results:
 
 
 def evaluate(
-    score_sets: Sequence[ScoreSet], settings: Settings, calibrations: Mapping[str, Calibration] | None = None
+    score_sets: Sequence[ScoreSet],
+    settings: Settings,
+    calibrations: Mapping[str, Calibration] | None = None,
+    embeddings: Mapping[str, Embeddings] | None = None,
 ) -> Results:
     """Measure every system, compare them, and collect warnings.
 
@@ -60,6 +67,7 @@ def evaluate(
         score_sets: the systems, with different names.
         settings: of the evaluation.
         calibrations: system → its calibration, for those that have one.
+        embeddings: system → its embeddings of the layer of the settings, for those that have them.
     """
     known = calibrations or {}
     measurements = {
@@ -68,9 +76,16 @@ def evaluate(
         for each in measure(scores, settings, known.get(scores.system), is_compared=len(score_sets) > 1)
     }
     comparisons = compare(score_sets, measurements, settings)
-    return Results(
-        score_sets, measurements, comparisons, known, settings, concerns(score_sets, measurements, known)
-    )
+    warnings = concerns(score_sets, measurements, known)
+    picture = draw(score_sets, embeddings or {}, settings)
+    if picture is not None:
+        warnings += picture.concerns()
+        measurements |= {
+            (each.system, each.corpus, each.group, each.key): each
+            for projection in picture.projections
+            for each in [projection.measurement]
+        }
+    return Results(score_sets, measurements, comparisons, known, settings, warnings, picture)
 
 
 def to_table(measurements: Iterable[Measurement]) -> pa.Table:

@@ -3,9 +3,13 @@
 NUM_COLOURS = 8
 """Number of series colours; the ninth series reuses the first."""
 
+NARROW_PX = 640
+"""Up to this width of the window, in pixels, the page has one column."""
+
 # Light and dark series colours: neighbours differ in lightness as well as in hue, so that colour-blind readers can tell
 # them apart, and all have a contrast of at least 3 against their background.
-STYLE = """
+STYLE = (
+    """
 :root {
   color-scheme: light dark;
   --page: #f6f7f9; --surface: #ffffff; --ink: #171b21; --muted: #5c6674; --line: #e1e5ea; --hover: #f0f4fa;
@@ -91,14 +95,38 @@ svg .guide { stroke: var(--muted); stroke-width: 1; stroke-dasharray: 3 4; fill:
 svg .threshold { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 2 3; }
 svg .hover { fill: transparent; }
 svg .hover:hover { fill: var(--ink); fill-opacity: .25; }
+figure:has(> .scatter) { grid-column: 1 / -1; overflow: hidden; }
+.scatter { display: flow-root; margin-top: .4rem; }
+.scatter > b { margin-right: .5rem; color: var(--muted); font-size: .82rem; font-weight: 400; }
+.scatter > input { position: absolute; opacity: 0; pointer-events: none; }
+.scatter > label { display: inline-block; margin: 0 .3rem .3rem 0; padding: .1rem .7rem; color: var(--muted);
+  border: 1px solid var(--line); border-radius: 1rem; font-size: .82rem; cursor: pointer; }
+.scatter > label:hover { color: var(--accent); }
+.scatter > input:checked + label { color: var(--surface); background: var(--accent); border-color: var(--accent); }
+.scatter > input:focus-visible + label { outline: 2px solid var(--accent); outline-offset: 2px; }
+.scatter > .legend { display: none; margin-bottom: .5rem; }
+.scatter > .shapes { display: inline-flex; gap: .9rem; margin: 0 0 .3rem .6rem; font-size: .82rem; }
+.scatter .shapes svg { width: .75rem; height: .75rem; margin-right: .35rem; vertical-align: -1px; }
+.scatter > svg { display: block; aspect-ratio: 1; overflow: visible; }
+.scatter text { font-size: 30px; }
+.scatter rect { fill: none; stroke: var(--line); stroke-width: 2; }
+.scatter path { fill: none; stroke: currentColor; stroke-linecap: round; }
+.scatter .dot path { stroke-width: 90; }
+.scatter .t path, .scatter .triangle path { fill: currentColor; stroke: none; }
+.scatter .points > g { opacity: .75; }
+.scatter .points > g:hover { opacity: 1; }
+.scatter .points > g:hover path { stroke: var(--ink); stroke-width: 18px; stroke-linejoin: round; }
 svg .whisker { stroke: var(--ink); stroke-width: 1.2; opacity: .75; fill: none; }
-@media (max-width: 640px) {
+"""
+    f"@media (max-width: {NARROW_PX}px) {{"
+    """
   header { position: static; }
   html { scroll-padding-top: 0; }
   th, td { max-width: 16rem; padding: .35rem .5rem; }
   tbody th { max-width: 10.8rem; }
   main { padding: 1rem .7rem 3rem; }
   figure { padding: .6rem .5rem .4rem; }
+  .scatter text { font-size: 38px; }
   h1 { font-size: 1.4rem; }
 }
 @media print {
@@ -112,3 +140,4 @@ svg .whisker { stroke: var(--ink); stroke-width: 1.2; opacity: .75; fill: none; 
   h2 { break-after: avoid; }
 }
 """
+)

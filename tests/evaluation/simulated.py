@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.evaluation import layout
+from pipeline.evaluation.embeddings import layers_of, load_embeddings
 from pipeline.evaluation.measure import Settings
 from pipeline.evaluation.results import Results, evaluate
 from pipeline.evaluation.scores import load_scores, with_unique_names
@@ -88,4 +90,49 @@ def results_of(*folders: Path, settings: Settings | None = None) -> Results:
     """Evaluate some SCORES folders."""
     settings = settings or Settings(num_bootstrap=200)
     loaded = [load_scores(Folder(str(folder)), clusters=settings.clusters) for folder in folders]
-    return evaluate(with_unique_names(loaded), settings)
+    named = with_unique_names(loaded)
+    embeddings = {
+        scores.system: load_embeddings(Folder(str(folder)), settings.layer)
+        for scores, folder in zip(named, folders, strict=True)
+        if settings.layer in layers_of(scores.identity)
+    }
+    return evaluate(named, settings, embeddings=embeddings)
+
+
+def write_embeddings(
+    folder: Path,
+    *,
+    label: float = 0.0,
+    corpus: float = 0.0,
+    num: int | None = None,
+    layers: Sequence[str] = ("head",),
+    width: int = 16,
+    broken: int = 0,
+) -> Path:
+    """Write embeddings beside the scores of a system.
+
+    Args:
+        folder: where the scores are.
+        label: distance of the embeddings of each label from 0, where they have a noise of 1.
+        corpus: distance of the embeddings of each corpus from 0.
+        num: how many of each corpus have one; default: all.
+        layers: their names; all have the same embeddings.
+        width: channels.
+        broken: how many of each corpus are infinite.
+    """
+    (folder / layout.EMBEDDINGS).mkdir()
+    for number, path in enumerate(sorted((folder / layout.PARTS).iterdir())):
+        rows = pq.read_table(path, columns=["uid", "label"]).slice(0, num)
+        vectors = np.random.default_rng([width, number]).normal(0, 1, (len(rows), width))
+        vectors[:, 0] += np.where(np.array(rows["label"]) == "spoof", -label, label)
+        vectors[:, 1 + number] += corpus
+        vectors[:broken] = np.inf
+        flat = pa.array(vectors.astype(np.float16).ravel())
+        schema = layout.embeddings_schema("uid", dict.fromkeys(layers, width))
+        columns = [pa.FixedSizeListArray.from_arrays(flat, width)] * len(layers)
+        table = pa.table([rows["uid"], *columns], schema=schema)
+        pq.write_table(table, folder / layout.embeddings_name(number))
+    description = json.loads((folder / layout.DESCRIPTION).read_text())
+    description["embeddings"] = {"layers": list(layers), "widths": dict.fromkeys(layers, width)}
+    (folder / layout.DESCRIPTION).write_text(json.dumps(description))
+    return folder

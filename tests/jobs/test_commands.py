@@ -167,6 +167,7 @@ def test_a_text_field_without_a_reader_names_no_location():
         "corpora snapshot",
         "drift experiment",
         "evaluate experiment",
+        "evaluate layer",
         "ingest corpora",
         "ingest experiment",
         "ingest name",

@@ -22,7 +22,7 @@ from pipeline.evaluation.calibration import fit
 from pipeline.evaluation.scores import load_scores
 from pipeline.fields import Names
 from pipeline.storage import Folder
-from tests.evaluation.simulated import write_system
+from tests.evaluation.simulated import write_embeddings, write_system
 
 
 def write_scores(
@@ -263,6 +263,41 @@ def test_a_recipe_decides_which_artifacts_count_as_spoof(tmp_path: Path):
     assert any(
         "vocoder, codec count as bona fide" in line for line in reports["copy_synthesis_bonafide"]["warnings"]
     )
+
+
+def test_embeddings_of_a_layer_are_drawn_and_their_purities_are_metrics(tmp_path, capsys):
+    folders = [
+        write_embeddings(
+            write_system(tmp_path / name, system=name, num_utterances=60),
+            label=label,
+            corpus=2,
+            layers=layers,
+        )
+        for name, label, layers in (("untrained", 0.2, ["head", "4"]), ("trained", 5, ["4"]))
+    ]
+    out = tmp_path / "report"
+    flags = ["--scores", ",".join(map(str, folders)), "--out", str(out), "--num-bootstrap", "20"]
+    assert run(main, [*flags, "--layer", "7"]) == 2
+    assert capsys.readouterr().err == (
+        "bonafide evaluate: --layer 7: no system has embeddings of this layer; they have head, 4\n"
+    )
+    assert not out.exists()
+    assert run(main, [*flags, "--layer", "4", "--perplexity", "8", "--max-points", "100"]) == 0
+    assert (
+        "warning: untrained: its embeddings tell the corpus better than the label" in capsys.readouterr().err
+    )
+    page, report = (
+        (out / layout.REPORT_PAGE).read_text(),
+        json.loads((out / layout.METRICS_JSON).read_bytes()),
+    )
+    assert "Embeddings of 100 utterances, layer 4" in page and "t-SNE, perplexity 8" in page
+    purity = {
+        system: metrics["pooled"]["embeddings"]["4"]["label_purity"]
+        for system, metrics in report["metrics"].items()
+    }
+    assert purity["untrained"] < 0.7 < 0.9 < purity["trained"]
+    assert run(main, flags) == 0
+    assert "trained has no embeddings of layer head" in (out / layout.REPORT_PAGE).read_text()
 
 
 def test_claims_decide_the_exit_status_and_the_same_claims_give_the_same_lines(tmp_path, capsys):
