@@ -9,15 +9,23 @@ decisions are equally good, so error rates by duration are the ones to compare (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.metrics.bootstrap import eer_of_columns
 from pipeline.metrics.eer import eer_at, equal_error_rate
-from pipeline.metrics.timeline import NS_PER_S, Intervals, NonSpeech, Timeline, reduce_slices
+from pipeline.metrics.timeline import NS_PER_S, FrameScores, Intervals, NonSpeech, Timeline, reduce_slices
 from pipeline.metrics.trials import tie_ends, weighted_operating_points
+
+RESAMPLED_THRESHOLDS = 1024
+"""Thresholds at which the EER of a resample is read off."""
+RESAMPLED_REACH = 0.2
+"""Most of them are where miss and false alarm of the timeline differ by at most so much."""
+RESAMPLES_AT_ONCE = 50
 
 
 class RangeEqualErrorRate(NamedTuple):
@@ -94,6 +102,32 @@ class Detections(NamedTuple):
     """Mean score of each region by duration."""
 
 
+class Runs(NamedTuple):
+    """The frames of utterances as regions, one after the other, without gaps."""
+
+    utterances: NDArray[np.int64]
+    """[R] position of the utterance of each region."""
+    starts_s: NDArray[np.float64]
+    """[R]"""
+    ends_s: NDArray[np.float64]
+    is_below: NDArray[np.bool_]
+    """[R] whether the scores of the frames are below the threshold, or not."""
+
+
+def runs_below(frames: FrameScores, threshold: float) -> Runs:
+    """Divide each utterance where its scores cross a threshold."""
+    is_below = frames.scores < threshold
+    is_first = np.ones(is_below.size, np.bool_)
+    is_first[1:] = is_below[1:] != is_below[:-1]
+    is_first[frames.offsets[:-1]] = True
+    first = np.flatnonzero(is_first)
+    utterances = np.searchsorted(frames.offsets, first, side="right") - 1
+    starts_s = np.asarray((first - frames.offsets[utterances]) * frames.hop_s, np.float64)
+    is_last = np.append(utterances[1:] != utterances[:-1], True)
+    ends_s = np.where(is_last, frames.durations_s[utterances], np.roll(starts_s, -1))
+    return Runs(utterances, starts_s, ends_s, is_below[first])
+
+
 def range_eer(timeline: Timeline) -> RangeEqualErrorRate:
     """The range-based EER: misses and false alarms are durations, exact at the edges of regions.
 
@@ -109,6 +143,52 @@ def range_eer(timeline: Timeline) -> RangeEqualErrorRate:
     eer, threshold = eer_at(points)
     seconds = (timeline.total_bonafide_ns / NS_PER_S, timeline.total_spoof_ns / NS_PER_S)
     return RangeEqualErrorRate(eer, threshold, *seconds, timeline.non_speech)
+
+
+def resample_range_eer(
+    timeline: Timeline,
+    clusters: NDArray[np.int64],
+    *,
+    num_resamples: int = 1000,
+    seed: int | Sequence[int] = 0,
+) -> NDArray[np.float64]:
+    """The range-based EER of resamples of whole clusters of utterances, [num_resamples].
+
+    A cluster has a Poisson distributed weight of mean 1. The EER of a resample is read off at RESAMPLED_THRESHOLDS
+    thresholds around that of the timeline.
+
+    Args:
+        timeline: with bona fide and spoofed time.
+        clusters: [U] number of the cluster of each utterance, from 0.
+        num_resamples: number of resamples.
+        seed: seed of the weights.
+    """
+    from scipy.sparse import csr_array
+
+    _check_classes(timeline)
+    order = np.argsort(timeline.scores, kind="stable")
+    ends = tie_ends(timeline.scores[order])
+    times = [each[order] for each in (timeline.frame_ns - timeline.spoof_ns, timeline.spoof_ns)]
+    rejected_b, rejected_s = (np.cumsum(each)[ends - 1] / each.sum() for each in times)
+    difference = rejected_b - (1 - rejected_s)  # miss - false alarm, which ascends
+    near = np.searchsorted(difference, np.linspace(-RESAMPLED_REACH, RESAMPLED_REACH, RESAMPLED_THRESHOLDS))
+    far = np.searchsorted(difference, np.linspace(-1, 1, RESAMPLED_THRESHOLDS // 4))
+    ends = ends[np.unique(np.minimum(np.concatenate((near, far, [ends.size - 1])), ends.size - 1))]
+    blocks = np.searchsorted(ends, np.arange(order.size), side="right")
+    of_frames = clusters[timeline.utterances[order]]
+    shape = (ends.size, int(clusters.max()) + 1)
+    tables = [csr_array((each / NS_PER_S, (blocks, of_frames)), shape=shape) for each in times]
+
+    rng = np.random.default_rng(seed)
+    samples: list[NDArray[np.float64]] = []
+    while sum(map(len, samples)) < num_resamples:
+        weights = rng.poisson(1, (shape[1], RESAMPLES_AT_ONCE)).astype(np.float64)
+        bonafide, spoof = (np.cumsum(table @ weights, axis=0) for table in tables)
+        # A resample without any time of a class has no error rates; another one is drawn instead.
+        kept = (bonafide[-1] > 0) & (spoof[-1] > 0)
+        miss, rejected = (each[:, kept] / each[-1, kept] for each in (bonafide, spoof))
+        samples.append(eer_of_columns(miss, 1 - rejected))
+    return np.concatenate(samples)[:num_resamples]
 
 
 def segment_eer(timeline: Timeline, resolution_s: float) -> SegmentEqualErrorRate:

@@ -10,15 +10,20 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.metrics import equal_error_rate
+from pipeline.metrics.eer import eer_at
 from pipeline.metrics.localisation import (
+    RESAMPLES_AT_ONCE,
     boundary_distances,
     detect,
     range_eer,
     region_precision,
+    resample_range_eer,
+    runs_below,
     segment_eer,
     spoof_time,
 )
 from pipeline.metrics.timeline import NON_SPEECH, FrameScores, NonSpeech, Regions, make_timeline, smooth
+from pipeline.metrics.trials import weighted_operating_points
 
 HOP_S = 0.02
 
@@ -203,6 +208,28 @@ def test_the_score_of_a_detected_region_is_its_mean_by_duration():
     found = detect(make_timeline(frames, regions, "excluded"))
     assert found.scores.tolist() == [-3.0]
     assert (found.regions.starts.tolist(), found.regions.ends.tolist()) == ([0], [750_000_000])
+
+
+def test_resamples_of_the_range_eer_are_those_of_weighted_utterances():
+    frames, regions = simulate(5)
+    timeline = make_timeline(frames, regions, "excluded")
+    clusters = np.arange(30) // 3
+    samples = resample_range_eer(timeline, clusters, num_resamples=20, seed=3)
+    weights = np.random.default_rng(3).poisson(1, (10, RESAMPLES_AT_ONCE))[clusters][timeline.utterances]
+    for sample, each in zip(samples, weights.T, strict=False):
+        bonafide_ns = (timeline.frame_ns - timeline.spoof_ns) * each
+        points = weighted_operating_points(timeline.scores, bonafide_ns, timeline.spoof_ns * each)
+        assert sample == pytest.approx(eer_at(points).eer, abs=2e-3)
+    assert np.array_equal(samples, resample_range_eer(timeline, clusters, num_resamples=20, seed=3))
+    assert samples.std() > 0.01
+
+
+def test_runs_divide_each_utterance_where_scores_cross_the_threshold():
+    runs = runs_below(make_frames([-1, -2, 0, 1], [0.5], [-3]), threshold=0.0)
+    assert runs.utterances.tolist() == [0, 0, 1, 2]
+    assert runs.starts_s.tolist() == [0, 1, 0, 0]
+    assert runs.ends_s.tolist() == [1, 2, 0.5, 0.5]
+    assert runs.is_below.tolist() == [True, False, False, True]
 
 
 def test_perfect_regions_are_found_without_errors():
