@@ -82,7 +82,7 @@ td.alarm.bar { --bar: var(--warn); }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 430px), 1fr)); gap: 1rem;
   align-items: start; margin: 0 0 1.2rem; }
 figure { margin: 0; padding: .8rem 1rem .6rem; overflow-x: auto; }
-figcaption { font-weight: 600; font-size: .92rem; }
+figcaption { font-weight: 600; font-size: .92rem; overflow-wrap: anywhere; }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; color: var(--muted); font-size: .82rem; }
 .legend i { display: inline-block; width: .75rem; height: .75rem; margin-right: .4rem; border-radius: 3px;
   vertical-align: -1px; }
