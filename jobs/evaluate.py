@@ -26,8 +26,9 @@ from pipeline.evaluation.page import eer_table
 from pipeline.evaluation.results import evaluate
 from pipeline.evaluation.scores import ScoreSet, load_scores, with_unique_names
 from pipeline.evaluation.utterances import ClusterKind
-from pipeline.fields import Location, Locations, Names, Range, Seed
+from pipeline.fields import Location, Locations, Names, PositiveOrZero, Range, Seed
 from pipeline.metrics import Definition
+from pipeline.metrics.timeline import NonSpeech
 from pipeline.storage import Folder
 from pipeline.streams import continue_without_output
 
@@ -68,6 +69,10 @@ class EvaluateConfig:
     fails, the exit status is 2."""
     recipe: RecipeName = ""
     """Name or TOML file of a recipe, which decides the artifacts that count as spoof; default: all do."""
+    smoothing: PositiveOrZero = 0.2
+    """Scores of frames are averaged over a centred window of so many seconds; 0: they are not."""
+    non_speech: NonSpeech = "excluded"
+    """What regions of non-speech count as when frames are measured: nothing, or bona fide speech."""
     tracking_uri: tracking.TrackingUri = ""
     """MLflow server or database; default: no tracking."""
     experiment: str = tracking.EXPERIMENT
@@ -97,6 +102,8 @@ def main(config: EvaluateConfig) -> int:
         config.layer,
         config.perplexity,
         config.max_points,
+        config.smoothing,
+        config.non_speech,
     )
     calibrations = choose_calibrations(score_sets, config.calibration)
     embeddings = choose_embeddings(score_sets, folders, config.layer)
@@ -129,7 +136,7 @@ def choose_calibrations(score_sets: Sequence[ScoreSet], locations: Sequence[str]
     Raises:
         InputError: a file is not a calibration, or not one of any of the systems.
     """
-    stored = {scores.system: stored_calibration(scores) for scores in score_sets}
+    stored = {scores.system: stored_calibration(scores.identity) for scores in score_sets}
     chosen = {system: calibration for system, calibration in stored.items() if calibration is not None}
     for location in locations:
         calibration = load_calibration(location)

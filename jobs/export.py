@@ -1,4 +1,4 @@
-"""Write scores in the format of another project: AntiDeepfake, ASVspoof, the Speech Anti-Spoofing Arena, or CSV.
+"""Write scores in the format of another project: AntiDeepfake, ASVspoof, the Speech Anti-Spoofing Arena, CSV or RTTM.
 
     bonafide export --scores SCORES --format asvspoof --out EXPORT
 
@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.config import run
 from pipeline.errors import InputError
 from pipeline.evaluation.export import Format, export, load_scoring
-from pipeline.fields import Location
+from pipeline.fields import Location, PositiveOrZero
 from pipeline.storage import Folder
 from pipeline.streams import continue_without_output
 
@@ -28,9 +28,12 @@ class ExportConfig:
     """Folder that `bonafide score` wrote, for one window policy."""
     format: Format
     """antideepfake: CSV with ID, both logits and label; asvspoof: TSV with the scores, and a key with the labels;
-    arena: scores.txt, and a submission to complete; csv: every column."""
+    arena: scores.txt, and a submission to complete; csv: every column; rttm: the regions that are spoofed, and the
+    rest, of scores with --frames."""
     out: Location
     """Folder or s3:// URI for the files."""
+    smoothing: PositiveOrZero = 0.2
+    """Scores of frames are averaged over a centred window of so many seconds, for rttm; 0: they are not."""
 
     def __post_init__(self) -> None:
         if self.out == self.scores:
@@ -42,7 +45,7 @@ def main(config: ExportConfig) -> None:
     continue_without_output()
     scoring = load_scoring(Folder(config.scores))
     params_millions = _params_millions(scoring.identity) if config.format == "arena" else None
-    exported = export(scoring, config.format, params_millions)
+    exported = export(scoring, config.format, params_millions, config.smoothing)
     out = Folder(config.out)
     for name, data in exported.files.items():
         out.commit(name, data)

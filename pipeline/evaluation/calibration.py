@@ -69,6 +69,11 @@ class Calibration:
         """Map scores of any shape."""
         return AffineMap(self.scale, self.offset).apply(scores)
 
+    @property
+    def score_threshold(self) -> float | None:
+        """The score that has the chosen ratio; None if no threshold was chosen."""
+        return None if self.threshold is None else (self.threshold.llr - self.offset) / self.scale
+
     def is_for(self, identity: Mapping[str, Any]) -> bool:
         """Whether scores with this description are of the detector, window and precision of the calibration."""
         return all(identity.get(name) == getattr(self, name) for name in IDENTITY)
@@ -135,9 +140,9 @@ def load_calibration(location: str) -> Calibration:
         ) from error
 
 
-def stored_calibration(scores: ScoreSet) -> Calibration | None:
-    """The calibration that scores were made with; None if there is none."""
-    record = scores.identity.get("calibration")
+def stored_calibration(identity: Mapping[str, Any]) -> Calibration | None:
+    """The calibration that scores with this description were made with; None if there is none."""
+    record = identity.get("calibration")
     return None if record is None else from_record(record)
 
 

@@ -6,6 +6,7 @@ EXPORT/                     written by `bonafide export`; CORPUS is `audio` for 
   CORPUS.key.tsv            asvspoof: filename and cm-label, of the utterances with a label
   CORPUS/scores.txt         arena: id and score
   CORPUS/submission.yaml    arena: the description that belongs to the scores
+  CORPUS.rttm               rttm: the regions that are detected as spoof, and the rest, from scores of frames
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
@@ -26,12 +28,17 @@ import yaml
 from pipeline import tables
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
+from pipeline.evaluation.calibration import stored_calibration
 from pipeline.evaluation.complete import find_score_folder, load_columns, load_description
+from pipeline.evaluation.frames import iter_frames
+from pipeline.evaluation.over_time import threshold_of
 from pipeline.metrics import equal_error_rate
+from pipeline.metrics.localisation import runs_below
+from pipeline.metrics.timeline import smooth
 from pipeline.progress import counted
 from pipeline.storage import Folder
 
-Format = Literal["antideepfake", "asvspoof", "arena", "csv"]
+Format = Literal["antideepfake", "asvspoof", "arena", "csv", "rttm"]
 
 NO_CORPUS = "audio"
 """Stands for the corpus in the names of files if the scores are those of a folder of audio files."""
@@ -48,6 +55,9 @@ WITHOUT_LABEL: Mapping[Format, str] = {
 ARENA_VERSION = 4
 """Version of the schema of a submission to the Speech Anti-Spoofing Arena (lab260ru/speech_spoof_bench)."""
 
+RTTM_STEP_S = 1e-4
+"""Times in RTTM are multiples of this."""
+
 TODO = "TODO"
 """Begins each entry of a submission that the scores cannot fill in."""
 
@@ -56,6 +66,8 @@ TODO = "TODO"
 class Scoring:
     """Complete scores of one system under one window policy."""
 
+    folder: Folder
+    """SCORES."""
     identity: Mapping[str, Any]
     """Content of `layout.DESCRIPTION`."""
     rows: Mapping[str, pa.Table]
@@ -78,9 +90,10 @@ def load_scoring(location: Folder) -> Scoring:
         raise InputError(f"{where}: no utterance has a score; {folder.location(layout.REJECTS)} says why")
     rejects = tables.read_table(folder, layout.REJECTS, ["corpus"])["corpus"]
     if "corpus" not in rows.column_names:
-        return Scoring(identity, {NO_CORPUS: rows}, {NO_CORPUS: len(rejects)})
+        return Scoring(folder, identity, {NO_CORPUS: rows}, {NO_CORPUS: len(rejects)})
     corpora = sorted(rows["corpus"].unique().to_pylist())
     return Scoring(
+        folder,
         identity,
         {corpus: rows.filter(pc.equal(rows["corpus"], corpus)) for corpus in corpora},
         dict.fromkeys(corpora, 0) | Counter(rejects.to_pylist()),
@@ -97,16 +110,20 @@ class Export:
     """What the user should know about them, one sentence each."""
 
 
-def export(scoring: Scoring, form: Format, params_millions: float | None = None) -> Export:
+def export(
+    scoring: Scoring, form: Format, params_millions: float | None = None, smoothing_s: float = 0.2
+) -> Export:
     """Write the scores in a format.
 
     Args:
         scoring: the scores.
         form: the format.
         params_millions: parameters of the detector in millions, for the Arena; None if unknown.
+        smoothing_s: window over which scores of frames are averaged, for RTTM.
 
     Raises:
-        InputError: the format needs labels and a corpus has none, or it cannot hold an id.
+        InputError: the format needs labels and a corpus has none, or scores of frames and there are none, or it cannot
+            hold an id.
     """
     files: dict[str, bytes] = {}
     entries: dict[str, None] = {}
@@ -124,6 +141,8 @@ def export(scoring: Scoring, form: Format, params_millions: float | None = None)
                 text = yaml.safe_dump(submission, sort_keys=False, allow_unicode=True, width=1000)
                 files[f"{corpus}/scores.txt"], files[f"{corpus}/submission.yaml"] = scores, text.encode()
                 entries |= dict.fromkeys(_open_entries(submission))
+            case "rttm":
+                _check_ids(corpus, rows)
     remarks = [
         f"{corpus}: no file, because none of its {counted(count, 'utterance')} has a score"
         for corpus, count in scoring.num_rejected.items()
@@ -132,6 +151,15 @@ def export(scoring: Scoring, form: Format, params_millions: float | None = None)
     num_unlabelled = sum(rows.num_rows - len(_labels(rows).drop_null()) for rows in scoring.rows.values())
     if num_unlabelled and form in WITHOUT_LABEL:
         remarks.append(f"{counted(num_unlabelled, 'utterance')} without a label: {WITHOUT_LABEL[form]}")
+    if form == "rttm":
+        threshold, is_calibrated = threshold_of(stored_calibration(scoring.identity))
+        regions, num_cut = to_rttm(scoring.folder, threshold, smoothing_s)
+        files |= {f"{corpus}.rttm": lines for corpus, lines in regions.items()}
+        origin = "the threshold of the calibration" if is_calibrated else "no threshold was calibrated"
+        smoothed = f"averaged over {smoothing_s:g} s" if smoothing_s else "not smoothed"
+        remarks.append(f"spoof: frames with scores below {threshold:.4g} ({origin}), {smoothed}")
+        if num_cut:
+            remarks.append(f"{counted(num_cut, 'utterance')}: only the beginning was scored, and has regions")
     if entries:
         remarks.append(f"complete the entries that begin with {TODO} before you submit: {', '.join(entries)}")
     return Export(files, remarks)
@@ -165,6 +193,38 @@ def to_arena(corpus: str, rows: pa.Table) -> bytes:
     """The scores of a submission to the Arena; higher is more bona fide."""
     _check_ids(corpus, rows)
     return _lines(" ", (), _texts(rows["id"]), _texts(rows["score"]))
+
+
+def to_rttm(folder: Folder, threshold: float, smoothing_s: float) -> tuple[dict[str, bytes], int]:
+    """The speech of each utterance as regions without gaps, spoof where frames are below the threshold.
+
+    Args:
+        folder: SCORES.
+        threshold: for scores of frames.
+        smoothing_s: window over which they are averaged.
+
+    Returns:
+        Corpus → its lines; and how many utterances were scored at their beginning only, so that the rest has no lines.
+    """
+    lines: dict[str, list[str]] = {}
+    num_cut = 0
+    for framed in iter_frames(folder):
+        num_cut += framed.num_cut
+        corpora = framed.rows["corpus"].to_pylist()
+        runs = runs_below(smooth(framed.scores, smoothing_s), threshold)
+        # Both edges are rounded, not durations, so that a region ends where the next one starts.
+        starts, ends = (
+            np.rint(edges / RTTM_STEP_S).astype(np.int64) for edges in (runs.starts_s, runs.ends_s)
+        )
+        columns = (starts.tolist(), ends.tolist(), runs.is_below.tolist(), runs.utterances.tolist())
+        for start, end, is_spoof, utterance in zip(*columns, strict=True):
+            label = "spoof" if is_spoof else "bonafide"
+            times = f"{start * RTTM_STEP_S:.4f} {(end - start) * RTTM_STEP_S:.4f}"
+            name = framed.scores.utterances[utterance]
+            lines.setdefault(corpora[utterance] or NO_CORPUS, []).append(
+                f"SPEAKER {name} 1 {times} <NA> <NA> {label} <NA> <NA>\n"
+            )
+    return {corpus: "".join(each).encode() for corpus, each in lines.items()}, num_cut
 
 
 def to_submission(

@@ -19,6 +19,7 @@ from pipeline.metrics.bootstrap import ALL, EER_ONLY, Samples, bootstrap
 from pipeline.metrics.intervals import Interval, interval_of, p_value_of
 from pipeline.metrics.rates import decisions_of
 from pipeline.metrics.summary import summarise_trials
+from pipeline.metrics.timeline import NonSpeech
 
 MEAN, POOLED = "mean", "pooled"
 """Stand for a corpus in measurements over all corpora: the mean over corpora, and all utterances pooled."""
@@ -52,7 +53,7 @@ FALSE_DISCOVERIES = 0.05
 
 @dataclass(frozen=True)
 class Settings:
-    """Definition of the EER, and parameters of the confidence intervals and of the picture of embeddings."""
+    """Definition of the EER, and parameters of the confidence intervals of the picture of embeddings, and of frames."""
 
     definition: Definition = "bonafide"
     num_bootstrap: int = 1000
@@ -66,6 +67,10 @@ class Settings:
     """Of t-SNE."""
     max_points: int = 5000
     """Utterances in the picture of embeddings, at most."""
+    smoothing_s: float = 0.2
+    """Each score of a frame is the mean over a centred window of this duration."""
+    non_speech: NonSpeech = "excluded"
+    """What regions of non-speech count as when frames are measured."""
 
 
 @dataclass(frozen=True)

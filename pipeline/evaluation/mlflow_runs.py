@@ -9,6 +9,7 @@ from pipeline import tracking
 from pipeline.evaluation import layout
 from pipeline.evaluation.formatting import percent
 from pipeline.evaluation.measure import MEAN, METRICS, POOLED, UNAVERAGED
+from pipeline.evaluation.over_time import GROUP, SHARES
 from pipeline.evaluation.picture import EMBEDDINGS, PURITIES
 from pipeline.evaluation.results import Results
 from pipeline.evaluation.scores import ScoreSet
@@ -102,24 +103,36 @@ def run_note(results: Results, scores: ScoreSet) -> str:
 def corpus_metrics(results: Results, system: str) -> dict[str, float]:
     """Collect the metrics of a system as `METRIC/CORPUS`, with characters that MLflow allows; every EER first.
 
-    The threshold of the EER and the intervals are left out; the files of the report have them. The purities of its
-    embeddings, corrected for chance, are `label_purity_corrected/LAYER` and `corpus_purity_corrected/LAYER`.
+    Thresholds and intervals are left out; the files of the report have them. The purities of the embeddings, corrected
+    for chance, are `label_purity_corrected/LAYER` and `corpus_purity_corrected/LAYER`, and rates over time
+    `frames METRIC/CORPUS`.
     """
     layer = results.settings.layer
     embedded = results.measurements.get((system, POOLED, EMBEDDINGS, layer))
     purities = {f"{name}_purity_corrected": embedded for name in PURITIES if embedded}
-    return {
-        f"{metric}/{_metric_name(corpus)}": value
-        for metric in METRICS
-        if metric not in UNAVERAGED
-        for corpus in results.corpora_and_totals
-        if (measurement := results.measurements.get((system, corpus, "all", "all"))) is not None
-        if (value := measurement.metrics[metric]) is not None
-    } | {
-        f"{metric}/{layer}": value
-        for metric, measurement in purities.items()
-        if (value := measurement.metrics[metric]) is not None
-    }
+    over_time = () if results.over_time is None else results.over_time.measurements
+    return (
+        {
+            f"{metric}/{_metric_name(corpus)}": value
+            for metric in METRICS
+            if metric not in UNAVERAGED
+            for corpus in results.corpora_and_totals
+            if (measurement := results.measurements.get((system, corpus, "all", "all"))) is not None
+            if (value := measurement.metrics[metric]) is not None
+        }
+        | {
+            f"{metric}/{layer}": value
+            for metric, measurement in purities.items()
+            if (value := measurement.metrics[metric]) is not None
+        }
+        | {
+            f"{GROUP} {metric}/{_metric_name(each.corpus)}": value
+            for each in over_time
+            if each.system == system
+            for metric in SHARES
+            if (value := each.metrics[metric]) is not None
+        }
+    )
 
 
 def training_metrics(results: Results, scores: ScoreSet, settings: Mapping[str, Any]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from pipeline.evaluation.figures import Curve, det_plot
 from pipeline.evaluation.formatting import PLURALS, percent
 from pipeline.evaluation.groups_section import groups_section
 from pipeline.evaluation.measure import MEAN, POOLED, Measurement
+from pipeline.evaluation.over_time_section import over_time_section
 from pipeline.evaluation.provenance_section import provenance_section
 from pipeline.evaluation.published_section import published_section
 from pipeline.evaluation.results import Results
@@ -71,6 +72,7 @@ def to_page(results: Results, verdicts: Sequence[Verdict] = ()) -> Page:
             *embedding_section(results),
             _all_metrics(results),
             groups_section(results),
+            *over_time_section(results),
             *provenance_section(results),
             _identities(results),
         ],
@@ -224,10 +226,9 @@ def _thresholds(results: Results, scores: ScoreSet, corpus: str) -> list[tuple[f
     at_eer = measurement.metrics["eer_threshold"]
     shown = [] if at_eer is None else [(at_eer, f"threshold of the EER: {at_eer:.3f}")]
     calibration = results.calibrations.get(scores.system)
-    if calibration is not None and calibration.threshold is not None:
-        score = (calibration.threshold.llr - calibration.offset) / calibration.scale
+    if calibration is not None and (score := calibration.score_threshold) is not None:
         shown.append(
-            (score, f"chosen threshold: {score:.3f}, log-likelihood ratio {calibration.threshold.llr:.3f}")
+            (score, f"chosen threshold: {score:.3f}, log-likelihood ratio {calibration.llr(score):.3f}")
         )
     return shown
 

@@ -13,6 +13,7 @@ from pipeline.evaluation.comparison import Comparison, compare
 from pipeline.evaluation.concerns import concerns
 from pipeline.evaluation.embeddings import Embeddings
 from pipeline.evaluation.measure import MEAN, POOLED, Measurement, Settings, measure
+from pipeline.evaluation.over_time import OverTime, measure_over_time
 from pipeline.evaluation.picture import Picture, draw
 from pipeline.evaluation.scores import ScoreSet
 
@@ -23,7 +24,7 @@ class Results:
 
     score_sets: Sequence[ScoreSet]
     measurements: Mapping[tuple[str, str, str, str], Measurement]
-    """(system, corpus, group, key) → measurement, in the order of `measure`; then those of embeddings."""
+    """(system, corpus, group, key) → measurement, in the order of `measure`; then those of embeddings and of frames."""
     comparisons: Sequence[Comparison]
     calibrations: Mapping[str, Calibration]
     """System → its calibration, for those that have one."""
@@ -31,6 +32,8 @@ class Results:
     warnings: Sequence[str]
     picture: Picture | None = None
     """Of the embeddings; None if no system has any."""
+    over_time: OverTime | None = None
+    """What frames show; None if no system has scores of frames."""
 
     @property
     def systems(self) -> list[str]:
@@ -68,6 +71,9 @@ def evaluate(
         settings: of the evaluation.
         calibrations: system → its calibration, for those that have one.
         embeddings: system → its embeddings of the layer of the settings, for those that have them.
+
+    Raises:
+        InputError: scores of frames are damaged, or do not fit the regions.
     """
     known = calibrations or {}
     measurements = {
@@ -85,7 +91,12 @@ def evaluate(
             for projection in picture.projections
             for each in [projection.measurement]
         }
-    return Results(score_sets, measurements, comparisons, known, settings, warnings, picture)
+    over_time = measure_over_time(score_sets, known, settings)
+    if over_time is not None:
+        measurements |= {
+            (each.system, each.corpus, each.group, each.key): each for each in over_time.measurements
+        }
+    return Results(score_sets, measurements, comparisons, known, settings, warnings, picture, over_time)
 
 
 def to_table(measurements: Iterable[Measurement]) -> pa.Table:

@@ -14,6 +14,7 @@ from pipeline.evaluation.measure import Settings
 from pipeline.evaluation.results import Results, evaluate
 from pipeline.evaluation.scores import load_scores, with_unique_names
 from pipeline.storage import Folder
+from pipeline.tables import to_parquet
 
 NUM_SPEAKERS = 30
 
@@ -136,3 +137,69 @@ def write_embeddings(
     description["embeddings"] = {"layers": list(layers), "widths": dict.fromkeys(layers, width)}
     (folder / layout.DESCRIPTION).write_text(json.dumps(description))
     return folder
+
+
+def write_spliced(
+    folder: Path,
+    *,
+    system: str = "tiny",
+    noise: float = 1.0,
+    num_utterances: int = 40,
+    corpora: Sequence[str] = ("alpha", "beta"),
+    regions_of: Sequence[str] = ("alpha",),
+    num_scored: int | None = None,
+    **changes: object,
+) -> Folder:
+    """Write scores of frames: every other utterance has a spoofed second half, and the score of one is their mean.
+
+    Args:
+        folder: where to write.
+        system: its name.
+        noise: added to the score of each frame, which is 2 for bona fide and -2 for spoofed speech.
+        num_utterances: of each corpus.
+        corpora: their names; each is a part.
+        regions_of: the corpora whose regions are known.
+        num_scored: how many frames are scored at most; default: all.
+        changes: entries of the description.
+    """
+    out = Folder(str(folder))
+    regions: list[dict[str, object]] = []
+    for number, corpus in enumerate(corpora):
+        rng = np.random.default_rng(number)
+        rows, frames = [], []
+        for position in range(num_utterances):
+            is_spoof = position % 2 == 1
+            seconds = float(np.float32(rng.uniform(1, 4)))
+            middle = seconds / 2 if is_spoof else seconds
+            starts = np.arange(int((seconds - 0.025) / 0.02) + 1)[:num_scored] * 0.02
+            scores = rng.normal(np.where(starts < middle, 2, -2), noise).astype(np.float32)
+            uid = f"{number:04x}{position:012x}"
+            row = {"uid": uid, "id": f"{corpus}_{position:03d}", "corpus": corpus, "seconds": seconds}
+            row |= {"label": "spoof" if is_spoof else "bonafide", "attack": "A01" if is_spoof else None}
+            row |= {"path": f"{position}.wav", "artifact": "tts" if is_spoof else None}
+            rows.append(row | {"speaker": f"s{position // 4}", "score": float(scores.mean())})
+            frames.append({"uid": uid, "scores": scores.tolist()})
+            if corpus in regions_of:
+                regions.append({"uid": uid, "start_s": 0.0, "end_s": middle, "label": "bonafide"})
+                if is_spoof:
+                    regions.append({"uid": uid, "start_s": middle, "end_s": seconds, "label": "spoof"})
+        schema = layout.UTTERANCE_COLUMNS
+        out.commit(layout.part_name(number), to_parquet(pa.Table.from_pylist(rows, schema)))
+        # Frames may be in another order than the scores.
+        table = pa.Table.from_pylist(frames[::-1], layout.frames_schema("uid", "float32"))
+        out.commit(layout.frames_name(number), to_parquet(table))
+    if regions:
+        table = pa.Table.from_pylist(regions, layout.REGION_COLUMNS)
+        out.commit(
+            layout.REGIONS, to_parquet(table.sort_by([("uid", "ascending"), ("start_s", "ascending")]))
+        )
+    out.commit(layout.REJECTS, to_parquet(layout.REJECT_COLUMNS.empty_table()))
+    description: dict[str, object] = {
+        "system": system,
+        "weights_digest": "0123abcd",
+        "variant": "tiny",
+        "policy": "whole",
+    }
+    description |= {"precision": "fp32", "frames": "float32", "num_utterances": len(corpora) * num_utterances}
+    out.commit(layout.DESCRIPTION, json.dumps(description | changes).encode())
+    return out

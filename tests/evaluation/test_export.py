@@ -6,6 +6,7 @@ import ast
 import csv
 import hashlib
 import io
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,12 @@ import yaml
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
 from pipeline.evaluation.export import Format, Scoring, export, load_scoring
+from pipeline.evaluation.frames import load_frames
 from pipeline.metrics import equal_error_rate
+from pipeline.metrics.timeline import smooth
 from pipeline.storage import Folder
-from pipeline.tables import to_parquet
+from pipeline.tables import read_table, to_parquet
+from tests.evaluation.simulated import write_spliced
 
 ODD_IDS = ["a,b", 'say "c"', "two\nlines", "d", "e", "f"]
 PLAIN_IDS = [f"LA_E_{number}" for number in range(6)]
@@ -195,3 +199,71 @@ def test_a_corpus_without_any_score_is_named(tmp_path: Path) -> None:
     exported = export(load_scoring(folder), "csv")
     assert sorted(exported.files) == ["one.csv", "two.csv"]
     assert exported.remarks == ["three: no file, because none of its 2 utterances has a score"]
+
+
+def read_rttm(lines: bytes) -> dict[str, list[tuple[float, float, str]]]:
+    """Id → (start, end, label) of its regions."""
+    regions: dict[str, list[tuple[float, float, str]]] = {}
+    for line in lines.decode().splitlines():
+        kind, name, channel, start, duration, one, two, label, three, four = line.split()
+        assert (kind, channel, one, two, three, four) == ("SPEAKER", "1", "<NA>", "<NA>", "<NA>", "<NA>")
+        regions.setdefault(name, []).append((float(start), float(start) + float(duration), label))
+    return regions
+
+
+def test_rttm_covers_each_utterance_without_gaps_and_marks_the_frames_below_the_threshold(tmp_path: Path):
+    folder = write_spliced(tmp_path / "spliced", noise=2.0)
+    exported = export(load_scoring(folder), "rttm", smoothing_s=0.1)
+    assert sorted(exported.files) == ["alpha.rttm", "beta.rttm"]
+    assert exported.remarks == [
+        "spoof: frames with scores below 0 (no threshold was calibrated), averaged over 0.1 s"
+    ]
+    regions = read_rttm(exported.files["alpha.rttm"]) | read_rttm(exported.files["beta.rttm"])
+    framed = load_frames(folder)
+    frames = smooth(framed.scores, 0.1)
+    assert sorted(regions) == sorted(frames.utterances)
+    for name, duration_s, begin, end in zip(
+        frames.utterances, frames.durations_s, frames.offsets[:-1], frames.offsets[1:], strict=True
+    ):
+        starts, ends, labels = zip(*regions[name], strict=True)
+        assert starts[0] == 0
+        assert ends[-1] == pytest.approx(duration_s, abs=1e-4)
+        assert starts[1:] == pytest.approx(ends[:-1], abs=1e-9)
+        assert set(labels) <= {"bonafide", "spoof"}
+        assert all(one != other for one, other in itertools.pairwise(labels))
+        middles = (np.arange(end - begin) + 0.5) * 0.02
+        is_spoof = np.array(labels)[np.searchsorted(starts, middles, side="right") - 1] == "spoof"
+        assert np.array_equal(is_spoof, frames.scores[begin:end] < 0)
+
+
+def test_rttm_takes_the_threshold_of_the_calibration(tmp_path: Path):
+    record = {"scale": 2.0, "offset": 1.0, "prior": 0.5, "weights_digest": "0123abcd", "policy": "whole"}
+    record |= {"precision": "fp32", "system": "tiny", "snapshot": "", "corpora": [], "scores_digest": ""}
+    record |= {"num_bonafide": 1, "num_spoof": 1}
+    chosen = {"llr": 21.0, "false_alarm": None, "is_guaranteed": False}
+    folder = write_spliced(tmp_path / "strict", noise=0.5, calibration=record | {"threshold": chosen})
+    exported = export(load_scoring(folder), "rttm", smoothing_s=0.0)
+    assert exported.remarks == [
+        "spoof: frames with scores below 10 (the threshold of the calibration), not smoothed"
+    ]
+    labels = {label for each in read_rttm(exported.files["alpha.rttm"]).values() for _, _, label in each}
+    assert labels == {"spoof"}
+
+
+def test_rttm_of_a_scored_beginning_ends_with_it(tmp_path: Path):
+    folder = write_spliced(tmp_path / "first", num_scored=30)
+    exported = export(load_scoring(folder), "rttm")
+    ends = {each[-1][1] for each in read_rttm(exported.files["beta.rttm"]).values()}
+    assert ends == {0.6}
+    assert exported.remarks[-1] == "80 utterances: only the beginning was scored, and has regions"
+
+
+def test_rttm_needs_scores_of_frames_and_ids_without_white_space(plain: Scoring, tmp_path: Path):
+    with pytest.raises(InputError, match=r"plain: these scores have no scores of frames; .* with --frames"):
+        export(plain, "rttm")
+    folder = write_spliced(tmp_path / "spliced", corpora=["alpha"])
+    table = read_table(folder, layout.part_name(0))
+    spaced = pa.array([f"{name} x" for name in table["id"].to_pylist()])
+    folder.commit(layout.part_name(0), to_parquet(table.set_column(1, "id", spaced)))
+    with pytest.raises(InputError, match="alpha: the id 'alpha_000 x' has white space"):
+        export(load_scoring(folder), "rttm")

@@ -22,7 +22,7 @@ from pipeline.evaluation.calibration import fit
 from pipeline.evaluation.scores import load_scores
 from pipeline.fields import Names
 from pipeline.storage import Folder
-from tests.evaluation.simulated import write_embeddings, write_system
+from tests.evaluation.simulated import write_embeddings, write_spliced, write_system
 
 
 def write_scores(
@@ -350,3 +350,25 @@ def test_a_calibration_is_applied_to_the_systems_that_it_was_fitted_for(tmp_path
     capsys.readouterr()
     assert run(main, ["--scores", str(two), *flags]) == 2
     assert f"{file}: the calibration is for the weights {0:016x}, and these are" in capsys.readouterr().err
+
+
+def test_flags_of_frames_reach_the_report_and_missing_frames_are_one_line(tmp_path, capsys):
+    scores = write_spliced(tmp_path / "spliced", noise=3.0)
+    flags = [
+        "--scores",
+        str(tmp_path / "spliced"),
+        "--out",
+        str(tmp_path / "report"),
+        "--num-bootstrap",
+        "20",
+    ]
+    main(parse(EvaluateConfig, [*flags, "--smoothing", "0", "--non-speech", "bonafide"], command="evaluate"))
+    report = json.loads((tmp_path / "report" / layout.METRICS_JSON).read_bytes())
+    assert report["metrics"]["tiny"]["alpha"]["frames"]["non_speech_bonafide"]["range_eer"] > 0.1
+    assert "Frames are not smoothed" in (tmp_path / "report" / layout.REPORT_PAGE).read_text()
+    capsys.readouterr()
+    (tmp_path / "spliced" / layout.frames_name(1)).unlink()
+    assert run(main, [*flags[:3], str(tmp_path / "other")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"{scores.location(layout.frames_name(1))} is missing; score into an empty folder")
+    assert not (tmp_path / "other").exists()

@@ -221,7 +221,7 @@ def test_resamples_of_the_range_eer_are_those_of_weighted_utterances():
         points = weighted_operating_points(timeline.scores, bonafide_ns, timeline.spoof_ns * each)
         assert sample == pytest.approx(eer_at(points).eer, abs=2e-3)
     assert np.array_equal(samples, resample_range_eer(timeline, clusters, num_resamples=20, seed=3))
-    assert samples.std() > 0.01
+    assert samples.std() > 0.005
 
 
 def test_runs_divide_each_utterance_where_scores_cross_the_threshold():
