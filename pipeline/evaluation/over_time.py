@@ -46,7 +46,14 @@ SHARES = (
     f"boundaries_within_{TOLERANCE_MS}ms",
 )
 """Metrics that are rates; those of time, regions and boundaries are at the threshold of the system."""
-METRICS = (*SHARES, "range_eer_threshold", "threshold", "bonafide_seconds", "spoof_seconds")
+METRICS = (
+    *SHARES,
+    "detected_per_boundary",
+    "range_eer_threshold",
+    "threshold",
+    "bonafide_seconds",
+    "spoof_seconds",
+)
 """Names of all metrics over time, in the order of the files."""
 
 NUM_SHOWN = 3
@@ -205,6 +212,7 @@ def metrics_of(timeline: Timeline, threshold: float) -> dict[str, float | None]:
     boundaries = boundary_distances(timeline, threshold)
     if boundaries.distances_s.size:
         metrics[f"boundaries_within_{TOLERANCE_MS}ms"] = boundaries.share_within(TOLERANCE_MS / 1000)
+        metrics["detected_per_boundary"] = boundaries.num_detected / boundaries.distances_s.size
     if not timeline.total_bonafide_ns:
         return metrics
     eer = range_eer(timeline)

@@ -38,7 +38,8 @@ EXPLANATION = (
     "the same share of spoofed time is accepted. Segments are spoofed if any part of them is, and have the score of "
     "their lowest frame; coarse segments hide errors, so compare systems by the range EER. The rows from F1 on use a "
     "fixed threshold, and spoofed is the positive class. A region is found if it shares half of its time with a run of "
-    "frames below the threshold. Utterances without known regions do not count."
+    "frames below the threshold. Where many boundaries are detected, one is near every true one by chance. Utterances "
+    "without known regions do not count."
 )
 
 
@@ -84,6 +85,7 @@ def _table(corpus: str, measured: list[Measurement], results: Results, over_time
         ["bona fide time", *(_minutes(each, "bonafide_seconds") for each in measured)],
         ["spoofed time", *(_minutes(each, "spoof_seconds") for each in measured)],
         *rates,
+        ["detected boundaries per true one", *(_ratio(each) for each in measured)],
         ["threshold", *(_threshold(over_time, each.system) for each in measured)],
     ]
     caption = f"{corpus}, non-speech {_non_speech(results.settings)}"
@@ -93,6 +95,11 @@ def _table(corpus: str, measured: list[Measurement], results: Results, over_time
 def _minutes(measurement: Measurement, name: str) -> Cell:
     seconds = measurement.metrics[name]
     return Cell("–" if seconds is None else f"{seconds / 60:,.1f} min")
+
+
+def _ratio(measurement: Measurement) -> Cell:
+    ratio = measurement.metrics["detected_per_boundary"]
+    return Cell("–" if ratio is None else f"{ratio:.1f}")
 
 
 def _threshold(over_time: OverTime, system: str) -> Cell:

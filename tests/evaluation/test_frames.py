@@ -83,7 +83,9 @@ def test_the_measurements_are_those_of_the_metrics(spliced: Folder):
     times = spoof_time(timeline, 0.0)
     assert [metrics[f"time_{name}"] for name in ("accuracy", "precision", "recall", "f1")] == list(times[:4])
     assert metrics["region_precision"] == region_precision(timeline, 0.0, 0.5).average_precision
-    assert metrics["boundaries_within_200ms"] == boundary_distances(timeline, 0.0).share_within(0.2)
+    boundaries = boundary_distances(timeline, 0.0)
+    assert metrics["boundaries_within_200ms"] == boundaries.share_within(0.2)
+    assert metrics["detected_per_boundary"] == boundaries.num_detected / 20
     assert (measurement.num_bonafide, measurement.num_spoof, measurement.num_clusters) == (20, 20, 10)
     low, high = measurement.intervals["range_eer"]
     assert low < range_eer(timeline).eer < high
