@@ -70,7 +70,8 @@ class Shown:
     attack: str | None
     score: float
     seconds: float
-    """How much of it was scored."""
+    scored_seconds: float
+    """How much of it was scored, from its beginning."""
     frames: NDArray[np.float64]
     """Smoothed scores."""
     regions: Sequence[tuple[float, float, str]]
@@ -275,6 +276,7 @@ def _load_shown(folder: Folder, uids: pa.Array, labels: Sequence[str], smoothing
                 label,
                 row["attack"],
                 row["score"],
+                row["seconds"],
                 float(scores.durations_s[number]),
                 frames[number],
                 [(float(start), float(end), str(label)) for start, end, label in parts],

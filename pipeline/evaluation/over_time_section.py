@@ -149,12 +149,14 @@ def _strips(results: Results, over_time: OverTime) -> list[Block]:
 def _strip(each: Shown, threshold: float, reach: float) -> Figure:
     label = "bona fide" if each.label == "bonafide" else each.label
     attack = f", attack {each.attack}" if each.attack else ""
+    is_cut = each.scored_seconds < each.seconds
+    cut = f"; only {each.scored_seconds:.1f} of {each.seconds:.1f} s were scored" if is_cut else ""
     return strip(
-        f"{each.corpus} · {each.id}: {label}{attack}, score {number('eer_threshold', each.score)}",
+        f"{each.corpus} · {each.id}: {label}{attack}, score {number('eer_threshold', each.score)}{cut}",
         each.frames,
         each.regions,
         hop_s=layout.FRAME_HOP_S,
-        duration_s=each.seconds,
+        duration_s=each.scored_seconds,
         threshold=threshold,
         reach=reach,
         max_s=MAX_SECONDS,

@@ -267,3 +267,19 @@ def test_rttm_needs_scores_of_frames_and_ids_without_white_space(plain: Scoring,
     folder.commit(layout.part_name(0), to_parquet(table.set_column(1, "id", spaced)))
     with pytest.raises(InputError, match="alpha: the id 'alpha_000 x' has white space"):
         export(load_scoring(folder), "rttm")
+
+
+def test_rttm_of_audio_files_is_one_file(tmp_path: Path) -> None:
+    folder = write_spliced(tmp_path / "calls", corpora=["alpha"], regions_of=[], audio="/calls")
+    for name, schema in (
+        (layout.part_name(0), layout.FILE_COLUMNS),
+        (layout.frames_name(0), layout.frames_schema("path", "float32")),
+    ):
+        table = read_table(folder, name)
+        if "path" not in table.column_names:
+            rows = [int(uid[4:], 16) for uid in table["uid"].to_pylist()]
+            table = table.append_column("path", pa.array([f"{row}.wav" for row in rows]))
+        folder.commit(name, to_parquet(table.select(schema.names)))
+    exported = export(load_scoring(folder), "rttm", smoothing_s=0.0)
+    assert sorted(exported.files) == ["audio.rttm"]
+    assert len(read_rttm(exported.files["audio.rttm"])) == 40

@@ -198,9 +198,10 @@ def test_only_the_scored_beginning_counts(tmp_path: Path):
     seconds = (measurement.metrics["bonafide_seconds"] or 0) + (measurement.metrics["spoof_seconds"] or 0)
     assert seconds == pytest.approx(40 * 0.8, abs=0.5)
     assert results.over_time.num_cut == 40
-    assert (
-        "40 utterances were scored at their beginning only" in to_files(results)[layout.REPORT_PAGE].decode()
-    )
+    page = to_files(results)[layout.REPORT_PAGE].decode()
+    assert "40 utterances were scored at their beginning only" in page
+    first = next(iter(results.over_time.shown.values()))[0]
+    assert f"; only 0.8 of {first.seconds:.1f} s were scored" in page
 
 
 def test_scores_without_frames_have_no_section(tmp_path: Path):
