@@ -370,25 +370,6 @@ def test_the_trees_of_the_readme_are_what_the_commands_write(
     assert files - described - by_ray_train == set()
 
 
-@pytest.mark.parametrize(
-    "document",
-    [name for name in DOCUMENTS if examples(name, "python")],
-)
-def test_every_python_example_runs(document: str, reader: Reader):
-    """Each example has its own namespace; they share a process, because importing torch takes seconds."""
-    run_all = "import json, sys\nfor example in json.load(sys.stdin): exec(example, {'__name__': '__main__'})"
-    done = subprocess.run(
-        [sys.executable, "-c", run_all],
-        input=json.dumps(examples(document, "python")),
-        env=reader.environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
-
-
 def scripts() -> list[object]:
     """The examples of all documents but those that run first and those of the cluster, in the order of the pipeline."""
     later = [
@@ -429,6 +410,28 @@ def test_what_was_typed_with_relative_paths_is_where_the_reader_expects_it(reade
     result = load_result(Folder(str(run)))
     assert result is not None and result.num_steps == 4
     assert load_toml(run / CONFIG)["store"] == str(reader.home / "store")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [name for name in DOCUMENTS if examples(name, "python")],
+)
+def test_every_python_example_runs(document: str, reader: Reader, cluster: None):
+    """Each example has its own namespace; they share a process, because importing torch takes seconds."""
+    if document != FIRST:
+        for script in [*needed(document), *runnable(document)]:
+            reader.run_in_process_once(script)
+    run_all = "import json, sys\nfor example in json.load(sys.stdin): exec(example, {'__name__': '__main__'})"
+    done = subprocess.run(
+        [sys.executable, "-c", run_all],
+        input=json.dumps(examples(document, "python")),
+        env=reader.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
 
 
 def test_the_jobs_of_the_cluster_run_as_printed(reader: Reader):
