@@ -1,12 +1,8 @@
 """The names of the files in SCORES and REPORT folders."""
 
-import ast
-import re
-from pathlib import Path
-
 from pipeline.evaluation import layout
+from tests.layouts import entries_of_tree, spelled_elsewhere
 
-ROOT = Path(__file__).parents[2]
 NAMES = {
     layout.IDENTITY,
     layout.PLAN,
@@ -31,20 +27,10 @@ def test_a_window_policy_has_a_folder_with_a_safe_name():
 
 
 def test_the_tree_in_the_docstring_has_every_name():
-    assert layout.__doc__ is not None
-    first_words = {line.split()[0] for line in layout.__doc__.splitlines() if line.strip()}
-    folders = {f"{name}/" for name in (layout.PARTS, layout.PART_REJECTS, layout.POLICIES)}
-    assert NAMES | {layout.CONFIG, layout.REJECTS} | folders <= first_words
+    kinds = (layout.PARTS, layout.PART_REJECTS, layout.POLICIES, layout.EMBEDDINGS, layout.FRAMES)
+    folders = {f"{name}/" for name in kinds}
+    assert NAMES | {layout.CONFIG, layout.REJECTS, layout.REGIONS} | folders <= entries_of_tree(layout)
 
 
 def test_no_other_module_spells_the_names():
-    pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, NAMES))})\b")
-    spelled = {
-        f"{path.relative_to(ROOT)}: {node.value}"
-        for folder in ("pipeline", "jobs")
-        for path in (ROOT / folder).rglob("*.py")
-        if path != Path(layout.__file__)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and pattern.search(node.value)
-    }
-    assert spelled == set()
+    assert spelled_elsewhere(layout, NAMES) == set()

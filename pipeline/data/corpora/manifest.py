@@ -7,18 +7,16 @@ that is not listed is an error. `manifests/README.md` explains the format by exa
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
+from pipeline.data.corpora.column_rules import parse_columns, parse_line, parse_separator
 from pipeline.data.corpora.pattern import Pattern, Template
-from pipeline.data.corpora.table import SEPARATORS, leaves_root
+from pipeline.data.corpora.region_files import RegionFiles, parse_regions
 from pipeline.data.corpora.toml import TomlTable, load_table
 from pipeline.data.corpora.utterance import ARTIFACTS, KINDS, LABELS, SPLITS
 from pipeline.errors import InputError, did_you_mean
-from pipeline.metrics.timeline import REGION_LABELS
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
 
@@ -66,41 +64,6 @@ class Protocol:
         columns = [column for column in self.columns if column] + list(self.named_columns.values())
         patterns = [*self.files[:1], *columns, *self.lines]
         return tuple(dict.fromkeys(name for pattern in patterns for name in pattern.fields))
-
-
-REGION_FIELDS = ("start", "end", "duration", "label")
-"""Fields of a region, which do not join it to an utterance; all times are seconds from the start of the file."""
-
-
-@dataclass(frozen=True)
-class RegionFiles:
-    """Files that label parts of utterances, joined to the audio files on the fields that both have."""
-
-    files: tuple[Pattern, ...]
-    """Paths below the root; the fields of a path belong to all regions of the file."""
-    labels: Mapping[str, str]
-    """The label, of REGION_LABELS, of each spelling; as in `Manifest.translate`, but no spelling is kept as it is."""
-    separator: str = "space"
-    columns: tuple[Pattern | None, ...] = ()
-    """As in `Protocol`. Every row is a region, unless there is `each`."""
-    named_columns: Mapping[str, Pattern] = field(default_factory=dict)
-    each: Pattern | None = None
-    """Pattern of each further cell of a row, which is a region then."""
-    segment_s: float | None = None
-    """Instead of columns: NumPy files of a dictionary that has a list of labels, of segments of equal duration, for
-    each value of the field `utterance`."""
-
-    @cached_property
-    def fields(self) -> tuple[str, ...]:
-        """The fields of a region."""
-        columns = [column for column in (*self.columns, *self.named_columns.values(), self.each) if column]
-        names = [name for pattern in (*self.files[:1], *columns) for name in pattern.fields]
-        return tuple(dict.fromkeys(names + ["utterance"] * (self.segment_s is not None)))
-
-    @cached_property
-    def key(self) -> tuple[str, ...]:
-        """The fields on which regions and files are joined."""
-        return tuple(name for name in self.fields if name not in REGION_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -235,7 +198,7 @@ def load_manifest(path: Path) -> Manifest:
         parse=_parse_table(table.table("parse")),
         translate=_translate_table(table.table("translate")),
         protocol=_protocol(table.table("protocol")),
-        regions=_regions(table.table("regions")),
+        regions=parse_regions(table.table("regions")),
         expected_hours=_expected_hours(table.table("expected_hours")),
         revision=table.optional_string("revision"),
         ignore=table.strings("ignore", ()),
@@ -267,83 +230,21 @@ def _expected_hours(table: TomlTable | None) -> ExpectedHours:
     return ExpectedHours(**hours)
 
 
-def _line(text: str) -> Pattern:
-    """Return a pattern whose fields may contain slashes, because cells of a table can hold paths."""
-    return Pattern(re.sub(r"\{(\w+)\}", r"{\1**}", text))
-
-
-def _column(text: str) -> Pattern | None:
-    """Return the pattern of a column: a field (`speaker`), text with fields (`{utterance}.wav`), or "" for unused."""
-    return _line(text if "{" in text else f"{{{text}}}") if text else None
-
-
 def _protocol(table: TomlTable | None) -> Protocol | None:
     if table is None:
         return None
-    columns, named = _columns(table)
+    columns, named = parse_columns(table)
     protocol = Protocol(
         files=table.one_or_more("files", Pattern),
-        separator=_separator(table),
+        separator=parse_separator(table),
         columns=columns,
         named_columns=named,
-        lines=table.one_or_more("lines", _line) if "lines" in table.values else (),
+        lines=table.one_or_more("lines", parse_line) if "lines" in table.values else (),
     )
     table.finish()
     if sum(map(bool, (protocol.columns, protocol.named_columns, protocol.lines))) != 1:
         raise table.error("columns", "give exactly one of: a list of columns, a table of columns, lines")
     return protocol
-
-
-def _columns(table: TomlTable) -> tuple[tuple[Pattern | None, ...], dict[str, Pattern]]:
-    """The columns by position, and those by name; at most one of the two is not empty."""
-    by_name = table.table("columns") if isinstance(table.values.get("columns"), dict) else None
-    named = {key: by_name.parsed(key, _column) for key in list(by_name.values)} if by_name else {}
-    columns = tuple(_column(text) for text in table.strings("columns", ()))
-    return columns, {name: column for name, column in named.items() if column}
-
-
-def _separator(table: TomlTable) -> str:
-    return table.choice("separator", tuple(SEPARATORS)) if "separator" in table.values else "space"
-
-
-def _regions(table: TomlTable | None) -> RegionFiles | None:
-    if table is None:
-        return None
-    columns, named = _columns(table)
-    regions = RegionFiles(
-        files=table.one_or_more("files", Pattern),
-        labels=table.mapping("labels"),
-        separator=_separator(table),
-        columns=columns,
-        named_columns=named,
-        each=table.parsed("each", Pattern) if "each" in table.values else None,
-        segment_s=table.number("segment_s") if "segment_s" in table.values else None,
-    )
-    table.finish()
-    if sum((bool(columns), bool(named), regions.segment_s is not None)) != 1:
-        raise table.error("columns", "give exactly one of: a list of columns, a table of columns, segment_s")
-    if regions.segment_s == 0 or (regions.each and not columns):
-        key, problem = (
-            ("segment_s", "must be above 0")
-            if regions.segment_s == 0
-            else ("each", "needs a list of columns")
-        )
-        raise table.error(key, problem)
-    for pattern in regions.files:
-        if leaves_root(pattern.text):
-            raise table.error("files", f"{pattern.text!r} is not a path below the root")
-        if set(pattern.fields) != set(regions.files[0].fields):
-            raise table.error("files", "all patterns must have the same fields")
-    if not regions.labels:
-        raise table.error("labels", "is missing")
-    for label in regions.labels.values():
-        if label not in REGION_LABELS:
-            raise table.error("labels", f"{label!r} is not one of {', '.join(REGION_LABELS)}")
-    if regions.segment_s is None:
-        lacking = {"start", "label"} - set(regions.fields)
-        if lacking or len({"end", "duration"} & set(regions.fields)) != 1:
-            raise table.error("columns", "give start, label, and one of end and duration")
-    return regions
 
 
 def _check(manifest: Manifest, path: Path) -> None:

@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline import tables
-from pipeline.data.corpora.manifest import Manifest, RegionFiles
+from pipeline.data.corpora.manifest import Manifest
 from pipeline.data.corpora.pattern import first_match
+from pipeline.data.corpora.region_files import RegionFiles
 from pipeline.data.corpora.regions.files import RegionFile, find_region_files, read_region_file
 from pipeline.data.corpora.translation import Spellings
 from pipeline.data.store.catalog import CATALOG

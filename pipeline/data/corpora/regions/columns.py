@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.data.corpora.manifest import RegionFiles
 from pipeline.data.corpora.pattern import Pattern
+from pipeline.data.corpora.region_files import RegionFiles
 from pipeline.data.corpora.regions.row import RegionRow, region_row
 from pipeline.data.corpora.table import Malformed, Table, quoted, split_cells
 from pipeline.errors import InputError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from pipeline.data.corpora.manifest import RegionFiles
 from pipeline.data.corpora.pattern import Pattern
+from pipeline.data.corpora.region_files import RegionFiles
 from pipeline.data.corpora.regions.columns import read_columns
 from pipeline.data.corpora.regions.row import RegionRow
 from pipeline.data.corpora.regions.segments import read_segments

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.corpora.manifest import RegionFiles
+from pipeline.data.corpora.region_files import RegionFiles
 from pipeline.data.corpora.regions.row import RegionRow
 from pipeline.errors import InputError
 from pipeline.storage import Folder
