@@ -104,11 +104,11 @@ def test_class_weights_move_the_odds_by_their_ratio_also_in_small_batches() -> N
 def test_a_head_probe_sends_no_gradient_to_the_front_end() -> None:
     detector, batch = toy_detector(), toy_batch(0, 0)
     detector.is_head_probe = True
-    logits, embedding, _ = detector(batch.waveform, batch.num_samples)
-    F.cross_entropy(logits, batch.label).backward()
+    output = detector(batch.waveform, batch.num_samples)
+    F.cross_entropy(output.logits, batch.label).backward()
     assert all(weight.grad is not None for weight in detector.head.parameters())
     assert all(weight.grad is None for weight in detector.m_ssl.parameters())
-    assert embedding.requires_grad
+    assert output.embedding.requires_grad
 
 
 def test_supervised_contrastive_loss_matches_the_paper() -> None:

@@ -17,6 +17,7 @@ ARGUMENTS = {
     "score": "--store store --checkpoint detector.safetensors --out scores",
     "evaluate": "--scores scores --out report",
     "calibrate": "--scores scores --out calibration.json",
+    "drift": "--reference reference.parquet --new scores --out drift",
 }
 
 
