@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from jobs.scoring.inputs import Row, ScoringPlan
 from pipeline import tables
 from pipeline.detector.details import HEAD, Details
 from pipeline.evaluation import layout
+from pipeline.sampling import hash_texts, rank_in_group
 
 if TYPE_CHECKING:
     from pipeline.detector.network import Detector
@@ -54,12 +54,8 @@ class DetailSettings:
             return np.zeros(len(rows), bool)
         if self.per_group is None:
             return np.ones(len(rows), bool)
-        groups = _group_numbers(rows)
-        order = np.lexsort((_hashes(rows[self.key]), groups))
-        starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
-        rank = np.arange(len(rows)) - np.repeat(starts, np.diff([*starts, len(rows)]))
-        is_chosen = np.empty(len(rows), bool)
-        is_chosen[order] = rank < self.per_group
+        rank, _ = rank_in_group(_group_numbers(rows), hash_texts(rows[self.key], "embedding"))
+        is_chosen: NDArray[np.bool_] = rank < self.per_group
         return is_chosen
 
     def count_sample(self, rows: pa.Table, rejects: Sequence[Row]) -> int:
@@ -142,8 +138,3 @@ def _group_numbers(rows: pa.Table) -> NDArray[np.int64]:
             codes = rows[name].combine_chunks().dictionary_encode(null_encoding="encode")
             numbers = numbers * max(1, len(codes.dictionary)) + codes.indices.to_numpy()
     return np.unique(numbers, return_inverse=True)[1]
-
-
-def _hashes(keys: pa.ChunkedArray) -> NDArray[np.uint64]:
-    hashes = (blake2b(key.encode(), digest_size=8, person=b"embedding").digest() for key in keys.to_pylist())
-    return np.frombuffer(b"".join(hashes), np.uint64)

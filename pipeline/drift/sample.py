@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.evaluation.columns import NOT_STATED
-from pipeline.evaluation.utterances import ClusterKind
+from pipeline.evaluation.utterances import CLUSTER_COLUMNS, ClusterKind
+from pipeline.sampling import hash_texts
 
 LABELS = {"bonafide": "bona fide", "spoof": "spoof"}
 """Label → its name on pages."""
@@ -30,9 +30,6 @@ COLUMNS = pa.schema(
     ]
 )
 """Columns of the rows of a sample."""
-
-CHOSEN = {"auto": ("speaker", "path"), "speaker": ("speaker",), "file": ("path",), "utterance": ()}
-"""Kind of cluster → the columns that make one, in the order in which they are tried."""
 
 
 class Clusters(NamedTuple):
@@ -96,7 +93,7 @@ class Sample:
     @cached_property
     def hashes(self) -> NDArray[np.uint64]:
         """[N] a number for each utterance that looks random and depends on its key alone."""
-        return hash64(self.rows["key"])
+        return hash_texts(self.rows["key"])
 
     @cached_property
     def groups(self) -> NDArray[np.object_]:
@@ -113,7 +110,7 @@ class Sample:
         corpus = self.rows["corpus"].fill_null("")
         parts = [
             pc.binary_join_element_wise(name, corpus, self.rows[name], "\0")
-            for name in CHOSEN[kind]  # null where the speaker or the file is
+            for name in CLUSTER_COLUMNS[kind]  # null where the speaker or the file is
         ]
         names = pc.coalesce(*parts, pc.binary_join_element_wise("uid", self.rows["key"], "\0"))
         encoded = names.combine_chunks().dictionary_encode()
@@ -127,12 +124,6 @@ class Sample:
             name = "utterance" if is_single else {"path": "file"}.get(column, column)
             kinds[name] = kinds.get(name, 0) + int(np.count_nonzero(own))
         return Clusters(codes, encoded.dictionary, kinds)
-
-
-def hash64(texts: pa.ChunkedArray | pa.Array) -> NDArray[np.uint64]:
-    """A number for each text that looks random; equal texts have equal numbers, on every machine."""
-    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts.to_pylist())
-    return np.frombuffer(b"".join(digests), np.uint64)
 
 
 class GroupCount(NamedTuple):

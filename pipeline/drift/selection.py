@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.drift.sample import Clusters, Sample, hash64
+from pipeline.drift.sample import Clusters, Sample
+from pipeline.sampling import hash_texts, rank_in_group
 
 MIN_CLUSTERS = 200
 """Before so few clusters are left, none is left out; utterances are, instead."""
@@ -27,18 +28,6 @@ def thin(sample: Sample, num_rows: int) -> Sample:
     first[codes[rank == 0]] = offset[rank == 0]
     place = (rank + first[codes]) / size
     return sample.take(np.sort(np.lexsort((sample.hashes, place))[:num_rows]))
-
-
-def rank_in_group(
-    codes: NDArray[np.int64], hashes: NDArray[np.uint64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rank by hash of each row in its group, from 0, and the size of that group."""
-    sizes = np.bincount(codes)
-    order = np.lexsort((hashes, codes))
-    starts = np.cumsum(sizes) - sizes
-    rank = np.empty(codes.size, np.int64)
-    rank[order] = np.arange(codes.size) - starts[codes[order]]
-    return rank, sizes[codes]
 
 
 def match_sizes(
@@ -62,7 +51,7 @@ def match_sizes(
         limit[~is_alone] = other[partners[side][~is_alone]]
         alone = np.flatnonzero(is_alone)
         if others_alone.size:
-            order = alone[np.lexsort((hash64(pair[side].names.take(pa.array(alone))), own[alone]))]
+            order = alone[np.lexsort((hash_texts(pair[side].names.take(pa.array(alone))), own[alone]))]
             quantiles = (np.arange(alone.size) + 0.5) / max(alone.size, 1)
             limit[order] = np.sort(others_alone)[(quantiles * others_alone.size).astype(np.int64)]
         rank, _ = rank_in_group(pair[side].codes, sample.hashes)
@@ -88,7 +77,7 @@ def partners_of(first: Clusters, other: Clusters) -> tuple[NDArray[np.int64], ND
 def drop_clusters(sample: Sample, clusters: Clusters, num_rows: int) -> Sample:
     """Leave out whole clusters, by hash, until there are at most so many utterances, or MIN_CLUSTERS clusters."""
     sizes = np.bincount(clusters.codes)
-    order = np.argsort(hash64(clusters.names))
+    order = np.argsort(hash_texts(clusters.names))
     num_kept = max(int(np.searchsorted(np.cumsum(sizes[order]), num_rows, side="right")), MIN_CLUSTERS)
     if num_kept >= sizes.size:
         return sample
@@ -124,7 +113,7 @@ def divide(sample: Sample, clusters: Clusters, share: float) -> tuple[NDArray[np
     remaining = limits.tolist()
     groups_of = np.split(pairs[:, 1], np.flatnonzero(np.diff(pairs[:, 0])) + 1)
     is_chosen_cluster = np.zeros(len(clusters.names), bool)
-    for cluster in np.argsort(hash64(clusters.names)).tolist():
+    for cluster in np.argsort(hash_texts(clusters.names)).tolist():
         own = groups_of[cluster].tolist()
         if all(remaining[group] for group in own):
             is_chosen_cluster[cluster] = True

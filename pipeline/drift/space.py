@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.metrics.components import principal_components
 
 NUM_COMPONENTS = 64
-
-NEGLIGIBLE = 1e-6
-"""Components with less than this share of the variance of the first one are rounding errors of float16."""
 
 BANDWIDTH_ROWS = 1000
 """Utterances whose pairs give the median distance."""
@@ -59,33 +57,18 @@ def fit_space(vectors_NE: NDArray[np.float32], where: str) -> Space:
     """
     if not np.isfinite(vectors_NE).all():
         raise InputError(f"{where}: some embeddings are not finite; score again, with --precision fp32")
-    num_rows, width = vectors_NE.shape
-    mean_E = vectors_NE.mean(axis=0, dtype=np.float64)
-    centred = vectors_NE.astype(np.float64) - mean_E
-    # The smaller of the two products has the same eigenvalues.
-    is_wide = width > num_rows
-    product = (centred @ centred.T if is_wide else centred.T @ centred) / (num_rows - 1)
-    values, vectors = np.linalg.eigh(product)
-    order = np.argsort(values)[::-1][:NUM_COMPONENTS]
-    order = order[values[order] > NEGLIGIBLE * max(values[-1], 1e-30)]
-    if values[-1] <= 0 or not order.size:
+    found = principal_components(vectors_NE, NUM_COMPONENTS)
+    if not found.variances.size:
         raise InputError(f"{where}: all embeddings are equal, so they have no space")
-    components_DE = vectors[:, order].T
-    if is_wide:
-        components_DE = components_DE @ centred
-        components_DE /= np.linalg.norm(components_DE, axis=1, keepdims=True)
-    # The sign of a component is arbitrary; this makes it the same on every machine.
-    largest = np.argmax(np.abs(components_DE), axis=1)
-    components_DE *= np.sign(components_DE[np.arange(order.size), largest])[:, None]
-    scale_D = np.sqrt(values[order])
-    coordinates = (centred[:BANDWIDTH_ROWS] @ components_DE.T) / scale_D
+    scale_D = np.sqrt(found.variances)
+    coordinates = ((vectors_NE[:BANDWIDTH_ROWS] - found.mean) @ found.directions.T) / scale_D
     return Space(
-        mean_E.astype(np.float32),
-        components_DE.astype(np.float32),
+        found.mean.astype(np.float32),
+        found.directions.astype(np.float32),
         scale_D.astype(np.float32),
-        min(1.0, float(values[order].sum() / np.trace(product))),
+        min(1.0, float(found.shares.sum())),
         median_distance(coordinates.astype(np.float32)),
-        num_rows,
+        len(vectors_NE),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from pipeline.evaluation.embeddings import Embeddings
 from pipeline.evaluation.measure import Settings
 from pipeline.evaluation.scores import ScoreSet
 from pipeline.evaluation.utterances import renumber
+from pipeline.sampling import hash_texts, rank_in_group
 
 COLUMNS = ("corpus", "attack", "artifact", "language")
 
@@ -96,11 +96,12 @@ def choose_points(systems: Sequence[EmbeddedSystem], settings: Settings) -> Poin
     utterances = first.scores.utterances
     is_shared = pc.is_in(utterances.uids, value_set=pa.array(sorted(shared), pa.string()))
     rows = np.flatnonzero(is_shared.to_numpy(zero_copy_only=False))
-    hashes = np.array([_hash(uid) for uid in utterances.uids.take(pa.array(rows)).to_pylist()], np.uint64)
-    groups = [
+    hashes = hash_texts(utterances.uids.take(pa.array(rows)))
+    columns = [
         utterances.is_bonafide[rows],
         *(utterances.columns[name].codes[rows] for name in ("attack", "corpus")),
     ]
+    groups = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
     rows = rows[sample_evenly(hashes, groups, settings.max_points)]
     uids = utterances.uids.take(pa.array(rows)).to_pylist()
     ids = first.embeddings.rows["id"].take(pa.array([first.rows[uid] for uid in uids], pa.int64()))
@@ -117,23 +118,15 @@ def choose_points(systems: Sequence[EmbeddedSystem], settings: Settings) -> Poin
 
 
 def sample_evenly(
-    hashes: NDArray[np.uint64], groups: Sequence[NDArray[np.generic]], max_points: int
+    hashes: NDArray[np.uint64], groups: NDArray[np.int64], max_points: int
 ) -> NDArray[np.int64]:
     """Choose points from all groups as evenly as possible; returns their positions in the order of their hashes.
 
     Args:
         hashes: [N] different numbers; in each group, the smallest ones are chosen.
-        groups: columns [N] that together name the group of each point.
+        groups: [N] number of the group of each point, from 0.
         max_points: how many to choose at most.
     """
-    order = np.lexsort((hashes, *groups))
-    is_first = np.ones(order.size, bool)
-    is_first[1:] = np.any([column[order[1:]] != column[order[:-1]] for column in groups], axis=0)
-    ranks = np.empty(order.size, np.int64)
-    ranks[order] = np.arange(order.size) - np.maximum.accumulate(np.where(is_first, np.arange(order.size), 0))
+    ranks, _ = rank_in_group(groups, hashes)
     chosen = np.lexsort((hashes, ranks))[:max_points]
     return chosen[np.argsort(hashes[chosen])]
-
-
-def _hash(uid: str) -> int:
-    return int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=8).digest(), "big")

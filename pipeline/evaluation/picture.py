@@ -17,7 +17,7 @@ from pipeline.evaluation.measure import GROUP_RESAMPLES, POOLED, Measurement, Se
 from pipeline.evaluation.projection import (
     MIN_POINTS,
     Components,
-    principal_components,
+    along_components,
     single_thread,
     t_sne,
     usable_perplexity,
@@ -132,7 +132,7 @@ def _project(system: EmbeddedSystem, points: Points, settings: Settings) -> Proj
     vectors_NE = unit_vectors(system.vectors_of(points))
     neighbours = nearest_neighbours(vectors_NE, points.clusters)
     measurement, difference = _measure(system.scores.system, points, neighbours, settings)
-    components = principal_components(vectors_NE)
+    components = along_components(vectors_NE)
     return Projection(
         system.scores.system,
         system.scores_of(points),

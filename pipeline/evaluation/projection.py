@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.metrics.components import principal_components
+
 NUM_COMPONENTS = 50
 """Principal components that t-SNE starts from."""
 
@@ -43,16 +45,12 @@ def single_thread() -> Iterator[None]:
         yield
 
 
-def principal_components(vectors_NE: NDArray[np.float32]) -> Components:
-    """Find up to NUM_COMPONENTS principal components; the largest weight of each is positive."""
-    centred_NE = vectors_NE.astype(np.float64) - vectors_NE.mean(axis=0, dtype=np.float64)
-    variances, directions_EC = np.linalg.eigh(centred_NE.T @ centred_NE)
-    largest = np.argsort(-variances, kind="stable")[: min(NUM_COMPONENTS, len(centred_NE))]
-    directions_EC = directions_EC[:, largest]
-    strongest = np.argmax(np.abs(directions_EC), axis=0)
-    directions_EC *= np.sign(directions_EC[strongest, np.arange(largest.size)])
-    variances = np.maximum(variances, 0)
-    return Components(centred_NE @ directions_EC, variances[largest] / (variances.sum() or 1))
+def along_components(vectors_NE: NDArray[np.float32]) -> Components:
+    """Place embeddings along up to NUM_COMPONENTS principal components; at 0 if all embeddings are equal."""
+    found = principal_components(vectors_NE, NUM_COMPONENTS)
+    if not found.shares.size:
+        return Components(np.zeros((len(vectors_NE), 1)), np.zeros(1))
+    return Components((vectors_NE - found.mean) @ found.directions.T, found.shares)
 
 
 def t_sne(components_NC: NDArray[np.float64], perplexity: float) -> NDArray[np.float64]:

@@ -18,6 +18,13 @@ GROUPS = ("attack", "artifact", "language", "seconds", "codec", "sample_rate", "
 """Columns whose values break a corpus down into groups of utterances."""
 
 ClusterKind = Literal["auto", "speaker", "file", "utterance"]
+CLUSTER_COLUMNS: Mapping[ClusterKind, tuple[str, ...]] = {
+    "auto": ("speaker", "path"),
+    "speaker": ("speaker",),
+    "file": ("path",),
+    "utterance": (),
+}
+"""Kind of cluster → the columns that make one, in the order in which they are tried."""
 
 
 class Clusters(NamedTuple):
@@ -68,13 +75,10 @@ class Utterances:
         Args:
             kind: `auto` groups by speaker, or by source file where no speaker is stated.
         """
-        chosen = {"auto": ("speaker", "path"), "speaker": ("speaker",), "file": ("path",), "utterance": ()}[
-            kind
-        ]
         codes = np.full(len(self), -1, np.int64)
         names: dict[str, int] = {}
         corpus = self.columns["corpus"].codes.astype(np.int64)
-        for column_name in chosen:
+        for column_name in CLUSTER_COLUMNS[kind]:
             if column_name not in self.columns:
                 continue
             column = self.columns[column_name]

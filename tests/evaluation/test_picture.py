@@ -139,11 +139,11 @@ def test_a_sample_is_even_and_keeps_its_points_when_it_grows(tmp_path):
 def test_groups_get_equal_shares_until_they_are_used_up():
     hashes = np.random.default_rng(0).permutation(100).astype(np.uint64)
     group = np.repeat([0, 1, 2], (5, 15, 80))
-    chosen = sample_evenly(hashes, [group], 35)
+    chosen = sample_evenly(hashes, group, 35)
     assert np.bincount(group[chosen]).tolist() == [5, 15, 15]
     assert (np.diff(hashes[chosen].astype(int)) > 0).all()
-    assert len(sample_evenly(hashes, [group], 2)) == 2
-    assert np.array_equal(np.sort(sample_evenly(hashes, [group], 1000)), np.arange(100))
+    assert len(sample_evenly(hashes, group, 2)) == 2
+    assert np.array_equal(np.sort(sample_evenly(hashes, group, 1000)), np.arange(100))
 
 
 def test_texts_of_utterances_are_escaped(tmp_path):

@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.evaluation.projection import principal_components, t_sne, usable_perplexity
+from pipeline.evaluation.projection import along_components, t_sne, usable_perplexity
 
 PROJECT = """
 import hashlib, numpy as np
-from pipeline.evaluation.projection import principal_components, single_thread, t_sne
+from pipeline.evaluation.projection import along_components, single_thread, t_sne
 vectors = np.random.default_rng(0).normal(0, 1, (500, 300)).astype(np.float32)
 with single_thread():
-    components = principal_components(vectors)
+    components = along_components(vectors)
     print(hashlib.sha256(t_sne(components.positions, 20.0).tobytes() + components.positions.tobytes()).hexdigest())
 """
 
@@ -28,7 +28,7 @@ def groups(num: int = 60, width: int = 20):
 
 def test_components_keep_distances_and_come_in_order_of_their_variance():
     vectors = np.random.default_rng(0).normal(0, np.arange(1, 9), (100, 8)).astype(np.float32)
-    positions, shares = principal_components(vectors)
+    positions, shares = along_components(vectors)
     assert shares.sum() == pytest.approx(1) and (np.diff(shares) <= 0).all()
     assert positions.var(axis=0) == pytest.approx(shares * vectors.var(axis=0).sum(), rel=1e-4)
     before, after = (np.linalg.norm(each[:, None] - each[None], axis=2) for each in (vectors, positions))
@@ -36,21 +36,21 @@ def test_components_keep_distances_and_come_in_order_of_their_variance():
 
 
 def test_components_of_equal_embeddings_are_zero():
-    positions, shares = principal_components(np.ones((12, 4), np.float32))
+    positions, shares = along_components(np.ones((12, 4), np.float32))
     assert not positions.any() and not shares.any()
     assert np.isfinite(t_sne(positions, 3.0)).all()
 
 
 def test_t_sne_keeps_groups_together():
     vectors, group = groups()
-    points = t_sne(principal_components(vectors).positions, 10.0)
+    points = t_sne(along_components(vectors).positions, 10.0)
     distances = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     assert np.array_equal(group[distances.argmin(axis=1)], group)
 
 
 def test_one_channel_can_be_projected():
-    assert t_sne(principal_components(groups(30, 1)[0]).positions, 5.0).shape == (30, 2)
+    assert t_sne(along_components(groups(30, 1)[0]).positions, 5.0).shape == (30, 2)
 
 
 def test_the_same_embeddings_give_the_same_bytes_with_any_number_of_threads():
