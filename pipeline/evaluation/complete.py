@@ -89,10 +89,34 @@ def score_columns(identity: Mapping[str, Any]) -> pa.Schema:
     return layout.FILE_COLUMNS if identity.get("audio") else layout.UTTERANCE_COLUMNS
 
 
+def key_column(identity: Mapping[str, Any]) -> str:
+    """The column that identifies an utterance in the scores with this description."""
+    return layout.FILE_KEY if identity.get("audio") else layout.STORE_KEY
+
+
+def keyed_columns(identity: Mapping[str, Any], wanted: pa.Schema) -> list[str]:
+    """The columns from which `keyed_rows` makes the wanted ones."""
+    known = score_columns(identity).names
+    return list(dict.fromkeys([key_column(identity), *(name for name in wanted.names if name in known)]))
+
+
+def keyed_rows(table: pa.Table, identity: Mapping[str, Any], wanted: pa.Schema) -> pa.Table:
+    """Select columns of scores, whatever their kind: `key` is what identifies an utterance, and missing ones are null.
+
+    Args:
+        table: with `keyed_columns`.
+        identity: description of the scores.
+        wanted: the columns of the result, of which one is `key`.
+    """
+    columns = {name: table[name] for name in table.column_names} | {"key": table[key_column(identity)]}
+    nulls = {field.name: pa.nulls(len(table), field.type) for field in wanted if field.name not in columns}
+    return pa.table(columns | nulls).select(wanted.names).cast(wanted)
+
+
 def load_columns(
     folder: Folder, identity: Mapping[str, Any], columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Read some columns of all scores, or all columns; those of a later version are null.
+    """Read some columns of all scores, or all columns; those that their version did not have are null.
 
     Args:
         folder: SCORES.

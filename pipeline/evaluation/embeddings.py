@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
-from pipeline.evaluation.complete import load_columns, load_description, part_files, read_parts
+from pipeline.evaluation.complete import (
+    key_column,
+    keyed_columns,
+    keyed_rows,
+    load_columns,
+    load_description,
+    part_files,
+    read_parts,
+)
 from pipeline.storage import Folder
 
 ROW_COLUMNS = pa.schema(
@@ -51,11 +59,6 @@ def layers_of(identity: Mapping[str, Any]) -> list[str]:
     return list((identity.get("embeddings") or {}).get("layers", ()))
 
 
-def has_embeddings(folder: Folder) -> bool:
-    """Whether complete scores have embeddings beside them."""
-    return bool(layers_of(load_description(folder)))
-
-
 def load_embeddings(folder: Folder, layer: str = layout.HEAD_LAYER) -> Embeddings:
     """Load the embeddings of a layer from a SCORES folder.
 
@@ -73,7 +76,7 @@ def load_embeddings(folder: Folder, layer: str = layout.HEAD_LAYER) -> Embedding
             f"{folder.location()}: has no embeddings of layer {layer}, only of {', '.join(layers)}; "
             f"score into another folder with --layer {layer}"
         )
-    key = _key(identity)
+    key = key_column(identity)
     schema = layout.embeddings_schema(key, identity["embeddings"]["widths"])
     column = layout.layer_column(layer)
     table = read_parts(folder, part_files(folder, layout.EMBEDDINGS), schema, [key, column])
@@ -98,12 +101,5 @@ def load_rows(folder: Folder) -> tuple[dict[str, Any], pa.Table]:
         InputError: the scores are incomplete or damaged.
     """
     identity = load_description(folder)
-    key = _key(identity)
-    table = load_columns(folder, identity, list(dict.fromkeys([key, *ROW_COLUMNS.names[1:]])))
-    columns = {"key": table[key]} | {name: table[name] for name in table.column_names}
-    missing = {name: pa.nulls(len(table), ROW_COLUMNS.field(name).type) for name in ROW_COLUMNS.names}
-    return identity, pa.table(missing | columns).select(ROW_COLUMNS.names).cast(ROW_COLUMNS)
-
-
-def _key(identity: Mapping[str, Any]) -> str:
-    return layout.FILE_KEY if identity.get("audio") else layout.STORE_KEY
+    table = load_columns(folder, identity, keyed_columns(identity, ROW_COLUMNS))
+    return identity, keyed_rows(table, identity, ROW_COLUMNS)

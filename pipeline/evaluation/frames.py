@@ -14,7 +14,15 @@ import pyarrow.compute as pc
 from pipeline import tables
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
-from pipeline.evaluation.complete import load_description, part_files, read_parts, score_columns
+from pipeline.evaluation.complete import (
+    key_column,
+    keyed_columns,
+    keyed_rows,
+    load_description,
+    part_files,
+    read_parts,
+    score_columns,
+)
 from pipeline.metrics.timeline import FRAME_S, FrameScores, Regions
 from pipeline.storage import Folder
 
@@ -79,19 +87,14 @@ def iter_frames(folder: Folder, keys: pa.Array | None = None) -> Iterator[Framed
         raise InputError(
             f"{folder.location()}: these scores have no scores of frames; score into another folder with --frames"
         )
-    key = layout.FILE_KEY if identity.get("audio") else layout.STORE_KEY
-    schema = score_columns(identity)
-    columns = [key, *(name for name in ROW_COLUMNS.names[1:] if name in schema.names)]
+    columns = keyed_columns(identity, ROW_COLUMNS)
     for name in part_files(folder):
-        table = read_parts(folder, [name], schema, columns)
-        table = table.append_column("key", table[key])
+        table = read_parts(folder, [name], score_columns(identity), columns)
+        rows = keyed_rows(table, identity, ROW_COLUMNS)
         if keys is not None:
-            table = table.filter(pc.is_in(table["key"], value_set=keys))
-        for missing in set(ROW_COLUMNS.names) - set(table.column_names):
-            table = table.append_column(missing, pa.nulls(len(table), ROW_COLUMNS.field(missing).type))
-        rows = table.select(ROW_COLUMNS.names).cast(ROW_COLUMNS)
+            rows = rows.filter(pc.is_in(rows["key"], value_set=keys))
         if len(rows):
-            yield _join(folder, name, rows, layout.frames_schema(key, identity["frames"]))
+            yield _join(folder, name, rows, layout.frames_schema(key_column(identity), identity["frames"]))
 
 
 def _join(folder: Folder, name: str, rows: pa.Table, schema: pa.Schema) -> Framed:

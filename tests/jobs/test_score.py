@@ -75,6 +75,7 @@ from pipeline.evaluation.scores import load_scores
 from pipeline.fields import Names
 from pipeline.storage import STAGED_SUFFIX, Folder
 from tests.data.store.test_odd_names import NAMES, NOT_ON_THE_TEST_SERVER
+from tests.detector.toys import make_detector
 from tests.evaluation.simulated import write_system
 from tests.faults import ordinary_permissions
 from tests.jobs.deadly import (
@@ -106,11 +107,7 @@ UNDECODABLE = {
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny detector whose scores differ from file to file."""
-    torch.manual_seed(1)
-    detector = Detector(DetectorConfig(VARIANTS["tiny"]))
-    with torch.no_grad():
-        for parameter in detector.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
+    detector = make_detector(VARIANTS["tiny"])
     path = tmp_path_factory.mktemp("detector") / "detector.safetensors"
     save_detector(detector, path, {"training": "feedbeef", "step": "7"})
     return path
