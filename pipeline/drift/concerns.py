@@ -68,10 +68,9 @@ def _samples(results: Results) -> Iterator[str]:
     num_shared = pc.sum(pc.is_in(new.rows["key"], value_set=reference.sample.rows["key"])).as_py() or 0
     if num_shared:
         yield f"{num_shared:,} utterances are in the reference and new, so distances are too small."
-    for name in ("decoder",):
-        old, other = (format_value(sample.identity.get(name)) for sample in (reference.sample, new))
-        if old != other:
-            yield f"The reference and the new scores differ in {PROTOCOL[name]}: {old} and {other}."
+    old, other = (format_value(sample.identity.get("decoder")) for sample in (reference.sample, new))
+    if old != other:
+        yield f"The reference and the new scores differ in {PROTOCOL['decoder']}: {old} and {other}."
     num_rejected = new.identity.get("num_rejected")
     if num_rejected:
         yield f"{num_rejected:,} new utterances could not be scored, and are left out."
@@ -83,8 +82,8 @@ def _samples(results: Results) -> Iterator[str]:
         total = sum(count.number for count in counts)
         if num_known < total:
             yield (
-                f"Only {num_known:,} of {total:,} {words} have an embedding, at most some of each attack. The shares "
-                "of attacks are then not those of the scores; with `score --embeddings` without a number, they are."
+                f"Only {num_known:,} of {total:,} {words} have an embedding. If `score --embeddings` was given a "
+                "number, rare attacks have a larger share of the embeddings than of the scores; leave it out."
             )
 
 

@@ -18,7 +18,7 @@ from pipeline.report import Facts, Page, Section, Text
 
 
 def headline(results: Results) -> str:
-    """Say in one line whether there is drift, of what, and how sure that is."""
+    """The verdict in one line: which classes have drifted, with p and the effect."""
     test, settings = results.test, results.settings
     names = {part.label: part.name for part in results.parts}
     effect = f"{test.effect:.3f} {_effect_unit(results)}"

@@ -19,8 +19,8 @@ def arrangements(
 ) -> NDArray[np.float32]:
     """Which clusters are on the side of the reference, in the data and in each permutation.
 
-    A permutation keeps the number of clusters of each side. Clusters of one speaker, of whom there is one on each side,
-    change sides together or not at all; the others are permuted among each other.
+    A permutation keeps the number of clusters of each side. If a speaker has a cluster on each side, these two are
+    exchanged or stay; all other clusters are permuted among each other.
 
     Args:
         is_reference_C: the side of each cluster in the data.

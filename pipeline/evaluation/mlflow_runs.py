@@ -9,7 +9,7 @@ from pipeline import tracking
 from pipeline.evaluation import layout
 from pipeline.evaluation.formatting import percent
 from pipeline.evaluation.measure import MEAN, METRICS, POOLED, UNAVERAGED
-from pipeline.evaluation.over_time import GROUP, SHARES
+from pipeline.evaluation.over_time import SHARES
 from pipeline.evaluation.picture import EMBEDDINGS, PURITIES
 from pipeline.evaluation.results import Results
 from pipeline.evaluation.scores import ScoreSet
@@ -104,8 +104,8 @@ def corpus_metrics(results: Results, system: str) -> dict[str, float]:
     """Collect the metrics of a system as `METRIC/CORPUS`, with characters that MLflow allows; every EER first.
 
     Thresholds and intervals are left out; the files of the report have them. The purities of the embeddings, corrected
-    for chance, are `label_purity_corrected/LAYER` and `corpus_purity_corrected/LAYER`, and rates over time
-    `frames METRIC/CORPUS`.
+    for chance, are `label_purity_corrected/LAYER` and `corpus_purity_corrected/LAYER`, and rates over time are
+    METRIC/CORPUS as well.
     """
     layer = results.settings.layer
     embedded = results.measurements.get((system, POOLED, EMBEDDINGS, layer))
@@ -126,7 +126,7 @@ def corpus_metrics(results: Results, system: str) -> dict[str, float]:
             if (value := measurement.metrics[metric]) is not None
         }
         | {
-            f"{GROUP} {metric}/{_metric_name(each.corpus)}": value
+            f"{metric}/{_metric_name(each.corpus)}": value
             for each in over_time
             if each.system == system
             for metric in SHARES

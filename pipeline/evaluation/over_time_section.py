@@ -111,17 +111,16 @@ def _non_speech(settings: Settings) -> str:
     return {"excluded": "excluded", "bonafide": "counted as bona fide"}[settings.non_speech]
 
 
+def _smoothed(settings: Settings) -> str:
+    seconds = settings.smoothing_s
+    return f"averaged over a centred window of {seconds:g} s" if seconds else "not smoothed"
+
+
 def _how(settings: Settings) -> str:
-    smoothing = settings.smoothing_s
-    smoothed = (
-        f"Frames are averaged over a centred window of {smoothing:g} s"
-        if smoothing
-        else "Frames are not smoothed"
-    )
     return (
-        f"{smoothed}; non-speech is {_non_speech(settings)}. The small numbers are 95 % intervals of the range EER "
-        f"from resampled speakers or files, as for the EER. {layout.METRICS_JSON} has all of these values in the group "
-        f"“{GROUP}”."
+        f"Frames are {_smoothed(settings)}; non-speech is {_non_speech(settings)}. The small numbers are 95 % "
+        "intervals of the range EER from resampled speakers or files, as for the EER. "
+        f"{layout.METRICS_JSON} has all of these values in the group “{GROUP}”."
     )
 
 
@@ -133,8 +132,8 @@ def _strips(results: Results, over_time: OverTime) -> list[Block]:
     origin = "of the calibration" if is_calibrated else "of scores that are not calibrated"
     blocks: list[Block] = [
         Text(
-            f"Utterances of {over_time.system}: the score of each 20 ms, averaged over "
-            f"{results.settings.smoothing_s:g} s. Below the dashed line, the threshold {threshold:.2f} {origin}, "
+            f"Utterances of {over_time.system}: the score of each 20 ms, {_smoothed(results.settings)}. Below the "
+            f"dotted line, the threshold {threshold:.2f} {origin}, "
             "speech counts as spoofed: its box is high, and that of bona fide speech is low. The stronger the colour, "
             "the farther the score is from the threshold. All strips have the same scale of scores. True regions, "
             "where they are known, are the lowest row."

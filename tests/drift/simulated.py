@@ -51,7 +51,7 @@ def simulate(
         share_of_spoof: of the utterances.
         num_speakers: 0: every utterance has no speaker, and a file of its own.
         speaker_seed: samples with the same one have the same speakers; default: others for every seed.
-        speaker_spread: standard deviation of what the embeddings of a speaker share.
+        speaker_spread: standard deviation of the offset that all embeddings of a speaker have.
         attacks: of the spoofs, each with the same probability.
         attack_shifts: attack → how far its embeddings are shifted in the last number.
         shift: of the first numbers of all embeddings.

@@ -18,7 +18,7 @@ def parse_columns(table: TomlTable) -> tuple[tuple[Pattern | None, ...], dict[st
 
 
 def parse_separator(table: TomlTable) -> str:
-    """The name of what separates columns; `space` by default."""
+    """The kind of separator between columns; `space` by default."""
     return table.choice("separator", tuple(SEPARATORS)) if "separator" in table.values else "space"
 
 
