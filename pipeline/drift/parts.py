@@ -11,8 +11,9 @@ from pipeline.drift import distances
 from pipeline.drift.permutations import arrangements, p_value, smallest_p_value
 from pipeline.drift.reference import Reference
 from pipeline.drift.results import EMBEDDING, MEASURES, SUBJECTS, Distance, Part, Settings
-from pipeline.drift.sample import Clusters, Sample
+from pipeline.drift.sample import Sample
 from pipeline.drift.selection import drop_clusters, limit_sizes, match_sizes, partners_of
+from pipeline.evaluation.clusters import Clusters
 from pipeline.evaluation.utterances import ClusterKind
 
 MIN_ROWS = 20

@@ -22,7 +22,7 @@ from pipeline.drift.sample import COLUMNS, GroupCount, Sample, count_groups
 from pipeline.drift.selection import divide, thin
 from pipeline.drift.space import Space, fit_space
 from pipeline.errors import InputError
-from pipeline.evaluation.scores import PROTOCOL
+from pipeline.evaluation.embeddings import find_difference
 from pipeline.evaluation.utterances import ClusterKind
 from pipeline.storage import Folder
 
@@ -31,13 +31,6 @@ METADATA = b"bonafide_drift"
 
 VECTOR = "vector"
 """Column of the embeddings."""
-
-MUST_AGREE = {
-    "weights_digest": "the weights",
-    "policy": PROTOCOL["policy"],
-    "precision": PROTOCOL["precision"],
-}
-"""Entries of a description in which compared scores must agree → what they are, in words."""
 
 KEPT = (
     "weights_digest",
@@ -89,12 +82,12 @@ class Reference:
             InputError: they are not.
         """
         old = self.sample
-        for name, words in MUST_AGREE.items():
-            if old.identity.get(name) != new.identity.get(name):
-                raise InputError(
-                    f"{new.location}: the reference is of {words} {old.identity.get(name)}, and these are scores with "
-                    f"{new.identity.get(name)}; fit one with `bonafide drift --fit` for them"
-                )
+        difference = find_difference(old.identity, new.identity)
+        if difference:
+            raise InputError(
+                f"{new.location}: the reference is of {difference.words} {difference.first}, and these are scores with "
+                f"{difference.second}; fit one with `bonafide drift --fit` for them"
+            )
         if old.layer == new.layer:
             return
         if not new.layer:

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.evaluation.clusters import Clusters, clusters_of
 from pipeline.evaluation.columns import NOT_STATED
-from pipeline.evaluation.utterances import CLUSTER_COLUMNS, ClusterKind
+from pipeline.evaluation.utterances import ClusterKind
 from pipeline.sampling import hash_texts
 
 LABELS = {"bonafide": "bona fide", "spoof": "spoof"}
@@ -30,17 +31,6 @@ COLUMNS = pa.schema(
     ]
 )
 """Columns of the rows of a sample."""
-
-
-class Clusters(NamedTuple):
-    """Which utterances are permuted together."""
-
-    codes: NDArray[np.int64]
-    """[N] number of the cluster of each utterance, from 0."""
-    names: pa.Array
-    """[num_clusters] different texts."""
-    kinds: Mapping[str, int]
-    """Kind of cluster (speaker, file, utterance) → how many there are."""
 
 
 @dataclass(frozen=True)
@@ -101,29 +91,8 @@ class Sample:
         return group_names(self.rows)
 
     def clusters(self, kind: ClusterKind) -> Clusters:
-        """Group the utterances that resemble each other.
-
-        Args:
-            kind: `auto` groups by speaker, or by source file where no speaker is stated. A speaker of another corpus
-                is another speaker.
-        """
-        corpus = self.rows["corpus"].fill_null("")
-        parts = [
-            pc.binary_join_element_wise(name, corpus, self.rows[name], "\0")
-            for name in CLUSTER_COLUMNS[kind]  # null where the speaker or the file is
-        ]
-        names = pc.coalesce(*parts, pc.binary_join_element_wise("uid", self.rows["key"], "\0"))
-        encoded = names.combine_chunks().dictionary_encode()
-        codes = encoded.indices.to_numpy().astype(np.int64)
-        sizes = np.bincount(codes, minlength=len(encoded.dictionary))
-        columns = [text.partition("\0")[0] for text in encoded.dictionary.to_pylist()]
-        kinds: dict[str, int] = {}
-        for column in dict.fromkeys(columns):
-            own = np.array([each == column for each in columns])
-            is_single = column == "uid" or bool(np.all(sizes[own] == 1))
-            name = "utterance" if is_single else {"path": "file"}.get(column, column)
-            kinds[name] = kinds.get(name, 0) + int(np.count_nonzero(own))
-        return Clusters(codes, encoded.dictionary, kinds)
+        """Group the utterances that resemble each other, as `clusters_of` does."""
+        return clusters_of(self.rows, kind)
 
 
 class GroupCount(NamedTuple):

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.drift.sample import Clusters, Sample
+from pipeline.drift.sample import Sample
+from pipeline.evaluation.clusters import Clusters
 from pipeline.sampling import hash_texts, rank_in_group
 
 MIN_CLUSTERS = 200
