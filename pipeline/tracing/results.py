@@ -96,19 +96,19 @@ class Traced:
 
     rows: Any
     """pyarrow.Table with the columns of ROW_COLUMNS and `system`: the true system, null if it is not stated."""
-    similarities_NK: NDArray[np.float32]
-    """Cosine of each utterance and each system of the gallery, −1 to 1."""
-    votes_NK: NDArray[np.float32]
-    """Share of the nearest neighbours that are of each system."""
-    llr_N: NDArray[np.float64] | None
-    """Natural-log likelihood ratio of a known against an unknown system; None if it could not be calibrated."""
-    is_known_N: NDArray[np.bool_]
-    """Whether the utterance is taken for one of a known system; all are where that could not be calibrated."""
+    similarities: NDArray[np.float32]
+    """[N, K] cosine of each utterance and each system of the gallery, −1 to 1."""
+    votes: NDArray[np.float32]
+    """[N, K] share of the nearest neighbours that are of each system."""
+    llr: NDArray[np.float64] | None
+    """[N] natural-log likelihood ratio of a known against an unknown system; None if it could not be calibrated."""
+    is_known: NDArray[np.bool_]
+    """[N] whether the utterance is taken for one of a known system; all are where that could not be calibrated."""
 
     @property
-    def nearest_N(self) -> NDArray[np.int64]:
-        """The most similar system of each utterance."""
-        return np.argmax(self.similarities_NK, axis=1)
+    def nearest(self) -> NDArray[np.int64]:
+        """[N] the most similar system of each utterance."""
+        return np.asarray(np.argmax(self.similarities, axis=1))
 
 
 class Cascade(NamedTuple):
@@ -167,10 +167,11 @@ class Confusion(NamedTuple):
     """How often utterances of each true system are given each verdict."""
 
     systems: Sequence[str]
-    """The true systems [R]: known ones first, in the order of the gallery, then unknown ones by name."""
+    """[R] the true systems: known ones first, in the order of the gallery, then unknown ones by name."""
     verdicts: Sequence[str]
     """[V] systems of the gallery, and then UNKNOWN."""
-    counts_RV: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    """[R, V]"""
 
 
 @dataclass(frozen=True)
