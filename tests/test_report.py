@@ -145,6 +145,14 @@ def test_a_cell_may_be_aligned_as_text_and_marked_as_a_warning():
     assert '<td class="alarm">forbidden</td>' in html
 
 
+def test_the_titles_of_a_matrix_are_turned_and_its_cells_shaded():
+    table = Table(["a", "b"], [["x", Cell("3", shade=0.25)]], is_matrix=True)
+    assert '<table class="matrix">' in table.to_html()
+    assert '<td class="number shade" style="--shade: 0.250">3</td>' in table.to_html()
+    both = Table(["a", "b"], [["x", Cell("3", share=2, shade=-1)]]).to_html()
+    assert 'class="number bar shade" style="--share: 1.000; --shade: 0.000"' in both
+
+
 def test_the_last_rows_of_a_table_may_be_totals():
     html = Table(["a", "n"], [["x", 1], ["y", 2], ["sum", 3]], num_totals=1).to_html()
     assert re.findall(r'<tr class="total"><th scope="row">(\w+)', html) == ["sum"]

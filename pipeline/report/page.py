@@ -25,6 +25,8 @@ class Cell:
     is_warning: bool = False
     is_word: bool = False
     """Align to the left, like a plain str; otherwise to the right, like a number."""
+    shade: float | None = None
+    """How strongly the whole cell is shaded, in [0, 1]."""
 
 
 Value = str | int | float | Cell | None
@@ -65,6 +67,8 @@ class Table:
     caption: str = ""
     num_totals: int = 0
     """Number of rows at the end that are totals and are set apart."""
+    is_matrix: bool = False
+    """Whether to turn the titles of all columns but the first, so that many columns of short numbers fit."""
 
     def to_html(self) -> Markup:
         assert all(len(row) == len(self.columns) for row in self.rows), f"ragged table {self.caption!r}"
@@ -84,7 +88,8 @@ class Table:
             for i, row in enumerate(self.rows)
         )
         caption = element("caption", self.caption) if self.caption else ""
-        table = element("table", caption, element("thead", head), element("tbody", *body))
+        class_ = "matrix" if self.is_matrix else None
+        table = element("table", caption, element("thead", head), element("tbody", *body), class_=class_)
         return element("div", table, class_="table", tabindex=0)
 
 
@@ -96,13 +101,19 @@ def _cells(row: Sequence[Value], has_note: Sequence[bool]) -> Iterator[Markup]:
             classes = {
                 "number": not value.is_word,
                 "bar": value.share is not None,
+                "shade": value.shade is not None,
                 "best": value.is_best,
                 "alarm": value.is_warning,
             }
-            style = None if value.share is None else f"--share: {min(1, max(0, value.share)):.3f}"
+            lengths = {"share": value.share, "shade": value.shade}
+            style = "; ".join(
+                f"--{name}: {min(1, max(0, length)):.3f}"
+                for name, length in lengths.items()
+                if length is not None
+            )
             note = element("small", value.note) if has_note[i] else ""
             class_ = " ".join(name for name, applies in classes.items() if applies) or None
-            yield element("td", value.text, note, class_=class_, style=style)
+            yield element("td", value.text, note, class_=class_, style=style or None)
         else:
             yield element("td", _text(value), class_=None if isinstance(value, str) else "number")
 

@@ -55,6 +55,7 @@ p.warning {
 .facts dd { margin: 0; font-size: 1.45rem; font-weight: 600; letter-spacing: -.02em; overflow-wrap: anywhere; }
 .facts dd small { display: block; font-size: .8rem; font-weight: 400; letter-spacing: 0; }
 small { color: var(--muted); }
+td small { margin-left: .5rem; }
 .table { width: fit-content; max-width: 100%; max-height: min(85vh, 60rem); overflow: auto; margin: 0 0 1.2rem; }
 table { border-collapse: separate; border-spacing: 0; font-size: .88rem; }
 caption { padding: .7rem .75rem .5rem; text-align: left; font-weight: 600; }
@@ -71,11 +72,16 @@ tbody tr:hover > * { background-color: var(--hover); }
 tr.total > * { font-weight: 600; border-top: 1px solid var(--muted); }
 tr.total + tr.total > * { border-top: 0; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.number small { display: inline-block; min-width: 6.2rem; margin-left: .5rem; text-align: left; font-weight: 400;
+.number small { display: inline-block; min-width: 6.2rem; text-align: left; font-weight: 400;
   font-size: .78rem; }
 td.bar { background: linear-gradient(var(--bar), var(--bar)) .75rem 100% / calc(var(--share) * (100% - 1.5rem)) 4px
   no-repeat; }
+td.shade { --tint: color-mix(in srgb, var(--bar) calc(var(--shade) * 100%), transparent);
+  background-image: linear-gradient(var(--tint), var(--tint)); }
+.matrix th, .matrix td { padding: .3rem .45rem; }
+.matrix thead th + th { padding: .5rem .2rem; writing-mode: vertical-rl; text-align: end; }
 .best { color: var(--accent); font-weight: 700; }
+.shade.best { color: var(--ink); }
 .alarm { color: var(--warn); font-weight: 700; }
 td.alarm.bar { --bar: var(--warn); }
 .tables { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 0 1rem; }
