@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.metrics.calibration import AffineMap, affine_calibration
 from pipeline.metrics.components import principal_components
 from pipeline.progress import Progress
 from pipeline.tracing.concerns import concerns
 from pipeline.tracing.confounding import Speech, confounding_of
 from pipeline.tracing.gallery import Resemblance, resemblance
 from pipeline.tracing.leave_out import NONE, LeftOut, divide, leave_out
+from pipeline.tracing.likelihood import Likelihood, fit_likelihood
 from pipeline.tracing.measure import cascade_of, confusion_of, intervals_of, measure
 from pipeline.tracing.results import (
     Candidate,
@@ -209,23 +209,14 @@ def _rates_of_new(true: NDArray[np.int64], is_stated: NDArray[np.bool_], compare
     return measure(true[is_known], nearest, voted, similarity[is_known], similarity[is_unknown])
 
 
-def _calibrate(left_out: LeftOut) -> tuple[AffineMap | None, str]:
-    """Map the similarity to the nearest system to a likelihood ratio; or say why that is not possible."""
+def _calibrate(left_out: LeftOut) -> Likelihood:
+    """Map the similarity to the nearest system to the likelihood ratio of a known system."""
     known, unknown = (each[np.isfinite(each)] for each in (left_out.known, left_out.unknown))
     if not unknown.size:
-        return None, "the gallery has fewer than three systems, so none can be left out"
+        return Likelihood(None, "the gallery has fewer than three systems, so none can be left out")
     if not known.size:
-        return None, "no system of the gallery has utterances in two parts of it"
-    try:
-        return affine_calibration(known, unknown, prior=0.5), ""
-    except InputError as error:
-        if known.min() > unknown.max():
-            # Any scale would do: the threshold is in the middle of the gap, and the gap is as wide as the data say.
-            gap = float(known.min() - unknown.max())
-            middle = float(known.min() + unknown.max()) / 2
-            scale = 2 * np.log(known.size + unknown.size) / gap
-            return AffineMap(scale, -scale * middle), ""
-        return None, str(error)
+        return Likelihood(None, "no system of the gallery has utterances in two parts of it")
+    return fit_likelihood(known, unknown)
 
 
 def _take(traced: Traced, rows: NDArray[np.int64]) -> Traced:

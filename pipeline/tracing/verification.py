@@ -14,12 +14,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.metrics.calibration import AffineMap, affine_calibration
+from pipeline.metrics.calibration import AffineMap
 from pipeline.metrics.eer import eer_of
 from pipeline.metrics.neighbours import unit_vectors
 from pipeline.metrics.rates import cllr_of, roc_auc_of
 from pipeline.metrics.trials import operating_points, sort_trials
 from pipeline.sampling import hash_texts
+from pipeline.tracing.likelihood import fit_likelihood
 from pipeline.tracing.names import Names
 from pipeline.tracing.results import TrialRates, Verification
 from pipeline.tracing.sample import Sample
@@ -190,10 +191,7 @@ def calibrate(held_out: HeldOut, first_size: int, second_size: int, seed: int) -
                 ]
                 if len(means) == len(halves):
                     drawn[is_same].append(float(np.prod(unit_vectors(np.stack(means)), axis=0).sum()))
-    try:
-        return affine_calibration(drawn[True], drawn[False], prior=0.5)
-    except InputError:
-        return None  # all cosines of one system are above all others, or they do not tell systems apart
+    return fit_likelihood(np.array(drawn[True]), np.array(drawn[False])).map
 
 
 def _halves(

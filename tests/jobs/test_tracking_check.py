@@ -18,6 +18,7 @@ ARGUMENTS = {
     "evaluate": "--scores scores --out report",
     "calibrate": "--scores scores --out calibration.json",
     "drift": "--reference reference.parquet --new scores --out drift",
+    "trace": "--gallery scores --new new --out trace",
 }
 
 

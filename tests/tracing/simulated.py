@@ -30,7 +30,7 @@ def write_scores(
     num: int = 40,
     num_speakers: int = 8,
     distances: Mapping[str, float] | None = None,
-    width: int = 12,
+    width: int = 32,
     num_bonafide: int = 0,
     corpora: Sequence[str] = ("calls",),
     corpus_distance: float = 0.0,
@@ -49,7 +49,7 @@ def write_scores(
         seed: of speakers and noise.
         num: utterances of each system.
         num_speakers: of each corpus.
-        distances: layer → how far systems are apart, in standard deviations of the noise; default: layer 1 by 4.
+        distances: layer → how far systems are apart, in standard deviations of the noise; default: layer 1 by 6.
         width: numbers of an embedding.
         num_bonafide: bona fide utterances of each corpus.
         corpora: utterances are divided among them.
@@ -61,12 +61,13 @@ def write_scores(
         first: number of the first utterance.
         changes: entries of the description.
     """
-    layers = {"0": 0.0, "1": 4.0} if distances is None else dict(distances)
+    layers = {"0": 0.0, "1": 6.0} if distances is None else dict(distances)
     rng = np.random.default_rng([seed, 2**22])
     attack = [name for name in systems for _ in range(num)] + [None] * (num_bonafide * len(corpora))
     total = len(attack)
     is_spoof = np.array([name is not None for name in attack], bool)
     corpus = np.arange(total) % len(corpora)
+    corpus_names = np.array(corpora)[corpus].tolist()
     speaker = rng.integers(0, num_speakers, total) + corpus * num_speakers
     score = np.where(is_spoof, -2, 2) + rng.normal(0, 1.5, total)
     uids = [f"{seed}-{first + row}" for row in range(total)]
@@ -74,7 +75,7 @@ def write_scores(
         "uid": uids,
         "id": [f"utt{seed}_{first + row}" for row in range(total)],
         "path": [f"{name or 'real'}/{uid}.wav" for name, uid in zip(attack, uids, strict=True)],
-        "corpus": [corpora[each] for each in corpus],
+        "corpus": corpus_names,
         "label": np.where(is_spoof, "spoof", "bonafide").tolist(),
         "attack": attack,
         "speaker": [f"s{seed}-{each}" for each in speaker],

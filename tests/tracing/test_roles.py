@@ -36,10 +36,10 @@ def test_what_cannot_be_traced_is_refused_in_one_line(tmp_path: Path) -> None:
     ):
         assign_roles(old, old, Selection())
     with pytest.raises(
-        InputError, match="spoofs of at least 2 named attacks, and has 0; .*, or give other --gallery-sp"
+        InputError, match=r"spoofs of at least 2 named attacks, and has 0; .*, or give other --gallery-sp"
     ):
         assign_roles(old, old, Selection(["dev"]))
-    with pytest.raises(InputError, match="has 1; score corpora whose manifests name attacks"):
+    with pytest.raises(InputError, match=r"has 1; score corpora whose manifests name attacks"):
         assign_roles(old, old, Selection(["train"], ["test"], ["A2"]))
     with pytest.raises(InputError, match="no utterance to trace; give other --new-splits than test"):
         assign_roles(old, old, Selection(["train"], ["test"]))

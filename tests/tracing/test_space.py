@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.tracing.leave_out import NONE, divide, leave_out
+from pipeline.tracing.results import SpaceKind
 from pipeline.tracing.space import Sums
 
 
@@ -20,7 +21,7 @@ def draw(
 
 
 @pytest.mark.parametrize("kind", ["centred", "whitened"])
-def test_a_space_without_a_part_and_a_system_is_that_of_the_other_utterances(kind: str) -> None:
+def test_a_space_without_a_part_and_a_system_is_that_of_the_other_utterances(kind: SpaceKind) -> None:
     components, systems = draw()
     parts = np.arange(systems.size) % 3
     space = Sums.of(components, systems, parts, max_groups=5).without(1).space(kind, 2)

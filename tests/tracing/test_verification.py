@@ -18,8 +18,8 @@ SYSTEMS = [f"AA{each:02d}" for each in range(1, 11)]
 
 
 def verify(folder: Path, trials: str, num_systems: int = 10) -> Verification:
-    gallery = write_scores(folder / "gallery", SYSTEMS[:num_systems], distances={"1": 4.0})
-    new = write_scores(folder / "new", [*SYSTEMS, "AA11", "AA12"], seed=1, num=12, distances={"1": 4.0})
+    gallery = write_scores(folder / "gallery", SYSTEMS[:num_systems], distances={"1": 6.0})
+    new = write_scores(folder / "new", [*SYSTEMS, "AA11", "AA12"], seed=1, num=12, distances={"1": 6.0})
     roles = assign_roles(gallery, new, Selection())
     results = trace(roles, Choice(["1"], ["whitened"]), Settings(), "", (read_trials(trials), trials))
     assert results.verification is not None
@@ -55,7 +55,8 @@ def test_lists_of_stopa_are_measured_for_all_for_known_and_for_unknown_attacks(t
     # Trials of unknown attacks are compared with all targets.
     assert (rates["attack", "unknown"].num_same, rates["attack", "unknown"].num_different) == (24, 2 * 24)
     assert everything.eer is not None and everything.eer < 0.1
-    assert rates["vocoder", "all"].eer > 0.25, "nothing in these embeddings tells vocoders"
+    vocoder = rates["vocoder", "all"].eer
+    assert vocoder is not None and vocoder > 0.25, "nothing in these embeddings tells vocoders"
     assert everything.cllr is not None and everything.cllr < 0.5
     scores = found.rows["score"].to_numpy()
     assert np.nanmax(scores) <= 1.0001
@@ -100,7 +101,7 @@ def test_what_is_no_list_of_trials_is_refused_in_one_line(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="has no column first; its columns are one, two"):
         read_trials(str(tmp_path / "a.csv"))
     (tmp_path / "b.csv").write_text("first,second,same\n1,2,maybe\n")
-    with pytest.raises(InputError, match="not a list of trials: .*maybe"):
+    with pytest.raises(InputError, match=r"not a list of trials: .*maybe"):
         read_trials(str(tmp_path / "b.csv"))
     (tmp_path / "fingerprint.txt").write_text("FileName ATK\n1 2\n")
     with pytest.raises(
