@@ -23,7 +23,7 @@ TITLE_ENDS = (8, 17)
 
 NUM_CONFUSIONS, NUM_EXAMPLES, NUM_BINS = 40, 10, 40
 
-COLOURS = {"known": 1, "unknown": 2, "bonafide": 3, "unstated": 8}
+COLOURS = {"known": 1, "unknown": 2, "bonafide": 3, "not_stated": 8}
 """Key of ROLES → colour of its distribution."""
 
 SIMILARITIES = (
@@ -164,7 +164,7 @@ def _distributions(
 
 def examples_section(results: Results) -> Section:
     """Show the most confident and the most doubtful utterances: those whose system is not stated, if there are any."""
-    table, is_unstated_N = verdict_table(results), roles(results) == "unstated"
+    table, is_unstated_N = verdict_table(results), roles(results) == "not_stated"
     has_unstated = bool(is_unstated_N.any())
     positions = np.flatnonzero(is_unstated_N) if has_unstated else np.arange(len(is_unstated_N))
     similarity_N, second_N = (
