@@ -180,7 +180,7 @@ def examples_section(results: Results) -> Section:
         )
     )
     columns = ["utterance", *(() if has_unstated else ("true system",)), "verdict"]
-    columns += [*RANKS[: len(results.systems)], "neighbours", *(() if llr_N is None else ("LLR of known",))]
+    columns += [*(() if llr_N is None else ("LLR of known",)), *RANKS[: len(results.systems)], "neighbours"]
     tables = []
     for caption, keys in (("The most confident", -similarity_N), ("The most doubtful", doubt_N)):
         chosen = positions[np.argsort(keys[positions], kind="stable")][:NUM_EXAMPLES]
