@@ -201,7 +201,8 @@ def _example(row: Mapping[str, Any], columns: Sequence[str]) -> list[Value]:
         "true system": row["system"] or ("bona fide" if row["label"] == "bonafide" else None),
         "verdict": Cell(row["verdict"], is_warning=row["verdict"] == UNKNOWN, is_word=True),
         "neighbours": Cell(row["neighbours"], f"{100 * row['neighbours_share']:.0f}\u00a0%", is_word=True),
-        "LLR of known": None if row["llr_known"] is None else Cell(f"{row['llr_known']:.2f}"),
+        # Adding 0 turns −0 into 0.
+        "LLR of known": None if row["llr_known"] is None else Cell(f"{round(row['llr_known'], 2) + 0.0:.2f}"),
     }
     for rank in RANKS:
         if row[rank] is not None:
