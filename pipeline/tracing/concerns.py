@@ -122,8 +122,8 @@ def _scores(results: Results) -> Iterator[str]:
     trained = sorted(corpora & {*(results.gallery.get("training_corpora") or ())})
     if trained:
         yield (
-            f"The detector was trained on {named(trained)}, and the gallery has utterances of it. The detector may "
-            "tell their systems apart better than those of other speech."
+            f"The detector was trained on corpora of the gallery: {named(trained)}. It may tell their systems apart "
+            "better than those of other corpora."
         )
     per_group = (results.new.get("embeddings") or {}).get("per_group")
     if per_group:

@@ -114,8 +114,8 @@ def systems_section(results: Results) -> Section:
     named_by = f"the protocol {results.protocol}" if results.protocol else "the attacks of the manifests"
     blocks.append(
         Text(
-            f"{len(systems):,} systems with {total:,} utterances, named by {named_by}. {_shared(results)} Where a "
-            "system is alone in its corpus, nothing tells the one from the other."
+            f"{len(systems):,} systems with {total:,} utterances, named by {named_by}. {_shared(results)} A system "
+            "is alone in its corpus if all of its corpora have no other system."
         )
     )
     return Section("Gallery", blocks)

@@ -23,7 +23,7 @@ TITLE_ENDS = (8, 17)
 
 NUM_CONFUSIONS, NUM_EXAMPLES, NUM_BINS = 40, 10, 40
 
-COLOURS = {"known": 1, "unknown": 2, "bonafide": 3, "unstated": 8}
+COLOURS = {"known": 1, "unknown": 2, "bonafide": 3, "not_stated": 8}
 """Key of ROLES → colour of its distribution."""
 
 SIMILARITIES = (
@@ -164,7 +164,7 @@ def _distributions(
 
 def examples_section(results: Results) -> Section:
     """Show the most confident and the most doubtful utterances: those whose system is not stated, if there are any."""
-    table, is_unstated_N = verdict_table(results), roles(results) == "unstated"
+    table, is_unstated_N = verdict_table(results), roles(results) == "not_stated"
     has_unstated = bool(is_unstated_N.any())
     positions = np.flatnonzero(is_unstated_N) if has_unstated else np.arange(len(is_unstated_N))
     similarity_N, second_N = (
@@ -180,7 +180,7 @@ def examples_section(results: Results) -> Section:
         )
     )
     columns = ["utterance", *(() if has_unstated else ("true system",)), "verdict"]
-    columns += [*RANKS[: len(results.systems)], "neighbours", *(() if llr_N is None else ("LLR of known",))]
+    columns += [*(() if llr_N is None else ("LLR of known",)), *RANKS[: len(results.systems)], "neighbours"]
     tables = []
     for caption, keys in (("The most confident", -similarity_N), ("The most doubtful", doubt_N)):
         chosen = positions[np.argsort(keys[positions], kind="stable")][:NUM_EXAMPLES]
@@ -201,7 +201,8 @@ def _example(row: Mapping[str, Any], columns: Sequence[str]) -> list[Value]:
         "true system": row["system"] or ("bona fide" if row["label"] == "bonafide" else None),
         "verdict": Cell(row["verdict"], is_warning=row["verdict"] == UNKNOWN, is_word=True),
         "neighbours": Cell(row["neighbours"], f"{100 * row['neighbours_share']:.0f}\u00a0%", is_word=True),
-        "LLR of known": None if row["llr_known"] is None else Cell(f"{row['llr_known']:.2f}"),
+        # Adding 0 turns −0 into 0.
+        "LLR of known": None if row["llr_known"] is None else Cell(f"{round(row['llr_known'], 2) + 0.0:.2f}"),
     }
     for rank in RANKS:
         if row[rank] is not None:

@@ -16,7 +16,7 @@ ROLES = {
     "known": "of known systems",
     "unknown": "of unknown systems",
     "bonafide": "bona fide",
-    "unstated": "whose system is not stated",
+    "not_stated": "whose system is not stated",
 }
 """What is stated of an utterance → what such utterances are called."""
 
@@ -41,11 +41,9 @@ def roles(results: Results) -> NDArray[np.object_]:
 
 
 def _role(label: str | None, system: str | None, names: set[str]) -> str:
-    if label == "bonafide":
-        return "bonafide"
-    if system is None:
-        return "unstated"
-    return "known" if system in names else "unknown"
+    if system is not None:
+        return "known" if system in names else "unknown"
+    return "bonafide" if label == "bonafide" else "not_stated"
 
 
 def verdict_table(results: Results) -> pa.Table:

@@ -108,7 +108,7 @@ def example(
         "new_location": "/scores/new",
         "protocol": "",
         "systems": [SystemCount(name, 30, 5, ["corpus_a", "corpus_b"], False) for name in systems],
-        "num_new": counts | {"stated": num - sum(counts.values())},
+        "num_new": counts | {"not_stated": num - sum(counts.values())},
         "candidates": [
             Candidate("0", "centred", gallery._replace(macro_f1=0.7), new, 0.4),
             Candidate("4", "centred", gallery, new, confounding),

@@ -106,7 +106,7 @@ def test_training_corpora_limited_embeddings_and_rejects_are_named():
         "num_rejected": 3,
     }
     results = example(systems=SYSTEMS, changes={"gallery": changed, "new": changed})
-    assert "was trained on corpus_a, and the gallery" in sentence(results, "trained on")
+    assert "corpora of the gallery: corpus_a. It may" in sentence(results, "trained on")
     assert sentence(results, "At most 50").startswith("At most 50 new utterances of each corpus")
     assert sentence(results, "of /scores/new could not be scored").startswith("3 utterances")
     same = replace(results, new_location=results.gallery_location)
