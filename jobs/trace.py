@@ -125,6 +125,8 @@ def main(config: TraceConfig) -> None:
     files[layout.CONFIG] = tracking.without_credentials(to_toml(config)).encode()
     for name, data in files.items():
         out.commit(name, data)
+    if layout.TRIALS_TABLE not in files:
+        out.delete(layout.TRIALS_TABLE)  # of an earlier run with trials
     url = log_to_mlflow(
         results, files, uri=config.tracking_uri, experiment=config.experiment, settings=to_dict(config)
     )

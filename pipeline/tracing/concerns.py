@@ -125,6 +125,11 @@ def _scores(results: Results) -> Iterator[str]:
             f"The detector was trained on corpora of the gallery: {named(trained)}. It may tell their systems apart "
             "better than those of other corpora."
         )
+    if results.num_missing:
+        yield (
+            f"{results.num_missing:,} files of the protocol have no embedding, or several utterances have their name; "
+            "they are left out."
+        )
     per_group = (results.new.get("embeddings") or {}).get("per_group")
     if per_group:
         yield (

@@ -43,6 +43,7 @@ def to_json(results: Results) -> bytes:
         "protocol": results.protocol or None,
         "systems": [{**system._asdict(), "corpora": list(system.corpora)} for system in results.systems],
         "num_new": dict(results.num_new),
+        "num_missing": results.num_missing,
         "num_shared_clusters": results.num_shared_clusters,
         "chosen": {**_candidate(results.best), "is_given": results.is_given},
         "intervals": {name: list(interval) for name, interval in results.intervals.items()},

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.sampling import rank_in_group
 from pipeline.tracing.gallery import resemblance
 from pipeline.tracing.results import SpaceKind
 from pipeline.tracing.space import Sums
@@ -21,6 +22,9 @@ NUM_PARTS = 5
 
 MAX_LEFT_OUT = 20
 """With more systems, several are left out together."""
+
+MAX_TRIED = 5000
+"""Utterances of a gallery that are left out; of more, the same number of each system is chosen by hash."""
 
 NONE = -1
 """In place of a system: none can be said."""
@@ -75,6 +79,20 @@ def leave_out(
             if len(others.systems) > 1 and rows.size:
                 unknown[rows] = (others.apply(components_GD[rows]) @ others.centroids.T).max(axis=1)
     return LeftOut(nearest, voted, known, unknown)
+
+
+def choose(systems: NDArray[np.int64], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Choose at most MAX_TRIED utterances of a gallery: their positions, ascending.
+
+    Args:
+        systems: [G] number of the system of each utterance, from 0.
+        hashes: [G] of each utterance.
+    """
+    rank, _ = rank_in_group(systems, hashes)
+    # The most of each system with which there are not too many in all.
+    order = np.argsort(rank, kind="stable")
+    limit = systems.size if systems.size <= MAX_TRIED else int(rank[order[MAX_TRIED]])
+    return np.flatnonzero(rank < max(limit, 2))
 
 
 def divide(systems: NDArray[np.int64], clusters: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -208,6 +208,8 @@ class Results:
     cascade: Cascade | None
     """None if the detector has no threshold."""
     verification: Verification | None
+    num_missing: int
+    """Files of the protocol that have no embedding."""
     num_shared_clusters: int
     """Speakers or files of known new utterances that are in the gallery as well."""
     warnings: Sequence[str]

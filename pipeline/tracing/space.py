@@ -122,9 +122,10 @@ class Sums:
 
 
 def _whitening(within_DD: NDArray[np.float64], num_utterances: float) -> NDArray[np.float64]:
-    """The matrix that makes a covariance the identity, apart from a ridge that grows as utterances become few."""
-    width = len(within_DD)
-    ridge = RIDGE * width / num_utterances * float(np.trace(within_DD)) / width
-    variances, directions = np.linalg.eigh(within_DD)
-    scale = np.sqrt(np.maximum(variances, 0) + max(ridge, np.finfo(np.float64).tiny))
-    return np.asarray(directions / scale)
+    """The matrix that makes a covariance the identity, apart from a ridge that grows as utterances become few.
+
+    Any other one is a rotation of it, which changes no cosine.
+    """
+    ridge = RIDGE * float(np.trace(within_DD)) / num_utterances
+    factor_DD = np.linalg.cholesky(within_DD + max(ridge, np.finfo(np.float64).tiny) * np.eye(len(within_DD)))
+    return np.asarray(np.linalg.inv(factor_DD).T)

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.metrics.components import principal_components
 from pipeline.progress import Progress
+from pipeline.sampling import hash_texts
 from pipeline.tracing.concerns import concerns
 from pipeline.tracing.confounding import Speech, confounding_of
 from pipeline.tracing.gallery import Resemblance, resemblance
-from pipeline.tracing.leave_out import NONE, LeftOut, divide, leave_out
+from pipeline.tracing.leave_out import NONE, LeftOut, choose, divide, leave_out
 from pipeline.tracing.likelihood import Likelihood, fit_likelihood
 from pipeline.tracing.measure import cascade_of, confusion_of, intervals_of, measure
 from pipeline.tracing.results import (
@@ -56,7 +57,10 @@ class _Gallery(NamedTuple):
     names: list[str]
     systems: NDArray[np.int64]
     clusters: NDArray[np.int64]
+    tried: NDArray[np.int64]
+    """Positions of the utterances that are left out, to see how well they are traced."""
     parts: NDArray[np.int64]
+    """The part of each of them."""
 
 
 class _Found(NamedTuple):
@@ -141,6 +145,7 @@ def trace(
         confusion=confusion_of(gallery.names, traced),
         cascade=cascade_of(true, traced),
         verification=_verify(trials, gallery, new, best, settings),
+        num_missing=roles.num_missing,
         num_shared_clusters=_count_shared(gallery, new, true),
         warnings=(),
     )
@@ -151,7 +156,9 @@ def _number(sample: Sample) -> _Gallery:
     names = sorted(set(sample.systems.to_pylist()))
     systems = pc.index_in(sample.systems, value_set=pa.array(names, pa.string())).to_numpy().astype(np.int64)
     clusters = sample.clusters().codes
-    return _Gallery(sample, names, systems, clusters, divide(systems, clusters))
+    tried = choose(systems, hash_texts(sample.rows["key"]))
+    parts = divide(systems[tried], np.unique(clusters[tried], return_inverse=True)[1])
+    return _Gallery(sample, names, systems, clusters, tried, parts)
 
 
 def _true_systems(names: Sequence[str], new: Sample) -> NDArray[np.int64]:
@@ -181,14 +188,15 @@ def _try_layer(
     is_stated = new.systems.is_valid().to_numpy(zero_copy_only=False)
     found = []
     for kind in spaces:
-        left_out = leave_out(components, gallery.systems, gallery.parts, kind, settings.num_neighbours)
-        space = Sums.of(components, gallery.systems, np.zeros_like(gallery.parts), 1).space(kind)
+        tried = components[gallery.tried], gallery.systems[gallery.tried]
+        left_out = leave_out(*tried, gallery.parts, kind, settings.num_neighbours)
+        space = Sums.of(components, gallery.systems, np.zeros_like(gallery.systems), 1).space(kind)
         units, new_units = space.apply(components), space.apply(new_components)
         compared = resemblance(space, new_units, units, gallery.systems, settings.num_neighbours)
         candidate = Candidate(
             layer,
             kind,
-            _rates_in_gallery(gallery.systems, left_out),
+            _rates_in_gallery(tried[1], left_out),
             _rates_of_new(true, is_stated, compared),
             confounding_of(speech, spoken, kind),
         )
@@ -278,7 +286,7 @@ def _verify(
     held_out = np.zeros_like(best.gallery_units)
     groups = np.full(gallery.systems.size, NONE)
     if num_groups > 1:
-        sums = Sums.of(best.components, gallery.systems, np.zeros_like(gallery.parts), num_groups)
+        sums = Sums.of(best.components, gallery.systems, np.zeros_like(gallery.systems), num_groups)
         for group in range(num_groups):
             rows = sums.groups[gallery.systems] == group
             space = sums.space(best.candidate.space, group)

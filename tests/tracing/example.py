@@ -124,6 +124,7 @@ def example(
         "confusion": _confusion(traced, systems, unknown) if is_labelled else _confusion(traced, systems, ()),
         "cascade": cascade,
         "verification": verification,
+        "num_missing": 0,
         "num_shared_clusters": 0,
         "warnings": (),
     }

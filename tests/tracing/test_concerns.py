@@ -111,3 +111,8 @@ def test_training_corpora_limited_embeddings_and_rejects_are_named():
     assert sentence(results, "of /scores/new could not be scored").startswith("3 utterances")
     same = replace(results, new_location=results.gallery_location)
     assert sentence(same, "could not be scored").startswith("3 utterances of /scores/all")
+
+
+def test_files_of_a_protocol_that_are_not_found_are_counted():
+    results = replace(example(systems=SYSTEMS), num_missing=3)
+    assert sentence(results, "of the protocol").startswith("3 files of the protocol have no embedding")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.tracing.leave_out import NONE, divide, leave_out
+from pipeline.tracing.leave_out import MAX_TRIED, NONE, choose, divide, leave_out
 from pipeline.tracing.results import SpaceKind
 from pipeline.tracing.space import Sums
 
@@ -91,3 +91,12 @@ def test_with_two_systems_none_can_be_left_out_and_one_without_a_rest_has_no_ans
     assert (found.nearest[systems == 2] == NONE).all() and np.isnan(found.known[systems == 2]).all()
     two = systems < 2
     assert np.isnan(leave_out(components[two], systems[two], parts[two], "centred", 3).unknown).all()
+
+
+def test_of_a_large_gallery_the_same_number_of_each_system_is_tried() -> None:
+    systems = np.repeat([0, 1, 2], [20_000, 9_000, 40])
+    chosen = choose(systems, np.random.default_rng(0).integers(0, 2**63, systems.size).astype(np.uint64))
+    first, second, third = np.bincount(systems[chosen])
+    assert third == 40 and first == second and MAX_TRIED - 3 <= chosen.size <= MAX_TRIED
+    small = np.repeat([0, 1], [7, 3])
+    assert choose(small, np.arange(10, dtype=np.uint64)).tolist() == list(range(10))
