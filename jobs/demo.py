@@ -1,4 +1,4 @@
-"""Run ingest, train, calibrate, score, evaluate and drift on small synthetic corpora; needs no GPU, server or download.
+"""Run every stage, from ingest to trace, on small synthetic corpora; needs no GPU, server or download.
 
     bonafide demo --out demo
 
@@ -24,6 +24,7 @@ from pipeline.drift.layout import DRIFT_PAGE
 from pipeline.evaluation import layout
 from pipeline.fields import LocalPath, Range, Seed
 from pipeline.streams import continue_without_output
+from pipeline.tracing.layout import TRACE_PAGE
 
 PRESET = Path(__file__).parent / "presets" / "demo.toml"
 TRAINING = "asvspoof2019_la,fleurs,mlaad"
@@ -35,6 +36,12 @@ CARD = "corpora.html"
 
 FALSE_ALARM = "0.1"
 """Of the threshold: low, but so high that a promise needs no more spoof utterances than there are."""
+
+GALLERY = "asvspoof2019_la"
+"""The corpus whose spoofs are traced: its manifest names their attacks."""
+
+UNKNOWN_ATTACK = "A04"
+"""It is left out of the gallery, so none of the known attacks has made its utterances."""
 
 REFUSED = 2
 """Exit status of a command that refuses its input, as `calibrate` and `drift` may with little audio."""
@@ -70,10 +77,10 @@ def main(config: DemoConfig) -> None:
     # Starting a second worker takes longer than it saves.
     size = ["--part-seconds", "300", "--num-workers", "1"]
 
-    print_stage("1/7 corpora: synthesise speech and turn half of it into spoofs")
+    print_stage("1/8 corpora: synthesise speech and turn half of it into spoofs")
     make_corpora(config, Path(data))
     with ray_session():
-        print_stage("2/7 ingest: corpora → shards and a snapshot")
+        print_stage("2/8 ingest: corpora → shards and a snapshot")
         corpora = f"{TRAINING},{EVALUATION}"
         run_job(
             "ingest", "--root", data, "--store", store, "--corpora", corpora, "--shard-mib", "8", *tracking
@@ -81,10 +88,10 @@ def main(config: DemoConfig) -> None:
         recipe = load_toml(PRESET)["recipe"]
         card = ["--recipe", recipe, "--html", str(out / CARD)]
         run_job("corpora", "--store", store, "--corpora", TRAINING, *card)
-        print_stage("3/7 train: snapshot → detector, with two workers and balanced domains")
+        print_stage("3/8 train: snapshot → detector, with two workers and balanced domains")
         run_job("train", "--config", str(PRESET), "--store", store, "--out", str(training), *tracking)
         print_stage(
-            "4/7 calibrate: the scores of the validation utterances → log-likelihood ratios, a threshold"
+            "4/8 calibrate: the scores of the validation utterances → log-likelihood ratios, a threshold"
         )
         detector, validation = str(training / folder.DETECTOR), str(scores / "validation")
         folders = ["--store", store, "--use", "validation", "--out", validation, "--embeddings"]
@@ -93,25 +100,33 @@ def main(config: DemoConfig) -> None:
         flags = ["--scores", validation, "--out", str(out / "calibration.json"), *threshold, *tracking]
         run_job("calibrate", *flags, accepted=[REFUSED])
         print_stage(
-            "5/7 score: the detector before and after training, on unseen languages, voices and processes"
+            "5/8 score: the detector before and after training, on unseen languages, voices and processes"
         )
         systems = {"untrained": folder.INITIAL, "trained": folder.DETECTOR}
         for system, file in systems.items():
             checkpoint = ["--checkpoint", str(training / file), "--system", system]
             folders = ["--store", store, "--corpora", EVALUATION, "--out", str(scores / system)]
             run_job("score", *folders, *checkpoint, "--embeddings", "--frames", *size, *tracking)
-    print_stage("6/7 evaluate: scores → EER")
+        sources = str(scores / "sources")
+        folders = ["--store", store, "--corpora", GALLERY, "--out", sources, "--checkpoint", detector]
+        run_job("score", *folders, "--embeddings", "--layer", "all", *size, *tracking)
+    print_stage("6/8 evaluate: scores → EER")
     sets = ",".join(str(scores / system) for system in systems)
     run_job("evaluate", "--scores", sets, "--out", str(out / "report"), *tracking)
-    print_stage("7/7 drift: do the utterances of the evaluation differ from those of the validation?")
+    print_stage("7/8 drift: do the utterances of the evaluation differ from those of the validation?")
     reference, drift = str(out / "reference.parquet"), out / "drift"
     # The demo has too few voices to compare voices.
     run_job("drift", "--fit", validation, "--out", reference, "--clusters", "utterance", accepted=[REFUSED])
     flags = ["--reference", reference, "--new", str(scores / "trained"), "--out", str(drift)]
     run_job("drift", *flags, *tracking, accepted=[ALARM, REFUSED])
+    print_stage("8/8 trace: which process made a spoof, or none of those that are known?")
+    divided = ["--gallery-splits", "train", "--new-splits", "validation,test", "--hold-out", UNKNOWN_ATTACK]
+    trace = out / "trace"
+    run_job("trace", "--gallery", sources, "--new", sources, "--out", str(trace), *divided, *tracking)
     print(f"\nDone in {time.monotonic() - started:.0f} s. Open next:")
     print(f"  evaluation report  {out / 'report' / layout.REPORT_PAGE}")
     print(f"  drift              {drift / DRIFT_PAGE}")
+    print(f"  traced spoofs      {trace / TRACE_PAGE}")
     print(f"  corpora, domains   {out / CARD}")
     print(f"  validation report  {training / folder.VALIDATION_PAGE}")
     print(

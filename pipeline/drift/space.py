@@ -61,7 +61,7 @@ def fit_space(vectors_NE: NDArray[np.float32], where: str) -> Space:
     if not found.variances.size:
         raise InputError(f"{where}: all embeddings are equal, so they have no space")
     scale_D = np.sqrt(found.variances)
-    coordinates = ((vectors_NE[:BANDWIDTH_ROWS] - found.mean) @ found.directions.T) / scale_D
+    coordinates = found.project(vectors_NE[:BANDWIDTH_ROWS]) / scale_D
     return Space(
         found.mean.astype(np.float32),
         found.directions.astype(np.float32),

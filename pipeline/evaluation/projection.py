@@ -50,7 +50,7 @@ def along_components(vectors_NE: NDArray[np.float32]) -> Components:
     found = principal_components(vectors_NE, NUM_COMPONENTS)
     if not found.shares.size:
         return Components(np.zeros((len(vectors_NE), 1)), np.zeros(1))
-    return Components((vectors_NE - found.mean) @ found.directions.T, found.shares)
+    return Components(found.project(vectors_NE), found.shares)
 
 
 def t_sne(components_NC: NDArray[np.float64], perplexity: float) -> NDArray[np.float64]:

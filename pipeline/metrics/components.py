@@ -25,6 +25,12 @@ class PrincipalComponents(NamedTuple):
     shares: NDArray[np.float64]
     """[D] of the variance along all directions."""
 
+    def project(self, vectors_NE: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Where embeddings are along each direction, [N, D]; computed in float32, since they are stored in float16."""
+        directions_ED = self.directions.T.astype(np.float32)
+        projected_ND = (vectors_NE - self.mean.astype(np.float32)) @ directions_ED
+        return np.asarray(projected_ND, np.float64)
+
 
 def principal_components(vectors_NE: NDArray[np.float32], max_components: int) -> PrincipalComponents:
     """Find the first principal components of at least two embeddings, without those that are negligible."""

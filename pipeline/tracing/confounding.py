@@ -61,8 +61,7 @@ class Speech:
         if not self.samples:
             return np.empty((0, 0))
         vectors = np.concatenate([each.vectors(layer) for each in self.samples])
-        principal = principal_components(vectors, MAX_COMPONENTS)
-        return np.asarray((vectors - principal.mean) @ principal.directions.T)
+        return principal_components(vectors, MAX_COMPONENTS).project(vectors)
 
 
 def confounding_of(speech: Speech, components_ND: NDArray[np.float64], kind: SpaceKind) -> float | None:

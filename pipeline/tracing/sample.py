@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.errors import InputError
 from pipeline.evaluation.clusters import Clusters, clusters_of
 from pipeline.evaluation.embeddings import EmbeddedRows
 
@@ -56,10 +57,13 @@ class Sample:
     def vectors(self, layers: str) -> NDArray[np.float32]:
         """Read the embeddings of a layer, or of several that are joined by JOIN: [N, E].
 
-        Joined layers are scaled to the same mean square, so that none decides alone.
-
         Raises:
-            InputError: there are none of a layer, or a file is damaged.
+            InputError: there are none of a layer, a file is damaged, or an embedding is not finite.
         """
         parts = [self.embedded.vectors(layer)[self.positions] for layer in layers.split(JOIN)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        vectors_NE = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        if not np.isfinite(vectors_NE).all():
+            raise InputError(
+                f"{self.location}: some embeddings are not finite; score again, with --precision fp32"
+            )
+        return vectors_NE

@@ -178,12 +178,10 @@ def _try_layer(
 ) -> list[_Found]:
     """Compare the embeddings of one layer in each space."""
     vectors = gallery.sample.vectors(layer)
-    if len(vectors) < 2 or not np.any(vectors != vectors[0]):
+    principal = principal_components(vectors[gallery.tried], MAX_COMPONENTS)
+    if not len(principal.directions):
         raise InputError(f"{gallery.sample.location}: all embeddings of layer {layer} are equal")
-    principal = principal_components(vectors, MAX_COMPONENTS)
-    components, new_components = (
-        (each - principal.mean) @ principal.directions.T for each in (vectors, new.vectors(layer))
-    )
+    components, new_components = (principal.project(each) for each in (vectors, new.vectors(layer)))
     spoken = speech.components(layer)
     is_stated = new.systems.is_valid().to_numpy(zero_copy_only=False)
     found = []

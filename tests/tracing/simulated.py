@@ -36,6 +36,7 @@ def write_scores(
     corpus_distance: float = 0.0,
     split: str | None = None,
     speaker_distance: float = 1.0,
+    noise: float = 1.0,
     threshold: float | None = None,
     system_seed: int = 7,
     first: int = 0,
@@ -56,6 +57,7 @@ def write_scores(
         corpus_distance: how far corpora are apart in each layer.
         split: of all utterances.
         speaker_distance: how far speakers are apart.
+        noise: factor of everything but the distance of systems.
         threshold: verdicts are by this score; None: there are none.
         system_seed: of the directions of systems.
         first: number of the first utterance.
@@ -102,6 +104,7 @@ def write_scores(
         of_corpus = np.random.default_rng([system_seed, number]).normal(size=(len(corpora), width))
         of_speaker = rng.normal(0, speaker_distance, (num_speakers * len(corpora), width))
         values = rng.normal(size=(total, width)) + of_speaker[speaker] + corpus_distance * of_corpus[corpus]
+        values *= noise
         for row, name in enumerate(attack):
             if name is not None:
                 values[row] += distance * means[name] / np.linalg.norm(means[name])

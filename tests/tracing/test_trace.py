@@ -134,6 +134,12 @@ def test_layers_that_are_not_there_or_say_nothing_are_refused(tmp_path: Path) ->
     new = write_scores(tmp_path / "new", SYSTEMS, seed=1, distances={"1": 6.0})
     with pytest.raises(InputError, match="new: has no embeddings of layer 0, only of 1"):
         run(gallery, new)
+    equal = write_scores(tmp_path / "equal", SYSTEMS, distances={"1": 0.0}, noise=0.0)
+    with pytest.raises(InputError, match="equal: all embeddings of layer 1 are equal"):
+        run(equal, new, Choice(["1"], ["centred"]))
+    broken = write_scores(tmp_path / "broken", SYSTEMS, distances={"1": np.inf})
+    with pytest.raises(InputError, match="broken: some embeddings are not finite; score again"):
+        run(broken, new, Choice(["1"], ["centred"]))
 
 
 def test_joined_layers_are_compared_side_by_side(tmp_path: Path) -> None:
