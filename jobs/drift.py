@@ -24,6 +24,7 @@ from pipeline.drift.page import describe, headline
 from pipeline.drift.reference import fit, load_reference
 from pipeline.drift.results import Settings
 from pipeline.errors import InputError
+from pipeline.evaluation.layout import HEAD_LAYER, SPECTRUM_LAYER
 from pipeline.evaluation.utterances import ClusterKind
 from pipeline.fields import Location, Range, Reader, Seed
 from pipeline.storage import Folder
@@ -34,7 +35,7 @@ MAX_TESTS = 4
 
 
 def _layer(text: str) -> str:
-    if text not in ("head", NO_LAYER) and not text.isdecimal():
+    if text not in (HEAD_LAYER, SPECTRUM_LAYER, NO_LAYER) and not text.isdecimal():
         raise ValueError
     return text
 
@@ -54,7 +55,7 @@ class DriftConfig:
     new: Location = ""
     """Folder that `bonafide score` wrote with the same detector, window, precision and layer, to compare with the
     reference."""
-    layer: Annotated[str, Reader(_layer, "head, the number of a layer, or none")] = "head"
+    layer: Annotated[str, Reader(_layer, "head, spectrum, the number of a layer, or none")] = HEAD_LAYER
     """With --fit: the layer whose embeddings are compared, as in `score --layer`; none compares scores, durations and
     levels only, and so do scores without embeddings."""
     max_rows: Annotated[int, Range(100, 1_000_000)] = 20_000

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from pipeline import tracking
 from pipeline.config import run, to_dict, to_toml
 from pipeline.errors import InputError
-from pipeline.evaluation.layout import HEAD_LAYER
+from pipeline.evaluation.layout import HEAD_LAYER, SPECTRUM_LAYER
 from pipeline.fields import Location, Names, Range, Reader, Seed
 from pipeline.storage import Folder
 from pipeline.streams import continue_without_output
@@ -38,8 +38,9 @@ AUTO = "auto"
 def _layers(text: str) -> Names:
     layers = Names.parse(text)
     for layer in layers if layers != (AUTO,) else ():
-        if not all(part == HEAD_LAYER or re.fullmatch("0|[1-9][0-9]*", part) for part in layer.split(JOIN)):
-            raise ValueError
+        for part in layer.split(JOIN):
+            if part not in (HEAD_LAYER, SPECTRUM_LAYER) and not re.fullmatch("0|[1-9][0-9]*", part):
+                raise ValueError
     return layers
 
 
@@ -55,7 +56,9 @@ class TraceConfig:
     """Folder or s3:// URI for the report."""
     layer: Annotated[
         Names,
-        Reader(_layers, "auto; or head, numbers of layers, or several joined by +, separated by commas"),
+        Reader(
+            _layers, "auto; or head, spectrum, numbers of layers, or several joined by +, separated by commas"
+        ),
     ] = Names([AUTO])
     """Layers whose embeddings are compared, separated by commas; those of joined ones, such as 0+4, are put side by
     side. Of several, the best in the gallery is used. auto: all that both folders have."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pipeline import tracking
 from pipeline.data.corpora.recipe import RecipeName
-from pipeline.detector.details import HEAD
+from pipeline.detector.details import HEAD, SPECTRUM
 from pipeline.detector.variants import VariantName
 from pipeline.detector.windows import WindowPolicy
 from pipeline.errors import InputError
@@ -43,14 +43,15 @@ Sample = Annotated[str, Reader(_sample, "a number of utterances, all or none", a
 def _layers(text: str) -> Names:
     layers = Names.parse(text)
     if layers != (ALL,) and not all(
-        layer == HEAD or re.fullmatch("0|[1-9][0-9]*", layer) for layer in layers
+        layer in (HEAD, SPECTRUM) or re.fullmatch("0|[1-9][0-9]*", layer) for layer in layers
     ):
         raise ValueError
     return layers
 
 
 Layers = Annotated[
-    Names, Reader(_layers, "head, or numbers of layers, separated by commas and none repeated; or all")
+    Names,
+    Reader(_layers, "head, spectrum or numbers of layers, separated by commas and none repeated; or all"),
 ]
 
 Frames = Annotated[
@@ -99,9 +100,9 @@ class ScoreConfig:
     embeddings: Sample = NONE
     """Write embeddings beside the scores, of all utterances, or of at most so many of each corpus, label and attack."""
     layer: Layers = Names([HEAD])
-    """With --embeddings: head, what the head of the detector classifies; or the number of a hidden state, whose mean
-    over frames is taken: 0 is the input of the first layer, 4 the output of layer 4. Several, separated by commas, or
-    all."""
+    """With --embeddings: head, what the head of the detector classifies; the number of a hidden state, whose mean over
+    frames is taken: 0 is the input of the first layer, 4 the output of layer 4; or spectrum, statistics of the spectrum
+    of the waveform, to trace systems. Several, separated by commas, or all."""
     frames: Frames = "none"
     """Write the score of every 20 ms beside the score of the utterance, in this precision."""
     batch_seconds: Annotated[float, Range(0, 1e6)] = 0.0

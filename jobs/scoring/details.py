@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from jobs.scoring.config import ALL, NONE, ScoreConfig
 from jobs.scoring.inputs import Row, ScoringPlan
 from pipeline import tables
-from pipeline.detector.details import HEAD, Details
+from pipeline.detector.details import HEAD, SPECTRUM, Details
 from pipeline.evaluation import layout
 from pipeline.sampling import hash_texts, rank_in_group
 
@@ -115,7 +115,9 @@ def choose_details(config: ScoreConfig, detector: Detector, key: str) -> DetailS
     layers: Sequence[str] = ()
     if config.embeddings != NONE:
         num_layers = detector.config.front_end.num_layers
-        layers = [HEAD, *map(str, range(num_layers + 1))] if config.layer == (ALL,) else config.layer
+        layers = (
+            [HEAD, SPECTRUM, *map(str, range(num_layers + 1))] if config.layer == (ALL,) else config.layer
+        )
     frames = None if config.frames == "none" else config.frames
     return DetailSettings(
         key,

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.loading.padding import padded_length, plan_padded_batches
-from pipeline.detector.details import HEAD, LOGITS_ONLY, Details
+from pipeline.detector.details import HEAD, LOGITS_ONLY, SPECTRUM, Details
 from pipeline.detector.memory import Inference
 from pipeline.detector.network import Detector, DetectorOutput, normalise
 from pipeline.detector.precision import HALF_DTYPES, autocast, tf32_policy
+from pipeline.detector.spectrum import SPECTRUM_WIDTH, spectral_statistics
 from pipeline.detector.variants import EncoderConfig, frame_counts
 from pipeline.detector.windows import WindowPolicy
 from pipeline.errors import InputError
@@ -49,13 +50,15 @@ def check_details(detector: Detector, wanted: Details) -> dict[str, int]:
             f"the head {detector.config.head.name} gives no scores of single frames; leave out --frames, or use a "
             "detector with the head mean_linear"
         )
-    known = [HEAD, *map(str, range(front_end.num_layers + 1))]
+    widths = {HEAD: head.embedding_width, SPECTRUM: SPECTRUM_WIDTH}
+    widths |= dict.fromkeys(map(str, range(front_end.num_layers + 1)), front_end.width)
     for layer in wanted.layers:
-        if layer not in known:
+        if layer not in widths:
             raise InputError(
-                f"the detector has no layer {layer!r}; give head, or a number from 0 to {front_end.num_layers}"
+                f"the detector has no layer {layer!r}; give head, spectrum, or a number from 0 to "
+                f"{front_end.num_layers}"
             )
-    return {layer: head.embedding_width if layer == HEAD else front_end.width for layer in wanted.layers}
+    return {layer: widths[layer] for layer in wanted.layers}
 
 
 class Scorer:
@@ -179,10 +182,13 @@ class Scorer:
                     waveform_BT,
                     num_samples_B,
                     with_frame_logits=wanted.frames,
-                    averaged_layers=[int(layer) for layer in wanted.layers if layer != HEAD],
+                    averaged_layers=[int(layer) for layer in wanted.layers if layer.isdecimal()],
                 )
-            means = iter(output.layer_means)
-            vectors = [output.embedding if layer == HEAD else next(means) for layer in wanted.layers]
+            embeddings = dict(zip(filter(str.isdecimal, wanted.layers), output.layer_means, strict=True))
+            embeddings[HEAD] = output.embedding
+            if SPECTRUM in wanted.layers:
+                embeddings[SPECTRUM] = spectral_statistics(waveform_BT, num_samples_B)
+            vectors = [embeddings[layer] for layer in wanted.layers]
             values_BX = torch.cat([output.logits.float(), *(vector.float() for vector in vectors)], dim=1)
             if output.frame_logits is None:
                 return values_BX, None

@@ -51,6 +51,8 @@ DESCRIPTION = "scores.json"
 
 HEAD_LAYER = "head"
 """Name of the layer whose embedding the head of the detector classifies; hidden states have numbers."""
+SPECTRUM_LAYER = "spectrum"
+"""Name of the statistics of the spectrum, which are stored as embeddings of a layer."""
 FRAME_HOP_S = 0.02
 FramePrecision = Literal["float16", "float32"]
 _FRAME_TYPES: Mapping[FramePrecision, pa.DataType] = {"float16": pa.float16(), "float32": pa.float32()}
@@ -159,8 +161,8 @@ def frames_name(part: int) -> str:
 
 
 def layer_column(layer: str) -> str:
-    """Name of the column with the embeddings of a layer: `head`, or `layer_4` for hidden state 4."""
-    return layer if layer == HEAD_LAYER else f"layer_{layer}"
+    """Name of the column with the embeddings of a layer: `head`, `spectrum`, or `layer_4` for hidden state 4."""
+    return layer if layer in (HEAD_LAYER, SPECTRUM_LAYER) else f"layer_{layer}"
 
 
 def embeddings_schema(key: str, widths: Mapping[str, int]) -> pa.Schema:

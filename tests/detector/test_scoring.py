@@ -157,7 +157,7 @@ def test_a_window_needs_less_memory_than_the_utterance():
 @pytest.mark.parametrize("policy", POLICIES)
 def test_embeddings_and_frames_of_a_list_equal_those_of_each_waveform_alone(family, policy):
     scorer = Scorer(make_detector(family), max_seconds=3, policy=WindowPolicy.parse(policy))
-    wanted = Details(("1", "head", "0"), frames=True)
+    wanted = Details(("1", "head", "0", "spectrum"), frames=True)
     waveforms = make_waveforms()
     together = scorer.compute(waveforms, wanted)
     alone = [scorer.compute([waveform], wanted) for waveform in waveforms]
@@ -202,5 +202,7 @@ def test_frames_of_windows_are_joined_at_the_times_of_the_utterance(combination)
 
 
 def test_a_layer_that_does_not_exist_is_an_error_that_lists_those_that_do():
-    with pytest.raises(InputError, match="the detector has no layer '3'; give head, or a number from 0 to 2"):
+    with pytest.raises(
+        InputError, match="the detector has no layer '3'; give head, spectrum, or a number from 0 to 2"
+    ):
         Scorer(make_detector()).compute([np.ones(8_000, np.float32)], Details(("3",)))

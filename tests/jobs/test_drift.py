@@ -110,7 +110,7 @@ def test_user_errors_are_one_line_and_nothing_is_written(tmp_path: Path, capsys:
         ("--new", old): "give either --fit SCORES, or --reference",
         ("--fit", str(tmp_path / "nowhere")): "no scores here",
         ("--fit", old, "--layer", "4"): "has no embeddings of layer 4, only of head",
-        ("--fit", old, "--layer", "mine"): "--layer: expected head, the number of a layer, or none",
+        ("--fit", old, "--layer", "mine"): "--layer: expected head, spectrum, the number of a layer, or none",
         ("--fit", old, "--num-permutations", "99"): "cannot give a p below --alarm 0.01",
         ("--reference", old, "--new", str(tmp_path / "report")): "is an input as well",
     }.items():

@@ -24,7 +24,7 @@ from jobs.scoring.stored_utterances import StoredUtterances
 from pipeline.config import parse, to_toml
 from pipeline.data.audio.load import load_audio
 from pipeline.detector.checkpoint import load_detector, save_detector
-from pipeline.detector.details import HEAD, Details
+from pipeline.detector.details import HEAD, SPECTRUM, Details
 from pipeline.detector.network import Detector, DetectorConfig
 from pipeline.detector.scoring import Scorer
 from pipeline.detector.variants import VARIANTS, HeadConfig
@@ -36,7 +36,8 @@ from pipeline.fields import Names
 from pipeline.storage import Folder
 from tests.detector.toys import make_detector
 
-LAYERS = ("head", "0", "2")
+WIDTHS = {"head": 64, "0": 64, "2": 64, "spectrum": 319}
+LAYERS = tuple(WIDTHS)
 POLICIES = ("whole", "window:0.5:mean", "window:0.5:max", "window:0.5:first")
 
 
@@ -113,14 +114,14 @@ def test_embeddings_and_frames_equal_those_of_each_file_in_a_batch_of_its_own(
                 assert np.mean(frames[row["path"]]) == pytest.approx(row["score"], abs=1e-5)
         assert found.vectors.std(axis=0).max() > 1e-2, "equal embeddings would prove nothing"
     with pytest.raises(
-        InputError, match="has no embeddings of layer 1, only of head, 0, 2; score into another"
+        InputError, match="has no embeddings of layer 1, only of head, 0, 2, spectrum; score into"
     ):
         load_embeddings(folder, "1")
     record = json.loads((out / "scores.json").read_text())
     assert record["embeddings"] == {
         "layers": list(LAYERS),
         "per_group": None,
-        "widths": dict.fromkeys(LAYERS, 64),
+        "widths": WIDTHS,
         "num_utterances": 7,
         "num_too_large": 0,
     }
@@ -202,10 +203,12 @@ def test_a_sample_has_at_most_so_many_utterances_of_each_group_in_any_order_of_t
 def test_what_a_detector_cannot_compute_is_an_error_that_names_what_it_can(detector: Path) -> None:
     network = load_detector(detector).detector
     config = ScoreConfig(checkpoint="c", out="o", audio="a", embeddings="all", layer=Names(["3"]))
-    with pytest.raises(InputError, match="the detector has no layer '3'; give head, or a number from 0 to 2"):
+    with pytest.raises(
+        InputError, match="the detector has no layer '3'; give head, spectrum, or a number from 0 to 2"
+    ):
         choose_details(config, network, "path")
     every = choose_details(replace(config, layer=Names(["all"])), network, "path")
-    assert every.widths == dict.fromkeys(("head", "0", "1", "2"), 64)
+    assert every.widths == dict.fromkeys(("head", "0", "1", "2"), 64) | {"spectrum": 319}
     attentive = Detector(DetectorConfig(VARIANTS["tiny"], HeadConfig("mhfa", 2, 8, 12)))
     with pytest.raises(
         InputError, match="the head mhfa gives no scores of single frames; leave out --frames, or"
@@ -261,8 +264,9 @@ def test_an_embedding_that_does_not_fit_into_float16_is_left_out_and_counted(
     assert np.isinf(to_float16(np.array([1e6], np.float32))).all()
 
 
-def test_both_sides_give_the_embedding_of_the_head_one_name() -> None:
+def test_both_sides_give_the_named_layers_one_name() -> None:
     assert layout.HEAD_LAYER == HEAD
+    assert layout.SPECTRUM_LAYER == SPECTRUM
 
 
 def test_the_regions_of_the_utterances_of_a_plan_are_written_beside_their_frames(tmp_path: Path) -> None:
