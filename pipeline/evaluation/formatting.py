@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.metrics.intervals import COSTS
+from pipeline.metrics.timeline import NonSpeech
+
+NON_SPEECH: Mapping[NonSpeech, str] = {"excluded": "excluded", "bonafide": "counted as bona fide"}
+"""What is said of non-speech."""
 
 PLURALS = {"speaker": "speakers", "file": "source files", "utterance": "utterances"}
 """Kind of cluster → its plural."""

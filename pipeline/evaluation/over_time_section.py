@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.evaluation import layout
 from pipeline.evaluation.cells import metric_cell
-from pipeline.evaluation.formatting import number
+from pipeline.evaluation.formatting import NON_SPEECH, number
 from pipeline.evaluation.measure import Measurement, Settings
 from pipeline.evaluation.over_time import GROUP, RESOLUTIONS_MS, TOLERANCE_MS, OverTime, Shown, key_of
 from pipeline.evaluation.results import Results
@@ -88,7 +88,7 @@ def _table(corpus: str, measured: list[Measurement], results: Results, over_time
         ["detected boundaries per true one", *(_ratio(each) for each in measured)],
         ["threshold", *(_threshold(over_time, each.system) for each in measured)],
     ]
-    caption = f"{corpus}, non-speech {_non_speech(results.settings)}"
+    caption = f"{corpus}, non-speech {NON_SPEECH[results.settings.non_speech]}"
     return Table(["", *(each.system for each in measured)], rows, caption)
 
 
@@ -107,10 +107,6 @@ def _threshold(over_time: OverTime, system: str) -> Cell:
     return Cell(f"{threshold:.3f}", "calibrated" if is_calibrated else "not calibrated")
 
 
-def _non_speech(settings: Settings) -> str:
-    return {"excluded": "excluded", "bonafide": "counted as bona fide"}[settings.non_speech]
-
-
 def _smoothed(settings: Settings) -> str:
     seconds = settings.smoothing_s
     return f"averaged over a centred window of {seconds:g} s" if seconds else "not smoothed"
@@ -118,8 +114,8 @@ def _smoothed(settings: Settings) -> str:
 
 def _how(settings: Settings) -> str:
     return (
-        f"Frames are {_smoothed(settings)}; non-speech is {_non_speech(settings)}. The small numbers are 95 % "
-        "intervals of the range EER from resampled speakers or files, as for the EER. "
+        f"Frames are {_smoothed(settings)}; non-speech is {NON_SPEECH[settings.non_speech]}. The small numbers are "
+        "95 % intervals of the range EER from resampled speakers or files, as for the EER. "
         f"{layout.METRICS_JSON} has all of these values in the group “{GROUP}”."
     )
 
