@@ -152,10 +152,9 @@ def export(
     if num_unlabelled and form in WITHOUT_LABEL:
         remarks.append(f"{counted(num_unlabelled, 'utterance')} without a label: {WITHOUT_LABEL[form]}")
     if form == "rttm":
-        threshold, is_calibrated = threshold_of(stored_calibration(scoring.identity))
+        threshold, origin = threshold_of(stored_calibration(scoring.identity))
         regions, num_cut = to_rttm(scoring.folder, threshold, smoothing_s)
         files |= {f"{corpus}.rttm": lines for corpus, lines in regions.items()}
-        origin = "the threshold of the calibration" if is_calibrated else "no threshold was calibrated"
         smoothed = f"averaged over {smoothing_s:g} s" if smoothing_s else "not smoothed"
         remarks.append(f"spoof: frames with scores below {threshold:.4g} ({origin}), {smoothed}")
         if num_cut:

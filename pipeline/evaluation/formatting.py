@@ -45,6 +45,12 @@ def count_clusters(clusters: Mapping[str, int]) -> str:
     return f" of {' and '.join(kinds)}"
 
 
+def describe_frames(smoothing_s: float, non_speech: NonSpeech) -> str:
+    """Say how frames are treated before they are measured: `averaged over 0.2 s, non-speech excluded`."""
+    smoothed = f"averaged over {smoothing_s:g} s" if smoothing_s else "not smoothed"
+    return f"{smoothed}, non-speech {NON_SPEECH[non_speech]}"
+
+
 def format_p_value(p_value: float | None) -> str:
     """Format a p value; None becomes a dash."""
     if p_value is None:

@@ -103,8 +103,8 @@ def _ratio(measurement: Measurement) -> Cell:
 
 
 def _threshold(over_time: OverTime, system: str) -> Cell:
-    threshold, is_calibrated = over_time.thresholds[system]
-    return Cell(f"{threshold:.3f}", "calibrated" if is_calibrated else "not calibrated")
+    threshold, origin = over_time.thresholds[system]
+    return Cell(f"{threshold:.3f}", origin)
 
 
 def _smoothed(settings: Settings) -> str:
@@ -121,15 +121,14 @@ def _how(settings: Settings) -> str:
 
 
 def _strips(results: Results, over_time: OverTime) -> list[Block]:
-    threshold, is_calibrated = over_time.thresholds[over_time.system]
+    threshold, origin = over_time.thresholds[over_time.system]
     every = [each for shown in over_time.shown.values() for each in shown]
     distances = np.abs(np.concatenate([each.frames for each in every]) - threshold)
     reach = max(float(np.quantile(distances, 0.99)), 0.1)
-    origin = "of the calibration" if is_calibrated else "of scores that are not calibrated"
     blocks: list[Block] = [
         Text(
             f"Utterances of {over_time.system}: the score of each 20 ms, {_smoothed(results.settings)}. Below the "
-            f"dotted line, the threshold {threshold:.2f} {origin}, "
+            f"dotted line, the threshold {threshold:.2f} ({origin}), "
             "speech counts as spoofed: its box is high, and that of bona fide speech is low. The stronger the colour, "
             "the farther the score is from the threshold. All strips have the same scale of scores. True regions, "
             "where they are known, are the lowest row."

@@ -215,9 +215,7 @@ def test_rttm_covers_each_utterance_without_gaps_and_marks_the_frames_below_the_
     folder = write_spliced(tmp_path / "spliced", noise=2.0)
     exported = export(load_scoring(folder), "rttm", smoothing_s=0.1)
     assert sorted(exported.files) == ["alpha.rttm", "beta.rttm"]
-    assert exported.remarks == [
-        "spoof: frames with scores below 0 (no threshold was calibrated), averaged over 0.1 s"
-    ]
+    assert exported.remarks == ["spoof: frames with scores below 0 (not calibrated), averaged over 0.1 s"]
     regions = read_rttm(exported.files["alpha.rttm"]) | read_rttm(exported.files["beta.rttm"])
     framed = load_frames(folder)
     frames = smooth(framed.scores, 0.1)
@@ -243,9 +241,7 @@ def test_rttm_takes_the_threshold_of_the_calibration(tmp_path: Path):
     chosen = {"llr": 21.0, "false_alarm": None, "is_guaranteed": False}
     folder = write_spliced(tmp_path / "strict", noise=0.5, calibration=record | {"threshold": chosen})
     exported = export(load_scoring(folder), "rttm", smoothing_s=0.0)
-    assert exported.remarks == [
-        "spoof: frames with scores below 10 (the threshold of the calibration), not smoothed"
-    ]
+    assert exported.remarks == ["spoof: frames with scores below 10 (calibrated on utterances), not smoothed"]
     labels = {label for each in read_rttm(exported.files["alpha.rttm"]).values() for _, _, label in each}
     assert labels == {"spoof"}
 
