@@ -120,8 +120,7 @@ def key_of(non_speech: NonSpeech) -> str:
 def threshold_of(calibration: Calibration | None) -> Threshold:
     """The threshold of frames: the one that was calibrated on frames, else the one of utterances, else 0."""
     if calibration is not None and calibration.frame_threshold is not None:
-        chosen = calibration.frame_threshold
-        return Threshold(chosen.score, f"calibrated on frames {chosen.in_words()}")
+        return Threshold(calibration.frame_threshold.score, "calibrated on frames")
     score = None if calibration is None else calibration.score_threshold
     return Threshold(0.0, "not calibrated") if score is None else Threshold(score, "calibrated on utterances")
 
