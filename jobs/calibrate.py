@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from jobs.calibration_target import CalibrationTarget
@@ -22,13 +22,15 @@ from pipeline import tracking
 from pipeline.config import run, to_dict
 from pipeline.data.corpora.recipe import Recipe, RecipeName, load_recipe
 from pipeline.errors import InputError
-from pipeline.evaluation.calibration import Calibration, fit
+from pipeline.evaluation.calibration import Calibration, fit, fit_frames
 from pipeline.evaluation.complete import find_score_folder
+from pipeline.evaluation.frames import has_frames
 from pipeline.evaluation.scores import ScoreSet, load_scores
-from pipeline.fields import Checkpoint, Location, OutputFile, Range
+from pipeline.fields import Checkpoint, Location, OutputFile, PositiveOrZero, Range
 from pipeline.metrics import ASVSPOOF5, cllr, decisions, operating_points
 from pipeline.metrics.calibration import threshold_for
 from pipeline.metrics.isotonic import cllr_min_of
+from pipeline.metrics.timeline import NonSpeech
 from pipeline.storage import Folder
 from pipeline.streams import continue_without_output
 
@@ -49,6 +51,11 @@ class CalibrateConfig:
     """Choose the threshold that accepts at most this share of new spoof utterances, with 95 % confidence; 0: none."""
     threshold: Annotated[float, Range(-1e3, 1e3, also=math.inf)] = math.inf
     """Instead of a rate: the natural-log likelihood ratio from which an utterance counts as bona fide; inf: none."""
+    smoothing: PositiveOrZero = 0.2
+    """Where frames and regions are known, a threshold of frames is chosen too, with scores averaged over a centred
+    window of so many seconds; 0: they are not."""
+    non_speech: NonSpeech = "excluded"
+    """What regions of non-speech count as for the threshold of frames: nothing, or bona fide speech."""
     detector: Checkpoint = ""
     """Store the calibration with the detector, too: in the metadata of its safetensors file, local or s3://, or, for
     models:/NAME/VERSION, in a tag of the version and in the file that it refers to."""
@@ -82,6 +89,9 @@ def main(config: CalibrateConfig) -> None:
         config.prior,
         false_alarm=config.false_alarm or None,
         llr=config.threshold if math.isfinite(config.threshold) else None,
+    )
+    calibration = replace(
+        calibration, frame_threshold=fit_frames(scores, config.smoothing, config.non_speech)
     )
     target = CalibrationTarget.find(config.detector, config.tracking_uri) if config.detector else None
     if target is not None:
@@ -132,6 +142,7 @@ def describe(calibration: Calibration, costs: Costs, scores: ScoreSet) -> list[s
         f"  Cllr {costs.before:.3f} bits before, {costs.after:.3f} after; {costs.lowest:.3f} is the lowest that any "
         "increasing map reaches on these utterances",
         *(f"  {line}" for line in describe_threshold(calibration, scores)),
+        *(f"  {line}" for line in describe_frame_threshold(calibration, scores)),
     ]
 
 
@@ -159,6 +170,20 @@ def describe_threshold(calibration: Calibration, scores: ScoreSet) -> list[str]:
     return lines
 
 
+def describe_frame_threshold(calibration: Calibration, scores: ScoreSet) -> list[str]:
+    """Say what the threshold of frames does with the utterances of the calibration; nothing without frames."""
+    chosen = calibration.frame_threshold
+    if chosen is not None:
+        return [
+            f"frames {chosen.in_words()}, are spoofed below the score {chosen.score:.3f}: rejects "
+            f"{100 * chosen.range_eer:.2f} % of {chosen.bonafide_seconds / 60:.1f} min of bona fide time and accepts "
+            f"as much of {chosen.spoof_seconds / 60:.1f} min of spoofed time, in {chosen.num_utterances:,} utterances"
+        ]
+    if has_frames(scores.identity):
+        return ["no threshold of frames: no regions of bona fide and of spoofed time are known"]
+    return []
+
+
 @contextmanager
 def track(
     config: CalibrateConfig, calibration: Calibration, costs: Costs, scores: ScoreSet
@@ -184,6 +209,9 @@ def track(
         metrics |= {"cllr_before": costs.before, "cllr_after": costs.after, "cllr_lowest": costs.lowest}
         if calibration.threshold is not None:
             metrics["threshold"] = calibration.threshold.llr
+        if calibration.frame_threshold is not None:
+            metrics["frame_threshold"] = calibration.frame_threshold.score
+            metrics["range_eer"] = calibration.frame_threshold.range_eer
         tracked.log_metrics({f"calibration/{key}": value for key, value in metrics.items()})
         tracked.log_text(calibration.to_json(), "calibration.json")
         yield tracked.url

@@ -16,6 +16,8 @@ from pipeline.card.formatting import LABEL_ORDER, format_hours, format_list, for
 from pipeline.card.hours import hours_section
 from pipeline.card.licences import licences_section
 from pipeline.card.recipe_section import recipe_section
+from pipeline.card.regions import TITLE as REGIONS_TITLE
+from pipeline.card.regions import corpora_without_regions, regions_section
 from pipeline.card.rejects import TITLE as REJECTS_TITLE
 from pipeline.card.rejects import find_examples, rejects_section
 from pipeline.card.shortcut import Shortcut, find_shortcuts
@@ -73,6 +75,7 @@ def _utterance_sections(
         shortcut_section(shortcuts, tally, snapshot),
         completeness_section(snapshot),
         rejects_section(snapshot, find_examples(store, snapshot), max_loss),
+        *regions_section(snapshot),
         duplicates_section(duplicates, snapshot),
         licences_section(snapshot),
     ]
@@ -89,6 +92,7 @@ def _warnings(
         ("Utterances not accounted for", incomplete, COMPLETENESS_TITLE),
         ("Hours differ from the published hours", unexpected, COMPLETENESS_TITLE),
         ("Labels predictable without listening", list(predictive_by_group(shortcuts)), SHORTCUTS_TITLE),
+        ("No utterance with labelled regions", corpora_without_regions(snapshot), REGIONS_TITLE),
         ("Duplicated recordings", list(duplicate_warnings(duplicates, snapshot)), DUPLICATES_TITLE),
     )
     return [

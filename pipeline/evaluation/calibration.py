@@ -13,11 +13,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import InputError
+from pipeline.evaluation.formatting import describe_frames
+from pipeline.evaluation.frames import has_frames, load_frames, load_regions, timeline_of
 from pipeline.evaluation.scores import PROTOCOL, ScoreSet
 from pipeline.metrics.calibration import AffineMap, affine_calibration, threshold_for
+from pipeline.metrics.localisation import range_eer
+from pipeline.metrics.timeline import NonSpeech
 from pipeline.storage import Folder
 
 IDENTITY = ("weights_digest", "policy", "precision")
@@ -46,6 +51,26 @@ class ChosenThreshold:
 
 
 @dataclass(frozen=True)
+class FrameThreshold:
+    """The score below which a frame counts as spoofed, and what it was chosen on."""
+
+    score: float
+    range_eer: float
+    """Share of bona fide time that it rejects, and of spoofed time that it accepts."""
+    smoothing_s: float
+    """Window over which frames were averaged."""
+    non_speech: NonSpeech
+    """What regions of non-speech counted as."""
+    num_utterances: int
+    bonafide_seconds: float
+    spoof_seconds: float
+
+    def in_words(self) -> str:
+        """How frames were treated: `averaged over 0.2 s, non-speech excluded`."""
+        return describe_frames(self.smoothing_s, self.non_speech)
+
+
+@dataclass(frozen=True)
 class Calibration:
     """An affine map of scores to natural-log likelihood ratios, and what it rests on."""
 
@@ -64,6 +89,8 @@ class Calibration:
     num_bonafide: int
     num_spoof: int
     threshold: ChosenThreshold | None = None
+    frame_threshold: FrameThreshold | None = None
+    """None without frames of bona fide and of spoofed time."""
 
     def llr(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Map scores of any shape."""
@@ -180,12 +207,13 @@ def parse_calibrations(stored: str | None, where: str) -> dict[str, Calibration]
 
 def from_record(record: Mapping[str, Any]) -> Calibration:
     """Build a calibration from its JSON object; the reverse of `to_record`."""
-    threshold = record["threshold"]
+    threshold, frame_threshold = record["threshold"], record.get("frame_threshold")
     calibration = Calibration(
         **{
             **record,
             "corpora": tuple(record["corpora"]),
             "threshold": None if threshold is None else ChosenThreshold(**threshold),
+            "frame_threshold": None if frame_threshold is None else FrameThreshold(**frame_threshold),
         }
     )
     if not (np.isfinite([calibration.scale, calibration.offset]).all() and calibration.scale > 0):
@@ -225,7 +253,7 @@ def fit(
     elif llr is not None:
         threshold = ChosenThreshold(llr, None, False)
     digest = hashlib.sha256(trials.scores.tobytes() + trials.is_bonafide.tobytes()).hexdigest()[:16]
-    identity = {name: str(scores.identity.get(name)) for name in IDENTITY}
+    identity: dict[str, Any] = {name: str(scores.identity.get(name)) for name in IDENTITY}
     return Calibration(
         fitted.scale,
         fitted.offset,
@@ -238,4 +266,40 @@ def fit(
         num_bonafide=bonafide.size,
         num_spoof=spoof.size,
         threshold=threshold,
+    )
+
+
+def fit_frames(scores: ScoreSet, smoothing_s: float, non_speech: NonSpeech) -> FrameThreshold | None:
+    """Choose the threshold of frames at the range EER of all utterances that have frames and regions.
+
+    Args:
+        scores: as in `fit`.
+        smoothing_s: window over which frames are averaged.
+        non_speech: what regions of non-speech count as.
+
+    Returns:
+        None if there are no frames of bona fide time, or none of spoofed time.
+
+    Raises:
+        InputError: frames are missing, or they do not fit the regions.
+    """
+    if not has_frames(scores.identity):
+        return None
+    folder = Folder(scores.location)
+    regions = load_regions(folder)
+    uids = scores.utterances.uids
+    framed = load_frames(folder, uids.filter(pc.is_in(uids, value_set=regions["uid"].unique())))
+    timeline = timeline_of(framed, regions, smoothing_s, non_speech, scores.location)
+    if timeline is None or not (timeline.total_bonafide_ns and timeline.total_spoof_ns):
+        return None
+    eer = range_eer(timeline)
+    return FrameThreshold(
+        # Frames at the threshold of the range EER are rejected, as are those below this one.
+        score=float(np.nextafter(eer.threshold, np.inf)),
+        range_eer=eer.eer,
+        smoothing_s=smoothing_s,
+        non_speech=non_speech,
+        num_utterances=len(framed.rows),
+        bonafide_seconds=eer.bonafide_s,
+        spoof_seconds=eer.spoof_s,
     )

@@ -17,6 +17,11 @@ within = 0.001
 metric = "eer"
 corpus = "in_the_wild"
 better = ["xlsr_1b", "mms_300m"]  # the first is better than the second, by more than chance
+
+[[claim]]
+metric = "range_eer"              # also the other rates of "Over time", where frames and regions are known
+corpus = "partialspoof"
+below = 0.2
 """
 
 from __future__ import annotations
@@ -31,8 +36,9 @@ from typing import Annotated, Any, Literal, get_args
 from pipeline.data.corpora.manifest import MANIFESTS
 from pipeline.errors import InputError, did_you_mean
 from pipeline.evaluation.comparison import SIGNIFICANT
-from pipeline.evaluation.formatting import count_clusters, format_p_value, number, span
-from pipeline.evaluation.measure import METRICS
+from pipeline.evaluation.formatting import NON_SPEECH, count_clusters, format_p_value, number, span
+from pipeline.evaluation.measure import MEAN, METRICS, POOLED
+from pipeline.evaluation.over_time import GROUP, SHARES, key_of
 from pipeline.evaluation.results import Results
 from pipeline.fields import Reader, local_path
 from pipeline.metrics.bootstrap import ALL
@@ -140,8 +146,12 @@ def _read(entry: dict[str, Any], where: str) -> Claim:
         if not isinstance(entry.get(key), str):
             raise InputError(f"{where}: a claim needs a {key}, as text")
     metric = entry["metric"]
-    if metric not in METRICS:
-        raise InputError(f"{where}: unknown metric {metric!r}{did_you_mean(metric, METRICS)}")
+    if metric not in (*METRICS, *SHARES):
+        raise InputError(f"{where}: unknown metric {metric!r}{did_you_mean(metric, (*METRICS, *SHARES))}")
+    if metric in SHARES and entry["corpus"] in (MEAN, POOLED):
+        raise InputError(
+            f"{where}: {metric} is measured for single corpora; name one instead of {entry['corpus']}"
+        )
     if "better" in entry:
         if metric not in ALL:
             raise InputError(f"{where}: systems are not compared by {metric}; known: {', '.join(ALL)}")
@@ -215,6 +225,14 @@ def _check_value(claim: Claim, results: Results) -> Verdict:
     measurement = results.measurements.get((system, corpus, "all", "all"))
     if measurement is None:
         raise InputError(f"{claim.where}: {system} has no scores for {corpus}")
+    place = f"{system} on {corpus}"
+    if claim.metric in SHARES:
+        non_speech = results.settings.non_speech
+        measurement = results.measurements.get((system, corpus, GROUP, key_of(non_speech)))
+        if measurement is None:
+            reason = _why_not_over_time(system, results)
+            return Verdict(claim, False, f"{system} has no {claim.metric} on {corpus}: {reason}")
+        place += f", non-speech {NON_SPEECH[non_speech]},"
     value, interval = measurement.metrics[claim.metric], measurement.intervals.get(claim.metric)
     if value is None:
         return Verdict(claim, False, f"{system} has no {claim.metric} on {corpus}")
@@ -222,7 +240,7 @@ def _check_value(claim: Claim, results: Results) -> Verdict:
         return Verdict(claim, False, f"{system} has no interval of {claim.metric} on {corpus}")
     low, high = interval if claim.by == "interval" and interval is not None else (value, value)
     text = (
-        f"{claim.metric} of {system} on {corpus} is {number(claim.metric, value)}"
+        f"{claim.metric} of {place} is {number(claim.metric, value)}"
         f"{span(claim.metric, interval)}, from {measurement.num_bonafide:,} bona fide and "
         f"{measurement.num_spoof:,} spoof utterances{count_clusters(measurement.clusters)}; "
     )
@@ -238,6 +256,13 @@ def _check_value(claim: Claim, results: Results) -> Verdict:
     )
     which = "the whole interval is" if claim.by == "interval" else "it is"
     return Verdict(claim, holds, f"{text}claimed: {which} {limits}")
+
+
+def _why_not_over_time(system: str, results: Results) -> str:
+    """Why a system has no measurements over time of a corpus that it scored."""
+    if results.over_time is None or system not in results.over_time.thresholds:
+        return "its scores have no frames; score with --frames"
+    return "no regions of its utterances are known"
 
 
 def _check_better(claim: Claim, results: Results) -> Verdict:

@@ -152,12 +152,17 @@ def export(
     if num_unlabelled and form in WITHOUT_LABEL:
         remarks.append(f"{counted(num_unlabelled, 'utterance')} without a label: {WITHOUT_LABEL[form]}")
     if form == "rttm":
-        threshold, is_calibrated = threshold_of(stored_calibration(scoring.identity))
+        calibration = stored_calibration(scoring.identity)
+        threshold, origin = threshold_of(calibration)
         regions, num_cut = to_rttm(scoring.folder, threshold, smoothing_s)
         files |= {f"{corpus}.rttm": lines for corpus, lines in regions.items()}
-        origin = "the threshold of the calibration" if is_calibrated else "no threshold was calibrated"
         smoothed = f"averaged over {smoothing_s:g} s" if smoothing_s else "not smoothed"
         remarks.append(f"spoof: frames with scores below {threshold:.4g} ({origin}), {smoothed}")
+        chosen = None if calibration is None else calibration.frame_threshold
+        if chosen is not None and chosen.smoothing_s != smoothing_s:
+            remarks.append(
+                f"the threshold was calibrated on frames {chosen.in_words()}: use --smoothing {chosen.smoothing_s:g}"
+            )
         if num_cut:
             remarks.append(f"{counted(num_cut, 'utterance')}: only the beginning was scored, and has regions")
     if entries:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.metrics.intervals import COSTS
+from pipeline.metrics.timeline import NonSpeech
+
+NON_SPEECH: Mapping[NonSpeech, str] = {"excluded": "excluded", "bonafide": "counted as bona fide"}
+"""What is said of non-speech."""
 
 PLURALS = {"speaker": "speakers", "file": "source files", "utterance": "utterances"}
 """Kind of cluster → its plural."""
@@ -39,6 +43,12 @@ def count_clusters(clusters: Mapping[str, int]) -> str:
     if clusters.get("utterance"):
         kinds.append(f"{clusters['utterance']:,} single utterances")
     return f" of {' and '.join(kinds)}"
+
+
+def describe_frames(smoothing_s: float, non_speech: NonSpeech) -> str:
+    """Say how frames are treated before they are measured: `averaged over 0.2 s, non-speech excluded`."""
+    smoothed = f"averaged over {smoothing_s:g} s" if smoothing_s else "not smoothed"
+    return f"{smoothed}, non-speech {NON_SPEECH[non_speech]}"
 
 
 def format_p_value(p_value: float | None) -> str:

@@ -23,7 +23,15 @@ from pipeline.evaluation.complete import (
     read_parts,
     score_columns,
 )
-from pipeline.metrics.timeline import FRAME_S, FrameScores, Regions
+from pipeline.metrics.timeline import (
+    FRAME_S,
+    FrameScores,
+    NonSpeech,
+    Regions,
+    Timeline,
+    make_timeline,
+    smooth,
+)
 from pipeline.storage import Folder
 
 ROW_COLUMNS = pa.schema(
@@ -159,3 +167,30 @@ def regions_of(framed: Framed, table: pa.Table) -> Regions:
     ends_s = np.where(is_cut, np.minimum(ends_s, durations_s), ends_s)
     is_scored = ~is_cut | (starts_s < ends_s)
     return Regions(utterances[is_scored], starts_s[is_scored], ends_s[is_scored], labels[is_scored])
+
+
+def timeline_of(
+    framed: Framed, table: pa.Table, smoothing_s: float, non_speech: NonSpeech, where: str
+) -> Timeline | None:
+    """Put smoothed frames and the regions of their utterances on one axis.
+
+    Args:
+        framed: the utterances.
+        table: regions, with REGION_COLUMNS.
+        smoothing_s: window over which frames are averaged.
+        non_speech: what regions of non-speech count as.
+        where: the scores, for the message.
+
+    Returns:
+        None if no region has a label that counts.
+
+    Raises:
+        InputError: frames and regions do not fit together.
+    """
+    regions = regions_of(framed, table)
+    if not np.any((regions.labels != "non_speech") | (non_speech == "bonafide")):
+        return None
+    try:
+        return make_timeline(smooth(framed.scores, smoothing_s), regions, non_speech)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +13,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.evaluation.calibration import Calibration
+from pipeline.evaluation.calibration import Calibration, FrameThreshold
 from pipeline.evaluation.columns import NOT_STATED
-from pipeline.evaluation.frames import Framed, has_frames, load_frames, load_regions, regions_of
+from pipeline.evaluation.frames import (
+    Framed,
+    has_frames,
+    load_frames,
+    load_regions,
+    regions_of,
+    timeline_of,
+)
 from pipeline.evaluation.measure import Measurement, Settings, bootstrap_seed
 from pipeline.evaluation.scores import ScoreSet
 from pipeline.evaluation.utterances import Utterances, renumber
@@ -27,7 +35,7 @@ from pipeline.metrics.localisation import (
     segment_eer,
     spoof_time,
 )
-from pipeline.metrics.timeline import NonSpeech, Timeline, make_timeline, smooth
+from pipeline.metrics.timeline import NonSpeech, Timeline, smooth
 from pipeline.storage import Folder
 
 GROUP = "frames"
@@ -78,12 +86,20 @@ class Shown:
     """(start, end, label); none if they are not known."""
 
 
+class Threshold(NamedTuple):
+    """The score below which a frame counts as spoofed."""
+
+    score: float
+    origin: str
+    """How it was chosen, in words."""
+
+
 @dataclass(frozen=True)
 class OverTime:
     """What a report shows of frames."""
 
-    thresholds: Mapping[str, tuple[float, bool]]
-    """System with frames → the score below which a frame counts as spoofed, and whether that is calibrated."""
+    thresholds: Mapping[str, Threshold]
+    """System with frames → its threshold."""
     measurements: Sequence[Measurement]
     """Of each system and corpus whose utterances have frames and regions."""
     num_cut: int
@@ -92,6 +108,8 @@ class OverTime:
     """Whose utterances are shown."""
     shown: Mapping[str, Sequence[Shown]]
     """What they have in common → utterances."""
+    warnings: Sequence[str]
+    """Why thresholds may not suit these frames."""
 
 
 def key_of(non_speech: NonSpeech) -> str:
@@ -99,10 +117,23 @@ def key_of(non_speech: NonSpeech) -> str:
     return f"non_speech_{non_speech}"
 
 
-def threshold_of(calibration: Calibration | None) -> tuple[float, bool]:
-    """The score below which a frame counts as spoofed, and whether it is the one of the calibration; else it is 0."""
-    threshold = None if calibration is None else calibration.score_threshold
-    return (0.0, False) if threshold is None else (threshold, True)
+def threshold_of(calibration: Calibration | None) -> Threshold:
+    """The threshold of frames: the one that was calibrated on frames, else the one of utterances, else 0."""
+    if calibration is not None and calibration.frame_threshold is not None:
+        return Threshold(calibration.frame_threshold.score, "calibrated on frames")
+    score = None if calibration is None else calibration.score_threshold
+    return Threshold(0.0, "not calibrated") if score is None else Threshold(score, "calibrated on utterances")
+
+
+def _concern(system: str, chosen: FrameThreshold | None, settings: Settings) -> str | None:
+    """Say that the threshold of a system was chosen for frames that were measured otherwise."""
+    measured = (settings.smoothing_s, settings.non_speech)
+    if chosen is None or (chosen.smoothing_s, chosen.non_speech) == measured:
+        return None
+    return (
+        f"the threshold of frames of {system} was calibrated on frames {chosen.in_words()}; evaluate with "
+        f"--smoothing {chosen.smoothing_s:g} --non-speech {chosen.non_speech}, or calibrate again"
+    )
 
 
 def measure_over_time(
@@ -138,12 +169,19 @@ def measure_over_time(
             if len(uids):
                 frames = load_frames(folder, uids)
                 num_cut += frames.num_cut
-                threshold, _ = thresholds[scores.system]
+                threshold = thresholds[scores.system].score
                 measurements.append(
                     _measure(scores, corpus, utterances, frames, regions, threshold, settings)
                 )
     shown = _choose(framed[-1], settings.smoothing_s)
-    return OverTime(thresholds, measurements, num_cut, framed[-1].system, shown)
+    concerns = [
+        _concern(system, calibration.frame_threshold, settings)
+        for system, calibration in calibrations.items()
+        if system in thresholds
+    ]
+    return OverTime(
+        thresholds, measurements, num_cut, framed[-1].system, shown, [each for each in concerns if each]
+    )
 
 
 def _measure(
@@ -162,14 +200,9 @@ def _measure(
     metrics["threshold"] = threshold
     intervals: dict[str, Interval] = {}
     num_clusters = 0
-    regions = regions_of(framed, table)
-    if settings.non_speech == "bonafide" or np.any(regions.labels != "non_speech"):
-        try:
-            timeline = make_timeline(
-                smooth(framed.scores, settings.smoothing_s), regions, settings.non_speech
-            )
-        except InputError as error:
-            raise InputError(f"{scores.location}: {corpus}: {error}") from error
+    where = f"{scores.location}: {corpus}"
+    timeline = timeline_of(framed, table, settings.smoothing_s, settings.non_speech, where)
+    if timeline is not None:
         metrics |= metrics_of(timeline, threshold)
         eer = metrics["range_eer"]
         if eer is not None:

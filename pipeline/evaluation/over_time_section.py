@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.evaluation import layout
 from pipeline.evaluation.cells import metric_cell
-from pipeline.evaluation.formatting import number
+from pipeline.evaluation.formatting import NON_SPEECH, number
 from pipeline.evaluation.measure import Measurement, Settings
 from pipeline.evaluation.over_time import GROUP, RESOLUTIONS_MS, TOLERANCE_MS, OverTime, Shown, key_of
 from pipeline.evaluation.results import Results
@@ -88,7 +88,7 @@ def _table(corpus: str, measured: list[Measurement], results: Results, over_time
         ["detected boundaries per true one", *(_ratio(each) for each in measured)],
         ["threshold", *(_threshold(over_time, each.system) for each in measured)],
     ]
-    caption = f"{corpus}, non-speech {_non_speech(results.settings)}"
+    caption = f"{corpus}, non-speech {NON_SPEECH[results.settings.non_speech]}"
     return Table(["", *(each.system for each in measured)], rows, caption)
 
 
@@ -103,12 +103,8 @@ def _ratio(measurement: Measurement) -> Cell:
 
 
 def _threshold(over_time: OverTime, system: str) -> Cell:
-    threshold, is_calibrated = over_time.thresholds[system]
-    return Cell(f"{threshold:.3f}", "calibrated" if is_calibrated else "not calibrated")
-
-
-def _non_speech(settings: Settings) -> str:
-    return {"excluded": "excluded", "bonafide": "counted as bona fide"}[settings.non_speech]
+    threshold, origin = over_time.thresholds[system]
+    return Cell(f"{threshold:.3f}", origin)
 
 
 def _smoothed(settings: Settings) -> str:
@@ -118,22 +114,21 @@ def _smoothed(settings: Settings) -> str:
 
 def _how(settings: Settings) -> str:
     return (
-        f"Frames are {_smoothed(settings)}; non-speech is {_non_speech(settings)}. The small numbers are 95 % "
-        "intervals of the range EER from resampled speakers or files, as for the EER. "
+        f"Frames are {_smoothed(settings)}; non-speech is {NON_SPEECH[settings.non_speech]}. The small numbers are "
+        "95 % intervals of the range EER from resampled speakers or files, as for the EER. "
         f"{layout.METRICS_JSON} has all of these values in the group “{GROUP}”."
     )
 
 
 def _strips(results: Results, over_time: OverTime) -> list[Block]:
-    threshold, is_calibrated = over_time.thresholds[over_time.system]
+    threshold, origin = over_time.thresholds[over_time.system]
     every = [each for shown in over_time.shown.values() for each in shown]
     distances = np.abs(np.concatenate([each.frames for each in every]) - threshold)
     reach = max(float(np.quantile(distances, 0.99)), 0.1)
-    origin = "of the calibration" if is_calibrated else "of scores that are not calibrated"
     blocks: list[Block] = [
         Text(
             f"Utterances of {over_time.system}: the score of each 20 ms, {_smoothed(results.settings)}. Below the "
-            f"dotted line, the threshold {threshold:.2f} {origin}, "
+            f"dotted line, the threshold {threshold:.2f} ({origin}), "
             "speech counts as spoofed: its box is high, and that of bona fide speech is low. The stronger the colour, "
             "the farther the score is from the threshold. All strips have the same scale of scores. True regions, "
             "where they are known, are the lowest row."

@@ -93,6 +93,7 @@ def evaluate(
         }
     over_time = measure_over_time(score_sets, known, settings)
     if over_time is not None:
+        warnings += over_time.warnings
         measurements |= {
             (each.system, each.corpus, each.group, each.key): each for each in over_time.measurements
         }

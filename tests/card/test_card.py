@@ -20,6 +20,7 @@ from pipeline.card.shortcut_section import MAX_PREDICTIVE_CHARTS
 from pipeline.card.tally import SHARDS_PER_BATCH, duration_bin_edge, tally_snapshot
 from pipeline.data.store.layout import index_name
 from pipeline.data.store.losses import ClassCounts
+from pipeline.data.store.regions import RegionSummary
 from pipeline.data.store.shard_tables import REJECTS
 from pipeline.data.store.snapshot import choose_corpora, commit_snapshot
 from pipeline.report import Cell
@@ -399,3 +400,26 @@ def test_a_card_of_36_corpora_is_one_self_contained_file_below_500_kb(store):
     assert html.count("<figcaption>codec · corpus_") == MAX_PREDICTIVE_CHARTS
     assert all(html.count(f">corpus_{number:02d}<") > 8 for number in range(36))
     assert all(f">l{number}<" in html for number in range(110))
+
+
+def test_labelled_regions_are_shown_by_label_with_what_does_not_fit(store):
+    examples = {
+        "no-regions": "eval/a.wav",
+        "overlap": "vad/eval/b.vad:2: 1 to 2 s overlaps",
+        "empty": HOSTILE,
+    }
+    problems = {"no-regions": 1200, "overlap": 1, "empty": 3}
+    known = RegionSummary("0" * 16, 1500, {"bonafide": 7200.0, "spoof": 3600.0}, problems, examples)
+    lost = RegionSummary("1" * 16, 0, {}, {"no-files": 0}, {"no-files": "there is no vad/{utterance}.vad"})
+    corpora = [
+        write_corpus(store, name, [both_labels()], regions=regions)
+        for name, regions in (("known", known), ("lost", lost), ("plain", None))
+    ]
+    text = words_of(store, *corpora)
+    section = text.partition("Labelled regions These corpora")[2].partition(" Duplicates ")[0]
+    assert "bona fide h spoof h non-speech h known 2 1,500 2.00 1.00 – lost 2 0 – – – " in section
+    assert "known no-regions 1,200 eval/a.wav known overlap 1 vad/eval/b.vad:2: 1 to 2 s overlaps" in section
+    assert f"known empty 3 {HOSTILE} lost no-files – there is no vad/" in section
+    assert "plain" not in section
+    assert "No utterance with labelled regions: lost. See Labelled regions." in text
+    assert "Labelled regions" not in words_of(store, corpora[2])

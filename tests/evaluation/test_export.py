@@ -215,9 +215,7 @@ def test_rttm_covers_each_utterance_without_gaps_and_marks_the_frames_below_the_
     folder = write_spliced(tmp_path / "spliced", noise=2.0)
     exported = export(load_scoring(folder), "rttm", smoothing_s=0.1)
     assert sorted(exported.files) == ["alpha.rttm", "beta.rttm"]
-    assert exported.remarks == [
-        "spoof: frames with scores below 0 (no threshold was calibrated), averaged over 0.1 s"
-    ]
+    assert exported.remarks == ["spoof: frames with scores below 0 (not calibrated), averaged over 0.1 s"]
     regions = read_rttm(exported.files["alpha.rttm"]) | read_rttm(exported.files["beta.rttm"])
     framed = load_frames(folder)
     frames = smooth(framed.scores, 0.1)
@@ -243,11 +241,22 @@ def test_rttm_takes_the_threshold_of_the_calibration(tmp_path: Path):
     chosen = {"llr": 21.0, "false_alarm": None, "is_guaranteed": False}
     folder = write_spliced(tmp_path / "strict", noise=0.5, calibration=record | {"threshold": chosen})
     exported = export(load_scoring(folder), "rttm", smoothing_s=0.0)
-    assert exported.remarks == [
-        "spoof: frames with scores below 10 (the threshold of the calibration), not smoothed"
-    ]
+    assert exported.remarks == ["spoof: frames with scores below 10 (calibrated on utterances), not smoothed"]
     labels = {label for each in read_rttm(exported.files["alpha.rttm"]).values() for _, _, label in each}
     assert labels == {"spoof"}
+
+    frames = {"score": -10.0, "range_eer": 0.1, "smoothing_s": 0.2, "non_speech": "excluded"}
+    frames |= {"num_utterances": 1, "bonafide_seconds": 1.0, "spoof_seconds": 1.0}
+    record |= {"threshold": chosen, "frame_threshold": frames}
+    scoring = load_scoring(write_spliced(tmp_path / "lenient", noise=0.5, calibration=record))
+    exported = export(scoring, "rttm", smoothing_s=0.0)
+    assert exported.remarks == [
+        "spoof: frames with scores below -10 (calibrated on frames), not smoothed",
+        "the threshold was calibrated on frames averaged over 0.2 s, non-speech excluded: use --smoothing 0.2",
+    ]
+    labels = {label for each in read_rttm(exported.files["alpha.rttm"]).values() for _, _, label in each}
+    assert labels == {"bonafide"}
+    assert len(export(scoring, "rttm", smoothing_s=0.2).remarks) == 1
 
 
 def test_rttm_of_a_scored_beginning_ends_with_it(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
-from pipeline.evaluation.calibration import Calibration, ChosenThreshold
+from pipeline.evaluation.calibration import (
+    Calibration,
+    ChosenThreshold,
+    fit,
+    fit_frames,
+    parse_calibration,
+)
+from pipeline.evaluation.claims import check_claims, read_claims
 from pipeline.evaluation.complete import load_columns, load_description
 from pipeline.evaluation.files import to_files
 from pipeline.evaluation.frames import load_frames, load_regions, regions_of
@@ -181,14 +189,110 @@ def test_a_calibration_gives_the_threshold(spliced: Folder):
     )
     results = measured(spliced, calibration=calibration)
     assert results.over_time is not None
-    assert results.over_time.thresholds == {"tiny": (0.5, True)}
+    assert results.over_time.thresholds["tiny"] == (0.5, "calibrated on utterances")
     (measurement,) = results.over_time.measurements
     framed = load_frames(spliced, load_regions(spliced)["uid"].unique())
     timeline = make_timeline(
         smooth(framed.scores, 0.2), regions_of(framed, load_regions(spliced)), "excluded"
     )
     assert measurement.metrics["time_f1"] == spoof_time(timeline, 0.5).f1 != spoof_time(timeline, 0.0).f1
-    assert "calibrated" in to_files(results)[layout.REPORT_PAGE].decode()
+    assert "calibrated on utterances" in to_files(results)[layout.REPORT_PAGE].decode()
+
+
+def test_a_threshold_of_frames_is_where_errors_are_equal_and_precedes_that_of_utterances(tmp_path: Path):
+    validation = load_scores(write_spliced(tmp_path / "validation", noise=12.0))
+    chosen = fit_frames(validation, 0.2, "excluded")
+    assert chosen is not None
+    calibration = fit(validation, 0.5, llr=0.0)
+    calibration = parse_calibration(replace(calibration, frame_threshold=chosen).to_json(), "c")
+    assert (calibration.frame_threshold, chosen.num_utterances) == (chosen, 40)
+
+    results = measured(Folder(validation.location), calibration=calibration)
+    assert results.over_time is not None
+    origin = "calibrated on frames"
+    assert results.over_time.thresholds["tiny"] == (chosen.score, origin)
+    (measurement,) = results.over_time.measurements
+    metrics = measurement.metrics
+    assert metrics["range_eer"] == chosen.range_eer > 0.01
+    # At equal error rates, as much of the spoofed time is found as of all time is decided correctly.
+    for name in ("time_recall", "time_accuracy"):
+        assert metrics[name] == pytest.approx(1 - chosen.range_eer, abs=2e-3)
+    assert origin in to_files(results)[layout.REPORT_PAGE].decode()
+    assert not any("threshold of frames" in each for each in results.warnings)
+    otherwise = measured(Folder(validation.location), calibration=calibration, smoothing_s=0.0)
+    handling = (
+        "frames averaged over 0.2 s, non-speech excluded; evaluate with --smoothing 0.2 --non-speech excluded"
+    )
+    assert any(handling in each for each in otherwise.warnings)
+
+
+def test_without_regions_of_both_classes_there_is_no_threshold_of_frames(tmp_path: Path):
+    plain = load_scores(Folder(str(write_system(tmp_path / "plain", num_utterances=80))))
+    unknown = load_scores(write_spliced(tmp_path / "unknown", regions_of=[]))
+    spliced = write_spliced(tmp_path / "spliced")
+    regions = load_regions(spliced)
+    spliced.commit(layout.REGIONS, to_parquet(regions.filter(pc.equal(regions["label"], "spoof"))))
+    for scores in (plain, unknown, load_scores(spliced)):
+        assert fit_frames(scores, 0.2, "excluded") is None
+
+
+def claim(metric: str, rest: str, corpus: str = "alpha") -> str:
+    return f"[[claim]]\nmetric = '{metric}'\ncorpus = '{corpus}'\n{rest}\n"
+
+
+def test_claims_name_rates_over_time(spliced: Folder):
+    results = measured(spliced)
+    metrics = results.measurements["tiny", "alpha", "frames", "non_speech_excluded"].metrics
+    low, high = results.measurements["tiny", "alpha", "frames", "non_speech_excluded"].intervals["range_eer"]
+    eer = metrics["range_eer"] or 0.0
+    between = (eer + high) / 2
+    text = (
+        claim("range_eer", f"below = {between}")
+        + claim("range_eer", f"below = {between}\nby = 'interval'")
+        + claim("segment_eer_160ms", "below = 0.5")
+        + claim("time_f1", f"above = {metrics['time_f1']}")
+        + claim(
+            "region_precision", f"system = 'tiny'\npublished = {metrics['region_precision']}\nwithin = 0.01"
+        )
+        + claim("boundaries_within_200ms", "above = 0.5\nby = 'interval'")
+    )
+    verdicts = check_claims(read_claims(text, "c.toml"), results)
+    assert [verdict.holds for verdict in verdicts] == [True, False, True, False, True, False]
+    assert str(verdicts[1]) == (
+        f"c.toml:5: FAILS: range_eer of tiny on alpha, non-speech excluded, is {100 * eer:.2f} % (95 % interval "
+        f"{100 * low:.2f} % to {100 * high:.2f} %), from 20 bona fide and 20 spoof utterances; claimed: the whole "
+        f"interval is below {100 * between:.2f} %"
+    )
+    assert verdicts[5].text == "tiny has no interval of boundaries_within_200ms on alpha"
+    report = json.loads(to_files(results, verdicts)[layout.METRICS_JSON])
+    assert [each["holds"] for each in report["claims"]] == [verdict.holds for verdict in verdicts]
+
+
+def test_claims_over_time_fail_where_nothing_was_measured(spliced: Folder, tmp_path: Path):
+    plain = measured(Folder(str(write_system(tmp_path / "plain", num_utterances=80))))
+    for results, corpus, reason in (
+        (measured(spliced), "beta", "no regions of its utterances are known"),
+        (plain, "alpha", "its scores have no frames; score with --frames"),
+    ):
+        (verdict,) = check_claims(read_claims(claim("range_eer", "below = 1", corpus), "c"), results)
+        assert not verdict.holds
+        assert verdict.text == f"tiny has no range_eer on {corpus}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (claim("range_eer", "better = ['a', 'b']"), "c:1: systems are not compared by range_eer; known: eer"),
+        (claim("range_eer", "below = 1", "pooled"), "range_eer is measured for single corpora; .* of pooled"),
+        (
+            claim("segment_eer_30ms", "below = 1"),
+            "unknown metric 'segment_eer_30ms'; did you mean segment_eer",
+        ),
+    ],
+)
+def test_claims_over_time_that_cannot_be_checked_are_refused(text: str, message: str):
+    with pytest.raises(InputError, match=message):
+        read_claims(text, "c")
 
 
 def test_only_the_scored_beginning_counts(tmp_path: Path):

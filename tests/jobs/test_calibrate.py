@@ -14,7 +14,7 @@ from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.evaluation.calibration import METADATA_KEY, Calibration, parse_calibration, parse_calibrations
 from pipeline.evaluation.layout import policy_folder, policy_marker
 from pipeline.storage import Folder
-from tests.evaluation.simulated import write_system
+from tests.evaluation.simulated import write_spliced, write_system
 
 
 @pytest.fixture
@@ -58,6 +58,25 @@ def test_the_calibration_and_its_threshold_are_written_and_described(
     assert chosen.threshold is not None and (chosen.threshold.llr, chosen.prior) == (-0.5, 0.5)
     assert calibrate(scores, out) == 0
     assert "no threshold, so scores get no verdict" in capsys.readouterr().out
+
+
+def test_a_threshold_of_frames_is_written_where_frames_and_regions_are_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "c.json"
+    for name, regions_of in (("known", ["alpha"]), ("unknown", [])):
+        folder = tmp_path / name
+        write_spliced(folder, noise=12.0, regions_of=regions_of)
+        assert calibrate(folder, out, "--smoothing", "0.1", "--non-speech", "bonafide") == 0
+        chosen = parse_calibration(out.read_bytes(), str(out)).frame_threshold
+        printed = capsys.readouterr().out
+        if chosen is None:
+            assert name == "unknown"
+            assert "  no threshold of frames: no regions of bona fide and of spoofed time" in printed
+        else:
+            assert (chosen.smoothing_s, chosen.non_speech, chosen.num_utterances) == (0.1, "bonafide", 40)
+            handling = "averaged over 0.1 s, non-speech counted as bona fide"
+            assert f"  frames {handling}, are spoofed below the score {chosen.score:.3f}: rejects " in printed
 
 
 def test_a_detector_keeps_one_calibration_for_each_policy_and_precision(

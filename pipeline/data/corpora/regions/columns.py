@@ -30,10 +30,16 @@ def read_columns(
         InputError: the file is no such table, or one of its lines is malformed.
     """
     table = Table(root, name, rules.separator)
+    table.lines = (
+        (line, text) for line, text in table.lines if isinstance(text, Malformed) or not rules.skips(text)
+    )
     columns: Sequence[Pattern | None] = rules.columns
     if rules.named_columns:
         columns = [rules.named_columns.get(column) for column in table.header(list(rules.named_columns))]
-    expected = f"{', '.join(rules.fields)}, separated by {rules.separator}, with times in seconds from 0"
+    expected = (
+        f"{', '.join(rules.fields)}, separated by {rules.separator}, with times in seconds from 0; "
+        "skip lists other lines"
+    )
     for line, text in table.lines:
         cells = text if isinstance(text, Malformed) else split_cells(text, rules.separator)
         rows = [cells] if isinstance(cells, Malformed) else _rows(rules, columns, cells, file_fields, line)

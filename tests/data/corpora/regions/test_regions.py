@@ -46,7 +46,8 @@ labels = { "0" = "spoof", "1" = "bonafide", "2" = "non_speech" }
 """
 RTTM = """\
 files = "{split=dev|eval}.rttm"
-columns = ["", "utterance", "", "start", "duration", "", "", "label", "", ""]
+columns = ["{_=SPEAKER}", "utterance", "", "start", "duration", "", "", "label", "", ""]
+skip = [";;*", "SPKR-INFO*", "LEXEME*"]
 labels = { bonafide = "bonafide", spoof = "spoof" }
 """
 INLINE = """\
@@ -109,6 +110,26 @@ def test_rttm_has_starts_and_durations(tmp_path: Path):
     line = "SPEAKER CON_1 1 {} {} <NA> <NA> {} <NA> <NA>\n"
     put(tmp_path / "eval.rttm", line.format("0.0", "1.0", "bonafide") + line.format("1.0", "1.5", "spoof"))
     assert read(tmp_path, RTTM) == rows(("eval", "CON_1"), "bonafide", "spoof")
+
+
+def test_lines_that_the_rules_skip_are_no_regions(tmp_path: Path):
+    speaker = "SPEAKER CON_1 1 {} {} <NA> <NA> {} <NA> <NA>\n"
+    put(
+        tmp_path / "eval.rttm",
+        ";; made from /data/eval\n;;\n\nSPKR-INFO CON_1 1 <NA> <NA> <NA> unknown bonafide <NA> <NA>\n"
+        + speaker.format("0.0", "1.0", "bonafide")
+        + "  ;; spliced here\nLEXEME\tCON_1\t1\t0.2\t0.3\tword\tlex\tbonafide\t0.9\t<NA>\n \n"
+        + speaker.format("1.0", "1.5", "spoof"),
+    )
+    assert read(tmp_path, RTTM) == rows(("eval", "CON_1"), "bonafide", "spoof")
+
+
+def test_comments_before_a_header_are_skipped(tmp_path: Path):
+    put(
+        tmp_path / "regions.csv",
+        '# by hand, in "s\nkind,to,from,file\nreal,1,0,CON_1.wav\nfake,2.5,1,CON_1.wav\n',
+    )
+    assert read(tmp_path, f'{CSV}skip = ["#*"]\n') == rows(("CON_1",), "real", "fake")
 
 
 def test_a_line_may_have_all_regions_of_an_utterance(tmp_path: Path):
@@ -229,8 +250,8 @@ def test_a_damaged_file_of_segments_is_refused(tmp_path: Path):
         (
             RTTM,
             "dev.rttm",
-            "SPKR-INFO CON_1 1 <NA> <NA> <NA> unknown a <NA> <NA>",
-            "'<NA>' and '<NA>' as times",
+            "NON-SPEECH CON_1 1 0.0 1.0 noise <NA> spoof <NA> <NA>",
+            "'NON-SPEECH' in a column of {_=SPEAKER}",
         ),
         (INLINE, "label_dev.txt", "CON_1 2.5 spoof 0.0-1.0", "'0.0-1.0' instead of"),
         (INLINE, "label_dev.txt", "CON_1 2.5", "2 columns instead of 3"),
@@ -241,7 +262,9 @@ def test_a_malformed_line_is_an_error_that_names_file_and_line(
 ):
     good = {VAD: "0 1 1", RTTM: "SPEAKER a 1 0 1 <NA> <NA> spoof <NA> <NA>", INLINE: "a 1 spoof 0-1-spoof"}
     put(tmp_path / name, f"{good[rules]}\n\n{line}\n")
-    with pytest.raises(InputError, match=rf"{name}: line 3: found .*{problem}.*; expected .*start") as error:
+    with pytest.raises(
+        InputError, match=rf"{name}: line 3: found .*{problem}.*; expected .*start.*; skip lists"
+    ) as error:
         read(tmp_path, rules)
     assert "\n" not in str(error.value)
 
@@ -265,6 +288,7 @@ def test_a_name_that_has_another_form_than_its_column_is_malformed(tmp_path: Pat
         ("columns", "segment_s = 0.02\ncolumns", "regions.columns: give exactly one of"),
         ("{utterance}", "{name}", "regions: audio .* lacks name, on which regions are joined"),
         ("columns", "rows = 1\ncolumns", "regions.rows: unknown key"),
+        ("columns", 'skip = ["#*"]\nsegment_s = 0.02\n#', "regions.skip: needs columns"),
         ("columns", 'separator = "colon"\ncolumns', "regions.separator: 'colon' is not one of"),
     ],
 )
