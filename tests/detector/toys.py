@@ -38,6 +38,7 @@ class ToyBatch:
     num_samples: Tensor
     label: Tensor
     uid: list[str]
+    frame_label: Tensor | None = None
 
 
 def toy_batch(epoch: int, step: int) -> ToyBatch:
