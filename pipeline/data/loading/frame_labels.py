@@ -23,8 +23,7 @@ from pipeline.data.store.shard_tables import map_indexes
 from pipeline.data.store.snapshot import Snapshot, load_regions, snapshot_shards
 from pipeline.storage import Folder
 
-# B: utterances, F: frames of 20 ms, N: utterances of an index, P: utterances that are not of one label throughout,
-# R: regions.
+# B: utterances, F: frames of 20 ms, P: utterances that are not of one label throughout, R: regions.
 
 NO_LABEL = -1
 
@@ -36,7 +35,11 @@ SPOOF, BONAFIDE = (LABELS.index(label) for label in ("spoof", "bonafide"))
 
 @dataclass(frozen=True, eq=False)
 class PartialLabels:
-    """Labelled parts of the utterances that are not of one label throughout, 17 bytes each; times are in samples."""
+    """Labelled parts of the utterances that are not of one label throughout; times are in samples.
+
+    They take 17 bytes for each region and 16 for each utterance, once on each rank: loader workers receive the labels
+    of one batch at a time.
+    """
 
     uid: NDArray[np.uint64]
     """[P] in ascending order. The frames of all other utterances have the label of their utterance."""
