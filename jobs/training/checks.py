@@ -19,7 +19,13 @@ from pipeline.data.corpora.recipe import EXCLUDED, Recipe, Use, find_leakage, lo
 from pipeline.data.corpora.utterance import LABELS
 from pipeline.data.loading.buckets import BatchConfig, domain_weights, expected_seconds, weight_table
 from pipeline.data.store.shard_tables import map_indexes
-from pipeline.data.store.snapshot import Snapshot, snapshot_shards
+from pipeline.data.store.snapshot import (
+    Snapshot,
+    load_regions,
+    load_utterances,
+    only_named,
+    snapshot_shards,
+)
 from pipeline.errors import InputError
 from pipeline.metrics.grouped import Selection
 from pipeline.storage import Folder
@@ -107,6 +113,8 @@ def check_data(training: ResolvedTraining) -> None:
         from pipeline.data.loading.augment.composition import check_labels  # scipy takes a moment to import
 
         check_labels(config.augment, recipe.bonafide_artifacts)
+    if config.training.loss.frame_weight:
+        check_frames(training)
     table = count_utterances(training.store, snapshot, config.batch)
     check_chunks(config, table)
     purposes: tuple[tuple[Use, str], ...] = (("train", "train on"), ("validation", "validate with"))
@@ -199,6 +207,32 @@ def check_weights(batch: BatchConfig, rule: DomainRule, corpora: Sequence[str], 
                 f"the weights leave {drawn[label]:.2g} {label} utterances per epoch; "
                 f"raise those in --batch.weights or in the recipe that match {label}, or cap_hours of its domains"
             )
+
+
+def check_frames(training: ResolvedTraining) -> None:
+    """Refuse a loss of frames if no training utterance has regions, or if an augmentation would contradict them.
+
+    Raises:
+        InputError: as described.
+    """
+    config, snapshot, recipe = training.config, training.snapshot, training.recipe
+    if config.augment:
+        from pipeline.data.loading.augment.composition import (
+            check_frame_labels,
+        )  # scipy takes a moment to import
+
+        check_frame_labels(config.augment, recipe.bonafide_artifacts)
+    corpora = [corpus.name for corpus in snapshot.corpora.values() if corpus.regions]
+    labelled = load_regions(training.store, snapshot)["uid"]
+    if corpora:
+        table = load_utterances(training.store, only_named(snapshot, corpora), [*COUNT_COLUMNS, "uid"])
+        chosen = table.filter(pa.array(recipe.mask(table, "train")))
+        if pc.any(pc.is_in(chosen["uid"], labelled.combine_chunks())).as_py():
+            return
+    raise InputError(
+        f"--training.loss.frame-weight: no training utterance of {', '.join(snapshot.corpora)} has regions; name a "
+        "corpus that has them (docs/training.md, Partially spoofed speech), or leave the weight out"
+    )
 
 
 def check_exclusions(recipe: Recipe, snapshot: Snapshot) -> None:

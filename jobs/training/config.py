@@ -11,7 +11,7 @@ from pipeline.data.audio.waveform import ChunkSeconds
 from pipeline.data.corpora.recipe import RecipeName
 from pipeline.data.loading.buckets import BatchConfig
 from pipeline.detector.config import TrainingConfig
-from pipeline.detector.variants import VARIANTS, DetectorConfig, HeadConfig, VariantName
+from pipeline.detector.variants import FRAME_HEADS, VARIANTS, DetectorConfig, HeadConfig, VariantName
 from pipeline.errors import InputError
 from pipeline.fields import (
     Bounds,
@@ -111,6 +111,11 @@ class TrainConfig:
             raise InputError(
                 f"oc_softmax starts from a direction that a {self.head.name} head does not have; "
                 "choose another --training.loss.name or --head.name"
+            )
+        if self.training.loss.frame_weight and self.head.name not in FRAME_HEADS:
+            raise InputError(
+                f"--training.loss.frame-weight needs logits of frames, which a {self.head.name} head does not have; "
+                f"leave it out, or choose --head.name {' or '.join(FRAME_HEADS)}"
             )
         if self.find_batch_seconds and self.device == "cpu":
             raise InputError("--find-batch-seconds measures the memory of a GPU; leave out --device cpu")

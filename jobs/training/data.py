@@ -36,11 +36,14 @@ class WorkerData:
 
     def __init__(self, training: ResolvedTraining, rank: int, world: int) -> None:
         from pipeline.data.loading.batches import TrainingBatches
+        from pipeline.data.loading.frame_labels import load_partial_labels
         from pipeline.data.store.index import load_index, node_folder
 
         self._config = training.config
         self._store = training.store
         self._rank, self._world = rank, world
+        has_frame_labels = training.config.training.loss.frame_weight > 0
+        self._partial = load_partial_labels(training.store, training.snapshot) if has_frame_labels else None
         load_part = (training.store, training.snapshot, training.recipe)
         self._validation = load_index(*load_part, "validation", node_folder())
         self._training = TrainingBatches(
@@ -52,6 +55,7 @@ class WorkerData:
             world=world,
             num_workers=training.config.loader_workers,
             augment=_augmenter(training),
+            partial=self._partial,
         )
         check_validation_memory(training, self._validation, free_for_validation(training, world))
         self.group_of = _group_of(self._validation)
@@ -73,20 +77,22 @@ class WorkerData:
             rank=self._rank,
             world=self._world,
             num_workers=self._config.loader_workers,
+            partial=self._partial,
         )
 
     def log_odds(self) -> float | None:
         """Compute the natural log of the odds of bona fide in training: by draws, and by the weights in the loss.
 
         None for expected_accuracy, whose scores are not log odds: they start as those of another detector, with odds
-        that are not known here, and accuracy moves them towards the likelier class as far as beta allows.
+        that are not known here, and accuracy moves them towards the likelier class as far as beta allows. None with a
+        loss of frames, which has odds of its own.
 
         It depends on the index and on settings that a resumed training keeps, not on the epoch or the number of ranks.
         """
         from pipeline.data.loading.buckets import draw_log_odds
 
         batches, training = self._training, self._config.training
-        if training.loss.name == "expected_accuracy":
+        if training.loss.name == "expected_accuracy" or training.loss.frame_weight:
             return None
         draws = draw_log_odds(batches.index, batches.config, batches.buckets)
         return draws + math.log(training.bonafide_weight / training.spoof_weight)
@@ -94,12 +100,27 @@ class WorkerData:
     def summary(self) -> str:
         """Describe the first epoch and what is drawn of the domains, in one line each."""
         epoch = self._training.plan(0).summary(self._world)
+        frames = f"\n{self._describe_frames()}" if self._partial is not None else ""
         return (
             f"{epoch.used} training utterances, {epoch.audio_s / 3600:.1f} h, in {epoch.num_steps} batches for each "
             f"of {counted(self._world, 'worker')}, {epoch.padding:.1%} padding; "
             f"left out: {epoch.leftover} that fill no batch, {epoch.too_short} too short, {epoch.too_long} too long; "
             f"{len(self._validation.label)} validation utterances\n"
-            f"{self._training.buckets.draws.describe()}"
+            f"{self._training.buckets.draws.describe()}{frames}"
+        )
+
+    def _describe_frames(self) -> str:
+        """Say how much of the training utterances has labels of frames."""
+        from pipeline.data.loading.frame_labels import labelled_seconds
+
+        assert self._partial is not None
+        hours = {
+            name: f"{seconds / 3600:.1f} h"
+            for name, seconds in labelled_seconds(self._partial, self._training.index).items()
+        }
+        return (
+            f"frame labels: {hours['regions']} from regions, {hours['utterances']} of utterances with one label "
+            f"throughout; {hours['unlabelled']} without a label"
         )
 
 

@@ -25,3 +25,7 @@ class Batch(Protocol):
     @property
     def uid(self) -> list[str]:
         """Identifiers of the utterances, [B]."""
+
+    @property
+    def frame_label(self) -> Tensor | None:
+        """[B, F] int8 for each frame of the padded batch: 0 spoof, 1 bona fide, -1 no label; None without labels."""

@@ -64,6 +64,9 @@ LOSS_OF: dict[str, LossName] = {
 }
 """The settings that only one loss has."""
 
+UTTERANCE_LOSSES: tuple[LossName, ...] = ("oc_softmax", "expected_accuracy")
+"""Losses that train the front end by another criterion than cross-entropy, so that frames cannot share it."""
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -74,6 +77,9 @@ class LossConfig:
     for the head (Zhang et al., 2021); supervised_contrastive: cross-entropy plus a contrastive loss over the batch of
     each rank (Khosla et al., 2020); expected_accuracy: the expected share of correct labels, near the weights at the
     start of the training (what GRPO of arXiv 2603.02914 optimises, without its sampling)."""
+    frame_weight: PositiveOrZero = 0.0
+    """Weight of the cross-entropy of each 20 ms relative to the loss of utterances, for partially spoofed speech whose
+    regions the store knows. A crop then has the label of its part of the utterance. 0: utterances alone."""
     label_smoothing: Annotated[float, Range(0, 0.9)] = 0.0
     """cross_entropy: share of each label that is spread evenly over both classes; 0: none."""
     bonafide_margin: Cosine = 0.9
@@ -99,6 +105,11 @@ class LossConfig:
             if loss != self.name and getattr(self, setting) != getattr(LossConfig, setting):
                 flag = f"--{setting.replace('_', '-')}"
                 raise InputError(f"{flag} has no effect on {self.name}; leave it out, or add --name {loss}")
+        if self.frame_weight and self.name in UTTERANCE_LOSSES:
+            raise InputError(
+                f"--frame-weight adds cross-entropy of frames, which {self.name} replaces; leave it out, "
+                "or choose --name cross_entropy or supervised_contrastive"
+            )
         if self.spoof_margin > self.bonafide_margin:
             raise InputError(
                 f"--spoof-margin {self.spoof_margin} is above --bonafide-margin {self.bonafide_margin}; "

@@ -11,10 +11,20 @@ from torch import Tensor
 from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.detector.average import WeightAverage
 from pipeline.detector.config import TrainingConfig
+from pipeline.detector.convolutions import frame_lengths, is_valid
 from pipeline.detector.losses import make_loss
 from pipeline.detector.network import Detector, normalise
 from pipeline.detector.precision import autocast, tf32_policy
-from pipeline.detector.trainer import clip, gradient_norm, make_optimiser, prepare, reference_logits
+from pipeline.detector.trainer import (
+    clip,
+    frame_loss_of,
+    gradient_norm,
+    make_frame_loss,
+    make_optimiser,
+    prepare,
+    reference_logits,
+)
+from pipeline.detector.variants import MIN_NUM_SAMPLES
 
 # B: utterances, T: samples at 16 kHz.
 
@@ -30,6 +40,8 @@ class Noise:
     label: Tensor
     """[B], on the device."""
     uid: list[str]
+    frame_label: Tensor
+    """[B, F], on the device: the label of the utterance in every frame that is not padding."""
 
     @property
     def audio_s(self) -> float:
@@ -42,10 +54,14 @@ def make_noise(num_utterances: int, seconds: float, device: torch.device) -> Noi
     longest = round(seconds * SAMPLE_RATE)
     num_samples_B = torch.linspace(longest, 0.9 * longest, num_utterances).long()
     waveform_BT = torch.randn(num_utterances, longest, generator=torch.Generator().manual_seed(0))
+    label_B = torch.arange(num_utterances) % 2
+    num_frames_B = frame_lengths(num_samples_B.clamp(min=MIN_NUM_SAMPLES))
+    valid_BF = is_valid(num_frames_B, int(num_frames_B.max()))
     return Noise(
         waveform=normalise(waveform_BT, num_samples_B).to(device),
         num_samples=num_samples_B,
-        label=(torch.arange(num_utterances) % 2).to(device),
+        label=label_B.to(device),
+        frame_label=torch.where(valid_BF, label_B[:, None], -1).to(torch.int8).to(device),
         uid=[str(number) for number in range(num_utterances)],
     )
 
@@ -92,16 +108,17 @@ class DryRun:
 
 def prepare_dry_run(detector: Detector, config: TrainingConfig) -> DryRun:
     """Set up a detector, on its device, for dry-run steps as a training would."""
-    loss = make_loss(config, detector)
+    loss, frame_loss = make_loss(config, detector), make_frame_loss(config, detector)
     reference = prepare(detector, config, loss)
     detector.train()
 
     def loss_of(batch: Noise) -> Tensor:
         reference_B2 = reference_logits(reference, batch.waveform, batch.num_samples)
-        output = detector(batch.waveform, batch.num_samples)
+        output = detector(batch.waveform, batch.num_samples, with_frame_logits=frame_loss is not None)
         with torch.autocast(batch.waveform.device.type, enabled=False):
             value: Tensor = loss(output.logits, output.embedding, batch.label, reference_B2)
-        return value
+            frames = frame_loss_of(frame_loss, output, batch.frame_label)
+        return value if frames is None else value + config.loss.frame_weight * frames
 
     weights = [weight for weight in detector.parameters() if weight.requires_grad]
     return DryRun(loss_of, [*weights, *loss.parameters()], config)

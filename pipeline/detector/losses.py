@@ -14,7 +14,8 @@ from pipeline.detector.config import LossConfig, TrainingConfig
 from pipeline.detector.heads import Head
 from pipeline.detector.network import Detector
 
-# B: utterances of one batch on one rank, E: channels of the embedding, 2: the classes (spoof, bonafide).
+# B: utterances of one batch on one rank, F: frames of 20 ms, E: channels of the embedding, 2: the classes
+# (spoof, bonafide).
 
 MIN_SPREAD = 1e-5
 """Added to the standard deviation by which `ExpectedAccuracy` divides, as published."""
@@ -66,6 +67,40 @@ class Loss(nn.Module):
         The sum is not divided by the weights in the batch: they would cancel in a batch of one class.
         """
         return (self.weight_2[label_B] * loss_B).mean()
+
+
+class FrameLoss(nn.Module):
+    """Class-weighted cross-entropy of labelled frames: the mean over the frames of an utterance, then over utterances.
+
+    An utterance without labelled frames counts as 0, so that others do not weigh more beside it. Frames without a
+    label, which include padding, have no effect.
+    """
+
+    weight_2: Tensor
+
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__()
+        self.label_smoothing = config.loss.label_smoothing
+        weight_2 = torch.tensor([config.spoof_weight, config.bonafide_weight])
+        self.register_buffer("weight_2", weight_2, persistent=False)
+
+    def forward(self, frame_logits_BF2: Tensor, frame_label_BF: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            frame_logits_BF2: of the detector.
+            frame_label_BF: 0 spoof, 1 bona fide, -1 no label.
+        """
+        is_labelled_BF = frame_label_BF >= 0
+        label_BF = frame_label_BF.long().clamp(min=0)
+        loss_BF = F.cross_entropy(
+            frame_logits_BF2.float().transpose(1, 2),
+            label_BF,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )
+        loss_BF = (self.weight_2[label_BF] * loss_BF).where(is_labelled_BF, 0.0)
+        return (loss_BF.sum(dim=1) / is_labelled_BF.sum(dim=1).clamp(min=1)).mean()
 
 
 class CrossEntropy(Loss):

@@ -36,13 +36,16 @@ class StepStats:
         self.bad_uids: list[str] = []
         self.wait_s = self.valid_s = self.padded_s = self.flops = 0.0
         self.num_batches = self.num_one_class = 0.0
+        self.frame_loss: float | None = None
+        """Mean over batches and ranks; None without one."""
         self._detector, self._lora = detector, lora
         self._has_reference = has_reference
         self._losses: list[Tensor] = []
+        self._frame_losses: list[Tensor] = []
         self._batches: list[Batch] = []
 
-    def add(self, loss: Tensor, batch: Batch, wait_s: float) -> None:
-        """Count one batch, without waiting for the device."""
+    def add(self, loss: Tensor, frame_loss: Tensor | None, batch: Batch, wait_s: float) -> None:
+        """Count one batch, without waiting for the device; `frame_loss` is contained in `loss`."""
         self.wait_s += wait_s
         self.valid_s += float(batch.num_samples.sum()) / SAMPLE_RATE
         self.padded_s += batch.waveform.numel() / SAMPLE_RATE
@@ -56,6 +59,8 @@ class StepStats:
         self.num_batches += 1
         self.num_one_class += bool((batch.label == batch.label[0]).all())
         self._losses.append(loss)
+        if frame_loss is not None:
+            self._frame_losses.append(frame_loss)
         self._batches.append(batch)
 
     def reduce(
@@ -76,13 +81,17 @@ class StepStats:
         counts = [self.wait_s, self.valid_s, self.padded_s, self.flops, self.num_batches, self.num_one_class]
         counts += [requests.stop, requests.checkpoint]
         counts_8 = torch.tensor(counts, dtype=torch.float64, device=device)
-        sums = torch.cat([losses.mean().view(1), is_bad.double().view(1), counts_8])
+        frame_losses = [torch.stack(self._frame_losses).double().mean().view(1)] if self._frame_losses else []
+        sums = torch.cat([losses.mean().view(1), is_bad.double().view(1), counts_8, *frame_losses])
         world = 1
         if dist.is_initialized():
             dist.all_reduce(sums)
             world = dist.get_world_size()
         loss, num_bad, self.wait_s, self.valid_s, self.padded_s, self.flops, *others = sums.tolist()
-        self.num_batches, self.num_one_class, *requested = others
+        self.num_batches, self.num_one_class, *others = others
+        requested, frame_sums = others[:2], others[2:]
+        if frame_sums:
+            self.frame_loss = frame_sums[0] / world
         self.uids = [uid for batch in self._batches for uid in batch.uid]
         is_finite = torch.isfinite(losses).tolist() if num_bad else [True] * len(self._batches)
         for batch, is_batch_finite in zip(self._batches, is_finite, strict=True):
@@ -112,6 +121,7 @@ class Meter:
         self._started = time.perf_counter()
         self._num_steps = self._num_finite = 0
         self._loss = self._norm = self._learning_rate = 0.0
+        self._frame_loss: float | None = None
         self._wait_s = self._valid_s = self._padded_s = self._flops = 0.0
         self._num_batches = self._num_one_class = 0.0
 
@@ -129,6 +139,8 @@ class Meter:
             self._num_finite += 1
             self._loss += loss
             self._norm += norm
+            if stats.frame_loss is not None:
+                self._frame_loss = (self._frame_loss or 0.0) + stats.frame_loss
 
     def metrics(self) -> dict[str, float]:
         """Return the averages of the interval over steps and ranks, by name; empty before the first step.
@@ -157,6 +169,8 @@ class Meter:
                 "train/loss": self._loss / self._num_finite,
                 "train/gradient_norm": self._norm / self._num_finite,
             }
+            if self._frame_loss is not None:
+                metrics["train/frame_loss"] = self._frame_loss / self._num_finite
         return metrics
 
     def warning(self, step: int) -> str | None:
@@ -178,9 +192,10 @@ class Meter:
         self._printed = time.perf_counter()
         metrics = self.metrics()
         remaining_s = (num_steps - step) / metrics["speed/steps_per_s"]
+        frames = f"frames {metrics['train/frame_loss']:.4f}  " if "train/frame_loss" in metrics else ""
         mfu = f"MFU {metrics['speed/mfu']:.0%}  " if "speed/mfu" in metrics else ""
         return (
-            f"step {step}/{num_steps}  loss {metrics.get('train/loss', math.nan):.4f}  "
+            f"step {step}/{num_steps}  loss {metrics.get('train/loss', math.nan):.4f}  {frames}"
             f"lr {metrics['train/learning_rate']:.2e}  {metrics['speed/steps_per_s']:.2f} steps/s  "
             f"{metrics['speed/audio_seconds_per_s']:.0f} s of audio/s  "
             f"loader wait {metrics['speed/loader_wait_share']:.0%}  {mfu}{duration(remaining_s)} left"

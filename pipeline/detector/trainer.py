@@ -19,7 +19,7 @@ from pipeline.detector.average import WeightAverage
 from pipeline.detector.batch import Batch
 from pipeline.detector.config import OptimiserConfig, TrainingConfig, Weights, learning_rate
 from pipeline.detector.lora import adapt
-from pipeline.detector.losses import Loss, make_loss
+from pipeline.detector.losses import FrameLoss, Loss, make_loss
 from pipeline.detector.meter import Meter, StepRequests, StepStats
 from pipeline.detector.network import Detector, DetectorOutput
 from pipeline.detector.precision import autocast, tf32_policy
@@ -40,6 +40,7 @@ class Trainer:
         self.device = detector.device
         self.rank, self.world = parallel.rank_and_world()
         self.loss = make_loss(config, detector)
+        self.frame_loss = make_frame_loss(config, detector)
         self.reference = prepare(detector, config, self.loss)
         _seed(config.seed, 0, self.rank)
         self.model: nn.Module = detector
@@ -107,7 +108,7 @@ class Trainer:
         meter.add(stats, loss, float(norm), rate)
         return progress, requests
 
-    def _backward(self, is_last: bool) -> tuple[Tensor, Batch, float]:
+    def _backward(self, is_last: bool) -> tuple[Tensor, Tensor | None, Batch, float]:
         started = time.perf_counter()
         batch = self.stream.take()
         wait_s = time.perf_counter() - started
@@ -117,10 +118,15 @@ class Trainer:
             with autocast(self.device, self.config.precision):
                 # Lengths stay on the CPU: there the detector can see without a device sync that nothing is padded.
                 reference_B2 = reference_logits(self.reference, waveform_BT, batch.num_samples)
-                output: DetectorOutput = self.model(waveform_BT, batch.num_samples)
+                output: DetectorOutput = self.model(
+                    waveform_BT, batch.num_samples, with_frame_logits=self.frame_loss is not None
+                )
             loss: Tensor = self.criterion(output.logits, output.embedding, label_B, reference_B2)
+            frame_loss = frame_loss_of(self.frame_loss, output, batch.frame_label)
+            if frame_loss is not None:
+                loss = loss + self.config.loss.frame_weight * frame_loss
             torch.autograd.backward(self.scaler.scale(loss / self.config.num_accumulated))
-        return loss.detach(), batch, wait_s
+        return loss.detach(), None if frame_loss is None else frame_loss.detach(), batch, wait_s
 
     def _count_skipped(self, progress: TrainingProgress, stats: StepStats) -> TrainingProgress:
         uids = tuple(sorted(parallel.gather_lists(stats.bad_uids))) or tuple(
@@ -216,6 +222,30 @@ def prepare(detector: Detector, config: TrainingConfig, loss: Loss) -> Detector 
         if model is not None and config.compile:
             compile_layers(model)
     return reference
+
+
+def make_frame_loss(config: TrainingConfig, detector: Detector) -> FrameLoss | None:
+    """Build the loss of frames on the device of the detector; None if they have no weight."""
+    return FrameLoss(config).to(detector.device) if config.loss.frame_weight else None
+
+
+def frame_loss_of(
+    frame_loss: FrameLoss | None, output: DetectorOutput, frame_label_BF: Tensor | None
+) -> Tensor | None:
+    """Compute the loss of the frames of a batch; None if frames have no weight.
+
+    Args:
+        frame_loss: from `make_frame_loss`.
+        output: of the detector, with frame logits.
+        frame_label_BF: labels of the frames.
+    """
+    if frame_loss is None:
+        return None
+    assert output.frame_logits is not None
+    assert frame_label_BF is not None, "batches for a frame loss have frame labels"
+    label_BF = frame_label_BF.to(output.frame_logits.device, non_blocking=True)
+    loss: Tensor = frame_loss(output.frame_logits, label_BF)
+    return loss
 
 
 def reference_logits(reference: Detector | None, waveform_BT: Tensor, num_samples_B: Tensor) -> Tensor | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from pipeline.detector.batch import Batch
@@ -16,10 +17,20 @@ from pipeline.detector.config import Precision, Weights
 from pipeline.detector.precision import autocast
 from pipeline.detector.variants import MIN_NUM_SAMPLES
 from pipeline.errors import InputError
+from pipeline.metrics.eer import eer_against
 from pipeline.metrics.grouped import METRIC_NAMES, ErrorRates, Group, GroupedScores, Selection, group_scores
 
-Scored = dict[str, float]
-"""uid → score"""
+ByLabel = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Scores of spoofed and of bona fide frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of utterances, by uid."""
+
+    utterances: dict[str, float] = field(default_factory=dict)
+    frames: dict[str, ByLabel] = field(default_factory=dict)
+    """Scores of labelled frames; only of utterances that have some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,8 @@ class Validation:
     error_rates: ErrorRates
     num_utterances: int
     scores: GroupedScores
+    frame_eer: float | None = None
+    """EER of the labelled frames of all utterances; None without labels of both classes."""
 
     def error(self, select_by: Selection) -> float:
         """The error rate that selects; the training has checked that the validation data have it."""
@@ -40,6 +53,8 @@ class Validation:
         prefix = "validation/ema" if self.weights == "ema" else "validation"
         rates = {METRIC_NAMES[selection]: rate for selection, rate in self.error_rates.by_selection.items()}
         rates |= {f"eer/{corpus}": eer for corpus, eer in self.error_rates.corpora.items()}
+        if self.frame_eer is not None:
+            rates["frame_eer"] = self.frame_eer
         return {f"{prefix}/{name}": rate for name, rate in rates.items()}
 
 
@@ -62,23 +77,23 @@ def validate(
     """
     scored = _union(score_batches(detector, batches, device, precision))
     # Scores are sorted within their group, so the result does not depend on the order in which ranks finish.
-    groups = [group_of[uid] for uid in scored]
+    groups = [group_of[uid] for uid in scored.utterances]
     numbers = {group: number for number, group in enumerate(sorted(set(groups)))}
     scores = group_scores(
         list(numbers),
         np.fromiter((numbers[group] for group in groups), np.int64, len(groups)),
-        np.fromiter(scored.values(), np.float64, len(groups)),
+        np.fromiter(scored.utterances.values(), np.float64, len(groups)),
     )
     if not (scores.all.bonafide.size and scores.all.spoof.size):
         raise InputError("the validation data have no bona fide or no spoof utterances; an EER needs both")
-    return Validation(weights, scores.error_rates, len(groups), scores)
+    return Validation(weights, scores.error_rates, len(groups), scores, _frame_eer(scored.frames))
 
 
 def score_batches(
     detector: nn.Module, batches: Iterable[Batch], device: torch.device, precision: Precision = "fp32"
 ) -> Scored:
-    """Score this rank's batches: logit of bona fide − logit of spoof."""
-    scored: Scored = {}
+    """Score this rank's batches, and their frames if some are labelled: logit of bona fide − logit of spoof."""
+    scored = Scored()
     was_training = detector.training
     is_sharded = isinstance(detector, FSDPModule)
     detector.eval()
@@ -92,9 +107,18 @@ def score_batches(
             if batch is None:
                 detector(torch.zeros(1, MIN_NUM_SAMPLES, device=device))
                 continue
-            logits_B2 = detector(batch.waveform.to(device), batch.num_samples).logits
-            scores_B = (logits_B2[:, 1].double() - logits_B2[:, 0].double()).tolist()
-            scored |= dict(zip(batch.uid, scores_B, strict=True))
+            label_BF = batch.frame_label
+            output = detector(
+                batch.waveform.to(device), batch.num_samples, with_frame_logits=label_BF is not None
+            )
+            scores_B = _score(output.logits).tolist()
+            scored.utterances.update(zip(batch.uid, scores_B, strict=True))
+            if label_BF is not None:
+                frames = zip(batch.uid, _score(output.frame_logits).cpu(), label_BF.cpu(), strict=True)
+                for uid, scores_F, label_F in frames:
+                    if (label_F >= 0).any():
+                        spoof, bonafide = (scores_F[label_F == label].float().numpy() for label in (0, 1))
+                        scored.frames[uid] = spoof, bonafide
     if isinstance(detector, FSDPModule):
         detector.reshard()  # else the root's weights stay gathered until a backward pass; a checkpoint may come first
     detector.train(was_training)
@@ -113,12 +137,26 @@ def _in_lockstep(batches: Iterable[Batch], device: torch.device) -> Iterator[Bat
         yield batch
 
 
+def _score(logits: Tensor) -> Tensor:
+    """Subtract the logit of spoof from that of bona fide; logits are [..., 2]."""
+    return logits[..., 1].double() - logits[..., 0].double()
+
+
+def _frame_eer(frames: Mapping[str, ByLabel]) -> float | None:
+    spoof, bonafide = (
+        np.sort(np.concatenate([np.empty(0), *(scores[label] for scores in frames.values())]))
+        for label in (0, 1)
+    )
+    return eer_against(bonafide, spoof) if spoof.size and bonafide.size else None
+
+
 def _union(scored: Scored) -> Scored:
     if not dist.is_initialized():
         return scored
-    parts: list[Scored] = [{} for _ in range(dist.get_world_size())]
+    parts = [Scored() for _ in range(dist.get_world_size())]
     dist.all_gather_object(parts, scored)
-    union: Scored = {}
+    union = Scored()
     for part in parts:
-        union |= part
+        union.utterances.update(part.utterances)
+        union.frames.update(part.frames)
     return union

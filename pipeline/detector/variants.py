@@ -12,6 +12,9 @@ from pipeline.fields import Range, check_ranges, one_of
 HeadName = Literal["mean_linear", "mhfa"]
 """Every head, see `heads.HEADS`."""
 
+FRAME_HEADS: tuple[HeadName, ...] = ("mean_linear",)
+"""The heads that classify single frames, see `Head.has_frame_logits`."""
+
 CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
 """Kernel and stride of each convolution."""
 HOP_SAMPLES = math.prod(stride for _, stride in CONVOLUTIONS)

@@ -12,12 +12,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pipeline.detector.config import EmaConfig, TrainingConfig
+from pipeline.detector.config import EmaConfig, LossConfig, TrainingConfig
+from pipeline.detector.network import DetectorConfig
 from pipeline.detector.ranks import run_ranks
 from pipeline.detector.state import TrainingProgress, TrainingState
 from pipeline.detector.training import train
 from tests.detector.toys import (
     NUM_BATCHES,
+    TOY,
+    TOY_DETECTOR,
     TOY_GROUPS,
     Log,
     ToyBatch,
@@ -25,15 +28,23 @@ from tests.detector.toys import (
     toy_batch,
     toy_config,
     toy_detector,
+    toy_frame_batch,
 )
 
 WORLD = 3
+NO_DROPOUT = DetectorConfig(replace(TOY, dropout=0.0, input_dropout=0.0))
+FRAMED = toy_config(3, loss=LossConfig(frame_weight=0.7), checkpoint_every=2)
 Results = dict[str, Any]
 
 
 def rank_batches(epoch: int, first: int) -> Iterator[ToyBatch]:
     for batch in range(first + dist.get_rank(), NUM_BATCHES // WORLD * WORLD, WORLD):
         yield toy_batch(epoch, batch)
+
+
+def rank_frame_batches(epoch: int, first: int) -> Iterator[ToyBatch]:
+    for batch in range(first + dist.get_rank(), NUM_BATCHES // WORLD * WORLD, WORLD):
+        yield toy_frame_batch(epoch, batch)
 
 
 def rank_validation() -> Iterator[ToyBatch]:
@@ -53,8 +64,9 @@ def run(
     batches: Any = rank_batches,
     state: TrainingState | None = None,
     stop_after: int = 99,
+    detector_config: DetectorConfig = TOY_DETECTOR,
 ) -> Results:
-    detector, log = toy_detector(), Log()
+    detector, log = toy_detector(detector_config), Log()
     calls = iter(range(1, 100))
     progress: TrainingProgress = train(
         detector,
@@ -67,7 +79,11 @@ def run(
         print_now=log_line,
         should_stop=lambda: next(calls) >= stop_after,
     )
+    frame_losses = [
+        metrics["train/frame_loss"] for metrics in log.metrics.values() if "train/frame_loss" in metrics
+    ]
     return {
+        "frame_losses": frame_losses,
         "weights": detector.state_dict(),
         "losses": log.losses,
         "eer": log.metrics[progress.step].get("validation/eer"),
@@ -85,6 +101,7 @@ def log_line(line: str) -> None:
 def one_rank(folder: Path) -> None:
     rank = dist.get_rank()
     config = toy_config(10, ema=EmaConfig(0.9))
+    framed = run(FRAMED, rank_frame_batches, detector_config=NO_DROPOUT)
     uninterrupted = run(config)
     results = {
         "uninterrupted": uninterrupted,
@@ -92,6 +109,10 @@ def one_rank(folder: Path) -> None:
         "poisoned": run(config, poisoned_on_rank_1),
         "interrupted": run(config, stop_after=3 if rank == 1 else 99),
         "accumulated": run(replace(config, num_accumulated=2)),
+        "framed": framed,
+        "framed and resumed": run(
+            FRAMED, rank_frame_batches, framed["states"][2], detector_config=NO_DROPOUT
+        ),
     }
     torch.save(results, folder / f"rank{rank}.pt")
 
@@ -139,3 +160,20 @@ def test_a_stop_request_on_one_rank_stops_all(ranks: list[Mapping[str, Results]]
 def test_accumulating_two_batches_takes_twice_the_batches(ranks: list[Mapping[str, Results]]) -> None:
     assert ranks[0]["accumulated"]["position"] == (9, 6, WORLD)
     assert ranks[0]["accumulated"]["losses"] != ranks[0]["uninterrupted"]["losses"]
+
+
+def test_ranks_train_on_frames_as_one_rank_does_that_takes_all_their_batches(
+    ranks: list[Mapping[str, Results]],
+) -> None:
+    def batches(epoch: int, first: int) -> Iterator[ToyBatch]:
+        return (toy_frame_batch(epoch, batch) for batch in range(first, NUM_BATCHES // WORLD * WORLD))
+
+    torch.set_num_threads(1)
+    detector, log = toy_detector(NO_DROPOUT), Log()
+    train(detector, batches, replace(FRAMED, num_accumulated=WORLD), log)
+    framed = ranks[0]["framed"]
+    for name, weight in detector.state_dict().items():
+        torch.testing.assert_close(framed["weights"][name], weight, atol=2e-4, rtol=0)
+    alone = [metrics["train/frame_loss"] for metrics in log.metrics.values()]
+    assert framed["frame_losses"] == pytest.approx(alone, rel=1e-4)
+    assert_same_weights(framed["weights"], ranks[0]["framed and resumed"]["weights"])

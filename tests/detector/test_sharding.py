@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tests.detector.toys import (
     toy_batch,
     toy_config,
     toy_detector,
+    toy_frame_batch,
 )
 
 WORLD = 2
@@ -38,17 +40,19 @@ Results = dict[str, Any]
 NUM_STEPS, MIDDLE = 4, 2
 
 
-def shared_batches(epoch: int, first: int) -> Iterator[ToyBatch]:
+def shared_batches(
+    epoch: int, first: int, make: Callable[[int, int], ToyBatch] = toy_batch
+) -> Iterator[ToyBatch]:
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     for batch in range(first + rank, NUM_BATCHES // WORLD * WORLD, world):
-        yield toy_batch(epoch, batch)
+        yield make(epoch, batch)
 
 
-def unequal_validation() -> Iterator[ToyBatch]:
+def unequal_validation(make: Callable[[int, int], ToyBatch] = toy_batch) -> Iterator[ToyBatch]:
     """Yield three batches on the first rank and one on the second."""
     for batch in range(4):
         if not dist.is_initialized() or (batch == 3) == (dist.get_rank() == 1):
-            yield toy_batch(99, batch)
+            yield make(99, batch)
 
 
 def run(
@@ -60,12 +64,13 @@ def run(
         if hasattr(module, "dropout"):
             module.dropout = 0.0
     detector.front_end.input_dropout = 0.0
+    make = toy_frame_batch if config.loss.frame_weight else toy_batch
     train(
         detector,
-        shared_batches,
+        partial(shared_batches, make=make),
         config,
         log,
-        validation_batches=unequal_validation,
+        validation_batches=partial(unequal_validation, make),
         group_of=TOY_GROUPS,
         state=state,
         print_now=lambda _: None,
@@ -76,7 +81,7 @@ def run(
             (step, name): rate
             for step, metrics in log.metrics.items()
             for name, rate in metrics.items()
-            if name in ("validation/eer", "validation/ema/eer")
+            if name in ("validation/eer", "validation/ema/eer", "validation/frame_eer")
         },
         "states": log.states,
         "num_local": sum(
@@ -100,6 +105,8 @@ def one_rank(folder: Path) -> None:
     accuracy = replace(sharded, loss=LossConfig(name="expected_accuracy", beta=1.0))
     ddp, fsdp, centred = run(settings()), run(sharded), run(oc_softmax)
     anchored = run(accuracy)
+    frames = replace(sharded, loss=LossConfig(frame_weight=0.7))
+    framed = run(frames)
     half = replace(sharded, precision="bf16", activation_checkpointing=True)
     lora = LoraConfig(rank=4, alpha=32.0)
     adapted = run(replace(sharded, lora=lora), detector_config=MHFA)
@@ -125,6 +132,9 @@ def one_rank(folder: Path) -> None:
         "fsdp expected_accuracy resumed": run(accuracy, anchored["states"][MIDDLE]),
         "ddp expected_accuracy": run(settings(loss=accuracy.loss)),
         "fsdp bf16 expected_accuracy": run(replace(accuracy, precision="bf16")),
+        "fsdp frames": framed,
+        "fsdp frames resumed": run(frames, framed["states"][MIDDLE]),
+        "ddp frames": run(settings(loss=frames.loss)),
         "frozen": frozen(accuracy),
         "fsdp adapted": adapted,
         "fsdp adapted resumed": run(replace(sharded, lora=lora), adapted["states"][MIDDLE], MHFA),
@@ -194,7 +204,7 @@ def test_the_average_of_all_ranks_is_that_of_the_weights_before(ranks: list[Mapp
 
 
 @pytest.mark.parametrize(
-    "kind", ["accumulated", "clipped", "oc_softmax", "expected_accuracy", "mhfa", "adapted"]
+    "kind", ["accumulated", "clipped", "oc_softmax", "expected_accuracy", "frames", "mhfa", "adapted"]
 )
 def test_sharded_and_replicated_losses_agree(ranks: list[Mapping[str, Results]], kind: str) -> None:
     assert ranks[0][f"fsdp {kind}"]["losses"] == pytest.approx(ranks[0][f"ddp {kind}"]["losses"], abs=1e-4)
@@ -216,7 +226,9 @@ def test_a_frozen_detector_is_sharded_and_keeps_the_weights_of_the_start(
         assert_same_weights(frozen["weights"], toy_detector().state_dict())
 
 
-@pytest.mark.parametrize("kind", ["fsdp", "fsdp oc_softmax", "fsdp expected_accuracy", "fsdp adapted"])
+@pytest.mark.parametrize(
+    "kind", ["fsdp", "fsdp oc_softmax", "fsdp expected_accuracy", "fsdp frames", "fsdp adapted"]
+)
 def test_a_sharded_training_resumes_bit_for_bit(ranks: list[Mapping[str, Results]], kind: str) -> None:
     uninterrupted, resumed = ranks[0][kind], ranks[0][f"{kind} resumed"]
     assert resumed["losses"] == {
@@ -284,5 +296,7 @@ def test_sharded_and_replicated_adapters_agree(ranks: list[Mapping[str, Results]
 
 
 def test_ranks_with_unequal_validation_batches_agree(ranks: list[Mapping[str, Results]]) -> None:
-    for kind in ("ddp", "fsdp", "fsdp bf16"):
+    for kind in ("ddp", "fsdp", "fsdp bf16", "fsdp frames"):
         assert ranks[0][kind]["eers"] == ranks[1][kind]["eers"]
+    assert ranks[0]["fsdp frames"]["eers"] == ranks[0]["ddp frames"]["eers"]
+    assert (NUM_STEPS, "validation/frame_eer") in ranks[0]["fsdp frames"]["eers"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.detector.config import EmaConfig, OptimiserConfig, TrainingConfig, learning_rate
+from pipeline.detector.config import EmaConfig, LossConfig, OptimiserConfig, TrainingConfig, learning_rate
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig
 from pipeline.detector.state import NonFiniteError
 from pipeline.detector.training import train
@@ -29,6 +29,7 @@ from tests.detector.toys import (
     toy_batches,
     toy_config,
     toy_detector,
+    toy_frame_batches,
     toy_validation,
 )
 
@@ -80,12 +81,18 @@ def test_training_lowers_the_loss_and_the_eer(capsys: pytest.CaptureFixture[str]
     assert "validation EER" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("interrupted_at", "decay"), [(5, 0.0), (15, 0.0), (5, 0.9), (15, 0.9)])
-def test_a_resumed_training_ends_with_the_same_bits(interrupted_at: int, decay: float) -> None:
-    config = toy_config(ema=EmaConfig(decay))
-    uninterrupted, log, end = run(config, validation_batches=toy_validation)
+@pytest.mark.parametrize(
+    ("interrupted_at", "decay", "frame_weight"),
+    [(5, 0.0, 0.0), (15, 0.0, 0.0), (5, 0.9, 0.0), (15, 0.9, 0.0), (5, 0.9, 0.7)],
+)
+def test_a_resumed_training_ends_with_the_same_bits(
+    interrupted_at: int, decay: float, frame_weight: float
+) -> None:
+    config = toy_config(ema=EmaConfig(decay), loss=LossConfig(frame_weight=frame_weight))
+    batches = toy_frame_batches if frame_weight else toy_batches
+    uninterrupted, log, end = run(config, batches, validation_batches=toy_validation)
     resumed, later, progress = run(
-        config, validation_batches=toy_validation, state=log.states[interrupted_at]
+        config, batches, validation_batches=toy_validation, state=log.states[interrupted_at]
     )
     assert_same_weights(uninterrupted.state_dict(), resumed.state_dict())
     assert_same_weights(log.states[20]["average"], later.states[20]["average"])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.detector.config import OptimiserConfig, TrainingConfig
+from pipeline.detector.convolutions import frame_lengths
 from pipeline.detector.network import VARIANTS, Detector, DetectorConfig, EncoderConfig, normalise
 from pipeline.detector.state import TrainingProgress, TrainingState
 from pipeline.detector.training import train
@@ -38,6 +39,7 @@ class ToyBatch:
     num_samples: Tensor
     label: Tensor
     uid: list[str]
+    frame_label: Tensor | None = None
 
 
 def toy_batch(epoch: int, step: int) -> ToyBatch:
@@ -49,6 +51,21 @@ def toy_batch(epoch: int, step: int) -> ToyBatch:
     waveform = torch.randn(8, 1600, generator=generator) + 2 * label[:, None] * tone
     waveform = normalise(waveform * (torch.arange(1600) < num_samples[:, None]), num_samples)
     return ToyBatch(waveform, num_samples, label, [f"{epoch}-{step}-{row}" for row in range(8)])
+
+
+def toy_frame_batch(epoch: int, step: int) -> ToyBatch:
+    """Label the frames of a batch: in a quarter of the utterances against their label, in another not at all."""
+    batch = toy_batch(epoch, step)
+    row, num_frames = torch.arange(8)[:, None], frame_lengths(batch.num_samples)[:, None]
+    frame = torch.arange(int(frame_lengths(torch.tensor(1600))))
+    label = torch.where((row % 4 == 0) & (frame > 1), 1 - batch.label[:, None], batch.label[:, None])
+    is_labelled = (frame < num_frames) & (row % 4 != 3)
+    return replace(batch, frame_label=torch.where(is_labelled, label, -1).to(torch.int8))
+
+
+def toy_frame_batches(epoch: int, first: int) -> Iterator[ToyBatch]:
+    """Yield the batches of an epoch with labels of frames."""
+    return (toy_frame_batch(epoch, step) for step in range(first, NUM_BATCHES))
 
 
 def toy_batches(epoch: int, first: int) -> Iterator[ToyBatch]:

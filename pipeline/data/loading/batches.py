@@ -21,6 +21,7 @@ from pipeline.data.audio.waveform import SAMPLE_RATE
 from pipeline.data.corpora.domains import DomainRule
 from pipeline.data.loading.buckets import BatchConfig, Buckets, plan_buckets
 from pipeline.data.loading.epoch import EpochPlan, PlannedBatch
+from pipeline.data.loading.frame_labels import PartialLabels, label_crops
 from pipeline.data.loading.padding import padded_length, plan_padded_batches
 from pipeline.data.loading.reading import Augment, BatchReader, BatchRequest, length_tolerance
 from pipeline.data.loading.workers import BatchLimits, FilledBatch, fill_batches
@@ -41,11 +42,17 @@ class Batch:
     label: Tensor
     """[B] int64: 0 spoof, 1 bona fide."""
     uid: list[str]
+    frame_label: Tensor | None = None
+    """[B, F] int8: 0 spoof, 1 bona fide, -1 no label; None if frames are not labelled."""
 
     def pin_memory(self) -> Batch:
         """Copy the batch to page-locked memory, from which copies to a GPU are asynchronous."""
         return Batch(
-            self.waveform.pin_memory(), self.num_samples.pin_memory(), self.label.pin_memory(), self.uid
+            self.waveform.pin_memory(),
+            self.num_samples.pin_memory(),
+            self.label.pin_memory(),
+            self.uid,
+            None if self.frame_label is None else self.frame_label.pin_memory(),
         )
 
 
@@ -63,6 +70,7 @@ class TrainingBatches:
         world: int = 1,
         num_workers: int = 0,
         augment: Augment | None = None,
+        partial: PartialLabels | None = None,
     ):
         self.folder = folder
         self.index = index
@@ -71,6 +79,8 @@ class TrainingBatches:
         self.world = world
         self.num_workers = num_workers
         self.augment = augment
+        self.partial = partial
+        """With it, frames are labelled, and crops have the label of their part of the utterance."""
         self.buckets: Buckets = plan_buckets(index, config, domains)
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -81,7 +91,7 @@ class TrainingBatches:
         """Request this rank's batches of an epoch, starting at the first batch that no rank has taken."""
         plan = self.plan(epoch)
         numbers = plan.batch_numbers(self.rank, self.world, first_batch)
-        return (_make_request(self.index, plan[number]) for number in numbers)
+        return (_make_request(self.index, plan[number], self.partial) for number in numbers)
 
     def __call__(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """Load this rank's batches of an epoch, starting at the first batch that no rank has taken."""
@@ -101,17 +111,19 @@ def evaluation_batches(
     rank: int = 0,
     world: int = 1,
     num_workers: int = 0,
+    partial: PartialLabels | None = None,
 ) -> Iterator[Batch]:
     """Load a rank's share of all utterances, longest first; shares differ by at most one batch.
 
-    Only the first `crop_s` seconds of an utterance are loaded.
+    Only the first `crop_s` seconds of an utterance are loaded. With `partial`, the frames of utterances that have
+    regions are labelled, and the label of each utterance stays.
     """
     planned = plan_evaluation(index, max_seconds, crop_s)[rank::world]
     limits = BatchLimits(
         max((len(batch.rows) * batch.padded_samples for batch in planned), default=1),
         max((len(batch.rows) for batch in planned), default=1),
     )
-    requests = (_make_request(index, batch) for batch in planned)
+    requests = (_make_request(index, batch, partial, is_training=False) for batch in planned)
     return _to_tensors(fill_batches(BatchReader(folder, None), requests, num_workers, limits), num_workers)
 
 
@@ -134,19 +146,47 @@ def _stored_samples(seconds: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.rint(seconds.astype(np.float64) * SAMPLE_RATE).astype(np.int64)
 
 
-def _make_request(index: Index, planned: PlannedBatch) -> BatchRequest:
-    rows = planned.rows
+def _make_request(
+    index: Index, planned: PlannedBatch, partial: PartialLabels | None, *, is_training: bool = True
+) -> BatchRequest:
+    rows, label, frame_label = planned.rows, index.label[planned.rows], None
+    stored_samples = _stored_samples(index.seconds[rows])
+    crop_start = _crop_starts(planned, stored_samples)
+    if partial is not None:
+        # A longer utterance than its stored seconds say has a frame more at most, which has no label.
+        num_samples = np.minimum(planned.num_samples, stored_samples)
+        crops = label_crops(
+            partial,
+            index.uid[rows],
+            label,
+            crop_start,
+            num_samples,
+            planned.padded_samples,
+            only_regions=not is_training,
+        )
+        frame_label = crops.frame_label
+        label = crops.label if is_training else label
     return BatchRequest(
         shards=[index.shards[shard] for shard in index.shard[rows]],
         offset=index.offset[rows].tolist(),
         num_bytes=index.num_bytes[rows].tolist(),
         uid=[f"{uid:016x}" for uid in index.uid[rows].tolist()],
-        label=index.label[rows],
-        stored_samples=_stored_samples(index.seconds[rows]).tolist(),
+        label=label,
+        stored_samples=stored_samples.tolist(),
         num_samples=planned.num_samples.tolist(),
-        crop_start=planned.crop_start.tolist(),
+        crop_start=crop_start.tolist(),
         augment_seed=planned.augment_seed.tolist(),
         padded_samples=planned.padded_samples,
+        frame_label=frame_label,
+    )
+
+
+def _crop_starts(planned: PlannedBatch, stored_samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first sample of each crop; 0 for an utterance that is not cropped."""
+    tolerance = np.array([length_tolerance(stored) for stored in stored_samples.tolist()], np.int64)
+    num_starts = stored_samples - tolerance - planned.num_samples + 1
+    return np.where(
+        planned.num_samples < stored_samples, (planned.crop_start * num_starts).astype(np.int64), 0
     )
 
 
@@ -164,11 +204,13 @@ def _identity(batch: Batch) -> Batch:
 
 def _to_batch(filled: FilledBatch) -> Batch:
     """Wrap the arrays without a copy; the tensor keeps the array, and so its slot of memory, alive."""
+    frame_label = filled.request.frame_label
     return Batch(
         waveform=torch.from_numpy(filled.waveform),
         num_samples=torch.from_numpy(filled.num_samples),
         label=torch.from_numpy(filled.request.label.astype(np.int64)),
         uid=filled.request.uid,
+        frame_label=None if frame_label is None else torch.from_numpy(frame_label),
     )
 
 

@@ -51,15 +51,18 @@ class BatchRequest:
     num_bytes: list[int]
     uid: list[str]
     label: NDArray[np.int8]
+    """Labels of the crops."""
     stored_samples: list[int]
     """Length in the shard."""
     num_samples: list[int]
     """Length after cropping."""
-    crop_start: list[float]
-    """Start of the crop, as a fraction in [0, 1) of the possible starts."""
+    crop_start: list[int]
+    """First sample of the crop."""
     augment_seed: list[int]
     padded_samples: int
     """Length to which all utterances are padded."""
+    frame_label: NDArray[np.int8] | None = None
+    """[B, F] label of each frame of 20 ms, or -1; see `frame_labels`."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -117,8 +120,7 @@ class BatchReader:
 def _decode(request: BatchRequest, position: int, data: bytes, buffer: Waveform) -> Waveform:
     stored, num_samples = request.stored_samples[position], request.num_samples[position]
     if num_samples < stored:
-        num_starts = stored - length_tolerance(stored) - num_samples + 1
-        start = int(request.crop_start[position] * num_starts)
+        start = request.crop_start[position]
         return decode_flac(data, start=start, end=start + num_samples, out=buffer)
     waveform = decode_flac(data, out=buffer)
     if abs(len(waveform) - stored) > length_tolerance(stored):

@@ -267,11 +267,11 @@ def _index_part(table: pa.Table, recipe: Recipe, use: Use) -> Part:
         "seconds": table["seconds"].to_numpy(),
         "label": labels[domain],
         "domain": domain,
-        "uid": _numbers(table["uid"]),
+        "uid": uid_numbers(table["uid"]),
     }
     return Part(domains, columns)
 
 
-def _numbers(uids: pa.ChunkedArray) -> NDArray[np.uint64]:
+def uid_numbers(uids: pa.ChunkedArray) -> NDArray[np.uint64]:
     """[N] Hexadecimal uids as numbers."""
     return np.frombuffer(bytes.fromhex("".join(uids.to_pylist())), ">u8").astype(np.uint64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,14 +36,18 @@ from jobs.training.data import WorkerData
 from jobs.training.ray_trainer import LeanTrainer
 from jobs.training.record import TrainingRecord
 from jobs.training.resolve import RESUMABLE_CHANGES, ResolvedTraining, fixed_settings, resolve
-from pipeline import lease
+from pipeline import lease, tables
 from pipeline.data.corpora.domains import DomainRule
 from pipeline.data.corpora.recipe import Recipe, load_recipe
 from pipeline.data.loading.augment.channel import Gain
 from pipeline.data.loading.augment.composition import read_steps
 from pipeline.data.loading.buckets import BatchConfig
+from pipeline.data.store.layout import regions_name
+from pipeline.data.store.regions import REGIONS, RegionSummary
 from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot, load_snapshot, load_utterances, only_named
 from pipeline.detector.checkpoint import load_detector
+from pipeline.detector.config import LossConfig
+from pipeline.detector.variants import HeadConfig
 from pipeline.errors import InputError
 from pipeline.fields import Names
 from pipeline.metrics import Group
@@ -221,6 +226,65 @@ def test_ingested_noise_is_in_the_training_batches_and_never_among_their_utteran
     with pytest.raises(InputError, match=r'labels = \["spoof"\]'):
         train.main(replace(asked, augment=read_steps(["codec"])))
     assert record.load_record(Folder(asked.out)) is None
+
+
+@uses_ray
+def test_a_training_on_frames_needs_regions_and_labels_the_frames_of_its_batches(place: Path) -> None:
+    store = Folder(str(place / "store"))
+    snapshot = load_snapshot(store)
+    asked = with_frame_weight(config(place, "framed"))
+    with pytest.raises(
+        InputError, match=r"frame-weight: no training utterance of asvspoof2019_la has regions"
+    ):
+        train.main(asked)
+    assert record.load_record(Folder(asked.out)) is None
+    table = load_utterances(store, snapshot, ["uid", "label", "split", "seconds"])
+    for split in ("validation", "train"):
+        rows = [
+            {"uid": row["uid"], "start_s": start, "end_s": start + row["seconds"] / 2, "label": label}
+            for row in table.to_pylist()
+            if row["split"] in ("validation", split) and row["label"] == "spoof"
+            for start, label in ((0.0, "bonafide"), (row["seconds"] / 2, "spoof"))
+        ]
+        store.commit(
+            regions_name("asvspoof2019_la", split), tables.to_parquet(pa.Table.from_pylist(rows, REGIONS))
+        )
+        regions = RegionSummary(split, 2, {}, {}, {})
+        labelled = replace(snapshot.corpora["asvspoof2019_la"], regions=regions)
+        training = resolve(asked, None, Recipe(), replace(snapshot, corpora={"asvspoof2019_la": labelled}))
+        if split == "validation":
+            with pytest.raises(InputError, match="no training utterance"):
+                check_data(training)
+    check_data(training)
+    with pytest.raises(InputError, match="speed moves speech in time"):
+        check_data(replace(training, config=replace(asked, augment=read_steps(["speed"]))))
+    data = WorkerData(training, 0, 1)
+    assert data.log_odds() is None
+    assert re.search(
+        r"frame labels: 0\.0 h from regions, 0\.0 h of utterances with one label", data.summary()
+    )
+    for batch in data.batches(0, 0):
+        assert batch.frame_label is not None
+        num_spoof, num_bonafide = ((batch.frame_label == label).sum(dim=1) for label in (0, 1))
+        assert not batch.label[num_spoof > 5].any()
+        assert ((num_spoof > 5) & (num_bonafide > 0)).any()
+        # Of the utterances of the test split, which train by default, the spoofed ones have no regions.
+        assert ((num_spoof + num_bonafide > 0) | (batch.label == 0)).all()
+    for batch in data.validation_batches():
+        assert batch.frame_label is not None
+        assert torch.equal((batch.frame_label >= 0).any(dim=1), batch.label == 0)
+    assert WorkerData(replace(training, config=config(place, "plain")), 0, 1).log_odds() is not None
+
+
+def with_frame_weight(asked: TrainConfig) -> TrainConfig:
+    return replace(asked, training=replace(asked.training, loss=LossConfig(frame_weight=1.0)))
+
+
+def test_a_head_without_frame_logits_is_refused_before_anything_is_written() -> None:
+    with pytest.raises(
+        InputError, match=r"--training.loss.frame-weight needs logits of frames, which a mhfa head"
+    ):
+        with_frame_weight(replace(BASIC, head=HeadConfig("mhfa")))
 
 
 @uses_ray

@@ -115,6 +115,8 @@ class Speed(Augmentation):
     how fast it is.
     """
 
+    keeps_time = False
+
     name: Literal["speed"] = "speed"
     factor: Annotated[tuple[float, float], Range(0.25, 4)] = (0.9, 1.1)
     """How many times as fast."""

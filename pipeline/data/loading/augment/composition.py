@@ -149,6 +149,34 @@ def check_labels(steps: Sequence[Step], bonafide_artifacts: Collection[str]) -> 
             )
 
 
+def check_frame_labels(steps: Sequence[Step], bonafide_artifacts: Collection[str]) -> None:
+    """Refuse to contradict the labels of parts of an utterance.
+
+    Args:
+        steps: the entries of `[[augment]]`.
+        bonafide_artifacts: the artifact families that the recipe counts as bona fide.
+
+    Raises:
+        InputError: an augmentation moves speech in time, or would leave traces that the recipe counts as spoof on the
+            bona fide parts of spoofed utterances.
+    """
+    for step, _ in _leaves(steps):
+        assert isinstance(step, Augmentation | RecordedAugmentation)
+        if not step.keeps_time:
+            raise InputError(
+                f"--augment: {step.name} moves speech in time, so the labels of frames would no longer fit; leave it "
+                "out, or train without --training.loss.frame-weight"
+            )
+        if not isinstance(step, Augmentation) or step.label_preserving:
+            continue
+        if step.artifact and step.artifact not in bonafide_artifacts:
+            raise InputError(
+                f"--augment: {step.name} would leave traces of the artifact {step.artifact!r} on bona fide parts of "
+                "spoofed utterances, and the recipe counts them as spoof; set label_preserving = true to call such "
+                "bona fide speech bona fide, or train without --training.loss.frame-weight"
+            )
+
+
 def _leaves(
     steps: Sequence[Step], labels: Collection[str] = LABELS
 ) -> Iterator[tuple[Step, Collection[str]]]:

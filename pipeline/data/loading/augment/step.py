@@ -33,6 +33,9 @@ class Named:
 class Step(abc.ABC):
     """One entry of `[[augment]]`: an augmentation, a choice of them, or a chain."""
 
+    keeps_time: ClassVar[bool] = True
+    """Whether every sound stays where it is, so that labels of parts of the waveform remain true."""
+
     probability: Share = 1.0
     """Share of the utterances that it changes."""
     labels: tuple[Literal["spoof", "bonafide"], ...] = ("spoof", "bonafide")

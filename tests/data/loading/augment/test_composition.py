@@ -16,6 +16,7 @@ from pipeline.data.loading.augment.composition import (
     AUGMENTATIONS,
     Augmenter,
     augmenter,
+    check_frame_labels,
     check_labels,
     read_steps,
     sources_of,
@@ -68,6 +69,35 @@ def test_an_augmentation_keeps_the_length_and_the_input_and_stays_finite(name: s
         assert augmented.dtype == np.float32
         assert np.isfinite(augmented).all()
         np.testing.assert_array_equal(waveform, before)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_only_an_augmentation_that_says_so_moves_sounds_in_time(name: str, library: Library):
+    waveform, end = 0.3 * speech(32_000), slice(28_000, 32_000)
+    lags = []
+    for seed in range(5):
+        augmented = augment([table_of(name)], library, waveform, seed)
+        match = np.correlate(augmented[end], waveform[end], "full")
+        lags.append(abs(int(np.abs(match).argmax()) - 3_999))
+    assert (np.median(lags) < 160) == AUGMENTATIONS[name].keeps_time  # half a frame
+
+
+def test_an_augmentation_that_contradicts_the_labels_of_frames_is_refused():
+    harmless = ["room", "rawboost5", "packet_loss", "reverberation"]
+    check_frame_labels(read_steps([table_of(name) for name in harmless]), [])
+    for moving in ("speed", {"one_of": ["gain", {"chain": ["speed"]}]}):
+        with pytest.raises(
+            InputError, match=r"speed moves speech in time, .* without --training.loss.frame-weight"
+        ):
+            check_frame_labels(read_steps([moving]), [])
+    coded = read_steps([table_of("codec", labels=["spoof"])])
+    check_labels(coded, [])
+    with pytest.raises(
+        InputError, match=r"codec would leave traces .* on bona fide parts of spoofed utterances"
+    ):
+        check_frame_labels(coded, [])
+    check_frame_labels(coded, ["codec"])
+    check_frame_labels(read_steps([table_of("codec", label_preserving=True)]), [])
 
 
 def test_an_entry_at_the_end_does_not_change_the_random_numbers_of_those_before_it(library: Library):
