@@ -1,13 +1,11 @@
 """The MLflow run of a comparison, below the run that made the new scores."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import tracking
 from pipeline.drift.page import headline
 from pipeline.drift.results import Results
-from pipeline.evaluation.mlflow_runs import TAGS
+from pipeline.evaluation.score_run import log_report
 
 
 def log_to_mlflow(
@@ -22,29 +20,18 @@ def log_to_mlflow(
         experiment: MLflow experiment.
         settings: the settings of the job.
     """
-    new = results.new
-    tags = {f"bonafide.{name}": new.identity.get(name) for name in TAGS} | {
-        "bonafide.system": new.system,
-        "bonafide.weights": new.identity.get("weights_digest"),
-        "bonafide.drift": "alarm" if results.is_alarm else "none",
-    }
-    parent = (new.identity.get("tracking") or {}).get("run_id")
-    with tracking.run(
-        uri,
-        experiment,
+    return log_report(
+        results.new.identity,
+        files,
+        uri=uri,
+        experiment=experiment,
+        settings=settings,
         job="drift",
-        name=f"drift {new.system}",
-        parent=None if parent is None else str(parent),
-        tags=tags,
-        config=settings,
-    ) as tracked:
-        tracked.describe(
-            "\n".join([f"**{headline(results)}**", "", *(f"- {each}" for each in results.warnings)])
-        )
-        tracked.log_metrics(metrics_of(results))
-        for name, data in files.items():
-            tracked.log_file(data, name)
-    return tracked.url
+        tags={"bonafide.drift": "alarm" if results.is_alarm else "none"},
+        headline=headline(results),
+        warnings=results.warnings,
+        metrics=metrics_of(results),
+    )
 
 
 def metrics_of(results: Results) -> dict[str, float]:
@@ -54,4 +41,4 @@ def metrics_of(results: Results) -> dict[str, float]:
         for each in part.distances:
             name = f"drift/{each.subject}_{each.measure}/{part.label or 'all'}"
             metrics |= {name: each.value, f"{name}/p_value": each.p_value}
-    return {re.sub(r"[^\w.\-/ ]", "_", name): value for name, value in metrics.items()}
+    return metrics

@@ -12,10 +12,9 @@ from pipeline.evaluation.measure import MEAN, METRICS, POOLED, UNAVERAGED
 from pipeline.evaluation.over_time import SHARES
 from pipeline.evaluation.picture import EMBEDDINGS, PURITIES
 from pipeline.evaluation.results import Results
+from pipeline.evaluation.score_run import tags_of
 from pipeline.evaluation.scores import ScoreSet
 
-TAGS = ("checkpoint", "snapshot", "policy", "precision", "variant")
-"""Entries of a description that become tags of the run."""
 USUAL = {"policy": ("whole",), "precision": ("fp32", "tf32"), "definition": ("bonafide",), "recipe": ("",)}
 """Choices of a scoring or an evaluation that do not show in the names of a training's metrics."""
 TRAINING_METRICS = ("eer", "min_dcf")
@@ -44,9 +43,8 @@ def log_to_mlflow(
     for scores in results.score_sets:
         weights_digest = scores.identity.get("weights_digest")
         other_systems = [system for system in results.systems if system != scores.system]
-        tags = {f"bonafide.{name}": scores.identity.get(name) for name in TAGS} | {
+        tags = tags_of(scores.identity) | {
             "bonafide.system": scores.system,
-            "bonafide.weights": weights_digest,
             "bonafide.compared_with": ", ".join(other_systems) or None,
         }
         with tracking.run(

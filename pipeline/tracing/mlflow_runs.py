@@ -1,11 +1,9 @@
 """The MLflow run of traced utterances, below the run that made the new scores."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import tracking
-from pipeline.evaluation.mlflow_runs import TAGS
+from pipeline.evaluation.score_run import log_report
 from pipeline.tracing.page import headline
 from pipeline.tracing.results import Rates, Results
 
@@ -22,29 +20,18 @@ def log_to_mlflow(
         experiment: MLflow experiment.
         settings: the settings of the job.
     """
-    new = results.new
-    tags = {f"bonafide.{name}": new.get(name) for name in TAGS} | {
-        "bonafide.system": new.get("system"),
-        "bonafide.weights": new.get("weights_digest"),
-        "bonafide.layer": results.best.layer,
-    }
-    parent = (new.get("tracking") or {}).get("run_id")
-    with tracking.run(
-        uri,
-        experiment,
+    return log_report(
+        results.new,
+        files,
+        uri=uri,
+        experiment=experiment,
+        settings=settings,
         job="trace",
-        name=f"trace {new.get('system')}",
-        parent=None if parent is None else str(parent),
-        tags=tags,
-        config=settings,
-    ) as tracked:
-        tracked.describe(
-            "\n".join([f"**{headline(results)}**", "", *(f"- {each}" for each in results.warnings)])
-        )
-        tracked.log_metrics(metrics_of(results))
-        for name, data in files.items():
-            tracked.log_file(data, name)
-    return tracked.url
+        tags={"bonafide.layer": results.best.layer},
+        headline=headline(results),
+        warnings=results.warnings,
+        metrics=metrics_of(results),
+    )
 
 
 def metrics_of(results: Results) -> dict[str, float]:
@@ -67,7 +54,7 @@ def metrics_of(results: Results) -> dict[str, float]:
         for each in results.verification.rates:
             for name in ("eer", "auroc", "cllr"):
                 metrics[f"trace/trials/{each.target}/{each.group}/{name}"] = getattr(each, name)
-    return {re.sub(r"[^\w.\-/ ]", "_", name): value for name, value in metrics.items() if value is not None}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def _rates(prefix: str, rates: Rates) -> dict[str, float | None]:
