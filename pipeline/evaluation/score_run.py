@@ -63,7 +63,7 @@ def log_report(
         job=job,
         name=f"{job} {identity.get('system')}",
         parent=None if parent is None else str(parent),
-        tags=tags_of(identity) | tags,
+        tags={**tags_of(identity), **tags},
         config=settings,
     ) as tracked:
         tracked.describe("\n".join([f"**{headline}**", "", *(f"- {each}" for each in warnings)]))
