@@ -75,7 +75,10 @@ def test_what_cannot_be_traced_is_refused_in_one_line_before_anything_is_written
     for more, message in {
         (): "has embeddings of other layers than the gallery; score both with the same --layer",
         ("--layer", "1"): "has no embeddings of layer 1, only of 7",
-        ("--layer", "middle"): "--layer: expected auto; or head, spectrum, numbers of layers, or joined by +",
+        (
+            "--layer",
+            "middle",
+        ): "--layer: expected auto; or head, spectrum, numbers of layers, or several joined by +",
         (
             "--new",
             old,
