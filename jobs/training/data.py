@@ -111,16 +111,12 @@ class WorkerData:
 
     def _describe_frames(self) -> str:
         """Say how much of the training utterances has labels of frames."""
-        from pipeline.data.loading.frame_labels import labelled_seconds
+        from pipeline.data.loading.frame_labels import count_labelled
 
         assert self._partial is not None
-        hours = {
-            name: f"{seconds / 3600:.1f} h"
-            for name, seconds in labelled_seconds(self._partial, self._training.index).items()
-        }
+        number, seconds = count_labelled(self._partial, self._training.index)
         return (
-            f"frame labels: {hours['regions']} from regions, {hours['utterances']} of utterances with one label "
-            f"throughout; {hours['unlabelled']} without a label"
+            f"frame labels: {seconds / 3600:.1f} h in the regions of {counted(number, 'training utterance')}"
         )
 
 

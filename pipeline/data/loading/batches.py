@@ -115,8 +115,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Load a rank's share of all utterances, longest first; shares differ by at most one batch.
 
-    Only the first `crop_s` seconds of an utterance are loaded. With `partial`, the frames of utterances that have
-    regions are labelled, and the label of each utterance stays.
+    Only the first `crop_s` seconds of an utterance are loaded. With `partial`, frames are labelled, and the label
+    of each utterance stays.
     """
     planned = plan_evaluation(index, max_seconds, crop_s)[rank::world]
     limits = BatchLimits(
@@ -155,15 +155,7 @@ def _make_request(
     if partial is not None:
         # A longer utterance than its stored seconds say has a frame more at most, which has no label.
         num_samples = np.minimum(planned.num_samples, stored_samples)
-        crops = label_crops(
-            partial,
-            index.uid[rows],
-            label,
-            crop_start,
-            num_samples,
-            planned.padded_samples,
-            only_regions=not is_training,
-        )
+        crops = label_crops(partial, index.uid[rows], label, crop_start, num_samples, planned.padded_samples)
         frame_label = crops.frame_label
         label = crops.label if is_training else label
     return BatchRequest(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +10,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline import tables
 from pipeline.data.corpora.domains import Domain
 from pipeline.data.loading.augment.composition import augmenter, read_steps
 from pipeline.data.loading.batches import TrainingBatches, evaluation_batches
@@ -20,16 +17,12 @@ from pipeline.data.loading.frame_labels import (
     NO_LABEL,
     PartialLabels,
     count_frames,
+    count_labelled,
     label_crops,
-    labelled_seconds,
-    load_partial_labels,
     make_partial_labels,
 )
 from pipeline.data.store.index import Index
-from pipeline.data.store.layout import index_name, regions_name
-from pipeline.data.store.regions import REGIONS, RegionSummary
-from pipeline.data.store.shard_tables import INDEX, ShardSummary
-from pipeline.data.store.snapshot import CorpusSnapshot, Snapshot
+from pipeline.data.store.regions import REGIONS
 from pipeline.detector.variants import HOP_SAMPLES, frame_counts
 from pipeline.metrics.timeline import FrameScores, Regions, make_timeline
 from pipeline.storage import Folder
@@ -42,7 +35,7 @@ Row = tuple[int, float, float, str]
 """uid, start and end in seconds, label."""
 
 
-def partial_labels(rows: Sequence[Row], unknown: Sequence[int] = ()) -> PartialLabels:
+def partial_labels(rows: Sequence[Row]) -> PartialLabels:
     table = pa.Table.from_pylist(
         [
             {"uid": f"{uid:016x}", "start_s": start, "end_s": end, "label": label}
@@ -50,11 +43,11 @@ def partial_labels(rows: Sequence[Row], unknown: Sequence[int] = ()) -> PartialL
         ],
         REGIONS,
     )
-    return make_partial_labels(table, np.array(unknown, np.uint64))
+    return make_partial_labels(table)
 
 
 def label_one(
-    partial: PartialLabels, start: int, num_samples: int, label: int = SPOOF, uid: int = 7, **options: bool
+    partial: PartialLabels, start: int, num_samples: int, label: int = SPOOF, uid: int = 7
 ) -> tuple[int, NDArray[np.int8]]:
     crops = label_crops(
         partial,
@@ -63,7 +56,6 @@ def label_one(
         np.array([start]),
         np.array([num_samples]),
         num_samples,
-        **options,
     )
     return int(crops.label[0]), crops.frame_label[0]
 
@@ -126,23 +118,21 @@ def test_a_frame_has_the_label_that_most_of_its_time_has_in_an_evaluation() -> N
 def test_padding_has_no_label() -> None:
     crops = label_crops(
         SPLICED,
-        np.array([7, 5, 6], np.uint64),
+        np.array([7, 3, 7], np.uint64),
         np.array([SPOOF, BONAFIDE, SPOOF], np.int8),
         np.zeros(3, np.int64),
         np.array([SECOND, 5_000, 20]),
         2 * SECOND,
     )
-    assert (crops.frame_label >= 0).sum(axis=1).tolist() == [49, 15, 1]
+    assert (crops.frame_label >= 0).sum(axis=1).tolist() == [49, 15, 0]
     assert crops.frame_label.shape == (3, 99)
 
 
-def test_frames_without_regions_have_the_label_of_the_utterance_unless_it_may_be_spoofed_in_part() -> None:
-    partial = partial_labels([(7, 0, 1, "spoof")], unknown=[9])
+def test_frames_of_an_utterance_without_regions_have_no_label() -> None:
     for label in (SPOOF, BONAFIDE):
-        assert set(label_one(partial, 0, SECOND, label, uid=8)[1].tolist()) == {label}
-    assert set(label_one(partial, 0, SECOND, SPOOF, uid=9)[1].tolist()) == {NO_LABEL}
-    assert set(label_one(partial, 0, SECOND, SPOOF, uid=8, only_regions=True)[1].tolist()) == {NO_LABEL}
-    assert set(label_one(partial, 0, SECOND, SPOOF, only_regions=True)[1].tolist()) == {SPOOF}
+        crop_label, frames = label_one(SPLICED, 0, SECOND, label, uid=8)
+        assert crop_label == label
+        assert set(frames.tolist()) == {NO_LABEL}
 
 
 def test_the_frames_of_what_a_recipe_counts_as_bona_fide_are_bona_fide() -> None:
@@ -212,52 +202,21 @@ def test_frame_labels_travel_with_the_batch(store: tuple[Folder, Index]) -> None
         assert has_labels.tolist() == [int(uid, 16) % 4 == 0 for uid in batch.uid]
 
 
-def test_the_labels_of_a_snapshot_leave_out_what_may_be_spoofed_in_part(tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path))
-    utterances = {
-        "with": [(1, "spoof", "tts"), (2, "spoof", "tts"), (3, "bonafide", None)],
-        "without": [(4, "spoof", "tts"), (5, "spoof", "partial"), (6, "bonafide", None), (7, "spoof", None)],
-    }
-    corpora = {}
-    for name, rows in utterances.items():
-        index = pa.Table.from_pylist(
-            [
-                {"uid": f"{uid:016x}", "corpus": name, "label": label, "artifact": artifact}
-                for uid, label, artifact in rows
-            ],
-            INDEX,
-        )
-        folder.commit(index_name(name, "s"), tables.to_parquet(index))
-        corpora[name] = CorpusSnapshot(
-            name=name,
-            role="train",
-            licence="",
-            non_commercial=None,
-            manifest="",
-            catalog="",
-            found=0,
-            rejected={},
-            excluded={},
-            expected_hours={},
-            shards=(ShardSummary("s", name, 0, "", len(rows), {}),),
-        )
-    regions = [{"uid": f"{1:016x}", "start_s": 0.0, "end_s": 0.5, "label": "spoof"}]
-    folder.commit(regions_name("with", "d"), tables.to_parquet(pa.Table.from_pylist(regions, REGIONS)))
-    summary = RegionSummary("d", 1, {}, {}, {})
-    corpora["with"] = replace(corpora["with"], regions=summary)
-    partial = load_partial_labels(folder, Snapshot(1, "", corpora))
-    assert partial.uid.tolist() == [1, 2, 5]
-    assert np.diff(partial.first_region).tolist() == [1, 0, 0]
-    everything = Index(
+def test_labelled_time_is_counted() -> None:
+    index = Index(
         shards=("a.tar",),
         corpora=("with",),
         domains=(Domain("with", "spoof", "x"),),
-        shard=np.zeros(7, np.int32),
-        offset=np.arange(7),
-        num_bytes=np.ones(7, np.int32),
-        seconds=np.ones(7, np.float32),
-        label=np.zeros(7, np.int8),
-        domain=np.zeros(7, np.int32),
-        uid=np.arange(1, 8, dtype=np.uint64),
+        shard=np.zeros(8, np.int32),
+        offset=np.arange(8),
+        num_bytes=np.ones(8, np.int32),
+        seconds=np.ones(8, np.float32),
+        label=np.zeros(8, np.int8),
+        domain=np.zeros(8, np.int32),
+        uid=np.arange(8, dtype=np.uint64),
     )
-    assert labelled_seconds(partial, everything) == {"regions": 0.5, "utterances": 4.0, "unlabelled": 2.5}
+    number, seconds = count_labelled(SPLICED, index)
+    assert (number, round(seconds, 3)) == (2, 2.736)
+    silent = partial_labels([(1, 0.0, 0.5, "spoof"), (2, 0.0, 1.0, "non_speech")])
+    assert count_labelled(silent, index) == (2, 0.5)
+    assert count_labelled(partial_labels([]), index) == (0, 0.0)

@@ -260,16 +260,12 @@ def test_a_training_on_frames_needs_regions_and_labels_the_frames_of_its_batches
         check_data(replace(training, config=replace(asked, augment=read_steps(["speed"]))))
     data = WorkerData(training, 0, 1)
     assert data.log_odds() is None
-    assert re.search(
-        r"frame labels: 0\.0 h from regions, 0\.0 h of utterances with one label", data.summary()
-    )
+    assert re.search(r"frame labels: 0\.0 h in the regions of \d+ training utterances", data.summary())
     for batch in data.batches(0, 0):
         assert batch.frame_label is not None
         num_spoof, num_bonafide = ((batch.frame_label == label).sum(dim=1) for label in (0, 1))
         assert not batch.label[num_spoof > 5].any()
         assert ((num_spoof > 5) & (num_bonafide > 0)).any()
-        # Of the utterances of the test split, which train by default, the spoofed ones have no regions.
-        assert ((num_spoof + num_bonafide > 0) | (batch.label == 0)).all()
     for batch in data.validation_batches():
         assert batch.frame_label is not None
         assert torch.equal((batch.frame_label >= 0).any(dim=1), batch.label == 0)
