@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.metrics.calibration import AffineMap
 from pipeline.metrics.components import principal_components
 from pipeline.progress import Progress
 from pipeline.sampling import hash_texts
@@ -95,29 +96,9 @@ def trace(
     """
     gallery, new = _number(roles.gallery), roles.new
     true = _true_systems(gallery.names, new)
-    speech = Speech.of(roles.bonafide)
-    candidates: list[Candidate] = []
-    best, chosen = None, 0
-    with Progress("tracing", len(choice.layers) * len(choice.spaces), "candidate") as progress:
-        for layer in choice.layers:
-            for found in _try_layer(gallery, new, true, speech, layer, choice.spaces, settings):
-                if best is None or found.candidate.quality > best.candidate.quality:
-                    best, chosen = found, len(candidates)
-                candidates.append(found.candidate)
-                progress.add()
-    assert best is not None
+    candidates, chosen, best = _try_all(gallery, roles, true, choice, settings)
     known_map, problem = _calibrate(best.left_out)
-    nearest = best.resemblance.similarities.max(axis=1).astype(np.float64)
-    llr = None if known_map is None else known_map.apply(nearest)
-    traced = Traced(
-        new.rows.append_column("system", new.systems),
-        best.resemblance.similarities,
-        best.resemblance.votes,
-        llr,
-        np.ones(len(new), bool) if llr is None else llr >= 0,
-    )
-    measured = np.flatnonzero(new.systems.is_valid().to_numpy(zero_copy_only=False))
-    new_clusters = new.clusters()
+    traced = _judge(new, best.resemblance, known_map)
     known = best.left_out
     results = Results(
         settings=settings,
@@ -135,13 +116,7 @@ def trace(
         known_problem=problem,
         known_scores=(known.known[np.isfinite(known.known)], known.unknown[np.isfinite(known.unknown)]),
         traced=traced,
-        intervals=intervals_of(
-            true[measured],
-            _take(traced, measured),
-            new_clusters.codes[measured],
-            best.candidate.new,
-            settings.seed,
-        ),
+        intervals=_intervals(true, new, traced, best.candidate.new, settings),
         confusion=confusion_of(gallery.names, traced),
         cascade=cascade_of(true, traced),
         verification=_verify(trials, gallery, new, best, settings),
@@ -150,6 +125,42 @@ def trace(
         warnings=(),
     )
     return replace(results, warnings=concerns(results))
+
+
+def _try_all(
+    gallery: _Gallery, roles: Roles, true: NDArray[np.int64], choice: Choice, settings: Settings
+) -> tuple[list[Candidate], int, _Found]:
+    """Try all layers and spaces; returns them, the position of the best one, and what that says."""
+    speech = Speech.of(roles.bonafide)
+    candidates: list[Candidate] = []
+    best, chosen = None, 0
+    with Progress("tracing", len(choice.layers) * len(choice.spaces), "candidate") as progress:
+        for layer in choice.layers:
+            for found in _try_layer(gallery, roles.new, true, speech, layer, choice.spaces, settings):
+                if best is None or found.candidate.quality > best.candidate.quality:
+                    best, chosen = found, len(candidates)
+                candidates.append(found.candidate)
+                progress.add()
+    assert best is not None, "there is a layer and a space"
+    return candidates, chosen, best
+
+
+def _judge(new: Sample, compared: Resemblance, known_map: AffineMap | None) -> Traced:
+    """Say of each new utterance what it resembles, and whether that is a known system."""
+    nearest = compared.similarities.max(axis=1).astype(np.float64)
+    llr = None if known_map is None else known_map.apply(nearest)
+    is_known = np.ones(len(new), bool) if llr is None else llr >= 0
+    rows = new.rows.append_column("system", new.systems)
+    return Traced(rows, compared.similarities, compared.votes, llr, is_known)
+
+
+def _intervals(
+    true: NDArray[np.int64], new: Sample, traced: Traced, rates: Rates, settings: Settings
+) -> dict[str, tuple[float, float]]:
+    """The intervals of the rates, over utterances whose system is stated."""
+    stated = np.flatnonzero(new.systems.is_valid().to_numpy(zero_copy_only=False))
+    clusters = new.clusters().codes[stated]
+    return intervals_of(true[stated], _take(traced, stated), clusters, rates, settings.seed)
 
 
 def _number(sample: Sample) -> _Gallery:
