@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.fields import Range, Seed
-from pipeline.metrics.calibration import AffineMap
+from pipeline.tracing.likelihood import LikelihoodMap
 
 # N: new utterances, K: systems of the gallery.
 
@@ -195,7 +195,7 @@ class Results:
     """Position of the candidate that is used."""
     is_given: bool
     """Whether the candidate was given, instead of chosen in the gallery."""
-    known_map: AffineMap | None
+    known_map: LikelihoodMap | None
     """Maps the similarity to the nearest system to the likelihood ratio of a known system."""
     known_problem: str
     """Why there is no such map; empty if there is."""

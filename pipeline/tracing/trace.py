@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.metrics.calibration import AffineMap
 from pipeline.metrics.components import principal_components
 from pipeline.progress import Progress
 from pipeline.sampling import hash_texts
@@ -20,7 +19,7 @@ from pipeline.tracing.concerns import concerns
 from pipeline.tracing.confounding import Speech, confounding_of
 from pipeline.tracing.gallery import Resemblance, resemblance
 from pipeline.tracing.leave_out import NONE, LeftOut, choose, divide, leave_out
-from pipeline.tracing.likelihood import Likelihood, fit_likelihood
+from pipeline.tracing.likelihood import Likelihood, LikelihoodMap, fit_likelihood
 from pipeline.tracing.measure import cascade_of, confusion_of, intervals_of, measure
 from pipeline.tracing.results import (
     Candidate,
@@ -145,7 +144,7 @@ def _try_all(
     return candidates, chosen, best
 
 
-def _judge(new: Sample, compared: Resemblance, known_map: AffineMap | None) -> Traced:
+def _judge(new: Sample, compared: Resemblance, known_map: LikelihoodMap | None) -> Traced:
     """Say of each new utterance what it resembles, and whether that is a known system."""
     nearest = compared.similarities.max(axis=1).astype(np.float64)
     llr = None if known_map is None else known_map.apply(nearest)

@@ -14,13 +14,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.metrics.calibration import AffineMap
 from pipeline.metrics.eer import eer_of
 from pipeline.metrics.neighbours import unit_vectors
 from pipeline.metrics.rates import cllr_of, roc_auc_of
 from pipeline.metrics.trials import operating_points, sort_trials
 from pipeline.sampling import hash_texts
-from pipeline.tracing.likelihood import fit_likelihood
+from pipeline.tracing.likelihood import LikelihoodMap, fit_likelihood
 from pipeline.tracing.names import Names
 from pipeline.tracing.results import TrialRates, Verification
 from pipeline.tracing.sample import Sample
@@ -166,7 +165,7 @@ def _likelihood_ratios(
     return llrs if np.isfinite(llrs).any() else None
 
 
-def calibrate(held_out: HeldOut, first_size: int, second_size: int, seed: int) -> AffineMap | None:
+def calibrate(held_out: HeldOut, first_size: int, second_size: int, seed: int) -> LikelihoodMap | None:
     """Fit the likelihood ratio of a cosine for two sizes of sets; None if the gallery has too few systems for it."""
     rng = np.random.default_rng([seed, first_size, second_size])
     groups = [

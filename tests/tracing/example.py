@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.evaluation.embeddings import ROW_COLUMNS
-from pipeline.metrics.calibration import AffineMap
+from pipeline.tracing.likelihood import LikelihoodMap
 from pipeline.tracing.results import (
     UNKNOWN,
     Candidate,
@@ -90,7 +90,7 @@ def example(
             drawn[row, systems.index(name)] += 0.6
     similarities = np.clip(drawn, -1, 1).astype(np.float32)
     similarity = similarities.max(axis=1)
-    known_map = AffineMap(20.0, -8.0) if is_calibrated else None
+    known_map = LikelihoodMap(20.0, -8.0, 5.0) if is_calibrated else None
     llr = None if known_map is None else known_map.apply(similarity)
     is_known = np.ones(num, bool) if llr is None else llr >= 0
     votes = np.exp(6 * similarities)
