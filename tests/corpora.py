@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,18 +39,19 @@ def write_in_the_wild(data: Path, count: int = 30, seconds: float = 2.0, first: 
     table.write_text("\n".join(lines) + "\n")
 
 
-def write_partialspoof(data: Path, count: int = 4) -> None:
-    """Write the dev set of `PartialSpoof`, of clips of half a second whose second half is spoofed."""
+def write_partialspoof(data: Path, count: int = 4, sets: Sequence[str] = ("dev",)) -> None:
+    """Write sets of `PartialSpoof` (train, dev or eval), of clips of half a second whose second half is spoofed."""
     rng = np.random.default_rng(5766198)
     root = data / "PartialSpoof" / "database"
-    protocol = root / "protocols/PartialSpoof_LA_cm_protocols/PartialSpoof.LA.cm.dev.trl.txt"
-    for folder in (protocol.parent, root / "vad/dev"):
-        folder.mkdir(parents=True, exist_ok=True)
-    names = [f"CON_D_{number:07d}" for number in range(count)]
-    for name in names:
-        _write(root / "dev/con_wav" / f"{name}.wav", rng, 0.5, 16_000)
-        (root / "vad/dev" / f"{name}.vad").write_text("0.0 0.25 1\n0.25 0.5 0\n")
-    protocol.write_text("".join(f"LA_0069 {name} - CON spoof\n" for name in names))
+    for name in sets:
+        protocol = root / f"protocols/PartialSpoof_LA_cm_protocols/PartialSpoof.LA.cm.{name}.trl.txt"
+        for folder in (protocol.parent, root / "vad" / name):
+            folder.mkdir(parents=True, exist_ok=True)
+        clips = [f"CON_{name[0].upper()}_{number:07d}" for number in range(count)]
+        for clip in clips:
+            _write(root / name / "con_wav" / f"{clip}.wav", rng, 0.5, 16_000)
+            (root / "vad" / name / f"{clip}.vad").write_text("0.0 0.25 1\n0.25 0.5 0\n")
+        protocol.write_text("".join(f"LA_0069 {clip} - CON spoof\n" for clip in clips))
 
 
 def _write(path: Path, rng: np.random.Generator, seconds: float, sample_rate: int) -> None:

@@ -50,15 +50,17 @@ def check_details(detector: Detector, wanted: Details) -> dict[str, int]:
             f"the head {detector.config.head.name} gives no scores of single frames; leave out --frames, or use a "
             "detector with the head mean_linear"
         )
-    widths = {HEAD: head.embedding_width, SPECTRUM: SPECTRUM_WIDTH}
-    widths |= dict.fromkeys(map(str, range(front_end.num_layers + 1)), front_end.width)
+    known = [HEAD, SPECTRUM, *map(str, range(front_end.num_layers + 1))]
     for layer in wanted.layers:
-        if layer not in widths:
+        if layer not in known:
             raise InputError(
                 f"the detector has no layer {layer!r}; give head, spectrum, or a number from 0 to "
                 f"{front_end.num_layers}"
             )
-    return {layer: widths[layer] for layer in wanted.layers}
+    widths = {SPECTRUM: SPECTRUM_WIDTH}
+    if HEAD in wanted.layers:  # a head of another project need not have an embedding
+        widths[HEAD] = head.embedding_width
+    return {layer: widths.get(layer, front_end.width) for layer in wanted.layers}
 
 
 class Scorer:

@@ -39,7 +39,7 @@ from pipeline.detector.checkpoint import save_detector
 from pipeline.detector.network import PREFIX, Detector, DetectorConfig
 from pipeline.detector.variants import VARIANTS
 from pipeline.storage import Folder
-from tests.corpora import write_asvspoof2019_la, write_in_the_wild
+from tests.corpora import write_asvspoof2019_la, write_in_the_wild, write_partialspoof
 from tests.documents import DOCUMENTS, ROOT, command_lines, examples, read
 from tests.test_registry import free_port, serving
 
@@ -55,14 +55,19 @@ FIRST = "README.md"
 
 CLUSTER = "cluster/README.md"
 
-BEFORE = {"docs/scoring.md": "docs/tracking.md", "docs/evaluation.md": "docs/scoring.md"}
-"""Documents whose examples use results of another one: the detector that it registers, the scores that it writes."""
+BEFORE = {
+    "docs/scoring.md": "docs/tracking.md",
+    "docs/evaluation.md": "docs/scoring.md",
+    "docs/calibration.md": "docs/partial.md",
+}
+"""Documents whose examples use results of another one: the detector that it registers, the scores that it writes, the
+corpus that it ingests."""
 
 NOT_RUN = {
     r"make |source |\.venv/": "sets up the checkout",
     r"bonafide benchmark|python -m jobs\.benchmarks\.": "takes minutes; the benchmarks have tests of their own",
     r"mlflow ui": "does not end",
-    r"bonafide calibrate|bonafide score (.|\n)*--calibration": "four steps of training do not tell classes apart",
+    r"bonafide calibrate|bonafide (score|evaluate) (.|\n)*--calibration": "four steps of training do not tell classes apart",
     r"bonafide drift": "twelve utterances are too few for a reference",
     r"bonafide trace": "two of its inputs are published lists, and the small corpora have too few systems",
     r"cd cluster|cat > \.env|[A-Z_]+=(\$\(openssl|10\.)|END$|docker": "needs Docker",
@@ -219,6 +224,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     write_asvspoof2019_la(home / "data", num_train=24, num_dev=8)
     write_in_the_wild(home / "data", count=12)
+    write_partialspoof(home / "data", sets=("train", "dev"))
     tones(home / "data" / "MLAAD_v5" / "fake" / "de" / "bark", 2)
     tones(home / "data" / "musan" / "noise" / "free-sound", 2)
     tones(home / "data" / "RIRS_NOISES" / "simulated_rirs" / "smallroom" / "Room001", 2)
