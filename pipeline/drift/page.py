@@ -67,7 +67,7 @@ def to_page(results: Results) -> Page:
     sentence = headline(results)
     return Page(
         f"Drift of {results.new.system}",
-        "Whether new utterances differ from those of a reference, as the detector sees them.",
+        "Whether new utterances differ from those of a reference.",
         [
             _overview(results, f"{sentence[0].upper()}{sentence[1:]}."),
             distances_section(results),
