@@ -1,4 +1,4 @@
-"""MLflow runs of what is computed from scores, each below the run that made the scores."""
+"""MLflow runs of reports about scores, each below the run that made the scores."""
 
 from __future__ import annotations
 

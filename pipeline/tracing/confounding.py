@@ -1,4 +1,4 @@
-"""How well embeddings of bona fide speech tell its corpus: what does so may trace the recording, not the system."""
+"""How well embeddings of bona fide speech show its corpus: what does so may trace the recording, not the system."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Speech:
 
 
 def confounding_of(speech: Speech, components_ND: NDArray[np.float64], kind: SpaceKind) -> float | None:
-    """How well the corpus of left-out speakers is told, from 0 (chance) to 1; None without speech of two corpora.
+    """How well the corpus of left-out speakers is recognised, from 0 (chance) to 1; None without speech of two corpora.
 
     Args:
         speech: bona fide utterances.

@@ -1,4 +1,4 @@
-"""How well known systems are named, and how well unknown ones are told from them."""
+"""How well known systems are named, and unknown ones recognised."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Candidate:
     new: Rates
     """On the new utterances; never used to choose."""
     confounding: float | None
-    """How well the corpus of bona fide speech is told by this candidate, from 0 (chance) to 1; None if it cannot be
+    """How well this candidate recognises the corpus of bona fide speech, from 0 (chance) to 1; None if it cannot be
     measured."""
 
     @property
