@@ -217,9 +217,8 @@ def check_frames(training: ResolvedTraining) -> None:
     """
     config, snapshot, recipe = training.config, training.snapshot, training.recipe
     if config.augment:
-        from pipeline.data.loading.augment.composition import (
-            check_frame_labels,
-        )  # scipy takes a moment to import
+        # Here, because scipy takes a moment to import.
+        from pipeline.data.loading.augment.composition import check_frame_labels
 
         check_frame_labels(config.augment, recipe.bonafide_artifacts)
     corpora = [corpus.name for corpus in snapshot.corpora.values() if corpus.regions]
@@ -231,7 +230,7 @@ def check_frames(training: ResolvedTraining) -> None:
             return
     raise InputError(
         f"--training.loss.frame-weight: no training utterance of {', '.join(snapshot.corpora)} has regions; name a "
-        "corpus that has them (docs/training.md, Partially spoofed speech), or leave the weight out"
+        "corpus that has them (docs/partial.md), or leave the weight out"
     )
 
 

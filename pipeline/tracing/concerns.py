@@ -130,6 +130,11 @@ def _scores(results: Results) -> Iterator[str]:
             f"{results.num_missing:,} files of the protocol have no embedding, or several utterances have their name; "
             "they are left out."
         )
+    if results.verification is not None and results.verification.num_missing:
+        yield (
+            f"{results.verification.num_missing:,} of {len(results.verification.rows):,} trials have no score, because "
+            "no utterance of one of their sets has an embedding."
+        )
     per_group = (results.new.get("embeddings") or {}).get("per_group")
     if per_group:
         yield (

@@ -82,7 +82,7 @@ def leave_out(
 
 
 def choose(systems: NDArray[np.int64], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Choose at most MAX_TRIED utterances of a gallery: their positions, ascending.
+    """Choose at most MAX_TRIED utterances of a gallery, but at least two of each system: their positions, ascending.
 
     Args:
         systems: [G] number of the system of each utterance, from 0.

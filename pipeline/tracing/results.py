@@ -32,7 +32,7 @@ class Settings:
     num_neighbours: Annotated[int, Range(1, 1000)] = 21
     """Nearest utterances of the gallery that vote."""
     seed: Seed = 0
-    """Seed of the trials that are drawn from the gallery."""
+    """Seed of the resamples for intervals, and of the trials that are drawn from the gallery."""
 
 
 class SystemCount(NamedTuple):
@@ -73,7 +73,7 @@ class Candidate:
     """One way to compare embeddings, and how well it does."""
 
     layer: str
-    """`head`, the number of a hidden state, or several joined by +."""
+    """`head`, `spectrum`, the number of a hidden state, or several joined by +."""
     space: SpaceKind
     gallery: Rates
     """In the gallery: speakers left out for known systems, one system left out after the other for unknown ones."""
@@ -189,7 +189,7 @@ class Results:
     """The protocol that names systems and roles; empty: the attacks of the manifests."""
     systems: Sequence[SystemCount]
     num_new: Mapping[str, int]
-    """`known`, `unknown` and `bonafide` utterances, and those of which neither is `stated`."""
+    """How many are of `known` systems, of `unknown` ones, `bonafide`, or of a system that is `not_stated`."""
     candidates: Sequence[Candidate]
     chosen: int
     """Position of the candidate that is used."""

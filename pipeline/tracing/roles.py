@@ -18,6 +18,7 @@ from pipeline.tracing.protocol import GALLERY_FILE, NEW_FILE, load_protocol
 from pipeline.tracing.sample import Sample
 
 MIN_SYSTEMS = 2
+"""With a single system, every utterance resembles it most."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def _check(gallery: Sample, new: Sample, selection: Selection) -> None:
         raise InputError(f"{new.location}: no utterance to trace; {remedy or 'score some with --embeddings'}")
     shared = pc.sum(pc.is_in(new.rows["key"], value_set=gallery.rows["key"].combine_chunks())).as_py() or 0
     if shared:
-        raise InputError(
-            f"{new.location}: {shared} utterances are in the gallery and new; divide them with --gallery-splits and "
-            "--new-splits"
+        remedy = (
+            f"no file may be in both {GALLERY_FILE} and {NEW_FILE}"
+            if selection.protocol
+            else "divide them with --gallery-splits and --new-splits"
         )
+        raise InputError(f"{new.location}: {shared} utterances are in the gallery and new; {remedy}")

@@ -2,7 +2,8 @@
 
 STOPA has a text file of trials for each fingerprint, such as AA01-co-100_trials.txt: the mean of 100 utterances of the
 attack AA01. Any other question is a CSV with the columns first and second, and same if the answer is known. A set is
-an utterance, all utterances of a folder (its name ends in /), or those of a system of the gallery (system:NAME).
+an utterance, all utterances of a folder (its name ends in /), or those of a system of the gallery: system:NAME, or
+system:NAME#10 for ten of them, chosen by hash.
 """
 
 from __future__ import annotations

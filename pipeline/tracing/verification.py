@@ -141,7 +141,9 @@ class _Members:
     def _several(self, text: str) -> NDArray[np.int64]:
         if not text.startswith(SYSTEM):
             return self._names.below(text)
-        name, _, limit = text.removeprefix(SYSTEM).partition(LIMIT)
+        name, _, limit = text.removeprefix(SYSTEM).rpartition(LIMIT)
+        if not (name and limit.isdecimal()):
+            name, limit = text.removeprefix(SYSTEM), ""
         members = self._by_system.get(name, [])
         return np.array(members[: int(limit)] if limit else members, np.int64)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from pipeline.tracing.concerns import concerns
-from pipeline.tracing.results import Results, SystemCount
+from pipeline.tracing.results import Results, SystemCount, Verification
 from tests.tracing.example import IDENTITY, example
 
 SYSTEMS = ("bark", "fastpitch", "tacotron2", "vits", "your_tts")
@@ -111,6 +111,13 @@ def test_training_corpora_limited_embeddings_and_rejects_are_named():
     assert sentence(results, "of /scores/new could not be scored").startswith("3 utterances")
     same = replace(results, new_location=results.gallery_location)
     assert sentence(same, "could not be scored").startswith("3 utterances of /scores/all")
+
+
+def test_trials_without_a_score_are_counted():
+    verification = Verification("trials.csv", pa.table({"score": [0.5, None, 0.1]}), [], 1)
+    assert sentence(
+        replace(example(systems=SYSTEMS), verification=verification), "1 of 3 trials have no score"
+    )
 
 
 def test_files_of_a_protocol_that_are_not_found_are_counted():

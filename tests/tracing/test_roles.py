@@ -88,6 +88,13 @@ def test_a_protocol_that_fits_nothing_is_refused(tmp_path: Path) -> None:
         InputError, match="none of its 1 files has an embedding; are the scores of this corpus"
     ):
         assign_roles(scores, scores, Selection(protocol=str(protocol)))
+    both = "path,model_name\nfake/x/0-0.wav,vits\nfake/y/0-45.wav,bark\n"
+    for file in ("train.csv", "eval.csv"):
+        (protocol / file).write_text(both)
+    with pytest.raises(
+        InputError, match=r"2 utterances are .*; no file may be in both train\.csv and eval\.csv"
+    ):
+        assign_roles(scores, scores, Selection(protocol=str(protocol)))
     (protocol / "train.csv").write_text("file,system\na,b\n")
     with pytest.raises(InputError, match="not a CSV with the columns path and model_name"):
         assign_roles(scores, scores, Selection(protocol=str(protocol)))

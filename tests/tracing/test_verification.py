@@ -72,15 +72,16 @@ def test_pairs_may_be_utterances_folders_and_systems(tmp_path: Path) -> None:
         "1-0,1-1,true\n"
         "system:AA02#1,new/AA02/1-12.wav,true\n"
         "1-0,nowhere,true\n"
+        "1-0,system:AA02#ten,true\n"
     )
     found = verify(tmp_path, str(pairs))
     rows = found.rows.to_pylist()
-    assert [row["score"] is None for row in rows] == [False] * 5 + [True]
+    assert [row["score"] is None for row in rows] == [False] * 5 + [True] * 2
     assert rows[0]["llr"] > 2 and rows[1]["llr"] < -2 and rows[2]["llr"] < 0
     assert rows[0]["score"] > rows[3]["score"], "means of many utterances are nearer to each other"
     (rate,) = found.rates
     assert (rate.target, rate.group, rate.num_same, rate.num_different) == ("system", "all", 3, 2)
-    assert found.num_missing == 1
+    assert found.num_missing == 2
 
 
 def test_pairs_without_an_answer_are_scored_and_not_measured(tmp_path: Path) -> None:
