@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
+
+RETURNS_FREED_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
+"""Environment in which glibc returns each freed block of 256 KiB and more, so that only what is in use is resident."""
 
 needs_peaks = pytest.mark.skipif(
     not os.access(CLEAR_REFS, os.W_OK),
@@ -18,11 +21,18 @@ needs_peaks = pytest.mark.skipif(
 )
 
 
-def printed_by(function: Callable[[], None]) -> list[int]:
-    """Call a function of a module in a fresh process; returns the numbers that it prints."""
+def printed_by(function: Callable[[], None], environment: Mapping[str, str] | None = None) -> list[int]:
+    """Call a function of a module in a fresh process; returns the numbers that it prints.
+
+    Args:
+        function: needs no arguments.
+        environment: variables beside those of this process.
+    """
     module, name = function.__module__, function.__name__
     command = [sys.executable, "-c", f"from {module} import {name}; {name}()"]
-    printed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    printed = subprocess.run(
+        command, capture_output=True, check=True, text=True, env={**os.environ, **(environment or {})}
+    ).stdout
     return [int(line) for line in printed.split()]
 
 

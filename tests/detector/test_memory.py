@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import pytest
 import torch
@@ -16,7 +15,14 @@ from pipeline.detector.memory_limit import free_host_bytes
 from pipeline.detector.network import Detector, DetectorConfig
 from pipeline.detector.scoring import Precision, Scorer
 from pipeline.detector.variants import VARIANTS, HeadConfig
-from tests.detector.fresh_process import forget_peak, needs_peaks, peak_bytes, printed_by, resident_bytes
+from tests.detector.fresh_process import (
+    RETURNS_FREED_BLOCKS,
+    forget_peak,
+    needs_peaks,
+    peak_bytes,
+    printed_by,
+    resident_bytes,
+)
 
 MHFA = HeadConfig("mhfa")
 SHALLOW = {
@@ -38,10 +44,7 @@ BATCHES: list[tuple[str, HeadConfig, Precision, list[float]]] = [
 
 
 def print_peaks() -> None:
-    """Print the memory that scoring each batch adds to this process: the median of three passes.
-
-    On a busy machine a single pass was once measured 59 MB too low: one output of the first convolution.
-    """
+    """Print the memory that scoring each batch adds to this process."""
     import numpy as np
 
     torch.set_num_threads(1)
@@ -50,25 +53,23 @@ def print_peaks() -> None:
         scorer = Scorer(detector, precision=precision, max_seconds=1e6)
         scorer.score([np.ones(16_000, np.float32)])  # libraries allocate in the first pass
         waveforms = [np.sin(np.arange(int(length * 16_000), dtype=np.float32)) for length in lengths_s]
-        passes = []
-        for _ in range(3):
-            forget_peak()
-            before = resident_bytes()
-            scorer.score(waveforms)
-            passes.append(peak_bytes() - before)
-        print(median(passes))
+        forget_peak()
+        before = resident_bytes()
+        scorer.score(waveforms)
+        print(peak_bytes() - before)
 
 
 @needs_peaks
 def test_a_process_uses_as_much_memory_as_estimated() -> None:
-    measured = printed_by(print_peaks)
+    # A block that glibc keeps for the next pass is resident before it, and would be missing from the difference.
+    measured = printed_by(print_peaks, RETURNS_FREED_BLOCKS)
     estimated = [
         Inference(SHALLOW[front_end], precision, head=head)
         .forward_memory(len(lengths_s), int(lengths_s[0] * 16_000), is_padded=len(lengths_s) > 1)
         .peak
         for front_end, head, precision, lengths_s in BATCHES
     ]
-    assert measured == pytest.approx(estimated, rel=0.15)
+    assert measured == pytest.approx(estimated, rel=0.08)
 
 
 def test_a_head_over_all_layers_needs_two_sums_of_frames_whatever_their_number() -> None:
