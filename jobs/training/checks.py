@@ -210,7 +210,7 @@ def check_weights(batch: BatchConfig, rule: DomainRule, corpora: Sequence[str], 
 
 
 def check_frames(training: ResolvedTraining) -> None:
-    """Refuse a loss of frames if no training utterance has regions, or if an augmentation would contradict them.
+    """Refuse a loss of frames without labelled frames, and one that an augmentation would contradict.
 
     Raises:
         InputError: as described.
@@ -221,17 +221,36 @@ def check_frames(training: ResolvedTraining) -> None:
         from pipeline.data.loading.augment.composition import check_frame_labels
 
         check_frame_labels(config.augment, recipe.bonafide_artifacts)
+    named = f"of {', '.join(snapshot.corpora)}"
+    if not _region_labels(training, "train"):
+        raise InputError(
+            f"--training.loss.frame-weight: no training utterance {named} has regions; name a corpus that has them "
+            "(docs/partial.md), or leave the weight out"
+        )
+    if config.training.select_by == "frames":
+        missing = sorted(set(LABELS) - _region_labels(training, "validation"))
+        if missing:
+            raise InputError(
+                f"--training.select-by frames: no validation utterance {named} has regions of "
+                f"{' or '.join(missing)}; select by pooled, or name a corpus that has them"
+            )
+
+
+def _region_labels(training: ResolvedTraining, use: Use) -> set[str]:
+    """The labels of the regions of the utterances that have a use; those of bona fide utterances are bona fide."""
+    snapshot, recipe = training.snapshot, training.recipe
     corpora = [corpus.name for corpus in snapshot.corpora.values() if corpus.regions]
-    labelled = load_regions(training.store, snapshot)["uid"]
-    if corpora:
-        table = load_utterances(training.store, only_named(snapshot, corpora), [*COUNT_COLUMNS, "uid"])
-        chosen = table.filter(pa.array(recipe.mask(table, "train")))
-        if pc.any(pc.is_in(chosen["uid"], labelled.combine_chunks())).as_py():
-            return
-    raise InputError(
-        f"--training.loss.frame-weight: no training utterance of {', '.join(snapshot.corpora)} has regions; name a "
-        "corpus that has them (docs/partial.md), or leave the weight out"
-    )
+    if not corpora:
+        return set()
+    regions = load_regions(training.store, snapshot)
+    table = load_utterances(training.store, only_named(snapshot, corpora), [*COUNT_COLUMNS, "uid"])
+    chosen = recipe.relabel(table.filter(pa.array(recipe.mask(table, use))))
+    labels: set[str] = set()
+    for label in LABELS:
+        uids = chosen.filter(pc.equal(chosen["label"], label))["uid"].combine_chunks()
+        found = set(regions.filter(pc.is_in(regions["uid"], uids))["label"].to_pylist()) & set(LABELS)
+        labels |= {label} if found and label == "bonafide" else found
+    return labels
 
 
 def check_exclusions(recipe: Recipe, snapshot: Snapshot) -> None:

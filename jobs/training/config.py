@@ -117,6 +117,11 @@ class TrainConfig:
                 f"--training.loss.frame-weight needs logits of frames, which a {self.head.name} head does not have; "
                 f"leave it out, or choose --head.name {' or '.join(FRAME_HEADS)}"
             )
+        if self.training.select_by == "frames" and not self.training.loss.frame_weight:
+            raise InputError(
+                "--training.select-by frames needs labels of frames; set --training.loss.frame-weight as well, or "
+                "select by pooled"
+            )
         if self.find_batch_seconds and self.device == "cpu":
             raise InputError("--find-batch-seconds measures the memory of a GPU; leave out --device cpu")
 

@@ -17,6 +17,7 @@ from jobs.training.record import RATE_TAGS
 from jobs.training.validation_log import ValidationLog
 from pipeline import tracking
 from pipeline.detector.config import LoraConfig
+from pipeline.evaluation.validation_page import ValidationScores
 from pipeline.lease import Fence
 from pipeline.metrics import Selection
 from pipeline.storage import Folder, local_errors, temporary_errors, temporary_folder, temporary_root
@@ -165,8 +166,12 @@ class Reporter:
             # Before the commit: a training that resumes from this checkpoint repeats neither steps nor validation.
             self._publish_metrics(pending.metrics_file)
             if pending.validation is not None:
-                validation = pending.validation
-                self._validation_log.write(pending.progress.step, validation.scores, validation.weights)
+                scores, error_rates = pending.validation.scores, pending.validation.error_rates
+                self._validation_log.write(
+                    ValidationScores(
+                        pending.progress.step, scores, pending.validation.weights, error_rates.frames
+                    )
+                )
             checkpoints.commit_state(folder, name, Path(checkpoint.path), pending.progress)
             checkpoints.prune(folder, self._num_kept)
             checkpoints.prune_weights(self._out, folder)

@@ -11,7 +11,7 @@ from pipeline.evaluation.validation_page import (
     to_page,
     to_table,
 )
-from pipeline.metrics import GroupedScores, Selection
+from pipeline.metrics import Selection
 from pipeline.storage import Folder
 
 
@@ -25,11 +25,10 @@ class ValidationLog:
         self._select_by: Selection = select_by
         self._cache: dict[int, ValidationScores] = {}
 
-    def write(self, step: int, scores: GroupedScores, weights: str) -> None:
-        """Write the scores of a step, which the weights (raw) or their average (ema) have."""
-        validation = ValidationScores(step, scores, weights)
-        self._out.commit(validation_name(step), tables.to_parquet(to_table(validation)))
-        self._cache[step] = validation
+    def write(self, validation: ValidationScores) -> None:
+        """Write the scores of a step."""
+        self._out.commit(validation_name(validation.step), tables.to_parquet(to_table(validation)))
+        self._cache[validation.step] = validation
 
     def draw(self, step: int, best_step: int) -> None:
         """Redraw the page up to a step, locally and in MLflow; the scores of both steps have been written."""

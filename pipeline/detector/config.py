@@ -201,7 +201,8 @@ class TrainingConfig:
     select_by: Selection = "pooled"
     """Error rate of a validation by which weights are better than others. pooled: EER of all utterances together;
     corpora: mean of the EERs of the corpora that have both classes; attacks: mean of the EERs of all attacks, each
-    against the bona fide speech of its corpus, or of all corpora if its own has none."""
+    against the bona fide speech of its corpus, or of all corpora if its own has none; frames: EER of the frames that
+    have a label, for a training with `loss.frame_weight`."""
     patience: CountOrZero = 0
     """Number of consecutive validations without a better EER that ends the training; 0: never end early."""
     checkpoint_every: Count = 2_000

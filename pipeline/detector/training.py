@@ -140,11 +140,7 @@ def _validation_line(
     progress: TrainingProgress, validations: Sequence[Validation], select_by: Selection
 ) -> str:
     assert progress.best_error is not None
-    rates = "; EMA ".join(
-        describe_rates(each.error_rates.by_selection)
-        + ("" if each.frame_eer is None else f", {each.frame_eer:.2%} of frames")
-        for each in validations
-    )
+    rates = "; EMA ".join(describe_rates(each.error_rates.by_selection) for each in validations)
     best = describe_rates({select_by: progress.best_error})
     if progress.best_weights == "ema":
         best += " (EMA)"

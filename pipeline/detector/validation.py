@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -41,20 +41,25 @@ class Validation:
     error_rates: ErrorRates
     num_utterances: int
     scores: GroupedScores
-    frame_eer: float | None = None
-    """EER of the labelled frames of all utterances; None without labels of both classes."""
 
     def error(self, select_by: Selection) -> float:
-        """The error rate that selects; the training has checked that the validation data have it."""
-        return self.error_rates.by_selection[select_by]
+        """The error rate that selects.
+
+        Raises:
+            InputError: what was validated does not have it.
+        """
+        rate = self.error_rates.of(select_by)
+        if rate is None:
+            raise InputError(
+                f"--training.select-by {select_by}: the validation data have no such error rate; select by pooled"
+            )
+        return rate
 
     def metrics(self) -> dict[str, float]:
         """Return the error rates by name: `validation/eer`, `validation/mean_eer/corpora`, `validation/eer/CORPUS` …"""
         prefix = "validation/ema" if self.weights == "ema" else "validation"
         rates = {METRIC_NAMES[selection]: rate for selection, rate in self.error_rates.by_selection.items()}
         rates |= {f"eer/{corpus}": eer for corpus, eer in self.error_rates.corpora.items()}
-        if self.frame_eer is not None:
-            rates["frame_eer"] = self.frame_eer
         return {f"{prefix}/{name}": rate for name, rate in rates.items()}
 
 
@@ -86,7 +91,8 @@ def validate(
     )
     if not (scores.all.bonafide.size and scores.all.spoof.size):
         raise InputError("the validation data have no bona fide or no spoof utterances; an EER needs both")
-    return Validation(weights, scores.error_rates, len(groups), scores, _frame_eer(scored.frames))
+    error_rates = replace(scores.error_rates, frames=_frame_eer(scored.frames))
+    return Validation(weights, error_rates, len(groups), scores)
 
 
 def score_batches(

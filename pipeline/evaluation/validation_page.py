@@ -1,7 +1,7 @@
 """The validations of a training: their scores, and one HTML page that grows with each validation."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +52,9 @@ COLUMNS = pa.schema(
 """Columns of a table of scores, one row per utterance. `attack` is empty for bona fide speech, and `weights` is raw, or
 ema for the average of the weights."""
 
+FRAME_EER = "frame_eer"
+"""Key of the metadata of such a table."""
+
 Rates = Mapping[str, float]
 """Corpus, or one of `NAMES` → EER."""
 
@@ -67,16 +70,18 @@ class ValidationScores:
     scores: GroupedScores
     weights: str = "raw"
     """Which weights have these scores: raw, or ema; the better of the two."""
+    frame_eer: float | None = None
+    """EER of the labelled frames, whose scores are not kept; None without labels of both classes."""
 
     @property
     def rates(self) -> dict[str, float]:
         """The error rates by the names of the page."""
-        rates = self.scores.error_rates
+        rates = replace(self.scores.error_rates, frames=self.frame_eer)
         return {NAMES[which]: rate for which, rate in rates.by_selection.items()} | dict(rates.corpora)
 
 
 def to_table(validation: ValidationScores) -> pa.Table:
-    """Put the score of each utterance into a row."""
+    """Put the score of each utterance into a row; the EER of frames goes into the metadata of the schema."""
     groups = validation.scores.by_group
     sizes = [scores.size for scores in groups.values()]
     numbers = np.repeat(np.arange(len(groups)), sizes)
@@ -91,7 +96,10 @@ def to_table(validation: ValidationScores) -> pa.Table:
         pa.array(np.concatenate([np.empty(0), *groups.values()]), pa.float32()),
         column([validation.weights] * len(groups)),
     ]
-    return pa.Table.from_arrays(columns, schema=COLUMNS)
+    table = pa.Table.from_arrays(columns, schema=COLUMNS)
+    if validation.frame_eer is None:
+        return table
+    return table.replace_schema_metadata({FRAME_EER: repr(validation.frame_eer)})
 
 
 def from_table(step: int, table: pa.Table) -> ValidationScores:
@@ -103,7 +111,10 @@ def from_table(step: int, table: pa.Table) -> ValidationScores:
     corpora, attacks = corpus.dictionary.to_pylist(), attack.dictionary.to_pylist()
     groups = [Group(corpora[key // num_attacks], attacks[key % num_attacks]) for key in present.tolist()]
     scores = group_scores(groups, numbers, table["score"].to_numpy().astype(np.float64))
-    return ValidationScores(step, scores, table["weights"][0].as_py())
+    frame_eer = (table.schema.metadata or {}).get(FRAME_EER.encode())
+    return ValidationScores(
+        step, scores, table["weights"][0].as_py(), None if frame_eer is None else float(frame_eer)
+    )
 
 
 def eer_history(reports: Iterable[Report]) -> dict[int, dict[str, dict[str, float]]]:

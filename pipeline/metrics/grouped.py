@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.metrics.eer import eer_against
 from pipeline.metrics.trials import ClassScores
 
-Selection = Literal["pooled", "corpora", "attacks"]
+Selection = Literal["pooled", "corpora", "attacks", "frames"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 """Which error rate of many utterances is meant.
 
@@ -21,17 +21,20 @@ pooled: the EER of all scores together.
 corpora: the mean of the EERs of the corpora that have both classes.
 attacks: the mean of the EERs of all attacks of all corpora. The scores of an attack are compared with those of the bona
 fide speech of its corpus; if it has none, with those of all bona fide speech.
+frames: the EER of all frames that have a label of their own, of utterances that are spoofed in part.
 """
 
 SELECTION_LABELS: Mapping[Selection, str] = {
     "pooled": "pooled",
     "corpora": "mean of corpora",
     "attacks": "mean of attacks",
+    "frames": "labelled frames",
 }
 METRIC_NAMES: Mapping[Selection, str] = {
     "pooled": "eer",
     "corpora": "mean_eer/corpora",
     "attacks": "mean_eer/attacks",
+    "frames": "frame_eer",
 }
 """Names in MLflow and metrics.jsonl, after `validation/`, `validation/ema/` or `validation/best/`."""
 
@@ -52,11 +55,15 @@ class ErrorRates:
     corpora: Mapping[str, float]
     """Corpora with utterances of both classes only."""
     attacks: Mapping[Group, float]
+    frames: float | None = None
+    """None without labelled frames of both classes."""
 
     def of(self, selection: Selection) -> float | None:
-        """The error rate of a selection; None if no corpus has both classes."""
+        """The error rate of a selection; None if no corpus has both classes, or no frames have labels of both."""
         if selection == "pooled":
             return self.pooled
+        if selection == "frames":
+            return self.frames
         rates = self.corpora if selection == "corpora" else self.attacks
         return float(np.mean(list(rates.values()))) if rates else None
 

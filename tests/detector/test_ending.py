@@ -131,6 +131,20 @@ def test_a_validation_is_reported_with_its_scores_by_class_and_corpus() -> None:
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), scores.all.bonafide)
 
 
+def test_frames_select_the_weights() -> None:
+    def validation(frames: float | None) -> Validation:
+        return Validation("raw", ErrorRates(0.1, {}, {}, frames), 8, GroupedScores({}))
+
+    config = toy_config(100, select_by="frames")
+    progress = TrainingProgress()
+    for step, frames in ((10, 0.3), (20, 0.2), (30, 0.25)):
+        progress = update_best(replace(progress, step=step), validation(frames), config)
+    assert (progress.best_error, progress.best_step) == (0.2, 20)
+    assert validation(0.25).metrics() == {"validation/eer": 0.1, "validation/frame_eer": 0.25}
+    with pytest.raises(InputError, match="select-by frames: the validation data have no such error rate"):
+        update_best(progress, validation(None), config)
+
+
 def test_patience_counts_validations_without_a_better_selected_error() -> None:
     def validation(pooled: float, attack: float, weights: Weights = "raw") -> Validation:
         rates = ErrorRates(pooled, {"a": pooled}, {Group("a", "x"): 0.2, Group("a", "y"): attack})

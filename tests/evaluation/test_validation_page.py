@@ -2,13 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline import tracking
+from pipeline import tables, tracking
 from pipeline.evaluation.validation_page import (
     ALL,
+    NAMES,
     NUM_HARDEST,
     ValidationScores,
     eer_history,
@@ -17,6 +20,7 @@ from pipeline.evaluation.validation_page import (
     to_table,
 )
 from pipeline.metrics import SELECTIONS, Group, GroupedScores, Selection
+from pipeline.storage import Folder
 
 
 def validation(step: int, skill: float, weights: str = "raw") -> ValidationScores:
@@ -33,7 +37,7 @@ def validation(step: int, skill: float, weights: str = "raw") -> ValidationScore
         Group("mlaad", "bark"): scores(100, -skill / 2),
         Group("dfadd", "tts"): scores(5, -skill),
     }
-    return ValidationScores(step, GroupedScores(groups), weights)
+    return ValidationScores(step, GroupedScores(groups), weights, frame_eer=0.3 / (1 + skill))
 
 
 VALIDATIONS = [validation(100, 0.1), validation(200, 2.0, "ema"), validation(300, 1.0)]
@@ -54,6 +58,15 @@ def test_scores_survive_the_round_trip_through_a_table() -> None:
     np.testing.assert_array_equal(is_spoof, np.array(table["attack"].to_pylist()) != "")
 
 
+@pytest.mark.parametrize("frame_eer", [None, 0.0, 1 / 3])
+def test_the_error_rate_of_frames_survives_a_file(tmp_path: Path, frame_eer: float | None) -> None:
+    folder = Folder(str(tmp_path))
+    folder.commit("a.parquet", tables.to_parquet(to_table(replace(VALIDATIONS[1], frame_eer=frame_eer))))
+    loaded = from_table(200, tables.read_table(folder, "a.parquet"))
+    assert loaded.frame_eer == frame_eer
+    assert loaded.rates.get("labelled frames") == frame_eer
+
+
 def test_the_later_line_of_a_repeated_step_counts_in_the_history() -> None:
     points: list[dict[str, float]] = [
         {"step": 50, "train/loss": 1.0},
@@ -61,12 +74,15 @@ def test_the_later_line_of_a_repeated_step_counts_in_the_history() -> None:
         {"step": 200, "validation/eer": 0.9},
         {"step": 150, "train/loss": 0.9},
         {"step": 200, "validation/eer": 0.3, "validation/mean_eer/attacks": 0.2, "train/loss": 0.5}
-        | {"validation/ema/eer": 0.25, "validation/ema/eer/mlaad": 0.15},
+        | {"validation/ema/eer": 0.25, "validation/ema/eer/mlaad": 0.15, "validation/frame_eer": 0.1},
     ]
     data = "".join(json.dumps(point) + "\n" for point in points).encode()
     assert eer_history(tracking.read_metrics(data)) == {
         100: {"raw": {ALL: 0.4, "mlaad": 0.5}},
-        200: {"raw": {ALL: 0.3, "mean of attacks": 0.2}, "ema": {ALL: 0.25, "mlaad": 0.15}},
+        200: {
+            "raw": {ALL: 0.3, "mean of attacks": 0.2, "labelled frames": 0.1},
+            "ema": {ALL: 0.25, "mlaad": 0.15},
+        },
     }
 
 
@@ -86,8 +102,7 @@ def test_the_page_names_the_first_the_best_and_the_latest_validation() -> None:
 @pytest.mark.parametrize("select_by", SELECTIONS)
 def test_the_page_shows_all_means_and_which_one_selects(select_by: Selection) -> None:
     page = to_page("train tiny", HISTORY, 200, VALIDATIONS, select_by).to_html()
-    names = {"pooled": ALL, "corpora": "mean of corpora", "attacks": "mean of attacks"}
-    for which, name in names.items():
+    for which, name in NAMES.items():
         assert f"{'best ' if which == select_by else ''}EER %, {name}" in page
         assert (f"best EER %, {name}" in page) == (which == select_by)
         assert f"{100 * HISTORY[200]['ema'][name]:.2f}" in page

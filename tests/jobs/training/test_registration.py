@@ -25,7 +25,7 @@ from pipeline.detector.checkpoint import load_detector
 from pipeline.detector.state import TrainingProgress
 from pipeline.detector.validation import Validation
 from pipeline.errors import InputError
-from pipeline.evaluation.validation_page import from_table
+from pipeline.evaluation.validation_page import ValidationScores, from_table
 from pipeline.metrics import Group, GroupedScores
 from pipeline.storage import STAGED_SUFFIX, Folder
 from tests.detector.toys import assert_same_weights, toy_detector
@@ -191,7 +191,7 @@ def test_the_page_includes_validations_from_before_an_interruption(tmp_path: Pat
     with tracking.run("", "e", job="train", name="t", metrics_file=tmp_path / "metrics.jsonl") as run:
         for step, best in ((10, 10), (20, 20), (30, 20)):
             log = ValidationLog(Folder(str(tmp_path)), run, "t", "pooled")
-            log.write(step, SCORES, "raw")
+            log.write(ValidationScores(step, SCORES))
             log.draw(step, best)
     page = (tmp_path / "validation.html").read_text()
     for words in ("step 10 (first)", "step 20 (best)", "step 30 (latest)"):
@@ -206,7 +206,7 @@ def test_the_page_is_drawn_beside_files_that_are_not_finished(tmp_path: Path) ->
     with tracking.run("", "e", job="train", name="t", metrics_file=file) as run:
         file.write_text('{"step": 10, "validation/eer": 0.25}\n{"step": 20, "valid')  # being written
         log = ValidationLog(Folder(str(tmp_path)), run, "t", "pooled")
-        log.write(20, SCORES, "raw")
+        log.write(ValidationScores(20, SCORES))
         log.draw(20, 20)
     page = (tmp_path / "validation.html").read_text()
     assert "step 20 (" in page

@@ -38,7 +38,7 @@ from pipeline.data.store.layout import regions_name
 from pipeline.data.store.regions import REGIONS, RegionSummary
 from pipeline.data.store.snapshot import load_snapshot, load_utterances, only_named
 from pipeline.detector.checkpoint import load_detector
-from pipeline.detector.config import LossConfig
+from pipeline.detector.config import LossConfig, TrainingConfig
 from pipeline.detector.variants import HeadConfig
 from pipeline.errors import InputError
 from pipeline.fields import Names
@@ -231,23 +231,32 @@ def test_a_training_on_frames_needs_regions_and_labels_the_frames_of_its_batches
         train.main(asked)
     assert record.load_record(Folder(asked.out)) is None
     table = load_utterances(store, snapshot, ["uid", "label", "split", "seconds"])
-    for split in ("validation", "train"):
+    selecting = replace(asked, training=replace(asked.training, select_by="frames"))
+    for splits in (["validation"], ["train"], ["train", "validation"]):
+        digest = "-".join(splits)
         rows = [
             {"uid": row["uid"], "start_s": start, "end_s": start + row["seconds"] / 2, "label": label}
             for row in table.to_pylist()
-            if row["split"] in ("validation", split) and row["label"] == "spoof"
+            if row["split"] in splits and row["label"] == "spoof"
             for start, label in ((0.0, "bonafide"), (row["seconds"] / 2, "spoof"))
         ]
         store.commit(
-            regions_name("asvspoof2019_la", split), tables.to_parquet(pa.Table.from_pylist(rows, REGIONS))
+            regions_name("asvspoof2019_la", digest), tables.to_parquet(pa.Table.from_pylist(rows, REGIONS))
         )
-        regions = RegionSummary(split, 2, {}, {}, {})
+        regions = RegionSummary(digest, 2, {}, {}, {})
         labelled = replace(snapshot.corpora["asvspoof2019_la"], regions=regions)
         training = resolve(asked, None, Recipe(), replace(snapshot, corpora={"asvspoof2019_la": labelled}))
-        if split == "validation":
+        if splits == ["validation"]:
             with pytest.raises(InputError, match="no training utterance"):
                 check_data(training)
-    check_data(training)
+            continue
+        check_data(training)
+        if splits == ["train"]:
+            with pytest.raises(
+                InputError, match=r"select-by frames: no validation utterance .* regions of bonafide or spoof"
+            ):
+                check_data(replace(training, config=selecting))
+    check_data(replace(training, config=selecting))
     with pytest.raises(InputError, match="speed moves speech in time"):
         check_data(replace(training, config=replace(asked, augment=read_steps(["speed"]))))
     data = WorkerData(training, 0, 1)
@@ -266,6 +275,13 @@ def test_a_training_on_frames_needs_regions_and_labels_the_frames_of_its_batches
 
 def with_frame_weight(asked: TrainConfig) -> TrainConfig:
     return replace(asked, training=replace(asked.training, loss=LossConfig(frame_weight=1.0)))
+
+
+def test_frames_select_the_weights_only_if_they_are_labelled() -> None:
+    with pytest.raises(
+        InputError, match=r"select-by frames needs labels of frames; set --training.loss.frame-"
+    ):
+        TrainConfig(store="store", out="out", training=TrainingConfig(select_by="frames"))
 
 
 def test_a_head_without_frame_logits_is_refused_before_anything_is_written() -> None:
