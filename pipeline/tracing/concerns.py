@@ -135,6 +135,11 @@ def _scores(results: Results) -> Iterator[str]:
             f"{results.verification.num_missing:,} of {len(results.verification.rows):,} trials have no score, because "
             "no utterance of one of their sets has an embedding."
         )
+    if results.verification is not None and results.verification.num_overlapping:
+        yield (
+            f"{results.verification.num_overlapping:,} of {len(results.verification.rows):,} trials have an utterance "
+            "in both sets. Their similarity is too high, and so are the rates too good."
+        )
     per_group = (results.new.get("embeddings") or {}).get("per_group")
     if per_group:
         yield (

@@ -161,6 +161,8 @@ class Verification:
     rates: Sequence[TrialRates]
     num_missing: int
     """Trials without a score, because an utterance of theirs has no embedding."""
+    num_overlapping: int
+    """Trials with an utterance in both sets."""
 
 
 class Confusion(NamedTuple):

@@ -55,6 +55,8 @@ class Sets(NamedTuple):
     """[S, D] direction of the mean of each; 0 for a set without utterances."""
     sizes: NDArray[np.int64]
     """[S]"""
+    members: NDArray[np.int64]
+    """[sum of sizes] number of each utterance, one set after the other."""
 
 
 def verify(
@@ -86,7 +88,7 @@ def verify(
     rows = pa.concat_tables((new.rows, gallery.rows))
     systems = gallery.systems.to_pylist()
     first, second = trials.first.dictionary_encode(), trials.second.dictionary_encode()
-    members = _Members(Names(rows), len(new), systems, hash_texts(gallery.rows["key"]))
+    members = _Members(rows, len(new), systems)
     sides = [members.sets(each.dictionary.to_pylist(), units) for each in (first, second)]
     codes = [each.indices.to_numpy().astype(np.int64) for each in (first, second)]
     sizes = np.stack([side.sizes[code] for side, code in zip(sides, codes, strict=True)], axis=1)
@@ -96,10 +98,12 @@ def verify(
             f"{source}: no trial has embeddings of both sides; the first is {trials.first[0].as_py()!r}"
         )
     scores = np.full(len(sizes), np.nan)
+    num_overlapping = 0
     for start in range(0, len(sizes), BLOCK_TRIALS):
         block = slice(start, start + BLOCK_TRIALS)
         pair = [side.means[code[block]] for side, code in zip(sides, codes, strict=True)]
         scores[block] = np.einsum("td,td->t", *pair)
+        num_overlapping += count_overlapping(*sides, *(code[block] for code in codes))
     scores[~is_scored] = np.nan
     llrs = _likelihood_ratios(scores, sizes, is_scored, held_out, seed)
     table = _to_table(trials, scores, llrs, is_scored)
@@ -108,17 +112,24 @@ def verify(
         for target, same in trials.same.items()
         for each in _rates(target, same, scores, llrs, is_scored, trials.attacks, set(systems))
     ]
-    return Verification(source, table, rates, int(np.count_nonzero(~is_scored)))
+    return Verification(source, table, rates, int(np.count_nonzero(~is_scored)), num_overlapping)
 
 
 class _Members:
-    """Finds the utterances of a set."""
+    """Finds the utterances of a set.
 
-    def __init__(
-        self, names: Names, num_new: int, systems: Sequence[str], hashes: NDArray[np.uint64]
-    ) -> None:
-        self._names = names
-        order = np.argsort(hashes)
+    Args:
+        rows: new utterances, then the gallery.
+        num_new: number of new utterances.
+        systems: of the gallery.
+    """
+
+    def __init__(self, rows: pa.Table, num_new: int, systems: Sequence[str]) -> None:
+        self._names = Names(rows)
+        hashes = hash_texts(rows["key"])
+        # An utterance of both folders has one number.
+        self._numbers = np.unique(hashes, return_inverse=True)[1]
+        order = np.argsort(hashes[num_new:])
         self._by_system: dict[str, list[int]] = {}
         for at in order.tolist():
             self._by_system.setdefault(systems[at], []).append(num_new + at)
@@ -130,13 +141,16 @@ class _Members:
         is_single = np.array([not text.startswith(SYSTEM) and not text.endswith("/") for text in texts], bool)
         single = np.flatnonzero(is_single)
         found = self._names.find([texts[at] for at in single.tolist()])
-        means[single[found >= 0]] = units[found[found >= 0]]
-        sizes[single[found >= 0]] = 1
+        members = [np.empty(0, np.int64)] * len(texts)
+        for at, row in zip(single.tolist(), found, strict=True):
+            members[at] = np.array([row] if row >= 0 else [], np.int64)
         for at in np.flatnonzero(~is_single).tolist():
-            members = self._several(texts[at])
-            if len(members):
-                means[at], sizes[at] = units[members].mean(axis=0), len(members)
-        return Sets(unit_vectors(means), sizes)
+            members[at] = self._several(texts[at])
+        for at, rows in enumerate(members):
+            if len(rows):
+                means[at], sizes[at] = units[rows].mean(axis=0), len(rows)
+        numbers = self._numbers[np.concatenate([np.empty(0, np.int64), *members])]
+        return Sets(unit_vectors(means), sizes, numbers)
 
     def _several(self, text: str) -> NDArray[np.int64]:
         if not text.startswith(SYSTEM):
@@ -146,6 +160,31 @@ class _Members:
             name, limit = text.removeprefix(SYSTEM), ""
         members = self._by_system.get(name, [])
         return np.array(members[: int(limit)] if limit else members, np.int64)
+
+
+def count_overlapping(
+    first: Sets, second: Sets, first_code: NDArray[np.int64], second_code: NDArray[np.int64]
+) -> int:
+    """Count the trials whose two sets have an utterance in common.
+
+    Args:
+        first: sets, some of them on the first side of a trial.
+        second: sets, some of them on the second side.
+        first_code: [T] position in `first`.
+        second_code: [T] position in `second`.
+    """
+    counts = first.sizes[first_code]
+    if counts.sum() > second.sizes[second_code].sum():
+        return count_overlapping(second, first, second_code, first_code)
+    # Each utterance of the smaller sets is looked up among the utterances of the other set of its trial.
+    num = 1 + max(sets.members.max(initial=-1) for sets in (first, second))
+    pairs = np.sort(np.repeat(np.arange(len(second.sizes)), second.sizes) * num + second.members)
+    trial = np.repeat(np.arange(len(counts)), counts)
+    starts = np.cumsum(first.sizes) - first.sizes
+    within = np.arange(len(trial)) - np.repeat(np.cumsum(counts) - counts, counts)
+    wanted = second_code[trial] * num + first.members[starts[first_code[trial]] + within]
+    at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    return np.unique(trial[pairs[at] == wanted]).size
 
 
 def _likelihood_ratios(

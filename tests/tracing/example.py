@@ -40,6 +40,7 @@ TRIALS = Verification(
     pa.table({"first": ["a", "b"], "second": ["c", "d"], "score": [0.9, 0.1]}),
     [TrialRates("system", "all", 1, 1, 0.25, 0.75, 0.5)],
     3,
+    0,
 )
 
 

@@ -114,10 +114,10 @@ def test_training_corpora_limited_embeddings_and_rejects_are_named():
 
 
 def test_trials_without_a_score_are_counted():
-    verification = Verification("trials.csv", pa.table({"score": [0.5, None, 0.1]}), [], 1)
-    assert sentence(
-        replace(example(systems=SYSTEMS), verification=verification), "1 of 3 trials have no score"
-    )
+    verification = Verification("trials.csv", pa.table({"score": [0.5, None, 0.1]}), [], 1, 2)
+    results = replace(example(systems=SYSTEMS), verification=verification)
+    assert sentence(results, "1 of 3 trials have no score")
+    assert sentence(results, "2 of 3 trials have an utterance in both sets")
 
 
 def test_files_of_a_protocol_that_are_not_found_are_counted():

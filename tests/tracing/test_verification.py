@@ -82,6 +82,30 @@ def test_pairs_may_be_utterances_folders_and_systems(tmp_path: Path) -> None:
     (rate,) = found.rates
     assert (rate.target, rate.group, rate.num_same, rate.num_different) == ("system", "all", 3, 2)
     assert found.num_missing == 2
+    assert found.num_overlapping == 1, "the folder AA05 has utterances of the gallery, too"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "overlaps"),
+    [
+        ("1-0", "1-0", True),
+        ("1-0", "1-1", False),
+        ("AA05/", "new/AA05/1-50.wav", True),
+        ("1-0", "AA05/", False),
+        ("AA05/", "AA05/", True),
+        ("AA05/", "system:AA05", True),
+        ("AA05/", "AA06/", False),
+        ("system:AA02#1", "system:AA02", True),
+        ("system:AA02", "system:AA03", False),
+        ("nowhere", "nowhere", False),
+    ],
+)
+def test_trials_with_an_utterance_in_both_sets_are_counted(
+    tmp_path: Path, first: str, second: str, overlaps: bool
+) -> None:
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(f"first,second\n{first},{second}\n{second},{first}\n1-2,1-3\n")
+    assert verify(tmp_path, str(pairs)).num_overlapping == 2 * overlaps
 
 
 def test_pairs_without_an_answer_are_scored_and_not_measured(tmp_path: Path) -> None:
