@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
+from jobs.report_output import publish, settings_file
 from pipeline import tracking
-from pipeline.config import run, to_dict, to_toml
+from pipeline.config import run
 from pipeline.drift import layout
 from pipeline.drift.compare import compare
 from pipeline.drift.files import to_files
@@ -132,17 +134,8 @@ def compare_with_reference(config: DriftConfig) -> int:
         )
     new, scored = load_sample(config.new, reference.sample.layer or NO_LAYER)
     results = compare(reference, new, scored, config.settings)
-    files = to_files(results)
-    files[layout.CONFIG] = tracking.without_credentials(to_toml(config)).encode()
-    for name, data in files.items():
-        out.commit(name, data)
-    url = log_to_mlflow(
-        results, files, uri=config.tracking_uri, experiment=config.experiment, settings=to_dict(config)
-    )
-    if url:
-        print(f"MLflow: {url}")
-    for warning in results.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    files = to_files(results) | {layout.CONFIG: settings_file(config)}
+    publish(config, files, results.warnings, partial(log_to_mlflow, results))
     print(headline(results))
     print(f"report: {out.location(layout.DRIFT_PAGE)}")
     if results.is_alarm:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
+from jobs.report_output import publish, settings_file
 from pipeline import tracking
-from pipeline.config import run, to_dict, to_toml
+from pipeline.config import run
 from pipeline.data.corpora.recipe import Recipe, RecipeName, load_recipe
 from pipeline.errors import InputError
 from pipeline.evaluation import layout
@@ -113,16 +115,8 @@ def main(config: EvaluateConfig) -> int:
         results = replace(results, warnings=[*results.warnings, warning])
     verdicts = check_claims(claims, results)
 
-    files = to_files(results, verdicts)
-    files[layout.CONFIG] = tracking.without_credentials(to_toml(config)).encode()
-    for name, data in files.items():
-        out.commit(name, data)
-    for url in log_to_mlflow(
-        results, files, uri=config.tracking_uri, experiment=config.experiment, settings=to_dict(config)
-    ):
-        print(f"MLflow: {url}")
-    for warning in results.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    files = to_files(results, verdicts) | {layout.CONFIG: settings_file(config)}
+    publish(config, files, results.warnings, partial(log_to_mlflow, results))
     print(eer_table(results))
     for comparison in results.comparisons:
         print(f"{comparison.corpus}: {comparison.first} and {comparison.second}: {comparison.in_words()}")

@@ -13,10 +13,12 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
+from jobs.report_output import publish, settings_file
 from pipeline import tracking
-from pipeline.config import run, to_dict, to_toml
+from pipeline.config import run
 from pipeline.errors import InputError
 from pipeline.evaluation.layout import HEAD_LAYER, SPECTRUM_LAYER
 from pipeline.fields import Location, Names, Range, Reader, Seed
@@ -124,19 +126,10 @@ def main(config: TraceConfig) -> None:
     roles = assign_roles(config.gallery, config.new, config.selection)
     settings = Settings(config.neighbours, config.seed)
     results = trace(roles, config.choice(roles), settings, config.protocol, trials)
-    files = to_files(results)
-    files[layout.CONFIG] = tracking.without_credentials(to_toml(config)).encode()
-    for name, data in files.items():
-        out.commit(name, data)
+    files = to_files(results) | {layout.CONFIG: settings_file(config)}
     if layout.TRIALS_TABLE not in files:
         out.delete(layout.TRIALS_TABLE)  # of an earlier run with trials
-    url = log_to_mlflow(
-        results, files, uri=config.tracking_uri, experiment=config.experiment, settings=to_dict(config)
-    )
-    if url:
-        print(f"MLflow: {url}")
-    for warning in results.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    publish(config, files, results.warnings, partial(log_to_mlflow, results))
     print(headline(results))
     print(f"report: {out.location(layout.TRACE_PAGE)}")
 

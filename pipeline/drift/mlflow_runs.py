@@ -10,8 +10,8 @@ from pipeline.evaluation.score_run import log_report
 
 def log_to_mlflow(
     results: Results, files: Mapping[str, bytes], *, uri: str, experiment: str, settings: Mapping[str, Any]
-) -> str | None:
-    """Log distances and files to a run; returns its URL.
+) -> list[str]:
+    """Log distances and files to a run; returns its URL, if it has one.
 
     Args:
         results: the comparison.

@@ -41,8 +41,8 @@ def log_report(
     headline: str,
     warnings: Sequence[str],
     metrics: Mapping[str, float],
-) -> str | None:
-    """Log a report about scores to a run of its own; returns its URL.
+) -> list[str]:
+    """Log a report about scores to a run of its own; returns its URL, if it has one.
 
     Args:
         identity: description of the scores.
@@ -70,4 +70,4 @@ def log_report(
         tracked.log_metrics({metric_name(name): value for name, value in metrics.items()})
         for name, data in files.items():
             tracked.log_file(data, name)
-    return tracked.url
+    return [tracked.url] if tracked.url else []

@@ -10,8 +10,8 @@ from pipeline.tracing.results import Rates, Results
 
 def log_to_mlflow(
     results: Results, files: Mapping[str, bytes], *, uri: str, experiment: str, settings: Mapping[str, Any]
-) -> str | None:
-    """Log rates and files to a run; returns its URL.
+) -> list[str]:
+    """Log rates and files to a run; returns its URL, if it has one.
 
     Args:
         results: the traced utterances.

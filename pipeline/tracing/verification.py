@@ -103,7 +103,7 @@ def verify(
         block = slice(start, start + BLOCK_TRIALS)
         pair = [side.means[code[block]] for side, code in zip(sides, codes, strict=True)]
         scores[block] = np.einsum("td,td->t", *pair)
-        num_overlapping += count_overlapping(*sides, *(code[block] for code in codes))
+        num_overlapping += count_overlapping(sides[0], sides[1], codes[0][block], codes[1][block])
     scores[~is_scored] = np.nan
     llrs = _likelihood_ratios(scores, sizes, is_scored, held_out, seed)
     table = _to_table(trials, scores, llrs, is_scored)
