@@ -141,14 +141,16 @@ class _Members:
         is_single = np.array([not text.startswith(SYSTEM) and not text.endswith("/") for text in texts], bool)
         single = np.flatnonzero(is_single)
         found = self._names.find([texts[at] for at in single.tolist()])
+        single, found = single[found >= 0], found[found >= 0]
+        means[single] = units[found]
+        sizes[single] = 1
         members = [np.empty(0, np.int64)] * len(texts)
-        for at, row in zip(single.tolist(), found, strict=True):
-            members[at] = np.array([row] if row >= 0 else [], np.int64)
+        for at, row in zip(single.tolist(), found.tolist(), strict=True):
+            members[at] = np.array([row])
         for at in np.flatnonzero(~is_single).tolist():
             members[at] = self._several(texts[at])
-        for at, rows in enumerate(members):
-            if len(rows):
-                means[at], sizes[at] = units[rows].mean(axis=0), len(rows)
+            if len(members[at]):
+                means[at], sizes[at] = units[members[at]].mean(axis=0), len(members[at])
         numbers = self._numbers[np.concatenate([np.empty(0, np.int64), *members])]
         return Sets(unit_vectors(means), sizes, numbers)
 
