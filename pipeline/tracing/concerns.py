@@ -138,7 +138,7 @@ def _scores(results: Results) -> Iterator[str]:
     if results.verification is not None and results.verification.num_overlapping:
         yield (
             f"{results.verification.num_overlapping:,} of {len(results.verification.rows):,} trials have an utterance "
-            "in both sets. Their similarity is too high, and so are the rates too good."
+            "in both sets, so their similarity is too high and the rates are too good."
         )
     per_group = (results.new.get("embeddings") or {}).get("per_group")
     if per_group:
